@@ -1,0 +1,249 @@
+//! Names the type of a BackMsg or ForwardMsg from a bounded prefix of its bytes.
+//!
+//! Law: nothing is allocated from a declared length, and a message that cannot be read is `Unknown`,
+//! never an error: judging it is the endpoints' business.
+
+use prost::Message as _;
+use prost::encoding::{DecodeContext, WireType, decode_key, skip_field};
+
+use super::proto::Initialize;
+
+/// Longest BackMsg that can count as a heartbeat, in bytes.
+pub const MAX_HEARTBEAT: usize = 64;
+
+/// Bytes at the front of a ForwardMsg that are enough to name its type and, in a `new_session`, to
+/// read version and session id (seen: 214 to 262 bytes in Streamlit 1.17 to 1.67).
+pub const FORWARD_PREFIX: usize = 1024;
+
+/// Bytes at the front of a BackMsg that are enough to name its type.
+pub const BACK_PREFIX: usize = MAX_HEARTBEAT;
+
+const NEW_SESSION: u32 = 4;
+const SCRIPT_FINISHED: u32 = 6;
+const INITIALIZE: u32 = 1;
+
+/// Declares the closed set of a oneof's members: variant, field number, wire type, name on the wire.
+macro_rules! oneof_members {
+    ($(#[$doc:meta])* $name:ident { $($variant:ident = $tag:literal $wire:ident $text:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[allow(missing_docs)]
+        pub enum $name { $($variant,)* Unknown }
+
+        impl $name {
+            /// Every member, `Unknown` last; the position of a member is its discriminant.
+            pub const ALL: &[Self] = &[$(Self::$variant,)* Self::Unknown];
+
+            /// The member's name in Streamlit's schema, or `unknown`.
+            pub fn name(self) -> &'static str {
+                match self { $(Self::$variant => $text,)* Self::Unknown => "unknown" }
+            }
+
+            fn member(tag: u32, wire: WireType) -> Option<Self> {
+                match (tag, wire) {
+                    $(($tag, WireType::$wire) => Some(Self::$variant),)*
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+oneof_members! {
+    /// The members of `BackMsg.type` in Streamlit 1.12 to 1.67.
+    BackType {
+        ClearCache = 5 Varint "clear_cache",
+        SetRunOnSave = 6 Varint "set_run_on_save",
+        StopScript = 7 Varint "stop_script",
+        RerunScript = 11 LengthDelimited "rerun_script",
+        LoadGitInfo = 12 Varint "load_git_info",
+        DebugDisconnectWebsocket = 14 Varint "debug_disconnect_websocket",
+        DebugShutdownRuntime = 15 Varint "debug_shutdown_runtime",
+        FileUrlsRequest = 16 LengthDelimited "file_urls_request",
+        AppHeartbeat = 17 Varint "app_heartbeat",
+        DeferredFileRequest = 18 LengthDelimited "deferred_file_request",
+        BackendOperationRequest = 19 LengthDelimited "backend_operation_request",
+    }
+}
+
+oneof_members! {
+    /// The members of `ForwardMsg.type` in Streamlit 1.12 to 1.67.
+    ForwardType {
+        NewSession = 4 LengthDelimited "new_session",
+        Delta = 5 LengthDelimited "delta",
+        ScriptFinished = 6 Varint "script_finished",
+        SessionStatusChanged = 9 LengthDelimited "session_status_changed",
+        SessionEvent = 10 LengthDelimited "session_event",
+        RefHash = 11 LengthDelimited "ref_hash",
+        PageInfoChanged = 12 LengthDelimited "page_info_changed",
+        PageConfigChanged = 13 LengthDelimited "page_config_changed",
+        GitInfoChanged = 14 LengthDelimited "git_info_changed",
+        PageNotFound = 15 LengthDelimited "page_not_found",
+        PagesChanged = 16 LengthDelimited "pages_changed",
+        PageProfile = 18 LengthDelimited "page_profile",
+        FileUrlsResponse = 19 LengthDelimited "file_urls_response",
+        ParentMessage = 20 LengthDelimited "parent_message",
+        AutoRerun = 21 LengthDelimited "auto_rerun",
+        Logo = 22 LengthDelimited "logo",
+        Navigation = 23 LengthDelimited "navigation",
+        AuthRedirect = 24 LengthDelimited "auth_redirect",
+        DeferredFileResponse = 25 LengthDelimited "deferred_file_response",
+        HeartbeatAck = 26 Varint "heartbeat_ack",
+        BackendOperationResponse = 27 LengthDelimited "backend_operation_response",
+        StopAutoRerun = 28 LengthDelimited "stop_auto_rerun",
+    }
+}
+
+/// How a script run ended (`ForwardMsg.script_finished`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ScriptResult {
+    /// The whole script, or a fragment of it, ran to its end.
+    Success,
+    /// The script could not be compiled.
+    CompileError,
+    /// The run was cut short because the user asked for the next one.
+    EarlyForRerun,
+    /// A status that Streamlit 1.67 does not have.
+    Other,
+}
+
+impl ScriptResult {
+    /// Every result; the position of a result is its discriminant.
+    pub const ALL: &[Self] = &[Self::Success, Self::CompileError, Self::EarlyForRerun, Self::Other];
+
+    /// The value of the label `result`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::CompileError => "compile_error",
+            Self::EarlyForRerun => "early_for_rerun",
+            Self::Other => "other",
+        }
+    }
+
+    fn from_wire(status: u64) -> Self {
+        match status {
+            0 | 3 => Self::Success,
+            1 => Self::CompileError,
+            2 => Self::EarlyForRerun,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// What a ForwardMsg says that matters to the sidecar.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Forward {
+    /// A script run starts; what it tells about the server, where the prefix held it.
+    NewSession(Option<Announcement>),
+    /// A script run has ended.
+    ScriptFinished(ScriptResult),
+    /// Any other member, by its type.
+    Other(ForwardType),
+}
+
+impl Forward {
+    /// The oneof member that the message carries.
+    pub fn kind(&self) -> ForwardType {
+        match self {
+            Self::NewSession(_) => ForwardType::NewSession,
+            Self::ScriptFinished(_) => ForwardType::ScriptFinished,
+            Self::Other(kind) => *kind,
+        }
+    }
+}
+
+/// What a `new_session` tells about the server and the session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Announcement {
+    /// The server's version as it names it itself, such as `1.53.1`.
+    pub version: String,
+    /// The session's id. A secret: whoever knows it can resume the session.
+    pub session_id: String,
+}
+
+/// Names the type of a browser's message; `whole` says that `prefix` is all of it.
+///
+/// `AppHeartbeat` is only answered for a whole message of at most [`MAX_HEARTBEAT`] bytes that reads
+/// cleanly to its end and whose last oneof member is field 17 as a varint.
+pub fn back(prefix: &[u8], whole: bool) -> BackType {
+    let (last, clean) = last_member(prefix, BackType::member);
+    let kind = last.map_or(BackType::Unknown, |found| found.member);
+    let readable = whole && clean && prefix.len() <= MAX_HEARTBEAT;
+    if kind == BackType::AppHeartbeat && !readable { BackType::Unknown } else { kind }
+}
+
+/// Names the type of a server's message and reads what matters of it; `whole` says that `prefix` is all of it.
+///
+/// `HeartbeatAck` is only answered for a whole message that reads cleanly to its end.
+pub fn forward(prefix: &[u8], whole: bool) -> Forward {
+    let (last, clean) = last_member(prefix, ForwardType::member);
+    let Some(found) = last else {
+        return Forward::Other(ForwardType::Unknown);
+    };
+    match found.member {
+        ForwardType::NewSession => Forward::NewSession(announcement(found.value)),
+        ForwardType::ScriptFinished => {
+            let mut value = found.value;
+            let status = prost::encoding::decode_varint(&mut value).unwrap_or(u64::MAX);
+            Forward::ScriptFinished(ScriptResult::from_wire(status))
+        }
+        ForwardType::HeartbeatAck if !(whole && clean) => Forward::Other(ForwardType::Unknown),
+        kind => Forward::Other(kind),
+    }
+}
+
+/// A member of the oneof and the bytes after its key.
+struct Found<'a, M> {
+    member: M,
+    value: &'a [u8],
+}
+
+/// Walks the top-level fields: the last oneof member wins, as in every protobuf parser. The flag says whether the
+/// bytes could be read to their end.
+fn last_member<M>(bytes: &[u8], member: impl Fn(u32, WireType) -> Option<M>) -> (Option<Found<'_, M>>, bool) {
+    let mut rest = bytes;
+    let mut last = None;
+    while !rest.is_empty() {
+        let Ok((tag, wire)) = decode_key(&mut rest) else {
+            return (last, false);
+        };
+        if let Some(member) = member(tag, wire) {
+            last = Some(Found { member, value: rest });
+        }
+        if skip_field(wire, tag, &mut rest, DecodeContext::default()).is_err() {
+            return (last, false);
+        }
+    }
+    (last, true)
+}
+
+/// Reads `NewSession.initialize` from the bytes after the key of `new_session`.
+fn announcement(value: &[u8]) -> Option<Announcement> {
+    let initialize = first_field(delimited(value)?, INITIALIZE)?;
+    let initialize = Initialize::decode(initialize).ok()?;
+    Some(Announcement {
+        version: initialize.environment_info?.streamlit_version,
+        session_id: initialize.session_id,
+    })
+}
+
+/// The content of the first field `wanted`, if all of it is there.
+fn first_field(mut message: &[u8], wanted: u32) -> Option<&[u8]> {
+    while !message.is_empty() {
+        let (tag, wire) = decode_key(&mut message).ok()?;
+        if tag == wanted && wire == WireType::LengthDelimited {
+            let mut value = message;
+            let length = usize::try_from(prost::encoding::decode_varint(&mut value).ok()?).ok()?;
+            return value.get(..length);
+        }
+        skip_field(wire, tag, &mut message, DecodeContext::default()).ok()?;
+    }
+    None
+}
+
+/// As much of a length-delimited value as there is: a prefix may end inside it.
+fn delimited(mut value: &[u8]) -> Option<&[u8]> {
+    let length = usize::try_from(prost::encoding::decode_varint(&mut value).ok()?).ok()?;
+    Some(&value[..length.min(value.len())])
+}

@@ -1,0 +1,4 @@
+//! RFC 6455 on the wire. Pure: bytes in, marks out.
+
+pub mod frame;
+pub mod scanner;

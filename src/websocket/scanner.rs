@@ -1,0 +1,148 @@
+//! Walks along one direction of a websocket and marks where frames and messages begin and end.
+//!
+//! Law: it holds no bytes and sizes nothing by a declared length. What it cannot follow it reports once.
+
+use super::frame::{Header, Opcode};
+
+/// Which end sends the bytes: a browser masks every frame, a server none (RFC 6455 §5.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sender {
+    /// Frames are masked.
+    Browser,
+    /// Frames are not masked.
+    Upstream,
+}
+
+/// Why a stream can no longer be followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum Lost {
+    /// A reserved bit is set that no extension was negotiated for (RFC 6455 §5.2).
+    #[error("a reserved bit is set")]
+    ReservedBits,
+    /// A browser's frame without a mask, or a server's with one (RFC 6455 §5.1).
+    #[error("a frame is masked the wrong way")]
+    Masking,
+    /// A payload length with its top bit set (RFC 6455 §5.2).
+    #[error("a frame declares more than 2^63 - 1 bytes")]
+    Length,
+    /// A continuation of nothing, new data inside a message, or a control frame in pieces (RFC 6455 §5.4).
+    #[error("frames do not add up to messages")]
+    Fragmentation,
+}
+
+/// What stands at the front of the bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mark {
+    /// Too few bytes to tell: give the same bytes again with more behind them. Fewer than a header's length, or
+    /// a frame that was asked for whole and is not.
+    Incomplete,
+    /// A frame that was asked for whole: its header, then all of its payload.
+    Whole(Header),
+    /// A frame's header; its payload follows as [`Mark::Payload`].
+    Start(Header),
+    /// Bytes of the current frame's payload.
+    Payload {
+        /// How many, up to the end of the bytes or of the frame.
+        length: usize,
+        /// The frame ends with them.
+        ends_frame: bool,
+    },
+    /// The stream cannot be followed from here on; the scanner must not be asked again.
+    Lost(Lost),
+}
+
+/// Where in the stream the next byte stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Position {
+    /// Before a frame's header.
+    Frame,
+    /// Inside a payload of which so many bytes are to come.
+    Payload(u64),
+}
+
+/// The walker of one direction.
+#[derive(Clone, Copy, Debug)]
+pub struct Scanner {
+    sender: Sender,
+    /// Reserved bits that a negotiated extension may set.
+    allowed_reserved: u8,
+    position: Position,
+    /// A message has begun whose last frame is still to come.
+    in_message: bool,
+}
+
+impl Scanner {
+    /// A scanner at the first byte after the handshake. `extensions`: some were negotiated, so that reserved bits
+    /// may be set.
+    pub fn new(sender: Sender, extensions: bool) -> Self {
+        Self { sender, allowed_reserved: if extensions { 0x7 } else { 0 }, position: Position::Frame, in_message: false }
+    }
+
+    /// The next byte begins a frame: a control frame may be slipped in before it.
+    pub fn between_frames(&self) -> bool {
+        self.position == Position::Frame
+    }
+
+    /// The next byte begins a frame and no message is under way: a message may be slipped in before it.
+    pub fn between_messages(&self) -> bool {
+        self.between_frames() && !self.in_message
+    }
+
+    /// Marks what stands at the front of `bytes`, which must not be empty. `whole` chooses the frames that are to
+    /// be marked only when all of them is there; it must choose by a bound on the payload.
+    pub fn next(&mut self, bytes: &[u8], whole: impl Fn(&Header) -> bool) -> Mark {
+        match self.position {
+            Position::Payload(left) => self.payload(left, bytes.len()),
+            Position::Frame => match Header::parse(bytes) {
+                None => Mark::Incomplete,
+                Some(header) => self.frame(header, bytes.len(), whole),
+            },
+        }
+    }
+
+    fn payload(&mut self, left: u64, available: usize) -> Mark {
+        let length = usize::try_from(left).unwrap_or(usize::MAX).min(available);
+        let left = left - length as u64;
+        self.position = if left == 0 { Position::Frame } else { Position::Payload(left) };
+        Mark::Payload { length, ends_frame: left == 0 }
+    }
+
+    fn frame(&mut self, header: Header, available: usize, whole: impl Fn(&Header) -> bool) -> Mark {
+        if let Err(lost) = self.judge(&header) {
+            return Mark::Lost(lost);
+        }
+        let wanted = !self.in_message && whole(&header) || header.opcode.is_control() && whole(&header);
+        if wanted && (available - header.length) < usize::try_from(header.payload).unwrap_or(usize::MAX) {
+            return Mark::Incomplete;
+        }
+        if !header.opcode.is_control() {
+            self.in_message = !header.fin;
+        }
+        if wanted {
+            return Mark::Whole(header);
+        }
+        if header.payload > 0 {
+            self.position = Position::Payload(header.payload);
+        }
+        Mark::Start(header)
+    }
+
+    /// Whether the stream can be followed past this header.
+    fn judge(&self, header: &Header) -> Result<(), Lost> {
+        if header.reserved & !self.allowed_reserved != 0 {
+            return Err(Lost::ReservedBits);
+        }
+        if header.mask.is_some() != (self.sender == Sender::Browser) {
+            return Err(Lost::Masking);
+        }
+        if header.payload > i64::MAX as u64 {
+            return Err(Lost::Length);
+        }
+        let fits = match header.opcode {
+            opcode if opcode.is_control() => header.fin,
+            Opcode::Continuation => self.in_message,
+            _ => !self.in_message,
+        };
+        if fits { Ok(()) } else { Err(Lost::Fragmentation) }
+    }
+}
