@@ -1,0 +1,32 @@
+"""The golden bytes of the acks, as the descriptors of the installed Streamlit read them."""
+
+from __future__ import annotations
+
+from streamlit.proto.BackMsg_pb2 import BackMsg
+from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
+from support import known
+
+
+def _read(data: bytes) -> ForwardMsg:
+    message = ForwardMsg()
+    message.ParseFromString(data)
+    return message
+
+
+def test_the_compatible_ack_is_an_ack_from_1_55_on_and_an_empty_session_event_before(version) -> None:
+    message = _read(known.COMPATIBLE_ACK)
+    kind = message.WhichOneof("type")
+    if version.acks_natively:
+        assert (kind, message.heartbeat_ack) == ("heartbeat_ack", True)
+    else:
+        assert kind == "session_event"
+        assert message.session_event.WhichOneof("type") is None, "the event must say nothing"
+
+
+def test_the_plain_ack_says_nothing_that_a_frontend_before_1_55_knows(version) -> None:
+    kind = _read(known.PLAIN_ACK).WhichOneof("type")
+    assert kind == ("heartbeat_ack" if version.acks_natively else None)
+
+
+def test_a_heartbeat_is_written_as_the_sidecar_expects_it() -> None:
+    assert BackMsg(app_heartbeat=True).SerializeToString() == known.HEARTBEAT

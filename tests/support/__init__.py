@@ -1,0 +1,1 @@
+"""What both suites share: child processes, the two servers, metrics, plain HTTP."""

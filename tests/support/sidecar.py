@@ -1,0 +1,63 @@
+"""`heartbeat-sidecar run` before an upstream, on ports that it chose itself."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Callable
+
+from support import http
+from support.metrics import Metrics
+from support.process import Process
+
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
+_READY_SECONDS = 20.0
+
+
+def binary() -> Path:
+    """The executable under test: HEARTBEAT_SIDECAR_TEST_BINARY, else the release build."""
+    path = Path(os.environ.get("HEARTBEAT_SIDECAR_TEST_BINARY", REPOSITORY / "target/release/heartbeat-sidecar"))
+    assert path.is_file(), f"{path} is not there: run `cargo build --release` first"
+    return path
+
+
+class Sidecar:
+    """A running sidecar. `settings` are environment variables without their HEARTBEAT_SIDECAR_ prefix."""
+
+    def __init__(self, upstream: str, *arguments: str, **settings: str) -> None:
+        # What the caller's shell has set for a sidecar must not change a test.
+        env = {name: value for name, value in os.environ.items() if not name.startswith("HEARTBEAT_SIDECAR_")}
+        env |= {f"HEARTBEAT_SIDECAR_{name}": value for name, value in settings.items()}
+        ports = ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
+        command = [str(binary()), "run", *ports, "--upstream", f"http://{upstream}", "--log-format", "text", *arguments]
+        self.process = Process("heartbeat-sidecar", command, env)
+        try:
+            self.address = self.process.wait_for_line(r"listening on (127\.0\.0\.1:\d+)", _READY_SECONDS)[1]
+            self.admin = self.process.wait_for_line(r"admin on (127\.0\.0\.1:\d+)", _READY_SECONDS)[1]
+        except BaseException:
+            self.process.stop()
+            raise
+
+    def metrics_text(self) -> str:
+        answer = http.get(self.admin, "/metrics")
+        assert answer.status == 200, f"/metrics answered {answer.status}: {answer.body[:200]!r}"
+        return answer.body.decode()
+
+    def metrics(self) -> Metrics:
+        return Metrics.parse(self.metrics_text())
+
+    def wait_for_metrics(self, reached: Callable[[Metrics], bool], seconds: float = 20.0) -> Metrics:
+        """The first scrape that satisfies `reached`: metrics can only be asked, they do not tell."""
+        deadline = time.monotonic() + seconds
+        while True:
+            metrics = self.metrics()
+            if reached(metrics):
+                return metrics
+            assert time.monotonic() < deadline, (
+                f"metrics did not get there within {seconds} s; {self.process.transcript()}\n" + self.metrics_text()
+            )
+            time.sleep(0.02)
+
+    def stop(self) -> None:
+        self.process.stop()

@@ -1,0 +1,82 @@
+"""A real Streamlit server of a given environment, on a free port, that can be frozen."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import tempfile
+import time
+from pathlib import Path
+from typing import Iterator
+
+from support import http
+from support.process import Process
+
+APP = Path(__file__).resolve().parent.parent / "streamlit" / "app.py"
+_START_SECONDS = 90.0
+_ATTEMPTS = 3
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class StreamlitServer:
+    """Runs the test app with the `streamlit` of `python`; ready to serve once constructed."""
+
+    def __init__(self, python: Path) -> None:
+        # A home and a working directory of its own: no one's ~/.streamlit/config.toml has a say.
+        self._home = tempfile.TemporaryDirectory(prefix="heartbeat-sidecar-streamlit-")
+        self._python = python
+        # Streamlit cannot bind port 0, so another process may take the port first: then try a new one.
+        for attempt in range(1, _ATTEMPTS + 1):
+            self.address = f"127.0.0.1:{_free_port()}"
+            self.process = self._start()
+            if self._healthy():
+                return
+            self.process.stop()
+            if attempt == _ATTEMPTS or not any("already in use" in line for line in self.process.lines):
+                self._home.cleanup()
+                raise AssertionError(f"Streamlit did not start on {self.address}; {self.process.transcript()}")
+
+    def _start(self) -> Process:
+        host, port = self.address.split(":")
+        options = {
+            "server.headless": "true",
+            "server.address": host,
+            "server.port": port,
+            "server.fileWatcherType": "none",
+            "browser.gatherUsageStats": "false",
+        }
+        arguments = [str(self._python), "-m", "streamlit", "run", str(APP)]
+        arguments += [word for name, value in options.items() for word in (f"--{name}", value)]
+        env = {name: value for name, value in os.environ.items() if not name.startswith(("STREAMLIT_", "PYTHON"))}
+        env |= {"HOME": self._home.name, "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+        return Process("streamlit", arguments, env, cwd=Path(self._home.name))
+
+    def _healthy(self) -> bool:
+        """Polls, since the health page is the only sign of readiness that every version gives."""
+        deadline = time.monotonic() + _START_SECONDS
+        while self.process.running and time.monotonic() < deadline:
+            with contextlib.suppress(OSError):
+                if http.get(self.address, "/_stcore/health").status == 200:
+                    return True
+            time.sleep(0.05)
+        return False
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """The server stands still inside the block: its kernel accepts bytes, its process does nothing."""
+        self.process.signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.process.signal(signal.SIGCONT)
+
+    def stop(self) -> None:
+        self.process.stop()
+        self._home.cleanup()
