@@ -111,7 +111,7 @@ impl Scanner {
         if let Err(lost) = self.judge(&header) {
             return Mark::Lost(lost);
         }
-        let wanted = !self.in_message && whole(&header) || header.opcode.is_control() && whole(&header);
+        let wanted = (header.opcode.is_control() || !self.in_message) && whole(&header);
         if wanted && (available - header.length) < usize::try_from(header.payload).unwrap_or(usize::MAX) {
             return Mark::Incomplete;
         }
