@@ -43,8 +43,8 @@ pub struct ProbeArgs {
 /// The arguments of `demo`.
 #[derive(Args, Clone, Debug, PartialEq, Eq)]
 pub struct DemoArgs {
-    /// How long to go on, 6 or more
-    #[arg(long, default_value_t = 15, value_parser = value_parser!(u32).range(6..))]
+    /// How many seconds to go on, at least 6
+    #[arg(long, default_value_t = 15, value_parser = value_parser!(u32).range(6..=86_400))]
     pub seconds: u32,
 }
 
@@ -106,13 +106,11 @@ impl Args for SettingArgs {
             .value_name("FILE")
             .value_parser(value_parser!(PathBuf))
             .help(format!("The TOML file of settings [env: {PREFIX}CONFIG]"));
-        // A value may begin with a dash: what is wrong with it, `config` tells best.
         let flags = SETTINGS.iter().map(|setting| {
             let (default, variable) = (setting.default_text(), setting.variable());
             Arg::new(setting.key)
                 .long(setting.flag())
                 .value_name(setting.value_name)
-                .allow_hyphen_values(true)
                 .help(format!("{} [default: {default}] [env: {variable}]", setting.help))
         });
         command.arg(config).args(flags)
@@ -132,5 +130,76 @@ impl FromArgMatches for SettingArgs {
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
         *self = Self::from_arg_matches(matches)?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &str, environment: &[(&str, &str)]) -> Result<Command, clap::Error> {
+        let environment = environment.iter().map(|(name, value)| (name.into(), value.into()));
+        parse_from(["heartbeat-sidecar"].into_iter().chain(line.split_whitespace()), environment)
+    }
+
+    fn sources(line: &str, environment: &[(&str, &str)]) -> Sources {
+        match parsed(line, environment) {
+            Ok(Command::Run(sources) | Command::Check(sources)) => sources,
+            Ok(Command::Probe(_) | Command::Demo(_)) => panic!("{line}: not a command of settings"),
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    fn help_of(command: &str) -> String {
+        let refused = parsed(&format!("{command} --help"), &[]).err().expect("help is clap's error");
+        assert_eq!(refused.kind(), clap::error::ErrorKind::DisplayHelp);
+        refused.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn the_definition_of_the_commands_is_sound() {
+        <Cli as clap::CommandFactory>::command().debug_assert();
+    }
+
+    #[test]
+    fn every_setting_is_a_flag_of_run_and_check_that_shows_default_and_variable() {
+        for command in ["run", "check"] {
+            let help = help_of(command);
+            for setting in SETTINGS {
+                let (flag, name) = (setting.flag(), setting.value_name);
+                assert!(help.contains(&format!("--{flag} <{name}> {}", setting.help)), "{flag}: {help}");
+                let facts = format!("[default: {}] [env: {}]", setting.default_text(), setting.variable());
+                assert!(help.contains(&facts), "{facts}: {help}");
+                let sources = sources(&format!("{command} --{flag} @"), &[]);
+                let given: Vec<_> =
+                    sources.flags.iter().map(|(setting, value)| (setting.key, value.as_str())).collect();
+                assert_eq!(given, [(setting.key, "@")], "the value is not judged here");
+            }
+        }
+    }
+
+    #[test]
+    fn only_our_part_of_the_environment_is_kept() {
+        let environment = [("HEARTBEAT_SIDECAR_LISTEN", "x"), ("AWS_SECRET_ACCESS_KEY", "y"), ("HEARTBEAT", "z")];
+        let kept = sources("run --config a.toml", &environment);
+        assert_eq!(kept.environment, BTreeMap::from([("HEARTBEAT_SIDECAR_LISTEN".into(), "x".into())]));
+        assert_eq!(kept.config, Some("a.toml".into()));
+    }
+
+    #[test]
+    fn probe_and_demo_have_defaults() {
+        let Ok(Command::Probe(probe)) = parsed("probe http://app", &[]) else { panic!("not a probe") };
+        let (interval, timeout) = (Duration::from_secs(1), Duration::from_secs(5));
+        assert_eq!(probe, ProbeArgs { url: "http://app".to_owned(), count: 10, interval, timeout, json: false });
+        let Ok(Command::Demo(demo)) = parsed("demo", &[]) else { panic!("not a demo") };
+        assert_eq!(demo, DemoArgs { seconds: 15 });
+    }
+
+    #[test]
+    fn numbers_that_make_no_sense_are_refused() {
+        for line in ["demo --seconds 5", "probe x --count 0", "probe x --interval 0s", "probe x --timeout 5", "probe"] {
+            let error = parsed(line, &[]).err().expect(line);
+            assert_eq!(error.exit_code(), 2, "{line}");
+        }
     }
 }

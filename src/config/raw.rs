@@ -37,7 +37,7 @@ pub(super) struct Mistake {
 pub(super) struct Document {
     /// The settings, each once.
     pub(super) entries: Vec<Entry>,
-    /// The mistakes, in the order of their lines.
+    /// The mistakes, in any order.
     pub(super) mistakes: Vec<Mistake>,
 }
 
@@ -69,7 +69,6 @@ impl Document {
             Ok(source) => reader.parse(source),
             Err(error) => reader.mistake(error.valid_up_to(), "not valid UTF-8".to_owned()),
         }
-        reader.document.mistakes.sort_by_key(|mistake| mistake.line);
         reader.document
     }
 }
@@ -144,8 +143,8 @@ fn unknown_key(table: &str, key: &str) -> String {
         }
         Some(known) => format!("{key}: unknown key; did you mean {known}?"),
         None => {
-            let here = SETTINGS.iter().filter(|setting| setting.table() == table).map(|setting| setting.key);
-            let below = tables().filter(|_| table.is_empty());
+            let here = SETTINGS.iter().filter(|setting| setting.table() == table).map(|setting| setting.key.to_owned());
+            let below = tables().filter(|_| table.is_empty()).map(|table| format!("[{table}]"));
             format!("{key}: unknown key; known here: {}", here.chain(below).collect::<Vec<_>>().join(", "))
         }
     }

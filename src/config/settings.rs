@@ -147,12 +147,12 @@ pub(super) fn variable(key: &str) -> String {
 /// The known key that `unknown` was likely meant to be, both with their tables.
 ///
 /// That is a key of the same name in another table (a top-level key written below a table's header), else the nearest
-/// by edits where case, dots, dashes and underscores do not count; one edit for each three letters of the name.
+/// by edits, where case, dots, dashes and underscores do not count: within one edit, or two from six letters on.
 pub(super) fn nearest<'a>(unknown: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let name = |key: &str| key.rsplit('.').next().unwrap_or_default().to_owned();
     let letters = |key: &str| key.replace(['.', '-', '_'], "").to_ascii_lowercase();
     let unknown_name = name(unknown);
-    let budget = (letters(&unknown_name).chars().count() / 3).max(1);
+    let budget = (letters(&unknown_name).chars().count() / 3).clamp(1, 2);
     known
         .map(|key| {
             let edits =

@@ -109,7 +109,7 @@ pub fn duration(text: &str, limit: Duration) -> Result<Duration, Invalid> {
 ///
 /// A bare word that is no level would be a target to the filter itself, so that a misspelt level silenced the log.
 pub(super) fn log_filter(text: &str) -> Result<String, Invalid> {
-    let misspelt = |part: &str| !part.contains('=') && (part.trim().is_empty() || part.parse::<LevelFilter>().is_err());
+    let misspelt = |part: &str| !part.contains('=') && (part.is_empty() || part.parse::<LevelFilter>().is_err());
     if text.split(',').any(misspelt) || EnvFilter::builder().parse(text).is_err() {
         return Err(Invalid(format!(
             "{text:?} is no log level: write error, warn, info, debug or trace, or a filter such as \
