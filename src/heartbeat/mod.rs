@@ -6,6 +6,9 @@ pub mod liveness;
 pub mod policy;
 pub mod tap;
 
+#[cfg(test)]
+mod tests;
+
 use std::time::Duration;
 
 use crate::streamlit::ack::AckForm;

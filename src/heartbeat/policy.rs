@@ -212,3 +212,159 @@ impl Policy {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ROOM: Room = Room { browser: true, upstream: true };
+    const MS: Duration = Duration::from_millis(1);
+
+    fn policy(settings: Settings) -> Policy {
+        Policy::new(settings, 7)
+    }
+
+    fn ping(policy: &mut Policy, now: Instant) -> Tag {
+        match policy.next(now, ROOM) {
+            Some(Verb::Ping(tag)) => tag,
+            other => panic!("a ping was due, not {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_silent_upstream_is_proved_alive_before_the_ack() {
+        let (start, mut policy) = (Instant::now(), policy(Settings::default()));
+        assert_eq!(policy.on_heartbeat(start, Capability::Silent), Passage::Withhold);
+        let tag = ping(&mut policy, start);
+        assert_eq!(policy.next(start + MS, ROOM), None);
+        assert_eq!(policy.on_pong(&tag, start + 2 * MS), Pong::Proof(2 * MS));
+        assert_eq!(policy.next(start + 2 * MS, ROOM), Some(Verb::Ack(2 * MS)));
+        assert_eq!(policy.next(start + 2 * MS, ROOM), None);
+        assert!(policy.is_idle());
+    }
+
+    #[test]
+    fn a_heartbeat_that_comes_while_a_ping_is_outstanding_waits_for_the_next_one() {
+        let (start, mut policy) = (Instant::now(), policy(Settings::default()));
+        let _withheld = policy.on_heartbeat(start, Capability::Silent);
+        let first = ping(&mut policy, start);
+        let _withheld = policy.on_heartbeat(start + MS, Capability::Silent);
+        assert_eq!(policy.next(start + MS, ROOM), None, "one ping at a time");
+        let _proof = policy.on_pong(&first, start + 2 * MS);
+        assert_eq!(policy.next(start + 2 * MS, ROOM), Some(Verb::Ack(2 * MS)));
+        let second = ping(&mut policy, start + 2 * MS);
+        assert_eq!(policy.next(start + 3 * MS, ROOM), None, "the first pong says nothing about the second heartbeat");
+        let _proof = policy.on_pong(&second, start + 4 * MS);
+        assert_eq!(policy.next(start + 4 * MS, ROOM), Some(Verb::Ack(3 * MS)));
+    }
+
+    #[test]
+    fn a_stalled_upstream_counts_once_and_a_late_pong_acks_late() {
+        let (start, mut policy) = (Instant::now(), policy(Settings::default()));
+        let _withheld = policy.on_heartbeat(start, Capability::Silent);
+        let tag = ping(&mut policy, start);
+        let stalled = start + Settings::default().stall_after;
+        assert_eq!(policy.deadline(), Some(stalled));
+        assert_eq!(policy.next(stalled - MS, ROOM), None);
+        assert_eq!(policy.next(stalled, ROOM), Some(Verb::Withheld(Withheld::UpstreamStalled)));
+        assert_eq!((policy.next(stalled, ROOM), policy.deadline()), (None, None));
+        let _proof = policy.on_pong(&tag, stalled + MS);
+        assert_eq!(policy.next(stalled + MS, ROOM), Some(Verb::Ack(Settings::default().stall_after + MS)));
+    }
+
+    #[test]
+    fn a_native_upstream_answers_by_itself() {
+        let (start, mut policy) = (Instant::now(), policy(Settings::default()));
+        assert_eq!(policy.on_heartbeat(start, Capability::Native), Passage::Forward);
+        assert_eq!(policy.next(start, ROOM), None);
+        assert_eq!(policy.on_native_ack(start + MS), Some(MS));
+        assert_eq!((policy.next(start + Duration::from_secs(60), ROOM), policy.deadline()), (None, None));
+        assert_eq!(policy.on_native_ack(start + MS), None, "an ack that nobody waits for");
+    }
+
+    #[test]
+    fn a_native_ack_that_stays_away_is_made_up_for_once_the_upstream_is_proved_alive() {
+        let (start, mut policy) = (Instant::now(), policy(Settings::default()));
+        let _forwarded = policy.on_heartbeat(start, Capability::Native);
+        let late = start + Settings::default().native_deadline;
+        assert_eq!(policy.next(late, ROOM), Some(Verb::NativeAckOverdue));
+        let tag = ping(&mut policy, late);
+        let _proof = policy.on_pong(&tag, late + MS);
+        assert_eq!(policy.next(late + MS, ROOM), Some(Verb::NativeAckMissed));
+        assert_eq!(policy.next(late + MS, ROOM), Some(Verb::Ack(Settings::default().native_deadline + MS)));
+    }
+
+    #[test]
+    fn a_native_ack_during_the_proof_makes_ours_needless() {
+        let (start, mut policy) = (Instant::now(), policy(Settings::default()));
+        let _forwarded = policy.on_heartbeat(start, Capability::Unknown);
+        let late = start + Settings::default().native_deadline;
+        assert_eq!(policy.next(late, ROOM), Some(Verb::NativeAckOverdue));
+        let tag = ping(&mut policy, late);
+        assert_eq!(policy.on_native_ack(late + MS), Some(Settings::default().native_deadline + MS));
+        let _proof = policy.on_pong(&tag, late + 2 * MS);
+        assert_eq!(policy.next(late + 2 * MS, ROOM), None);
+    }
+
+    #[test]
+    fn mode_forward_never_answers_and_says_so() {
+        let (start, mut policy) = (Instant::now(), policy(Settings { mode: Mode::Forward, ..Settings::default() }));
+        assert_eq!(policy.on_heartbeat(start, Capability::Silent), Passage::Forward);
+        let late = start + Settings::default().native_deadline;
+        assert_eq!(policy.next(late, ROOM), Some(Verb::Withheld(Withheld::Policy)));
+        assert_eq!(policy.next(late, ROOM), None);
+    }
+
+    #[test]
+    fn mode_answer_withholds_from_a_native_upstream_too() {
+        let (start, mut policy) = (Instant::now(), policy(Settings { mode: Mode::Answer, ..Settings::default() }));
+        assert_eq!(policy.on_heartbeat(start, Capability::Native), Passage::Withhold);
+    }
+
+    #[test]
+    fn an_open_connection_is_proof_enough_if_told_so() {
+        let settings = Settings { proof: Proof::Connection, ..Settings::default() };
+        let (start, mut policy) = (Instant::now(), policy(settings));
+        assert_eq!(policy.on_heartbeat(start, Capability::Silent), Passage::Withhold);
+        assert_eq!(policy.next(start, ROOM), Some(Verb::Ack(Duration::ZERO)));
+    }
+
+    #[test]
+    fn nothing_is_sent_where_there_is_no_room() {
+        let none = Room { browser: false, upstream: false };
+        let (start, mut policy) = (Instant::now(), policy(Settings::default()));
+        let _withheld = policy.on_heartbeat(start, Capability::Silent);
+        assert_eq!(policy.next(start, none), None);
+        let tag = ping(&mut policy, start + MS);
+        let _proof = policy.on_pong(&tag, start + 2 * MS);
+        assert_eq!(policy.next(start + 2 * MS, none), None);
+        assert_eq!(policy.next(start + 3 * MS, ROOM), Some(Verb::Ack(3 * MS)));
+    }
+
+    #[test]
+    fn nothing_is_sent_once_a_side_is_closing() {
+        let (start, mut policy) = (Instant::now(), policy(Settings::default()));
+        let _withheld = policy.on_heartbeat(start, Capability::Silent);
+        assert_eq!(policy.on_closing(true), 1, "the upstream went before it had proved itself");
+        assert_eq!((policy.next(start, ROOM), policy.deadline()), (None, None));
+        assert_eq!(policy.on_heartbeat(start, Capability::Silent), Passage::Forward);
+        assert_eq!(policy.on_closing(true), 0);
+    }
+
+    #[test]
+    fn a_flood_shares_the_newest_ack_and_grows_nothing() {
+        let (start, mut policy) = (Instant::now(), policy(Settings::default()));
+        let _withheld = policy.on_heartbeat(start, Capability::Silent);
+        let first = ping(&mut policy, start);
+        for _heartbeat in 0..100_000 {
+            let _withheld = policy.on_heartbeat(start + MS, Capability::Silent);
+        }
+        assert_eq!(policy.waiting.len(), MAX_WAITING);
+        let _proof = policy.on_pong(&first, start + 2 * MS);
+        assert_eq!(policy.next(start + 2 * MS, ROOM), Some(Verb::Ack(2 * MS)));
+        let second = ping(&mut policy, start + 2 * MS);
+        let _proof = policy.on_pong(&second, start + 3 * MS);
+        let acks = std::iter::from_fn(|| policy.next(start + 3 * MS, ROOM)).count();
+        assert_eq!(acks, MAX_WAITING - 1);
+    }
+}
