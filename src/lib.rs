@@ -3,5 +3,6 @@
 //! The map of the house, top to bottom; imports run downwards only.
 
 pub mod heartbeat;
+pub mod metrics;
 pub mod streamlit;
 pub mod websocket;
