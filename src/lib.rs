@@ -2,6 +2,7 @@
 //!
 //! The map of the house, top to bottom; imports run downwards only.
 
+pub mod drain;
 pub mod heartbeat;
 pub mod metrics;
 pub mod streamlit;
