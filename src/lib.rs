@@ -5,5 +5,6 @@
 pub mod drain;
 pub mod heartbeat;
 pub mod metrics;
+pub mod session;
 pub mod streamlit;
 pub mod websocket;
