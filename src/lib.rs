@@ -7,4 +7,5 @@ pub mod heartbeat;
 pub mod metrics;
 pub mod session;
 pub mod streamlit;
+pub mod telemetry;
 pub mod websocket;
