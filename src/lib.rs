@@ -5,6 +5,7 @@
 pub mod drain;
 pub mod heartbeat;
 pub mod metrics;
+pub mod server;
 pub mod session;
 pub mod streamlit;
 pub mod telemetry;
