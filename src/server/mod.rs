@@ -1,0 +1,3 @@
+//! The listening sides of the sidecar.
+
+pub mod admin;
