@@ -22,7 +22,6 @@ const UPSTREAM_NAME: &str = "default";
 const UPKEEP: Duration = Duration::from_secs(5);
 
 /// A sidecar whose sockets are bound and that accepts nothing yet.
-#[derive(Debug)]
 pub struct Sidecar {
     config: Config,
     public: TcpListener,
@@ -79,7 +78,7 @@ impl Sidecar {
     pub async fn run(self, stop: impl Future<Output = ()>) {
         let Self { config, public, admin, metrics, sessions, drain } = self;
         let state = AdminState { metrics: metrics.clone(), sessions: sessions.clone(), drain: drain.clone() };
-        let admin = tokio::spawn(admin::serve(admin, state));
+        let admin = tokio::spawn(admin::serve(admin, state, std::future::pending()));
         let upkeep = tokio::spawn(keep_up(metrics.clone()));
         let upstream = Arc::new(Upstream::new(&config, UPSTREAM_NAME, metrics.upstream(UPSTREAM_NAME)));
         let proxy = Proxy::new(upstream, sessions.clone(), drain.clone());

@@ -8,6 +8,7 @@ use heartbeat_sidecar::commands;
 fn main() -> ExitCode {
     match cli::parse() {
         Command::Check(sources) => commands::check::check(&sources),
-        Command::Run(_) | Command::Probe(_) | Command::Demo(_) => ExitCode::FAILURE,
+        Command::Run(sources) => commands::run::run(&sources),
+        Command::Probe(_) | Command::Demo(_) => ExitCode::FAILURE,
     }
 }

@@ -160,6 +160,16 @@ impl Session {
         self.id
     }
 
+    /// The configured name of its upstream.
+    pub fn upstream(&self) -> &str {
+        &self.live.upstream
+    }
+
+    /// What may be told about it now.
+    pub fn view(&self) -> SessionView {
+        self.live.view(self.id)
+    }
+
     /// So many bytes were written in this direction.
     pub fn bytes(&self, direction: Direction, bytes: u64) {
         self.live.traffic(direction).bytes.fetch_add(bytes, Relaxed);
@@ -176,14 +186,16 @@ impl Session {
         self.live.last_heartbeat.set(self.live.began.elapsed());
     }
 
-    /// An ack was handed to the browser's socket, so long after its heartbeat was read.
-    pub fn ack(&self, origin: AckOrigin, waited: Duration) {
+    /// An ack was handed to the browser's socket, so long after its heartbeat was read, if that is known.
+    pub fn ack(&self, origin: AckOrigin, waited: Option<Duration>) {
         let acks = match origin {
             AckOrigin::Sidecar => &self.live.acks_sidecar,
             AckOrigin::Upstream => &self.live.acks_upstream,
         };
         acks.fetch_add(1, Relaxed);
-        self.live.last_ack_latency.set(waited);
+        if let Some(waited) = waited {
+            self.live.last_ack_latency.set(waited);
+        }
     }
 
     /// Streamlit's version; the first one stays.
@@ -253,9 +265,9 @@ mod tests {
         let session = sessions.open(info());
         tokio::time::advance(Duration::from_secs(10)).await;
         session.heartbeat();
-        session.ack(AckOrigin::Sidecar, Duration::from_millis(250));
-        session.ack(AckOrigin::Upstream, Duration::from_micros(500));
-        session.ack(AckOrigin::Sidecar, Duration::from_millis(125));
+        session.ack(AckOrigin::Sidecar, Some(Duration::from_millis(250)));
+        session.ack(AckOrigin::Upstream, Some(Duration::from_micros(500)));
+        session.ack(AckOrigin::Sidecar, Some(Duration::from_millis(125)));
         session.bytes(Direction::BrowserToUpstream, 9);
         session.bytes(Direction::UpstreamToBrowser, 4096);
         session.bytes(Direction::UpstreamToBrowser, 1);

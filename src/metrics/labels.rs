@@ -114,14 +114,14 @@ pub(super) enum StatusClass {
 }
 
 /// A closed set of label values.
-pub(super) trait Label: Copy + 'static {
-    /// Every value, in the order of [`Label::index`].
+pub trait LabelValue: Copy + 'static {
+    /// Every value, in the order of [`LabelValue::index`].
     const ALL: &'static [Self];
 
     /// The value as Prometheus sees it.
     fn name(self) -> &'static str;
 
-    /// The value's position in [`Label::ALL`].
+    /// The value's position in [`LabelValue::ALL`].
     fn index(self) -> usize;
 }
 
@@ -196,7 +196,7 @@ impl From<http::StatusCode> for StatusClass {
 /// Makes labels of enums: each variant with its name.
 macro_rules! labels {
     ($($label:ty { $($variant:ident = $name:literal,)* })*) => {$(
-        impl Label for $label {
+        impl LabelValue for $label {
             const ALL: &'static [Self] = &[$(Self::$variant),*];
 
             fn name(self) -> &'static str {
@@ -213,7 +213,7 @@ macro_rules! labels {
 /// Makes labels of enums that list and name their variants themselves.
 macro_rules! listed_labels {
     ($($label:ty)*) => {$(
-        impl Label for $label {
+        impl LabelValue for $label {
             const ALL: &'static [Self] = <$label>::ALL;
 
             fn name(self) -> &'static str {
@@ -285,7 +285,7 @@ labels! {
 
 listed_labels! { BackType ForwardType ScriptResult }
 
-impl<L: Label, H> Family<L, H> {
+impl<L: LabelValue, H> Family<L, H> {
     /// Makes every handle up front.
     pub(super) fn new(handle: impl FnMut(L) -> H) -> Self {
         Self { handles: L::ALL.iter().copied().map(handle).collect(), label: PhantomData }
@@ -304,7 +304,7 @@ mod tests {
 
     use super::*;
 
-    fn assert_sound<L: Label + Debug>() {
+    fn assert_sound<L: LabelValue + Debug>() {
         assert!(!L::ALL.is_empty());
         let names: HashSet<_> = L::ALL.iter().map(|label| label.name()).collect();
         assert_eq!(names.len(), L::ALL.len(), "{names:?}");

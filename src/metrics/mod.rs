@@ -12,7 +12,7 @@ use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder a
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 use metrics_process::Collector;
 
-pub use labels::{CloseCode, Direction, Handshake, Initiator, TapDisabled};
+pub use labels::{CloseCode, Direction, Handshake, Initiator, LabelValue, TapDisabled};
 pub use upstream::UpstreamMetrics;
 
 use series::Series;
@@ -227,7 +227,7 @@ mod tests {
         let second = Duration::from_secs(1);
         app.heartbeat(None);
         app.heartbeat(Some(second));
-        app.ack(AckOrigin::Upstream, second);
+        app.ack(AckOrigin::Upstream, Some(second));
         app.ack_withheld(Withheld::Policy);
         app.native_ack_missed();
         app.proof_rtt(second);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use metrics::{Counter, Gauge, Histogram};
 
 use super::Registrar;
-use super::labels::{CloseCode, Direction, Family, Handshake, Initiator, Label as _, Method, StatusClass, TapDisabled};
+use super::labels::{CloseCode, Direction, Family, Handshake, Initiator, LabelValue as _, Method, StatusClass, TapDisabled};
 use super::series;
 use crate::heartbeat::{AckOrigin, Capability, Withheld};
 use crate::streamlit::messages::{BackType, ForwardType, ScriptResult};
@@ -92,10 +92,12 @@ impl UpstreamMetrics {
         }
     }
 
-    /// An ack was handed to the browser's socket, so long after its heartbeat was read.
-    pub fn ack(&self, origin: AckOrigin, waited: Duration) {
+    /// An ack was handed to the browser's socket, so long after its heartbeat was read, if that is known.
+    pub fn ack(&self, origin: AckOrigin, waited: Option<Duration>) {
         self.acks.get(origin).increment(1);
-        self.ack_latency.get(origin).record(waited);
+        if let Some(waited) = waited {
+            self.ack_latency.get(origin).record(waited);
+        }
     }
 
     /// A heartbeat got no ack of the sidecar's, or gets it late.

@@ -27,7 +27,7 @@ use crate::session::Sessions;
 pub type ResponseBody = Either<Incoming, Full<Bytes>>;
 
 /// The proxy in front of one upstream.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Proxy {
     upstream: Arc<Upstream>,
     sessions: Sessions,
@@ -140,8 +140,12 @@ struct Chain<'a>(&'a dyn Error);
 impl fmt::Display for Chain<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{}", self.0)?;
-        let causes = std::iter::successors(self.0.source(), |error| error.source());
-        causes.into_iter().try_for_each(|cause| write!(formatter, ": {cause}"))
+        let mut cause = self.0.source();
+        while let Some(error) = cause {
+            write!(formatter, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
     }
 }
 

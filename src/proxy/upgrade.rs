@@ -42,14 +42,15 @@ impl Proxy {
         let started = Instant::now();
         let upstream = &self.upstream;
         let browser = hyper::upgrade::on(&mut request);
-        if resumes(request.headers()) {
-            upstream.metrics.reconnect();
-        }
+        let resumes = resumes(request.headers());
         let stream_path = handshake::is_stream(request.uri().path());
         headers::keep_upgrade(request.headers_mut());
         match shake_hands(upstream, request).await {
             Ok(mut response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
                 upstream.metrics.handshake(Handshake::Accepted, started.elapsed());
+                if resumes {
+                    upstream.metrics.reconnect();
+                }
                 let depth = self.depth(stream_path, response.headers());
                 let far = hyper::upgrade::on(&mut response);
                 let joining = Joining { upstream: upstream.clone(), sessions: self.sessions.clone(), depth };

@@ -29,7 +29,6 @@ const POOL_IDLE: Duration = Duration::from_secs(4);
 pub(super) type RequestBody = Either<Incoming, Empty<Bytes>>;
 
 /// An app server.
-#[derive(Debug)]
 pub struct Upstream {
     pub(super) connector: Connector,
     pub(super) handshake_timeout: Duration,

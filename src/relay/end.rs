@@ -32,7 +32,7 @@ pub(super) enum Inflow {
     /// The peer's end of stream, after these bytes that belong to nothing whole.
     End(Vec<u8>),
     /// The connection is broken.
-    Broken(io::Error),
+    Broken,
 }
 
 /// How far one half of a connection has come.
@@ -108,9 +108,9 @@ impl End {
     pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Poll<Inflow> {
         let kept = self.carry.len();
         let mut buffer = ReadBuf::new(&mut scratch[kept..]);
-        if let Err(error) = ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer)) {
+        if ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer)).is_err() {
             self.inbound = Half::Broken;
-            return Poll::Ready(Inflow::Broken(error));
+            return Poll::Ready(Inflow::Broken);
         }
         let came = buffer.filled().len();
         let carry = self.take_kept();

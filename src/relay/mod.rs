@@ -39,7 +39,6 @@ pub struct Side {
 }
 
 /// A session under way; a future that ends with it.
-#[derive(Debug)]
 pub struct Session {
     tap: Tap,
     ends: Ends,
@@ -51,7 +50,6 @@ pub struct Session {
 }
 
 /// Both sockets and the report: what the tap's decisions are carried out on.
-#[derive(Debug)]
 struct Ends {
     browser: End,
     upstream: End,
@@ -111,7 +109,7 @@ impl Session {
                 Poll::Pending => return false,
                 Poll::Ready(Inflow::Bytes(_)) => {}
                 Poll::Ready(Inflow::End(rest)) => self.end(from, &rest),
-                Poll::Ready(Inflow::Broken(_)) => {
+                Poll::Ready(Inflow::Broken) => {
                     self.end(from, &[]);
                     return false;
                 }

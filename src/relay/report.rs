@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::heartbeat::learning::Learning;
 use crate::heartbeat::tap::Note;
 use crate::heartbeat::{AckOrigin, Capability};
-use crate::metrics::{CloseCode, Direction, Initiator, TapDisabled, UpstreamMetrics};
+use crate::metrics::{CloseCode, Direction, Initiator, LabelValue as _, TapDisabled, UpstreamMetrics};
 use crate::session::Session;
 use crate::streamlit::messages::{Announcement, Forward, ScriptResult};
 use crate::websocket::scanner::{Lost, Sender};
@@ -23,7 +23,6 @@ impl Knowledge {
 }
 
 /// The reporter of one session; what it reports last is sent when it is dropped.
-#[derive(Debug)]
 pub struct Report {
     metrics: Arc<UpstreamMetrics>,
     knowledge: Knowledge,
@@ -55,7 +54,7 @@ impl Report {
     }
 
     pub(super) fn passed(&self, from: Sender, bytes: usize) {
-        self.session.add_bytes(direction(from), bytes as u64);
+        self.session.bytes(direction(from), bytes as u64);
     }
 
     pub(super) fn stalled(&self, from: Sender) {
@@ -85,7 +84,7 @@ impl Report {
         match note {
             Note::Heartbeat => self.heartbeat(),
             Note::Back(kind, bytes) => {
-                self.session.add_message(Direction::BrowserToUpstream);
+                self.session.message(Direction::BrowserToUpstream);
                 self.metrics.back_message(kind, bytes);
             }
             Note::Forward(message, bytes) => self.forward(message, bytes),
@@ -122,7 +121,7 @@ impl Report {
     }
 
     fn forward(&mut self, message: Forward, bytes: u64) {
-        self.session.add_message(Direction::UpstreamToBrowser);
+        self.session.message(Direction::UpstreamToBrowser);
         self.metrics.forward_message(message.kind(), bytes);
         match message {
             Forward::NewSession(announcement) => self.new_session(announcement),
@@ -135,7 +134,7 @@ impl Report {
         self.script_started = Some(Instant::now());
         if let Some(Announcement { version, .. }) = announcement {
             self.learn(|learning| learning.on_version(&version));
-            self.session.set_version(version);
+            self.session.version(&version);
         }
     }
 

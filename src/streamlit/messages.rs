@@ -18,8 +18,7 @@ pub const FORWARD_PREFIX: usize = 1024;
 /// Bytes at the front of a BackMsg that are enough to name its type.
 pub const BACK_PREFIX: usize = MAX_HEARTBEAT;
 
-const NEW_SESSION: u32 = 4;
-const SCRIPT_FINISHED: u32 = 6;
+/// `NewSession.initialize`.
 const INITIALIZE: u32 = 1;
 
 /// Declares the closed set of a oneof's members: variant, field number, wire type, name on the wire.
