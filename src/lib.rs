@@ -2,6 +2,25 @@
 //!
 //! The map of the house, top to bottom; imports run downwards only.
 
+pub mod cli;
+
+pub mod commands;
+
+pub mod app;
+
+pub mod config;
+pub mod proxy;
+pub mod server;
+
+pub mod relay;
+
+pub mod drain;
+pub mod metrics;
+pub mod session;
+pub mod telemetry;
+
 pub mod heartbeat;
+
 pub mod streamlit;
+
 pub mod websocket;

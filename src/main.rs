@@ -1,3 +1,14 @@
 //! Arguments in, exit code out.
 
-fn main() {}
+use std::process::ExitCode;
+
+use heartbeat_sidecar::cli::{self, Command};
+use heartbeat_sidecar::commands;
+
+fn main() -> ExitCode {
+    match cli::parse() {
+        Command::Check(sources) => commands::check::check(&sources),
+        Command::Run(sources) => commands::run::run(&sources),
+        Command::Probe(_) | Command::Demo(_) => ExitCode::FAILURE,
+    }
+}

@@ -1,8 +1,13 @@
 //! What happens to a heartbeat, decided by pure code: events and `now` in, verbs out.
 
+mod lane;
+pub mod learning;
 pub mod liveness;
 pub mod policy;
 pub mod tap;
+
+#[cfg(test)]
+mod tests;
 
 use std::time::Duration;
 

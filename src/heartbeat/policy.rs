@@ -1,0 +1,370 @@
+//! Decides what happens to each heartbeat of one session.
+//!
+//! Law: acks made here ≤ heartbeats in, and none before the upstream has proved itself alive since that heartbeat.
+
+use std::time::{Duration, Instant};
+
+use super::liveness::{Liveness, Pong, Tag};
+use super::{Capability, Mode, Proof, Settings, Withheld};
+
+/// Heartbeats that may await their acks at a time. One more shares the ack of the newest, so that a flood grows nothing.
+pub const MAX_WAITING: usize = 8;
+
+/// What becomes of the heartbeat's own bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Passage {
+    /// They go on to the upstream.
+    Forward,
+    /// They are taken out of the stream.
+    Withhold,
+}
+
+/// What is to be done next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Verb {
+    /// Send a ping with this payload upstream, now, between two frames.
+    Ping(Tag),
+    /// Send an ack to the browser, now, between two messages; its heartbeat came so long ago.
+    Ack(Duration),
+    /// A forwarded heartbeat got no native ack within `native_deadline`.
+    NativeAckOverdue,
+    /// That upstream has since proved itself alive: it could have answered and did not.
+    NativeAckMissed,
+    /// Count a heartbeat as withheld.
+    Withheld(Withheld),
+}
+
+/// Where something can be slipped in at this moment.
+#[derive(Clone, Copy, Debug)]
+pub struct Room {
+    /// A message towards the browser.
+    pub browser: bool,
+    /// A control frame towards the upstream.
+    pub upstream: bool,
+}
+
+/// How far a heartbeat has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Awaits the upstream's own ack; `Unproved` or `Proved` follows at `native_deadline`.
+    Native,
+    /// Awaits a ping that is sent after it; `Proving` follows.
+    Unproved,
+    /// Awaits the outstanding pong; `Proved` follows.
+    Proving,
+    /// Awaits room for its ack; nothing follows.
+    Proved,
+}
+
+/// A heartbeat that has not been answered.
+#[derive(Clone, Copy, Debug)]
+struct Waiting {
+    since: Instant,
+    stage: Stage,
+    /// The upstream has seen it and may still answer it.
+    forwarded: bool,
+    /// It was counted as withheld already.
+    stalled: bool,
+}
+
+/// The heartbeats of one session.
+#[derive(Debug)]
+pub struct Policy {
+    settings: Settings,
+    liveness: Liveness,
+    /// Oldest first, at most [`MAX_WAITING`].
+    waiting: Vec<Waiting>,
+    /// Misses that the last proof turned into facts, still to be told.
+    misses: u8,
+    closing: bool,
+}
+
+impl Policy {
+    /// The policy of a session that has just begun; `nonce` must be random.
+    pub fn new(settings: Settings, nonce: u64) -> Self {
+        Self { settings, liveness: Liveness::new(nonce), waiting: Vec::new(), misses: 0, closing: false }
+    }
+
+    /// A heartbeat came from the browser.
+    pub fn on_heartbeat(&mut self, now: Instant, capability: Capability) -> Passage {
+        if self.closing {
+            return Passage::Forward;
+        }
+        let answer_here = match (self.settings.mode, capability) {
+            (Mode::Answer, _) | (Mode::Auto, Capability::Silent) => true,
+            (Mode::Forward, _) | (Mode::Auto, Capability::Unknown | Capability::Native) => false,
+        };
+        let stage = if answer_here { self.unproved() } else { Stage::Native };
+        let full = self.waiting.len() == MAX_WAITING;
+        match self.waiting.last_mut().filter(|_| full) {
+            // It shares the newest one's ack, which therefore must not be released by a proof older than itself.
+            Some(newest) => {
+                newest.stage = stage;
+                newest.forwarded |= !answer_here;
+            }
+            None => self.waiting.push(Waiting { since: now, stage, forwarded: !answer_here, stalled: false }),
+        }
+        if answer_here { Passage::Withhold } else { Passage::Forward }
+    }
+
+    /// An ack of the upstream's own came by: how long its heartbeat waited, if one did.
+    pub fn on_native_ack(&mut self, now: Instant) -> Option<Duration> {
+        let in_time = self.waiting.iter().position(|waiting| waiting.stage == Stage::Native);
+        let answered = in_time.or_else(|| self.waiting.iter().position(|waiting| waiting.forwarded))?;
+        let waiting = self.waiting.remove(answered);
+        self.release_if_idle();
+        Some(now.saturating_duration_since(waiting.since))
+    }
+
+    /// A pong came from the upstream; only [`Pong::Foreign`] may pass on.
+    pub fn on_pong(&mut self, payload: &[u8], now: Instant) -> Pong {
+        let pong = self.liveness.on_pong(payload, now);
+        if let Pong::Proof(_) = pong {
+            for waiting in self.waiting.iter_mut().filter(|waiting| waiting.stage == Stage::Proving) {
+                waiting.stage = Stage::Proved;
+                self.misses += u8::from(waiting.forwarded);
+            }
+        }
+        pong
+    }
+
+    /// One side is closing, `upstream` says which: nothing is sent from here on. Returns how many heartbeats go
+    /// unanswered because the upstream went.
+    pub fn on_closing(&mut self, upstream: bool) -> usize {
+        self.closing = true;
+        let unanswered = self.waiting.drain(..).filter(|waiting| !waiting.stalled).count();
+        if upstream { unanswered } else { 0 }
+    }
+
+    /// Nothing awaits anything.
+    pub fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && self.misses == 0
+    }
+
+    /// When [`Policy::next`] must be asked again, if nothing happens before.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.waiting.iter().filter_map(|waiting| self.due(waiting)).min()
+    }
+
+    /// What is to be done now; ask until it answers `None`.
+    pub fn next(&mut self, now: Instant, room: Room) -> Option<Verb> {
+        if self.misses > 0 {
+            self.misses -= 1;
+            return Some(Verb::NativeAckMissed);
+        }
+        if let Some(late) = self.waiting.iter().position(|waiting| self.due(waiting).is_some_and(|due| due <= now)) {
+            return Some(self.overdue(late));
+        }
+        if room.browser
+            && let Some(proved) = self.waiting.iter().position(|waiting| waiting.stage == Stage::Proved)
+        {
+            let waiting = self.waiting.remove(proved);
+            self.release_if_idle();
+            return Some(Verb::Ack(now.saturating_duration_since(waiting.since)));
+        }
+        let mut unproved = self.waiting.iter_mut().filter(|waiting| waiting.stage == Stage::Unproved).peekable();
+        if !room.upstream || self.liveness.is_outstanding() || unproved.peek().is_none() {
+            return None;
+        }
+        unproved.for_each(|waiting| waiting.stage = Stage::Proving);
+        Some(Verb::Ping(self.liveness.on_ping(now)))
+    }
+
+    /// The stage of a heartbeat that the sidecar is to answer.
+    fn unproved(&self) -> Stage {
+        match self.settings.proof {
+            Proof::Pong => Stage::Unproved,
+            Proof::Connection => Stage::Proved,
+        }
+    }
+
+    fn due(&self, waiting: &Waiting) -> Option<Instant> {
+        match waiting.stage {
+            Stage::Native => Some(waiting.since + self.settings.native_deadline),
+            Stage::Unproved | Stage::Proving if !waiting.stalled => Some(waiting.since + self.settings.stall_after),
+            Stage::Unproved | Stage::Proving | Stage::Proved => None,
+        }
+    }
+
+    fn overdue(&mut self, late: usize) -> Verb {
+        let native = self.waiting[late].stage == Stage::Native;
+        if native && self.settings.mode == Mode::Forward {
+            let _unanswered = self.waiting.remove(late);
+            self.release_if_idle();
+            return Verb::Withheld(Withheld::Policy);
+        }
+        if native {
+            let stage = self.unproved();
+            self.waiting[late].stage = stage;
+            self.misses += u8::from(stage == Stage::Proved);
+            return Verb::NativeAckOverdue;
+        }
+        self.waiting[late].stalled = true;
+        Verb::Withheld(Withheld::UpstreamStalled)
+    }
+
+    /// An idle session owns no buffer.
+    fn release_if_idle(&mut self) {
+        if self.waiting.is_empty() {
+            self.waiting = Vec::new();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ROOM: Room = Room { browser: true, upstream: true };
+    const MS: Duration = Duration::from_millis(1);
+
+    fn policy(settings: Settings) -> Policy {
+        Policy::new(settings, 7)
+    }
+
+    fn ping(policy: &mut Policy, now: Instant) -> Tag {
+        match policy.next(now, ROOM) {
+            Some(Verb::Ping(tag)) => tag,
+            other => panic!("a ping was due, not {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_silent_upstream_is_proved_alive_before_the_ack() {
+        let (start, mut policy) = (Instant::now(), policy(Settings::default()));
+        assert_eq!(policy.on_heartbeat(start, Capability::Silent), Passage::Withhold);
+        let tag = ping(&mut policy, start);
+        assert_eq!(policy.next(start + MS, ROOM), None);
+        assert_eq!(policy.on_pong(&tag, start + 2 * MS), Pong::Proof(2 * MS));
+        assert_eq!(policy.next(start + 2 * MS, ROOM), Some(Verb::Ack(2 * MS)));
+        assert_eq!(policy.next(start + 2 * MS, ROOM), None);
+        assert!(policy.is_idle());
+    }
+
+    #[test]
+    fn a_heartbeat_that_comes_while_a_ping_is_outstanding_waits_for_the_next_one() {
+        let (start, mut policy) = (Instant::now(), policy(Settings::default()));
+        let _withheld = policy.on_heartbeat(start, Capability::Silent);
+        let first = ping(&mut policy, start);
+        let _withheld = policy.on_heartbeat(start + MS, Capability::Silent);
+        assert_eq!(policy.next(start + MS, ROOM), None, "one ping at a time");
+        let _proof = policy.on_pong(&first, start + 2 * MS);
+        assert_eq!(policy.next(start + 2 * MS, ROOM), Some(Verb::Ack(2 * MS)));
+        let second = ping(&mut policy, start + 2 * MS);
+        assert_eq!(policy.next(start + 3 * MS, ROOM), None, "the first pong says nothing about the second heartbeat");
+        let _proof = policy.on_pong(&second, start + 4 * MS);
+        assert_eq!(policy.next(start + 4 * MS, ROOM), Some(Verb::Ack(3 * MS)));
+    }
+
+    #[test]
+    fn a_stalled_upstream_counts_once_and_a_late_pong_acks_late() {
+        let (start, mut policy) = (Instant::now(), policy(Settings::default()));
+        let _withheld = policy.on_heartbeat(start, Capability::Silent);
+        let tag = ping(&mut policy, start);
+        let stalled = start + Settings::default().stall_after;
+        assert_eq!(policy.deadline(), Some(stalled));
+        assert_eq!(policy.next(stalled - MS, ROOM), None);
+        assert_eq!(policy.next(stalled, ROOM), Some(Verb::Withheld(Withheld::UpstreamStalled)));
+        assert_eq!((policy.next(stalled, ROOM), policy.deadline()), (None, None));
+        let _proof = policy.on_pong(&tag, stalled + MS);
+        assert_eq!(policy.next(stalled + MS, ROOM), Some(Verb::Ack(Settings::default().stall_after + MS)));
+    }
+
+    #[test]
+    fn a_native_upstream_answers_by_itself() {
+        let (start, mut policy) = (Instant::now(), policy(Settings::default()));
+        assert_eq!(policy.on_heartbeat(start, Capability::Native), Passage::Forward);
+        assert_eq!(policy.next(start, ROOM), None);
+        assert_eq!(policy.on_native_ack(start + MS), Some(MS));
+        assert_eq!((policy.next(start + Duration::from_secs(60), ROOM), policy.deadline()), (None, None));
+        assert_eq!(policy.on_native_ack(start + MS), None, "an ack that nobody waits for");
+    }
+
+    #[test]
+    fn a_native_ack_that_stays_away_is_made_up_for_once_the_upstream_is_proved_alive() {
+        let (start, mut policy) = (Instant::now(), policy(Settings::default()));
+        let _forwarded = policy.on_heartbeat(start, Capability::Native);
+        let late = start + Settings::default().native_deadline;
+        assert_eq!(policy.next(late, ROOM), Some(Verb::NativeAckOverdue));
+        let tag = ping(&mut policy, late);
+        let _proof = policy.on_pong(&tag, late + MS);
+        assert_eq!(policy.next(late + MS, ROOM), Some(Verb::NativeAckMissed));
+        assert_eq!(policy.next(late + MS, ROOM), Some(Verb::Ack(Settings::default().native_deadline + MS)));
+    }
+
+    #[test]
+    fn a_native_ack_during_the_proof_makes_ours_needless() {
+        let (start, mut policy) = (Instant::now(), policy(Settings::default()));
+        let _forwarded = policy.on_heartbeat(start, Capability::Unknown);
+        let late = start + Settings::default().native_deadline;
+        assert_eq!(policy.next(late, ROOM), Some(Verb::NativeAckOverdue));
+        let tag = ping(&mut policy, late);
+        assert_eq!(policy.on_native_ack(late + MS), Some(Settings::default().native_deadline + MS));
+        let _proof = policy.on_pong(&tag, late + 2 * MS);
+        assert_eq!(policy.next(late + 2 * MS, ROOM), None);
+    }
+
+    #[test]
+    fn mode_forward_never_answers_and_says_so() {
+        let (start, mut policy) = (Instant::now(), policy(Settings { mode: Mode::Forward, ..Settings::default() }));
+        assert_eq!(policy.on_heartbeat(start, Capability::Silent), Passage::Forward);
+        let late = start + Settings::default().native_deadline;
+        assert_eq!(policy.next(late, ROOM), Some(Verb::Withheld(Withheld::Policy)));
+        assert_eq!(policy.next(late, ROOM), None);
+    }
+
+    #[test]
+    fn mode_answer_withholds_from_a_native_upstream_too() {
+        let (start, mut policy) = (Instant::now(), policy(Settings { mode: Mode::Answer, ..Settings::default() }));
+        assert_eq!(policy.on_heartbeat(start, Capability::Native), Passage::Withhold);
+    }
+
+    #[test]
+    fn an_open_connection_is_proof_enough_if_told_so() {
+        let settings = Settings { proof: Proof::Connection, ..Settings::default() };
+        let (start, mut policy) = (Instant::now(), policy(settings));
+        assert_eq!(policy.on_heartbeat(start, Capability::Silent), Passage::Withhold);
+        assert_eq!(policy.next(start, ROOM), Some(Verb::Ack(Duration::ZERO)));
+    }
+
+    #[test]
+    fn nothing_is_sent_where_there_is_no_room() {
+        let none = Room { browser: false, upstream: false };
+        let (start, mut policy) = (Instant::now(), policy(Settings::default()));
+        let _withheld = policy.on_heartbeat(start, Capability::Silent);
+        assert_eq!(policy.next(start, none), None);
+        let tag = ping(&mut policy, start + MS);
+        let _proof = policy.on_pong(&tag, start + 2 * MS);
+        assert_eq!(policy.next(start + 2 * MS, none), None);
+        assert_eq!(policy.next(start + 3 * MS, ROOM), Some(Verb::Ack(3 * MS)));
+    }
+
+    #[test]
+    fn nothing_is_sent_once_a_side_is_closing() {
+        let (start, mut policy) = (Instant::now(), policy(Settings::default()));
+        let _withheld = policy.on_heartbeat(start, Capability::Silent);
+        assert_eq!(policy.on_closing(true), 1, "the upstream went before it had proved itself");
+        assert_eq!((policy.next(start, ROOM), policy.deadline()), (None, None));
+        assert_eq!(policy.on_heartbeat(start, Capability::Silent), Passage::Forward);
+        assert_eq!(policy.on_closing(true), 0);
+    }
+
+    #[test]
+    fn a_flood_shares_the_newest_ack_and_grows_nothing() {
+        let (start, mut policy) = (Instant::now(), policy(Settings::default()));
+        let _withheld = policy.on_heartbeat(start, Capability::Silent);
+        let first = ping(&mut policy, start);
+        for _heartbeat in 0..100_000 {
+            let _withheld = policy.on_heartbeat(start + MS, Capability::Silent);
+        }
+        assert_eq!(policy.waiting.len(), MAX_WAITING);
+        let _proof = policy.on_pong(&first, start + 2 * MS);
+        assert_eq!(policy.next(start + 2 * MS, ROOM), Some(Verb::Ack(2 * MS)));
+        let second = ping(&mut policy, start + 2 * MS);
+        let _proof = policy.on_pong(&second, start + 3 * MS);
+        let acks = std::iter::from_fn(|| policy.next(start + 3 * MS, ROOM)).count();
+        assert_eq!(acks, MAX_WAITING - 1);
+    }
+}

@@ -1,0 +1,381 @@
+//! The tap of one session: walks along both directions and slips in or takes out what the policy decides.
+//!
+//! Law: any chunking of the same bytes gives the same output and the same decisions; what is neither a withheld
+//! heartbeat nor a pong of ours passes on unchanged.
+
+use std::time::{Duration, Instant};
+
+use super::lane::{Kind, Lane};
+use super::liveness::Pong;
+use super::policy::{Passage, Policy, Room, Verb};
+use super::{Capability, Settings, Withheld};
+use crate::streamlit::messages::{self, BackType, Forward};
+use crate::websocket::frame::{self, ControlFrame, Header, MAX_CONTROL, Opcode};
+use crate::websocket::scanner::{Lost, Mark, Sender};
+
+/// Longest run of bytes, in one direction, that the tap leaves with the caller until more of it has come: a frame
+/// header and the payload of a frame that must be seen whole.
+pub const MAX_CARRY: usize = frame::MAX_HEADER + MAX_CONTROL;
+
+/// What the tap tells its carrier.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Note {
+    /// A heartbeat came from the browser.
+    Heartbeat,
+    /// A whole message of so many payload bytes passed from the browser, or was withheld.
+    Back(BackType, u64),
+    /// A whole message of so many payload bytes passed from the upstream.
+    Forward(Forward, u64),
+    /// An ack was sent after so long.
+    Ack(Duration),
+    /// The upstream's own ack passed; its heartbeat waited so long, if it is known.
+    NativeAck(Option<Duration>),
+    /// No native ack came within `native_deadline`.
+    NativeAckOverdue,
+    /// The upstream proved itself alive after a native ack was overdue: it does not answer.
+    NativeAckMissed,
+    /// The upstream answered a ping after so long.
+    Proof(Duration),
+    /// A heartbeat counts as withheld.
+    Withheld(Withheld),
+    /// A close frame passed; its sender and its code, if it has one.
+    Close(Sender, Option<u16>),
+    /// The stream cannot be followed any further; the tap is off.
+    Lost(Lost),
+}
+
+/// Carries out what the tap decides. `from` names the direction by its sender.
+pub trait Carrier {
+    /// These bytes of the stream go on as they are.
+    fn pass(&mut self, from: Sender, bytes: &[u8]);
+    /// These bytes of the sidecar's own go in here.
+    fn insert(&mut self, from: Sender, bytes: &[u8]);
+    /// Nothing in this direction waits for its receiver.
+    fn is_clear(&self, from: Sender) -> bool;
+    /// What is known of the upstream.
+    fn capability(&self) -> Capability;
+    /// Something happened that is worth a metric.
+    fn note(&mut self, note: Note);
+}
+
+/// How much of a session the tap looks at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Depth {
+    /// Messages too: heartbeats are answered.
+    Messages,
+    /// Frames only, so that a close frame can go in at a boundary. Extensions may have been negotiated.
+    Frames,
+    /// Nothing any more: the stream could not be followed.
+    Off,
+}
+
+/// Both directions of one session.
+#[derive(Debug)]
+pub struct Tap {
+    depth: Depth,
+    settings: Settings,
+    policy: Policy,
+    browser: Lane,
+    upstream: Lane,
+    /// The code to close both sides with as soon as there is room.
+    closing: Option<u16>,
+    keys: u64,
+}
+
+impl Tap {
+    /// The tap of a session whose handshake is done. `nonce` must be random.
+    pub fn new(depth: Depth, settings: Settings, nonce: u64) -> Self {
+        let extensions = depth == Depth::Frames;
+        let lane = |sender| Lane::new(sender, extensions);
+        Self {
+            depth,
+            settings,
+            policy: Policy::new(settings, nonce),
+            browser: lane(Sender::Browser),
+            upstream: lane(Sender::Upstream),
+            closing: None,
+            keys: nonce,
+        }
+    }
+
+    /// Bytes came from `from`. Returns how many were dealt with; the rest, at most [`MAX_CARRY`], must stand at the
+    /// front of the next call.
+    pub fn on_bytes(&mut self, from: Sender, bytes: &[u8], now: Instant, carrier: &mut impl Carrier) -> usize {
+        let mut run = Run { bytes, from, passed: 0, at: 0 };
+        while run.at < bytes.len() {
+            if self.depth == Depth::Off {
+                run.at = bytes.len();
+                break;
+            }
+            match self.lane(from).scanner.next(&bytes[run.at..], |header| wanted(from, header)) {
+                Mark::Incomplete => break,
+                Mark::Whole(header) => self.on_frame(header, &mut run, now, carrier),
+                Mark::Start(header) => {
+                    run.at += header.length;
+                    self.lane(from).begin(header);
+                    if header.payload == 0 {
+                        self.on_payload(&[], true, &mut run, now, carrier);
+                    }
+                }
+                Mark::Payload { length, ends_frame } => {
+                    let payload = &bytes[run.at..run.at + length];
+                    run.at += length;
+                    self.on_payload(payload, ends_frame, &mut run, now, carrier);
+                }
+                Mark::Lost(lost) => self.lose(lost, carrier),
+            }
+        }
+        run.flush(self.muted(from), carrier);
+        run.at
+    }
+
+    /// `from` sends no more bytes; `rest` is what it left unfinished.
+    pub fn on_end(&mut self, from: Sender, rest: &[u8], carrier: &mut impl Carrier) {
+        if !self.muted(from) {
+            carrier.pass(from, rest);
+        }
+        self.close_policy(from, carrier);
+    }
+
+    /// Time has passed, or a receiver has caught up: does what is due.
+    pub fn settle(&mut self, now: Instant, carrier: &mut impl Carrier) {
+        if !self.policy.is_idle() {
+            self.obey(now, carrier);
+        }
+        if let Some(code) = self.closing {
+            self.say_farewell(code, carrier);
+        }
+    }
+
+    /// When [`Tap::settle`] must be called, if nothing happens before.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.policy.deadline()
+    }
+
+    /// Closes both sides with `code`: the browser at the next message boundary, then the upstream between frames.
+    /// A stream that cannot be followed has no boundaries: it is left to its end or to the deadline.
+    pub fn close(&mut self, code: u16, now: Instant, carrier: &mut impl Carrier) {
+        self.closing.get_or_insert(code);
+        self.close_policy(Sender::Browser, carrier);
+        self.settle(now, carrier);
+    }
+
+    /// Both sides were sent a close frame of ours, or sent one themselves, and `from` has sent its own.
+    pub fn is_closed(&self, from: Sender) -> bool {
+        let lane = match from {
+            Sender::Browser => &self.browser,
+            Sender::Upstream => &self.upstream,
+        };
+        self.browser.farewell && self.upstream.farewell && lane.closed
+    }
+
+    fn lane(&mut self, from: Sender) -> &mut Lane {
+        match from {
+            Sender::Browser => &mut self.browser,
+            Sender::Upstream => &mut self.upstream,
+        }
+    }
+
+    fn muted(&self, from: Sender) -> bool {
+        match from {
+            Sender::Browser => self.browser.farewell,
+            Sender::Upstream => self.upstream.farewell,
+        }
+    }
+
+    /// A frame that [`wanted`] to be seen whole.
+    fn on_frame(&mut self, header: Header, run: &mut Run<'_>, now: Instant, carrier: &mut impl Carrier) {
+        let start = run.at + header.length;
+        run.at = start + header.payload as usize;
+        let mut payload = [0; MAX_CONTROL];
+        let payload = &mut payload[..run.at - start];
+        payload.copy_from_slice(&run.bytes[start..run.at]);
+        if let Some(key) = header.mask {
+            frame::mask(payload, key, 0);
+        }
+        let frame = run.at - start + header.length;
+        match header.opcode {
+            Opcode::Close => {
+                self.lane(run.from).closed = true;
+                carrier.note(Note::Close(run.from, frame::close_code(payload)));
+                self.close_policy(run.from, carrier);
+            }
+            Opcode::Pong => self.on_pong(payload, frame, run, now, carrier),
+            _ => self.on_small_message(payload, frame, run, now, carrier),
+        }
+    }
+
+    fn on_pong(&mut self, payload: &[u8], frame: usize, run: &mut Run<'_>, now: Instant, carrier: &mut impl Carrier) {
+        match self.policy.on_pong(payload, now) {
+            Pong::Foreign => return,
+            Pong::Stale => run.cut(frame, self.muted(run.from), carrier),
+            Pong::Proof(after) => {
+                run.cut(frame, self.muted(run.from), carrier);
+                carrier.note(Note::Proof(after));
+            }
+        }
+        self.obey(now, carrier);
+    }
+
+    /// A whole message of the browser that is short enough to be a heartbeat.
+    fn on_small_message(
+        &mut self,
+        payload: &[u8],
+        frame: usize,
+        run: &mut Run<'_>,
+        now: Instant,
+        carrier: &mut impl Carrier,
+    ) {
+        if self.depth != Depth::Messages {
+            return carrier.note(Note::Back(BackType::Unknown, payload.len() as u64));
+        }
+        let kind = messages::back(payload, true);
+        carrier.note(Note::Back(kind, payload.len() as u64));
+        if kind != BackType::AppHeartbeat {
+            return;
+        }
+        carrier.note(Note::Heartbeat);
+        let capability = carrier.capability();
+        match self.policy.on_heartbeat(now, capability) {
+            Passage::Withhold => run.cut(frame, self.muted(run.from), carrier),
+            Passage::Forward => run.flush(self.muted(run.from), carrier),
+        }
+        self.obey(now, carrier);
+    }
+
+    fn on_payload(
+        &mut self,
+        payload: &[u8],
+        ends_frame: bool,
+        run: &mut Run<'_>,
+        now: Instant,
+        carrier: &mut impl Carrier,
+    ) {
+        let peek = self.depth == Depth::Messages;
+        let Some((kind, bytes)) = self.lane(run.from).advance(payload, ends_frame, peek) else {
+            // A frame has ended inside a message: a ping may be waiting for that.
+            if ends_frame && (!self.policy.is_idle() || self.closing.is_some()) {
+                run.flush(self.muted(run.from), carrier);
+                self.settle(now, carrier);
+            }
+            return;
+        };
+        let native_ack = kind == Kind::Forward(Forward::Other(messages::ForwardType::HeartbeatAck));
+        carrier.note(match kind {
+            Kind::Back(kind) => Note::Back(kind, bytes),
+            Kind::Forward(kind) => Note::Forward(kind, bytes),
+        });
+        if native_ack {
+            carrier.note(Note::NativeAck(self.policy.on_native_ack(now)));
+        }
+        if !self.policy.is_idle() || self.closing.is_some() {
+            run.flush(self.muted(run.from), carrier);
+            self.settle(now, carrier);
+        }
+    }
+
+    /// Carries out what the policy wants now.
+    fn obey(&mut self, now: Instant, carrier: &mut impl Carrier) {
+        while let Some(verb) = self.policy.next(now, self.room(carrier)) {
+            match verb {
+                Verb::Ping(tag) => {
+                    let ping = ControlFrame::ping(tag, self.key());
+                    carrier.insert(Sender::Browser, ping.as_bytes());
+                }
+                Verb::Ack(waited) => {
+                    carrier.insert(Sender::Upstream, self.settings.ack.frame());
+                    carrier.note(Note::Ack(waited));
+                }
+                Verb::NativeAckOverdue => carrier.note(Note::NativeAckOverdue),
+                Verb::NativeAckMissed => carrier.note(Note::NativeAckMissed),
+                Verb::Withheld(reason) => carrier.note(Note::Withheld(reason)),
+            }
+        }
+    }
+
+    fn room(&self, carrier: &impl Carrier) -> Room {
+        Room {
+            browser: self.upstream.scanner.between_messages() && carrier.is_clear(Sender::Upstream),
+            upstream: self.browser.scanner.between_frames() && carrier.is_clear(Sender::Browser),
+        }
+    }
+
+    /// The browser is told first: an app server that is told drops what it still had to send.
+    fn say_farewell(&mut self, code: u16, carrier: &mut impl Carrier) {
+        if self.depth == Depth::Off {
+            return;
+        }
+        let room = self.room(carrier);
+        if !self.upstream.farewell && (self.upstream.closed || room.browser) {
+            if !self.upstream.closed {
+                carrier.insert(Sender::Upstream, ControlFrame::close(code, None).as_bytes());
+            }
+            self.upstream.farewell = true;
+        }
+        if self.upstream.farewell && !self.browser.farewell && (self.browser.closed || room.upstream) {
+            if !self.browser.closed {
+                let key = self.key();
+                carrier.insert(Sender::Browser, ControlFrame::close(code, Some(key)).as_bytes());
+            }
+            self.browser.farewell = true;
+        }
+    }
+
+    fn close_policy(&mut self, closer: Sender, carrier: &mut impl Carrier) {
+        for _unanswered in 0..self.policy.on_closing(closer == Sender::Upstream) {
+            carrier.note(Note::Withheld(Withheld::UpstreamClosed));
+        }
+    }
+
+    fn lose(&mut self, lost: Lost, carrier: &mut impl Carrier) {
+        self.depth = Depth::Off;
+        self.close_policy(Sender::Browser, carrier);
+        carrier.note(Note::Lost(lost));
+    }
+
+    /// The next masking key. Masking keeps intermediaries from being fed requests of an attacker's choice (RFC 6455
+    /// §10.3); these payloads are our own, so a key derived from the session's random nonce will do.
+    fn key(&mut self) -> [u8; 4] {
+        self.keys = self.keys.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        [(self.keys >> 32) as u8, (self.keys >> 40) as u8, (self.keys >> 48) as u8, (self.keys >> 56) as u8]
+    }
+}
+
+/// Whether a frame must be seen whole before it is known whether it passes. A heartbeat and a pong of ours may be
+/// taken out; a close frame's code is reported.
+fn wanted(from: Sender, header: &Header) -> bool {
+    match header.opcode {
+        Opcode::Close => header.payload <= MAX_CONTROL as u64,
+        Opcode::Pong => from == Sender::Upstream && header.payload == size_of::<super::liveness::Tag>() as u64,
+        Opcode::Binary => {
+            let short = header.payload <= messages::MAX_HEARTBEAT as u64;
+            from == Sender::Browser && short && header.fin && header.reserved == 0
+        }
+        Opcode::Continuation | Opcode::Text | Opcode::Ping | Opcode::Reserved(_) => false,
+    }
+}
+
+/// The bytes of one call: `passed..at` is dealt with and still to be passed on.
+struct Run<'a> {
+    bytes: &'a [u8],
+    from: Sender,
+    passed: usize,
+    at: usize,
+}
+
+impl Run<'_> {
+    fn flush(&mut self, muted: bool, carrier: &mut impl Carrier) {
+        if self.passed < self.at && !muted {
+            carrier.pass(self.from, &self.bytes[self.passed..self.at]);
+        }
+        self.passed = self.at;
+    }
+
+    /// Takes the last `frame` bytes out.
+    fn cut(&mut self, frame: usize, muted: bool, carrier: &mut impl Carrier) {
+        self.at -= frame;
+        self.flush(muted, carrier);
+        self.at += frame;
+        self.passed = self.at;
+    }
+}

@@ -18,8 +18,7 @@ pub const FORWARD_PREFIX: usize = 1024;
 /// Bytes at the front of a BackMsg that are enough to name its type.
 pub const BACK_PREFIX: usize = MAX_HEARTBEAT;
 
-const NEW_SESSION: u32 = 4;
-const SCRIPT_FINISHED: u32 = 6;
+/// `NewSession.initialize`.
 const INITIALIZE: u32 = 1;
 
 /// Declares the closed set of a oneof's members: variant, field number, wire type, name on the wire.
@@ -246,4 +245,85 @@ fn first_field(mut message: &[u8], wanted: u32) -> Option<&[u8]> {
 fn delimited(mut value: &[u8]) -> Option<&[u8]> {
     let length = usize::try_from(prost::encoding::decode_varint(&mut value).ok()?).ok()?;
     Some(&value[..length.min(value.len())])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What reads as a heartbeat: everything that Python's protobuf reads as one.
+    #[test]
+    fn heartbeats_are_read_in_every_spelling_that_a_server_takes() {
+        let spellings: &[&[u8]] = &[
+            &[0x88, 0x01, 0x01],
+            &[0x88, 0x01, 0x00],
+            &[0x88, 0x01, 0x81, 0x00],
+            &[0x88, 0x01, 0x81, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x00],
+            &[0x88, 0x01, 0x02],
+            &[0x88, 0x81, 0x00, 0x01],
+            &[0xa0, 0x06, 0x01, 0x88, 0x01, 0x01],
+            &[0x88, 0x01, 0x01, 0xa0, 0x06, 0x01],
+            &[0x6a, 0x01, b'x', 0x88, 0x01, 0x01],
+            &[0x5a, 0x00, 0x88, 0x01, 0x01],
+            &[0x88, 0x01, 0x01, 0x88, 0x01, 0x01],
+        ];
+        for spelling in spellings {
+            assert_eq!(back(spelling, true), BackType::AppHeartbeat, "{spelling:02x?}");
+        }
+    }
+
+    #[test]
+    fn what_a_server_would_not_take_as_a_heartbeat_is_none() {
+        let groups = [vec![0x0b; 101], vec![0x0c; 101], vec![0x88, 0x01, 0x01]].concat();
+        let long = [vec![0x88, 0x01, 0x01], vec![0x6a, 62], vec![b'x'; 62]].concat();
+        let others: &[&[u8]] = &[
+            &[],
+            &[0x88, 0x01],
+            &[0x88],
+            &[0x8a, 0x01, 0x00],
+            &[0x8d, 0x01, 0, 0, 0, 0],
+            &[0x88, 0x01, 0x81, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x00],
+            &[0x88, 0x01, 0x01, 0x5a, 0x00],
+            &[0x88, 0x01, 0x01, 0x38],
+            &groups,
+            &long,
+        ];
+        for other in others {
+            assert_ne!(back(other, true), BackType::AppHeartbeat, "{other:02x?}");
+        }
+        assert_ne!(back(&[0x88, 0x01, 0x01], false), BackType::AppHeartbeat, "a prefix only");
+    }
+
+    #[test]
+    fn a_long_delta_is_named_from_its_front() {
+        let mut message = vec![0x0a, 32];
+        message.extend([b'h'; 32]);
+        message.extend([0x12, 0x02, 0x20, 0x00, 0x2a, 0x80, 0x80, 0x40]);
+        assert_eq!(forward(&message, false), Forward::Other(ForwardType::Delta));
+    }
+
+    #[test]
+    fn an_ack_counts_only_as_a_whole_message() {
+        assert_eq!(forward(&[0xd0, 0x01, 0x01], true).kind(), ForwardType::HeartbeatAck);
+        assert_eq!(forward(&[0x52, 0x00, 0xd0, 0x01, 0x01], true).kind(), ForwardType::HeartbeatAck);
+        assert_eq!(forward(&[0xd0, 0x01, 0x01], false).kind(), ForwardType::Unknown);
+        assert_eq!(forward(&[0xd0, 0x01, 0x01, 0x52, 0x00], true).kind(), ForwardType::SessionEvent);
+    }
+
+    #[test]
+    fn a_script_run_tells_how_it_ended() {
+        let ends = [(0, ScriptResult::Success), (1, ScriptResult::CompileError), (2, ScriptResult::EarlyForRerun)];
+        for (status, result) in ends {
+            assert_eq!(forward(&[0x30, status], true), Forward::ScriptFinished(result));
+        }
+        assert_eq!(forward(&[0x30, 3], true), Forward::ScriptFinished(ScriptResult::Success));
+        assert_eq!(forward(&[0x30, 9], true), Forward::ScriptFinished(ScriptResult::Other));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_make_it_panic(bytes: Vec<u8>, whole: bool) {
+            let _named = (back(&bytes, whole), forward(&bytes, whole));
+        }
+    }
 }

@@ -11,3 +11,21 @@ pub fn answers_heartbeats(version: &str) -> Option<bool> {
     let (major, minor) = (numbers.next()?.ok()?, numbers.next()?.ok()?);
     Some((major, minor) >= FIRST_NATIVE)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_answer_from_1_55_on() {
+        for version in ["0.89.0", "1.12.0", "1.54.0", "1.54.1.dev20260101", "1.9.0"] {
+            assert_eq!(answers_heartbeats(version), Some(false), "{version}");
+        }
+        for version in ["1.55.0", "1.55.0rc1", "1.67.0", "1.100.0", "2.0.0", "1.55.dev1"] {
+            assert_eq!(answers_heartbeats(version), Some(true), "{version}");
+        }
+        for text in ["", "1", "one.two", "1.x", "..", "1.99999999999"] {
+            assert_eq!(answers_heartbeats(text), None, "{text:?}");
+        }
+    }
+}

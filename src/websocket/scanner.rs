@@ -111,7 +111,7 @@ impl Scanner {
         if let Err(lost) = self.judge(&header) {
             return Mark::Lost(lost);
         }
-        let wanted = !self.in_message && whole(&header) || header.opcode.is_control() && whole(&header);
+        let wanted = (header.opcode.is_control() || !self.in_message) && whole(&header);
         if wanted && (available - header.length) < usize::try_from(header.payload).unwrap_or(usize::MAX) {
             return Mark::Incomplete;
         }
@@ -144,5 +144,66 @@ impl Scanner {
             _ => !self.in_message,
         };
         if fits { Ok(()) } else { Err(Lost::Fragmentation) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn first(sender: Sender, bytes: &[u8]) -> Mark {
+        Scanner::new(sender, false).next(bytes, |_header| false)
+    }
+
+    #[test]
+    fn what_cannot_be_followed_is_said_once_and_why() {
+        assert_eq!(first(Sender::Upstream, &[0xc2, 0x00]), Mark::Lost(Lost::ReservedBits));
+        assert_eq!(first(Sender::Upstream, &[0x82, 0x80, 0, 0, 0, 0]), Mark::Lost(Lost::Masking));
+        assert_eq!(first(Sender::Browser, &[0x82, 0x00]), Mark::Lost(Lost::Masking));
+        let top_bit = [0x82, 0x7f, 0x80, 0, 0, 0, 0, 0, 0, 0];
+        assert_eq!(first(Sender::Upstream, &top_bit), Mark::Lost(Lost::Length));
+        assert_eq!(first(Sender::Upstream, &[0x80, 0x00]), Mark::Lost(Lost::Fragmentation));
+        assert_eq!(first(Sender::Upstream, &[0x09, 0x00]), Mark::Lost(Lost::Fragmentation));
+        let mut scanner = Scanner::new(Sender::Upstream, false);
+        assert!(matches!(scanner.next(&[0x02, 0x00], |_header| false), Mark::Start(_)));
+        assert_eq!(scanner.next(&[0x82, 0x00], |_header| false), Mark::Lost(Lost::Fragmentation));
+    }
+
+    #[test]
+    fn an_extension_may_set_reserved_bits() {
+        let mut scanner = Scanner::new(Sender::Upstream, true);
+        assert!(matches!(scanner.next(&[0xc2, 0x00], |_header| false), Mark::Start(_)));
+    }
+
+    #[test]
+    fn a_declared_length_of_2_to_the_63_minus_1_is_walked_not_allocated() {
+        let mut scanner = Scanner::new(Sender::Upstream, false);
+        let header = [0x82, 0x7f, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff];
+        assert!(matches!(scanner.next(&header, |_header| false), Mark::Start(_)));
+        assert_eq!(scanner.next(&[0; 1000], |_header| false), Mark::Payload { length: 1000, ends_frame: false });
+        assert!(!scanner.between_frames());
+    }
+
+    #[test]
+    fn a_frame_that_was_asked_for_comes_whole_or_not_at_all() {
+        let mut scanner = Scanner::new(Sender::Upstream, false);
+        let frame = [0x8a, 0x03, 1, 2, 3];
+        for cut in 1..frame.len() {
+            assert_eq!(scanner.next(&frame[..cut], |_header| true), Mark::Incomplete, "cut at {cut}");
+        }
+        assert!(matches!(scanner.next(&frame, |_header| true), Mark::Whole(_)));
+        assert!(scanner.between_messages());
+    }
+
+    #[test]
+    fn control_frames_stand_between_the_pieces_of_a_message() {
+        let mut scanner = Scanner::new(Sender::Upstream, false);
+        let pieces: [(&[u8], bool); 4] =
+            [(&[0x02, 0x00], false), (&[0x89, 0x00], false), (&[0x00, 0x00], false), (&[0x80, 0x00], true)];
+        for (frame, between_messages) in pieces {
+            assert!(matches!(scanner.next(frame, |_header| false), Mark::Start(_)));
+            assert!(scanner.between_frames());
+            assert_eq!(scanner.between_messages(), between_messages, "after {frame:02x?}");
+        }
     }
 }

@@ -1,0 +1,111 @@
+//! The composition root: a configuration becomes bound sockets, then a running sidecar, then a drained one.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+
+use crate::config::Config;
+use crate::drain::Drain;
+use crate::metrics::Metrics;
+use crate::proxy::Proxy;
+use crate::proxy::upstream::Upstream;
+use crate::server::admin::{self, AdminState};
+use crate::server::listener;
+use crate::session::Sessions;
+
+/// The name of the one upstream, in metrics and logs.
+const UPSTREAM_NAME: &str = "default";
+
+/// How often histograms are folded when nobody scrapes, so that their samples do not pile up.
+const UPKEEP: Duration = Duration::from_secs(5);
+
+/// A sidecar whose sockets are bound and that accepts nothing yet.
+pub struct Sidecar {
+    config: Config,
+    public: TcpListener,
+    admin: TcpListener,
+    metrics: Arc<Metrics>,
+    sessions: Sessions,
+    drain: Drain,
+}
+
+/// A socket that could not be bound.
+#[derive(Debug, thiserror::Error)]
+#[error("{key}: cannot listen on {address}")]
+pub struct BindError {
+    key: &'static str,
+    address: SocketAddr,
+    source: std::io::Error,
+}
+
+impl Sidecar {
+    /// Binds both sockets.
+    ///
+    /// # Errors
+    /// Names the address that is taken, not ours, or not allowed.
+    pub async fn bind(config: Config) -> Result<Self, BindError> {
+        let public = bind("listen", config.listen).await?;
+        let admin = bind("admin", config.admin).await?;
+        let (metrics, sessions, drain) = (Metrics::new(), Sessions::new(), Drain::new());
+        Ok(Self { config, public, admin, metrics, sessions, drain })
+    }
+
+    /// Where browsers are served; the real port if 0 was asked for.
+    ///
+    /// # Errors
+    /// The socket's own.
+    pub fn address(&self) -> std::io::Result<SocketAddr> {
+        self.public.local_addr()
+    }
+
+    /// Where the admin pages are served.
+    ///
+    /// # Errors
+    /// The socket's own.
+    pub fn admin_address(&self) -> std::io::Result<SocketAddr> {
+        self.admin.local_addr()
+    }
+
+    /// The metrics of this sidecar.
+    pub fn metrics(&self) -> Arc<Metrics> {
+        self.metrics.clone()
+    }
+
+    /// Serves until `stop` resolves, then drains: accepts no more, lets HTTP finish, closes websockets with 1001 and
+    /// waits at most `drain_timeout`. What is left then is cut when the runtime goes.
+    pub async fn run(self, stop: impl Future<Output = ()>) {
+        let Self { config, public, admin, metrics, sessions, drain } = self;
+        let state = AdminState { metrics: metrics.clone(), sessions: sessions.clone(), drain: drain.clone() };
+        let admin = tokio::spawn(admin::serve(admin, state, std::future::pending()));
+        let upkeep = tokio::spawn(keep_up(metrics.clone()));
+        let upstream = Arc::new(Upstream::new(&config, UPSTREAM_NAME, metrics.upstream(UPSTREAM_NAME)));
+        let proxy = Proxy::new(upstream, sessions.clone(), drain.clone());
+        let public = tokio::spawn(listener::serve(public, proxy, drain.clone()));
+
+        stop.await;
+        metrics.draining(true);
+        tracing::info!(sessions = sessions.len(), timeout = ?config.drain_timeout, "draining");
+        drain.start();
+        match drain.finished(config.drain_timeout).await {
+            Ok(()) => tracing::info!("drained"),
+            Err(left) => tracing::warn!(left, sessions = sessions.len(), "the drain ran out of time"),
+        }
+        for task in [public, admin, upkeep] {
+            task.abort();
+        }
+    }
+}
+
+async fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, BindError> {
+    TcpListener::bind(address).await.map_err(|source| BindError { key, address, source })
+}
+
+async fn keep_up(metrics: Arc<Metrics>) {
+    let mut ticks = tokio::time::interval(UPKEEP);
+    loop {
+        ticks.tick().await;
+        metrics.upkeep();
+    }
+}

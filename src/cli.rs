@@ -1,0 +1,205 @@
+//! The commands and flags. Values of settings are only carried here: `config` judges them, knowing their origin.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Arg, ArgMatches, Args, FromArgMatches, Parser, Subcommand, value_parser};
+
+use crate::config::{DAY, Invalid, PREFIX, SETTINGS, Setting, Sources, duration};
+
+/// What to do, with all that was said about it.
+pub enum Command {
+    /// Proxy.
+    Run(Sources),
+    /// Judge and print the configuration.
+    Check(Sources),
+    /// Measure the acks of an app as a browser would.
+    Probe(ProbeArgs),
+    /// Show the sidecar at work on this machine alone.
+    Demo(DemoArgs),
+}
+
+/// The arguments of `probe`.
+#[derive(Args, Clone, Debug, PartialEq, Eq)]
+pub struct ProbeArgs {
+    /// The app as a browser would be sent to it, such as http://127.0.0.1:8500
+    pub url: String,
+    /// How many heartbeats to send
+    #[arg(long, default_value_t = 10, value_parser = value_parser!(u32).range(1..))]
+    pub count: u32,
+    /// The time from one heartbeat to the next
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = at_most_a_day)]
+    pub interval: Duration,
+    /// How long to wait for an ack
+    #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = at_most_a_day)]
+    pub timeout: Duration,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// The arguments of `demo`.
+#[derive(Args, Clone, Debug, PartialEq, Eq)]
+pub struct DemoArgs {
+    /// How many seconds to go on, at least 6
+    #[arg(long, default_value_t = 15, value_parser = value_parser!(u32).range(6..=86_400))]
+    pub seconds: u32,
+}
+
+/// A transparent reverse proxy that gives every hosted Streamlit app a heartbeat.
+#[derive(Parser)]
+#[command(name = "heartbeat-sidecar", version)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Proxy an app server and answer its heartbeats
+    Run(SettingArgs),
+    /// Check a configuration and print the effective one
+    Check(SettingArgs),
+    /// Connect as a browser, send heartbeats and print how long the acks take
+    Probe(ProbeArgs),
+    /// Show everything at work, with nothing installed
+    Demo(DemoArgs),
+}
+
+/// The flags that the table of settings gives, and `--config`.
+struct SettingArgs {
+    config: Option<PathBuf>,
+    flags: Vec<(&'static Setting, String)>,
+}
+
+/// Reads the arguments and the environment of this process. Prints and exits where they ask for help or the version,
+/// or name what does not exist.
+pub fn parse() -> Command {
+    parse_from(std::env::args_os(), std::env::vars_os()).unwrap_or_else(|error| error.exit())
+}
+
+fn parse_from(
+    args: impl IntoIterator<Item = impl Into<OsString> + Clone>,
+    environment: impl IntoIterator<Item = (OsString, OsString)>,
+) -> Result<Command, clap::Error> {
+    let ours = |(name, _): &(OsString, OsString)| name.as_encoded_bytes().starts_with(PREFIX.as_bytes());
+    let environment: BTreeMap<_, _> = environment.into_iter().filter(ours).collect();
+    let sources = |SettingArgs { config, flags }| Sources { config, environment, flags };
+    Ok(match Cli::try_parse_from(args)?.verb {
+        Verb::Run(args) => Command::Run(sources(args)),
+        Verb::Check(args) => Command::Check(sources(args)),
+        Verb::Probe(args) => Command::Probe(args),
+        Verb::Demo(args) => Command::Demo(args),
+    })
+}
+
+fn at_most_a_day(text: &str) -> Result<Duration, Invalid> {
+    duration(text, DAY)
+}
+
+impl Args for SettingArgs {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        let config = Arg::new("config")
+            .long("config")
+            .value_name("FILE")
+            .value_parser(value_parser!(PathBuf))
+            .help(format!("The TOML file of settings [env: {PREFIX}CONFIG]"));
+        let flags = SETTINGS.iter().map(|setting| {
+            let (default, variable) = (setting.default_text(), setting.variable());
+            Arg::new(setting.key)
+                .long(setting.flag())
+                .value_name(setting.value_name)
+                .help(format!("{} [default: {default}] [env: {variable}]", setting.help))
+        });
+        command.arg(config).args(flags)
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for SettingArgs {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let given = |setting: &'static Setting| Some((setting, matches.get_one::<String>(setting.key)?.clone()));
+        Ok(Self { config: matches.get_one("config").cloned(), flags: SETTINGS.iter().filter_map(given).collect() })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &str, environment: &[(&str, &str)]) -> Result<Command, clap::Error> {
+        let environment = environment.iter().map(|(name, value)| (name.into(), value.into()));
+        parse_from(["heartbeat-sidecar"].into_iter().chain(line.split_whitespace()), environment)
+    }
+
+    fn sources(line: &str, environment: &[(&str, &str)]) -> Sources {
+        match parsed(line, environment) {
+            Ok(Command::Run(sources) | Command::Check(sources)) => sources,
+            Ok(Command::Probe(_) | Command::Demo(_)) => panic!("{line}: not a command of settings"),
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    fn help_of(command: &str) -> String {
+        let refused = parsed(&format!("{command} --help"), &[]).err().expect("help is clap's error");
+        assert_eq!(refused.kind(), clap::error::ErrorKind::DisplayHelp);
+        refused.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn the_definition_of_the_commands_is_sound() {
+        <Cli as clap::CommandFactory>::command().debug_assert();
+    }
+
+    #[test]
+    fn every_setting_is_a_flag_of_run_and_check_that_shows_default_and_variable() {
+        for command in ["run", "check"] {
+            let help = help_of(command);
+            for setting in SETTINGS {
+                let (flag, name) = (setting.flag(), setting.value_name);
+                assert!(help.contains(&format!("--{flag} <{name}> {}", setting.help)), "{flag}: {help}");
+                let facts = format!("[default: {}] [env: {}]", setting.default_text(), setting.variable());
+                assert!(help.contains(&facts), "{facts}: {help}");
+                let sources = sources(&format!("{command} --{flag} @"), &[]);
+                let given: Vec<_> =
+                    sources.flags.iter().map(|(setting, value)| (setting.key, value.as_str())).collect();
+                assert_eq!(given, [(setting.key, "@")], "the value is not judged here");
+            }
+        }
+    }
+
+    #[test]
+    fn only_our_part_of_the_environment_is_kept() {
+        let environment = [("HEARTBEAT_SIDECAR_LISTEN", "x"), ("AWS_SECRET_ACCESS_KEY", "y"), ("HEARTBEAT", "z")];
+        let kept = sources("run --config a.toml", &environment);
+        assert_eq!(kept.environment, BTreeMap::from([("HEARTBEAT_SIDECAR_LISTEN".into(), "x".into())]));
+        assert_eq!(kept.config, Some("a.toml".into()));
+    }
+
+    #[test]
+    fn probe_and_demo_have_defaults() {
+        let Ok(Command::Probe(probe)) = parsed("probe http://app", &[]) else { panic!("not a probe") };
+        let (interval, timeout) = (Duration::from_secs(1), Duration::from_secs(5));
+        assert_eq!(probe, ProbeArgs { url: "http://app".to_owned(), count: 10, interval, timeout, json: false });
+        let Ok(Command::Demo(demo)) = parsed("demo", &[]) else { panic!("not a demo") };
+        assert_eq!(demo, DemoArgs { seconds: 15 });
+    }
+
+    #[test]
+    fn numbers_that_make_no_sense_are_refused() {
+        for line in ["demo --seconds 5", "probe x --count 0", "probe x --interval 0s", "probe x --timeout 5", "probe"] {
+            let error = parsed(line, &[]).err().expect(line);
+            assert_eq!(error.exit_code(), 2, "{line}");
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! `check`: what the sidecar would run with, as a file that says where each value came from; or what is wrong with it.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use crate::config::{Effective, Loaded, Sources, load};
+
+/// Prints the effective configuration on stdout and warnings or errors on stderr; the exit code is 1 where there are
+/// errors, and where the output cannot be written.
+pub fn check(sources: &Sources) -> ExitCode {
+    match report(sources, &mut io::stdout().lock(), &mut io::stderr().lock()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) | Err(_) => ExitCode::FAILURE,
+    }
+}
+
+/// Says whether the configuration is valid.
+fn report(sources: &Sources, out: &mut impl Write, err: &mut impl Write) -> io::Result<bool> {
+    match load(sources) {
+        Ok(loaded) => {
+            for warning in &loaded.warnings {
+                writeln!(err, "warning: {warning}")?;
+            }
+            out.write_all(file(&loaded).as_bytes())?;
+            out.flush()?;
+            Ok(true)
+        }
+        Err(problems) => {
+            for problem in &problems.0 {
+                writeln!(err, "error: {problem}")?;
+            }
+            Ok(false)
+        }
+    }
+}
+
+/// The configuration as a TOML file in aligned columns, with the origins as comments.
+fn file(loaded: &Loaded) -> String {
+    let lines: Vec<_> = loaded.settings.iter().map(Line::new).collect();
+    let width = |of: fn(&Line) -> &String| lines.iter().map(|line| of(line).chars().count()).max().unwrap_or(0);
+    let (names, values) = (width(|line| &line.name), width(|line| &line.value));
+    let (mut text, mut table) = (String::new(), "");
+    for line in &lines {
+        if line.table != table {
+            table = line.table;
+            text += &format!("\n[{table}]\n");
+        }
+        text += &format!("{:names$} = {:values$}  # {}\n", line.name, line.value, line.comment);
+    }
+    text
+}
+
+struct Line {
+    table: &'static str,
+    name: String,
+    value: String,
+    comment: String,
+}
+
+impl Line {
+    fn new(Effective { key, value, origin }: &Effective) -> Self {
+        let (table, name) = key.split_once('.').unwrap_or(("", key));
+        // A file's name may hold what a TOML comment may not.
+        let comment = origin.to_string().replace(char::is_control, "?");
+        Self { table, name: name.to_owned(), value: toml::Value::from(value.as_str()).to_string(), comment }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::config::SETTINGS;
+
+    fn reported(sources: &Sources) -> (bool, String, String) {
+        let (mut out, mut err) = (Vec::new(), Vec::new());
+        let valid = report(sources, &mut out, &mut err).expect("memory takes all");
+        (valid, String::from_utf8(out).expect("text"), String::from_utf8(err).expect("text"))
+    }
+
+    fn with_flags(flags: &[(&str, &str)]) -> Sources {
+        let setting = |key: &str| SETTINGS.iter().find(|setting| setting.key == key).expect("a known key");
+        let flags = flags.iter().map(|(key, value)| (setting(key), (*value).to_owned())).collect();
+        Sources { flags, ..Sources::default() }
+    }
+
+    #[test]
+    fn a_valid_configuration_is_printed_in_columns_with_origins() {
+        let sources = with_flags(&[("upstream", "unix:/run/app.sock"), ("heartbeat.ack", "plain")]);
+        let (valid, out, err) = reported(&sources);
+        assert!(valid);
+        assert_eq!(
+            out,
+            "\
+listen            = \"0.0.0.0:8500\"        # default
+upstream          = \"unix:/run/app.sock\"  # --upstream
+admin             = \"127.0.0.1:9600\"      # default
+log_format        = \"text\"                # default
+log_level         = \"info\"                # default
+drain_timeout     = \"10s\"                 # default
+connect_timeout   = \"5s\"                  # default
+handshake_timeout = \"30s\"                 # default
+
+[heartbeat]
+mode              = \"auto\"                # default
+proof             = \"pong\"                # default
+ack               = \"plain\"               # --heartbeat-ack
+native_deadline   = \"2s\"                  # default
+stall_after       = \"5s\"                  # default
+"
+        );
+        assert_eq!(
+            err,
+            "warning: heartbeat.ack = \"plain\" (--heartbeat-ack): opens an error dialog in pages of Streamlit before \
+             1.55, at every ack\n"
+        );
+    }
+
+    #[test]
+    fn an_invalid_configuration_prints_its_problems_and_nothing_else() {
+        let (valid, out, err) = reported(&with_flags(&[("listen", "x"), ("heartbeat.mode", "on")]));
+        assert!(!valid);
+        assert_eq!(out, "");
+        assert_eq!(
+            err,
+            "error: --listen: \"x\" is no socket address: write IP:PORT, such as 0.0.0.0:8500 or [::]:8500\n\
+             error: --heartbeat-mode: \"on\" is none of auto, answer, forward\n"
+        );
+    }
+
+    #[test]
+    fn the_name_of_a_file_cannot_break_out_of_its_comment() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("a\nlisten = 1\n.toml");
+        fs::write(&path, "listen = '127.0.0.1:1'").expect("a file");
+        let (valid, out, _) = reported(&Sources { config: Some(path), ..Sources::default() });
+        assert!(valid);
+        assert_eq!(out.lines().count(), SETTINGS.len() + 2);
+        assert!(out.contains("a?listen = 1?.toml:1\n"), "{out}");
+    }
+
+    fn duration() -> impl Strategy<Value = String> {
+        (1..3_600_000_u64).prop_map(|millis| format!("{millis}ms"))
+    }
+
+    fn flags() -> impl Strategy<Value = Vec<(&'static str, String)>> {
+        let upstream =
+            prop_oneof!["http://[a-z]{1,9}:9[0-9]{3}", "http://\\[2001:db8::[1-9]\\]", "unix:/[a-z][ -~é]{0,20}"];
+        let words = (
+            prop::sample::select(vec!["auto", "answer", "forward"]),
+            prop::sample::select(vec!["pong", "connection"]),
+            prop::sample::select(vec!["compatible", "plain"]),
+            prop::sample::select(vec!["text", "json"]),
+            prop::sample::select(vec!["debug", "info,heartbeat_sidecar=debug", "warn,a[b{c=\"d\"}]=trace"]),
+        );
+        let durations = prop::array::uniform5(duration());
+        (1..8000_u16, 1..999_u16, upstream, words, durations).prop_map(|(port, gap, upstream, words, durations)| {
+            let [drain, connect, handshake, native, stall] = durations;
+            vec![
+                ("listen", format!("[::]:{port}")),
+                ("admin", format!("127.0.0.1:{}", port + gap)),
+                ("upstream", upstream),
+                ("heartbeat.mode", words.0.to_owned()),
+                ("heartbeat.proof", words.1.to_owned()),
+                ("heartbeat.ack", words.2.to_owned()),
+                ("log_format", words.3.to_owned()),
+                ("log_level", words.4.to_owned()),
+                ("drain_timeout", drain),
+                ("connect_timeout", connect),
+                ("handshake_timeout", handshake),
+                ("heartbeat.native_deadline", native),
+                ("heartbeat.stall_after", stall),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_printed_is_a_file_of_the_same_configuration(flags in flags()) {
+            let flags: Vec<_> = flags.iter().map(|(key, value)| (*key, value.as_str())).collect();
+            prop_assert_eq!(flags.len(), SETTINGS.len());
+            let sources = with_flags(&flags);
+            let folder = tempfile::tempdir().expect("a folder");
+            let path = folder.path().join("sidecar.toml");
+            fs::write(&path, reported(&sources).1).expect("a file");
+            let again = load(&Sources { config: Some(path), ..Sources::default() }).expect("a valid file");
+            prop_assert_eq!(again.config, load(&sources).expect("valid flags").config);
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! The commands, one file each: a command's arguments in, its exit code out.
+
+pub mod check;
+pub mod run;

@@ -1,0 +1,86 @@
+//! `run`: the proxy, from its configuration to its drain.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::app::Sidecar;
+use crate::config::{self, LogFormat, Sources};
+use crate::telemetry;
+
+/// SIGTERM and SIGINT, which both ask for the end.
+struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+/// Runs until SIGTERM or SIGINT, then drains. Exit code 0 after a drain, also one that ran out of time; 1 if the
+/// sidecar could not start, or was ended by a second signal.
+pub fn run(sources: &Sources) -> ExitCode {
+    let loaded = match config::load(sources) {
+        Ok(loaded) => loaded,
+        Err(problems) => {
+            eprintln!("{problems}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match start(loaded) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("heartbeat-sidecar: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start(loaded: config::Loaded) -> anyhow::Result<ExitCode> {
+    let log = &loaded.config.log;
+    telemetry::init(log.format == LogFormat::Json, &log.level)?;
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
+    let result = runtime.block_on(serve(loaded.config));
+    // Sessions that outlived the drain are cut here; a name look-up that still hangs is not waited for.
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    result
+}
+
+async fn serve(config: config::Config) -> anyhow::Result<ExitCode> {
+    let mut signals = StopSignals::new().context("cannot listen for signals")?;
+    let upstream = config.upstream.to_string();
+    let sidecar = Sidecar::bind(config).await?;
+    tracing::info!("listening on {}", sidecar.address()?);
+    tracing::info!("admin on {}", sidecar.admin_address()?);
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), "relaying to {upstream}");
+
+    let stop = CancellationToken::new();
+    let hurried = async {
+        signals.next().await;
+        stop.cancel();
+        signals.next().await;
+    };
+    tokio::select! {
+        () = sidecar.run(stop.cancelled()) => Ok(ExitCode::SUCCESS),
+        () = hurried => {
+            tracing::warn!("a second signal: ending at once");
+            Ok(ExitCode::FAILURE)
+        }
+    }
+}
+
+impl StopSignals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _signal = self.terminate.recv() => {}
+            _signal = self.interrupt.recv() => {}
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! The file as written: TOML in, known settings with their lines out, and everything that is wrong with it.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::settings::{SETTINGS, Setting, nearest};
+
+/// A larger file is refused before it is parsed.
+const MAX_BYTES: u64 = 1024 * 1024;
+
+/// A setting that the file gives.
+#[derive(Clone)]
+pub(super) struct Entry {
+    /// Which.
+    pub(super) setting: &'static Setting,
+    /// Its value, not judged yet.
+    pub(super) text: String,
+    /// The line of its key, from 1.
+    pub(super) line: usize,
+}
+
+/// Something that is wrong with the file.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Mistake {
+    /// Its line, from 1.
+    pub(super) line: usize,
+    /// The key, where one is concerned, and what is wrong.
+    pub(super) reason: String,
+}
+
+/// What a file says; no entries where its syntax is wrong.
+#[derive(Default)]
+pub(super) struct Document {
+    /// The settings, each once.
+    pub(super) entries: Vec<Entry>,
+    /// The mistakes, in any order.
+    pub(super) mistakes: Vec<Mistake>,
+}
+
+/// Reads and parses a file.
+///
+/// # Errors
+/// It cannot be read (which includes a directory), or has more than 1 MiB.
+pub(super) fn read(path: &Path) -> io::Result<Document> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_BYTES {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "larger than 1 MiB"));
+    }
+    Ok(Document::parse(&bytes))
+}
+
+/// A document in the making, with the offsets at which its lines end.
+struct Reader {
+    newlines: Vec<usize>,
+    document: Document,
+}
+
+impl Document {
+    /// Parses the bytes of a file. Never fails: whatever is wrong is a mistake in the document.
+    pub(super) fn parse(bytes: &[u8]) -> Self {
+        let newlines = bytes.iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at).collect();
+        let mut reader = Reader { newlines, document: Self::default() };
+        match str::from_utf8(bytes) {
+            Ok(source) => reader.parse(source),
+            Err(error) => reader.mistake(error.valid_up_to(), "not valid UTF-8".to_owned()),
+        }
+        reader.document
+    }
+}
+
+impl Reader {
+    fn parse(&mut self, source: &str) {
+        let (root, errors) = DeTable::parse_recoverable(source);
+        if errors.is_empty() {
+            return self.walk("", root.get_ref());
+        }
+        for error in errors {
+            let span = error.span().unwrap_or_default();
+            let reason = match error.message() {
+                // The parser marks the second key, and only the text there tells which it is.
+                "duplicate key" => format!("{}: duplicate key", source.get(span.clone()).unwrap_or_default()),
+                other => other.to_owned(),
+            };
+            self.mistake(span.start, reason);
+        }
+    }
+
+    /// Takes the keys of one table; the root's name is empty.
+    fn walk(&mut self, table: &str, content: &DeTable<'_>) {
+        for (name, value) in content {
+            let key = if table.is_empty() { bare(name) } else { format!("{table}.{}", bare(name)) };
+            let (at, name) = (name.span().start, name.get_ref().as_ref());
+            let setting = SETTINGS.iter().find(|setting| setting.table() == table && setting.name() == name);
+            let is_table = table.is_empty() && tables().any(|known| known == name);
+            match (setting, value.get_ref()) {
+                (Some(setting), DeValue::String(text)) => {
+                    let line = self.line(at);
+                    self.document.entries.push(Entry { setting, text: text.to_string(), line });
+                }
+                (Some(setting), other) => {
+                    let (kind, form) = (kind(other), setting.default_text());
+                    self.mistake(at, format!("{key}: {kind}, where a string is expected, such as {form:?}"));
+                }
+                (None, DeValue::Table(inner)) if is_table => self.walk(name, inner),
+                (None, other) if is_table => {
+                    self.mistake(at, format!("{key}: {}, where a table is expected: [{key}]", kind(other)));
+                }
+                (None, DeValue::Table(_)) if table.is_empty() => self.mistake(at, unknown_table(&key)),
+                (None, _) => self.mistake(at, unknown_key(table, &key)),
+            }
+        }
+    }
+
+    fn mistake(&mut self, at: usize, reason: String) {
+        let line = self.line(at);
+        self.document.mistakes.push(Mistake { line, reason });
+    }
+
+    /// The line, from 1, on which the byte at this offset stands.
+    fn line(&self, at: usize) -> usize {
+        self.newlines.partition_point(|newline| *newline < at) + 1
+    }
+}
+
+/// What to say of a table that does not exist.
+fn unknown_table(key: &str) -> String {
+    match nearest(key, tables()) {
+        Some(known) => format!("{key}: unknown table; did you mean [{known}]?"),
+        None => format!("{key}: unknown table; known tables: {}", tables().collect::<Vec<_>>().join(", ")),
+    }
+}
+
+/// What to say of a key that does not exist in `table`.
+fn unknown_key(table: &str, key: &str) -> String {
+    match nearest(key, SETTINGS.iter().map(|setting| setting.key)) {
+        Some(known) if !table.is_empty() && !known.contains('.') => {
+            format!("{key}: unknown key; did you mean {known}? It belongs above [{table}]")
+        }
+        Some(known) => format!("{key}: unknown key; did you mean {known}?"),
+        None => {
+            let here = SETTINGS.iter().filter(|setting| setting.table() == table).map(|setting| setting.key.to_owned());
+            let below = tables().filter(|_| table.is_empty()).map(|table| format!("[{table}]"));
+            format!("{key}: unknown key; known here: {}", here.chain(below).collect::<Vec<_>>().join(", "))
+        }
+    }
+}
+
+/// The names of the tables, each once.
+fn tables() -> impl Iterator<Item = &'static str> {
+    let mut last = "";
+    SETTINGS
+        .iter()
+        .map(Setting::table)
+        .filter(move |table| !table.is_empty() && std::mem::replace(&mut last, table) != *table)
+}
+
+/// A key as it may stand in a message: bare where TOML allows it, else quoted and escaped.
+fn bare(name: &Spanned<toml::de::DeString<'_>>) -> String {
+    let name = name.get_ref();
+    let is_bare = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
+    if !name.is_empty() && name.bytes().all(is_bare) { name.to_string() } else { format!("{name:?}") }
+}
+
+/// The TOML type of a value, with its article.
+fn kind(value: &DeValue<'_>) -> &'static str {
+    match value {
+        DeValue::String(_) => "a string",
+        DeValue::Integer(_) => "an integer",
+        DeValue::Float(_) => "a float",
+        DeValue::Boolean(_) => "a boolean",
+        DeValue::Datetime(_) => "a date or time",
+        DeValue::Array(_) => "an array",
+        DeValue::Table(_) => "a table",
+    }
+}

@@ -1,0 +1,165 @@
+//! The one table of settings: flags, environment, file keys, `check` and the help are all made of it.
+
+use super::values::{Choice, DAY, HOUR, Invalid, address, choice, duration, log_filter};
+use super::{Config, PREFIX};
+
+/// One setting. Its flag and its environment variable follow from its key.
+pub struct Setting {
+    /// The key in the file, with its table: `heartbeat.mode`.
+    pub key: &'static str,
+    /// What stands for the value in the help.
+    pub value_name: &'static str,
+    /// One line for the help.
+    pub help: &'static str,
+    /// The value in a form that `set` takes.
+    pub(super) get: fn(&Config) -> String,
+    /// Parses and stores a value; leaves the configuration alone where it refuses.
+    pub(super) set: fn(&mut Config, &str) -> Result<(), Invalid>,
+}
+
+/// Every setting: the top-level keys first, then each table's keys together, as a file must have them.
+pub static SETTINGS: &[Setting] = &[
+    Setting {
+        key: "listen",
+        value_name: "IP:PORT",
+        help: "Where browsers connect",
+        get: |config| config.listen.to_string(),
+        set: |config, text| address(text).map(|value| config.listen = value),
+    },
+    Setting {
+        key: "upstream",
+        value_name: "ADDRESS",
+        help: "The app server: http://HOST:PORT or unix:/PATH",
+        get: |config| config.upstream.to_string(),
+        set: |config, text| text.parse().map(|value| config.upstream = value),
+    },
+    Setting {
+        key: "admin",
+        value_name: "IP:PORT",
+        help: "Where probes and metrics are served",
+        get: |config| config.admin.to_string(),
+        set: |config, text| address(text).map(|value| config.admin = value),
+    },
+    Setting {
+        key: "log_format",
+        value_name: "text|json",
+        help: "The form of log lines",
+        get: |config| config.log.format.word().to_owned(),
+        set: |config, text| choice(text).map(|value| config.log.format = value),
+    },
+    Setting {
+        key: "log_level",
+        value_name: "LEVEL",
+        help: "error, warn, info, debug, trace, or a filter such as info,heartbeat_sidecar=debug",
+        get: |config| config.log.level.clone(),
+        set: |config, text| log_filter(text).map(|value| config.log.level = value),
+    },
+    Setting {
+        key: "drain_timeout",
+        value_name: "DURATION",
+        help: "How long sessions may go on after a stop is asked for",
+        get: |config| humantime::format_duration(config.drain_timeout).to_string(),
+        set: |config, text| duration(text, DAY).map(|value| config.drain_timeout = value),
+    },
+    Setting {
+        key: "connect_timeout",
+        value_name: "DURATION",
+        help: "How long a connection to the upstream may take",
+        get: |config| humantime::format_duration(config.connect_timeout).to_string(),
+        set: |config, text| duration(text, DAY).map(|value| config.connect_timeout = value),
+    },
+    Setting {
+        key: "handshake_timeout",
+        value_name: "DURATION",
+        help: "How long the upstream may take to answer a websocket handshake",
+        get: |config| humantime::format_duration(config.handshake_timeout).to_string(),
+        set: |config, text| duration(text, DAY).map(|value| config.handshake_timeout = value),
+    },
+    Setting {
+        key: "heartbeat.mode",
+        value_name: "auto|answer|forward",
+        help: "Who answers heartbeats: the upstream where it can, always the sidecar, never the sidecar",
+        get: |config| config.heartbeat.mode.word().to_owned(),
+        set: |config, text| choice(text).map(|value| config.heartbeat.mode = value),
+    },
+    Setting {
+        key: "heartbeat.proof",
+        value_name: "pong|connection",
+        help: "What shows that the upstream is alive: a pong since the heartbeat, or an open connection",
+        get: |config| config.heartbeat.proof.word().to_owned(),
+        set: |config, text| choice(text).map(|value| config.heartbeat.proof = value),
+    },
+    Setting {
+        key: "heartbeat.ack",
+        value_name: "compatible|plain",
+        help: "The bytes of the sidecar's acks: for every page, or for pages of Streamlit 1.55 and later",
+        get: |config| config.heartbeat.ack.word().to_owned(),
+        set: |config, text| choice(text).map(|value| config.heartbeat.ack = value),
+    },
+    Setting {
+        key: "heartbeat.native_deadline",
+        value_name: "DURATION",
+        help: "How long a forwarded heartbeat waits for the upstream's own ack",
+        get: |config| humantime::format_duration(config.heartbeat.native_deadline).to_string(),
+        set: |config, text| duration(text, HOUR).map(|value| config.heartbeat.native_deadline = value),
+    },
+    Setting {
+        key: "heartbeat.stall_after",
+        value_name: "DURATION",
+        help: "How long a heartbeat may stay unproved before it counts as withheld",
+        get: |config| humantime::format_duration(config.heartbeat.stall_after).to_string(),
+        set: |config, text| duration(text, HOUR).map(|value| config.heartbeat.stall_after = value),
+    },
+];
+
+impl Setting {
+    /// The table of the file in which the key stands; empty for the top level.
+    pub fn table(&self) -> &'static str {
+        self.key.split_once('.').map_or("", |(table, _)| table)
+    }
+
+    /// The key within its table.
+    pub fn name(&self) -> &'static str {
+        self.key.split_once('.').map_or(self.key, |(_, name)| name)
+    }
+
+    /// The long flag, without its dashes: `heartbeat-mode`.
+    pub fn flag(&self) -> String {
+        self.key.replace(['.', '_'], "-")
+    }
+
+    /// The environment variable: `HEARTBEAT_SIDECAR_HEARTBEAT_MODE`.
+    pub fn variable(&self) -> String {
+        variable(self.key)
+    }
+
+    /// The default as one would write it.
+    pub fn default_text(&self) -> String {
+        (self.get)(&Config::default())
+    }
+}
+
+/// The environment variable of a key.
+pub(super) fn variable(key: &str) -> String {
+    format!("{PREFIX}{}", key.replace('.', "_").to_ascii_uppercase())
+}
+
+/// The known key that `unknown` was likely meant to be, both with their tables.
+///
+/// That is a key of the same name in another table (a top-level key written below a table's header), else the nearest
+/// by edits, where case, dots, dashes and underscores do not count: within one edit, or two from six letters on.
+pub(super) fn nearest<'a>(unknown: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let name = |key: &str| key.rsplit('.').next().unwrap_or_default().to_owned();
+    let letters = |key: &str| key.replace(['.', '-', '_'], "").to_ascii_lowercase();
+    let unknown_name = name(unknown);
+    let budget = (letters(&unknown_name).chars().count() / 3).clamp(1, 2);
+    known
+        .map(|key| {
+            let edits =
+                if name(key) == unknown_name { 0 } else { strsim::osa_distance(&letters(unknown), &letters(key)) };
+            (edits, key)
+        })
+        .filter(|(edits, _)| *edits <= budget)
+        .min_by_key(|(edits, _)| *edits)
+        .map(|(_, key)| key)
+}

@@ -1,0 +1,425 @@
+//! What people write and what they are told, text for text.
+
+use std::fs;
+
+use proptest::prelude::*;
+
+use super::raw::Document;
+use super::*;
+use crate::heartbeat::Mode;
+
+/// Flags and variables by name, and no file.
+fn sources(flags: &[(&str, &str)], environment: &[(&str, &str)]) -> Sources {
+    let setting = |flag: &str| SETTINGS.iter().find(|setting| setting.flag() == flag).expect("a known flag");
+    Sources {
+        config: None,
+        environment: environment.iter().map(|(name, value)| (name.into(), value.into())).collect(),
+        flags: flags.iter().map(|(flag, value)| (setting(flag), (*value).to_owned())).collect(),
+    }
+}
+
+/// Loads with a file of these bytes called `sidecar.toml`; messages have its folder taken out.
+fn load_file(bytes: &[u8], mut sources: Sources) -> Result<Loaded, Vec<String>> {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("sidecar.toml");
+    fs::write(&path, bytes).expect("a file");
+    sources.config = Some(path);
+    load(&sources).map_err(|problems| {
+        let folder = format!("{}/", folder.path().display());
+        problems.0.iter().map(|problem| problem.to_string().replace(&folder, "")).collect()
+    })
+}
+
+fn file_problems(text: &str) -> Vec<String> {
+    load_file(text.as_bytes(), Sources::default()).expect_err(text)
+}
+
+fn problems(flags: &[(&str, &str)], environment: &[(&str, &str)]) -> String {
+    load(&sources(flags, environment)).expect_err("a refusal").to_string()
+}
+
+fn warnings(flags: &[(&str, &str)], environment: &[(&str, &str)]) -> Vec<String> {
+    load(&sources(flags, environment)).expect("a valid configuration").warnings
+}
+
+fn origin(loaded: &Loaded, key: &str) -> Origin {
+    loaded.settings.iter().find(|setting| setting.key == key).expect("a known key").origin.clone()
+}
+
+#[test]
+fn nothing_written_gives_the_defaults_without_a_warning() {
+    let loaded = load(&Sources::default()).expect("defaults");
+    assert_eq!(loaded.config, Config::default());
+    assert_eq!(loaded.warnings, [""; 0]);
+    let shown: Vec<_> = loaded.settings.iter().map(|setting| (setting.key, setting.value.as_str())).collect();
+    assert_eq!(
+        shown,
+        [
+            ("listen", "0.0.0.0:8500"),
+            ("upstream", "http://127.0.0.1:8501"),
+            ("admin", "127.0.0.1:9600"),
+            ("log_format", "text"),
+            ("log_level", "info"),
+            ("drain_timeout", "10s"),
+            ("connect_timeout", "5s"),
+            ("handshake_timeout", "30s"),
+            ("heartbeat.mode", "auto"),
+            ("heartbeat.proof", "pong"),
+            ("heartbeat.ack", "compatible"),
+            ("heartbeat.native_deadline", "2s"),
+            ("heartbeat.stall_after", "5s"),
+        ]
+    );
+    assert!(loaded.settings.iter().all(|setting| setting.origin == Origin::Default));
+}
+
+#[test]
+fn flag_and_variable_follow_from_the_key() {
+    let names: Vec<_> = SETTINGS.iter().map(|setting| (setting.flag(), setting.variable())).collect();
+    assert!(
+        names.contains(&("heartbeat-native-deadline".into(), "HEARTBEAT_SIDECAR_HEARTBEAT_NATIVE_DEADLINE".into()))
+    );
+    assert!(names.contains(&("log-format".into(), "HEARTBEAT_SIDECAR_LOG_FORMAT".into())));
+}
+
+#[test]
+fn the_keys_of_a_table_stand_together_below_the_top_level() {
+    let mut tables: Vec<_> = SETTINGS.iter().map(Setting::table).collect();
+    tables.dedup();
+    assert_eq!(tables, ["", "heartbeat"]);
+}
+
+#[test]
+fn every_setting_takes_its_own_default_and_no_other_field() {
+    for setting in SETTINGS {
+        let mut config = Config::default();
+        assert_eq!((setting.set)(&mut config, &setting.default_text()), Ok(()), "{}", setting.key);
+        assert_eq!(config, Config::default(), "{}", setting.key);
+    }
+}
+
+#[test]
+fn flag_goes_before_environment_before_file_before_default() {
+    let file = b"# first\nlisten = '127.0.0.1:1'\nadmin = '127.0.0.1:2'\nupstream = 'http://file'\n";
+    let environment = [("HEARTBEAT_SIDECAR_LISTEN", "127.0.0.1:11"), ("HEARTBEAT_SIDECAR_ADMIN", "127.0.0.1:12")];
+    let loaded = load_file(file, sources(&[("listen", "127.0.0.1:21")], &environment)).expect("valid");
+    assert_eq!(loaded.config.listen.port(), 21);
+    assert_eq!(loaded.config.admin.port(), 12);
+    assert_eq!(loaded.config.upstream.to_string(), "http://file:80");
+    assert_eq!(loaded.config.heartbeat.mode, Mode::Auto);
+    assert_eq!(origin(&loaded, "listen").to_string(), "--listen");
+    assert_eq!(origin(&loaded, "admin").to_string(), "HEARTBEAT_SIDECAR_ADMIN");
+    assert!(matches!(origin(&loaded, "upstream"), Origin::File { line: 4, .. }));
+    assert_eq!(origin(&loaded, "heartbeat.mode").to_string(), "default");
+}
+
+#[test]
+fn an_empty_variable_counts_as_not_set() {
+    let environment = [("HEARTBEAT_SIDECAR_LISTEN", ""), ("HEARTBEAT_SIDECAR_CONFIG", ""), ("HEARTBEAT_SIDECAR_X", "")];
+    let loaded = load(&sources(&[], &environment)).expect("valid");
+    assert_eq!((loaded.config, loaded.warnings), (Config::default(), vec![]));
+}
+
+#[test]
+fn the_file_is_named_by_flag_before_environment() {
+    let mut sources = sources(&[], &[("HEARTBEAT_SIDECAR_CONFIG", "environment.toml")]);
+    assert_eq!(sources.file(), Some(Path::new("environment.toml")));
+    sources.config = Some("flag.toml".into());
+    assert_eq!(sources.file(), Some(Path::new("flag.toml")));
+    assert_eq!(Sources::default().file(), None);
+}
+
+#[test]
+fn a_file_may_have_dotted_keys_a_byte_order_mark_and_any_line_ends() {
+    let file = "\u{feff}listen = \"[::1]:1\"\r\nheartbeat.mode = 'answer'\r\nheartbeat.stall_after = \"1m 30s\"\r\n";
+    let loaded = load_file(file.as_bytes(), Sources::default()).expect("valid");
+    assert_eq!(loaded.config.heartbeat.mode, Mode::Answer);
+    assert_eq!(loaded.config.heartbeat.stall_after, Duration::from_secs(90));
+    assert!(matches!(origin(&loaded, "heartbeat.stall_after"), Origin::File { line: 3, .. }));
+}
+
+#[test]
+fn values_in_a_file_are_refused_by_line_and_key() {
+    assert_eq!(
+        file_problems("\n[heartbeat]\nmode = \"atuo\"\nstall_after = '2h'\nack = ''\n"),
+        [
+            r#"sidecar.toml:3: heartbeat.mode: "atuo" is none of auto, answer, forward"#,
+            r#"sidecar.toml:4: heartbeat.stall_after: "2h" is out of bounds: more than 0s and at most 1h"#,
+            r#"sidecar.toml:5: heartbeat.ack: "" is none of compatible, plain"#,
+        ]
+    );
+}
+
+#[test]
+fn values_of_a_wrong_type_are_refused_with_an_example() {
+    assert_eq!(
+        file_problems(
+            "listen = 8500\nadmin = ['a']\nlog_level = true\nconnect_timeout = 1.5\ndrain_timeout.x = 1\n\
+             handshake_timeout = 10:00:00\n[heartbeat]\nnative_deadline = 2\n"
+        ),
+        [
+            r#"sidecar.toml:1: listen: an integer, where a string is expected, such as "0.0.0.0:8500""#,
+            r#"sidecar.toml:2: admin: an array, where a string is expected, such as "127.0.0.1:9600""#,
+            r#"sidecar.toml:3: log_level: a boolean, where a string is expected, such as "info""#,
+            r#"sidecar.toml:4: connect_timeout: a float, where a string is expected, such as "5s""#,
+            r#"sidecar.toml:5: drain_timeout: a table, where a string is expected, such as "10s""#,
+            r#"sidecar.toml:6: handshake_timeout: a date or time, where a string is expected, such as "30s""#,
+            r#"sidecar.toml:8: heartbeat.native_deadline: an integer, where a string is expected, such as "2s""#,
+        ]
+    );
+    assert_eq!(
+        file_problems("heartbeat = 'auto'"),
+        ["sidecar.toml:1: heartbeat: a string, where a table is expected: [heartbeat]"]
+    );
+    assert_eq!(
+        file_problems("[[heartbeat]]"),
+        ["sidecar.toml:1: heartbeat: an array, where a table is expected: [heartbeat]"]
+    );
+}
+
+#[test]
+fn unknown_keys_name_the_nearest_known_one() {
+    assert_eq!(
+        file_problems(
+            "lsiten = 1\nlog-level = 1\nheartbeatMode = 1\nmode = 1\n\
+             [heartbeat]\nprof = 1\nadmin = 1\n[herbeat]\nmode = 1\n"
+        ),
+        [
+            "sidecar.toml:1: lsiten: unknown key; did you mean listen?",
+            "sidecar.toml:2: log-level: unknown key; did you mean log_level?",
+            "sidecar.toml:3: heartbeatMode: unknown key; did you mean heartbeat.mode?",
+            "sidecar.toml:4: mode: unknown key; did you mean heartbeat.mode?",
+            "sidecar.toml:6: heartbeat.prof: unknown key; did you mean heartbeat.proof?",
+            "sidecar.toml:7: heartbeat.admin: unknown key; did you mean admin? It belongs above [heartbeat]",
+            "sidecar.toml:8: herbeat: unknown table; did you mean [heartbeat]?",
+        ]
+    );
+}
+
+#[test]
+fn unknown_keys_without_a_near_one_list_the_known_ones() {
+    assert_eq!(
+        file_problems("colour = 1\n\"a\\nb\" = 1\n[heartbeat]\nxyz = 1\n[tls]\n"),
+        [
+            "sidecar.toml:1: colour: unknown key; known here: listen, upstream, admin, log_format, log_level, \
+             drain_timeout, connect_timeout, handshake_timeout, [heartbeat]",
+            "sidecar.toml:2: \"a\\nb\": unknown key; known here: listen, upstream, admin, log_format, log_level, \
+             drain_timeout, connect_timeout, handshake_timeout, [heartbeat]",
+            "sidecar.toml:4: heartbeat.xyz: unknown key; known here: heartbeat.mode, heartbeat.proof, heartbeat.ack, \
+             heartbeat.native_deadline, heartbeat.stall_after",
+            "sidecar.toml:5: tls: unknown table; known tables: heartbeat",
+        ]
+    );
+}
+
+#[test]
+fn a_quoted_key_with_a_dot_is_not_a_key_in_a_table() {
+    let problems = file_problems("\"heartbeat.mode\" = \"answer\"");
+    assert_eq!(problems.len(), 1);
+    assert!(problems[0].starts_with("sidecar.toml:1: \"heartbeat.mode\": unknown key"), "{problems:?}");
+}
+
+#[test]
+fn every_syntax_error_is_told_with_its_line() {
+    assert_eq!(
+        file_problems("listen = 'a'\nlisten = 'b'\n[heartbeat]\nmode = 'auto'\nmode = 'auto'\nack = plain\nproof\n"),
+        [
+            "sidecar.toml:2: listen: duplicate key",
+            "sidecar.toml:5: mode: duplicate key",
+            "sidecar.toml:6: string values must be quoted, expected literal string",
+            "sidecar.toml:7: key with no value, expected `=`",
+        ]
+    );
+}
+
+#[test]
+fn what_cannot_be_read_is_named() {
+    let text = |bytes: &[u8]| load_file(bytes, Sources::default()).expect_err("a refusal");
+    assert_eq!(text(b"# a\n# b\xff\n"), ["sidecar.toml:2: not valid UTF-8"]);
+    let comment = vec![b'#'; 1024 * 1024 + 1];
+    assert_eq!(text(&comment), ["sidecar.toml: cannot be read: larger than 1 MiB"]);
+    assert!(load_file(&comment[1..], Sources::default()).is_ok());
+
+    let folder = tempfile::tempdir().expect("a folder");
+    for (path, reason) in [
+        (folder.path().to_owned(), "Is a directory (os error 21)"),
+        (folder.path().join("none"), "No such file or directory (os error 2)"),
+    ] {
+        let shown = format!("{}: cannot be read: {reason}", path.display());
+        assert_eq!(load(&Sources { config: Some(path), ..Sources::default() }).expect_err("").to_string(), shown);
+    }
+}
+
+#[test]
+fn values_of_flags_and_variables_are_refused_by_their_names() {
+    let environment = [("HEARTBEAT_SIDECAR_LISTEN", "localhost:1"), ("HEARTBEAT_SIDECAR_DRAIN_TIMEOUT", "10")];
+    let flags = [("log-format", "xml"), ("log-level", "inof"), ("handshake-timeout", "0s"), ("connect-timeout", "25h")];
+    let told = problems(&flags, &environment);
+    assert_eq!(
+        told.lines().collect::<Vec<_>>(),
+        [
+            r#"HEARTBEAT_SIDECAR_LISTEN: "localhost:1" is no socket address: write IP:PORT, such as 0.0.0.0:8500 or [::]:8500"#,
+            r#"HEARTBEAT_SIDECAR_DRAIN_TIMEOUT: "10" is no duration: write a number and a unit, such as 500ms, 2s or 1m 30s"#,
+            r#"--log-format: "xml" is none of text, json"#,
+            r#"--log-level: "inof" is no log level: write error, warn, info, debug or trace, or a filter such as info,heartbeat_sidecar=debug"#,
+            r#"--handshake-timeout: "0s" is out of bounds: more than 0s and at most 1day"#,
+            r#"--connect-timeout: "25h" is out of bounds: more than 0s and at most 1day"#,
+        ]
+    );
+}
+
+#[test]
+fn a_value_that_would_be_overridden_must_be_valid_too() {
+    let problems = load_file(b"listen = ''", sources(&[("listen", "127.0.0.1:0")], &[])).expect_err("a bad file");
+    assert_eq!(problems.len(), 1, "{problems:?}");
+}
+
+#[test]
+fn control_characters_are_refused_everywhere() {
+    assert_eq!(
+        problems(&[("upstream", "unix:/a\nb")], &[("HEARTBEAT_SIDECAR_HEARTBEAT_MODE", "auto\n")]),
+        "HEARTBEAT_SIDECAR_HEARTBEAT_MODE: \"auto\\n\" holds a control character\n\
+         --upstream: \"unix:/a\\nb\" holds a control character"
+    );
+}
+
+#[cfg(unix)]
+#[test]
+fn a_variable_that_is_no_text_is_refused() {
+    use std::os::unix::ffi::OsStringExt;
+    let value = OsString::from_vec(vec![0xff]);
+    let environment = BTreeMap::from([("HEARTBEAT_SIDECAR_LISTEN".into(), value)]);
+    let problems = load(&Sources { environment, ..Sources::default() }).expect_err("a refusal");
+    assert_eq!(problems.to_string(), "HEARTBEAT_SIDECAR_LISTEN: not valid UTF-8");
+}
+
+#[test]
+fn log_filters_are_levels_and_directives() {
+    for text in ["error", "warn", "info", "debug", "trace", "off", "info,heartbeat_sidecar=debug", "a::b=trace,warn"] {
+        let loaded = load(&sources(&[("log-level", text)], &[])).expect(text);
+        assert_eq!(loaded.config.log.level, text);
+    }
+    for text in ["", "info,", "info, warn", "verbose", "a=verbose", "heartbeat_sidecar", "a=[", "a=b=c"] {
+        assert!(problems(&[("log-level", text)], &[]).contains("is no log level"), "{text}");
+    }
+}
+
+#[test]
+fn listen_and_admin_need_an_address_each() {
+    assert_eq!(
+        problems(&[("admin", "127.0.0.1:8500")], &[]),
+        r#"listen = "0.0.0.0:8500" (default) and admin = "127.0.0.1:8500" (--admin) are one address: each needs its own"#
+    );
+    for (listen, admin, apart) in [
+        ("127.0.0.1:0", "127.0.0.1:0", true),
+        ("127.0.0.1:1", "127.0.0.2:1", true),
+        ("0.0.0.0:1", "[::1]:1", true),
+        ("[::]:1", "127.0.0.1:1", false),
+        ("[::ffff:127.0.0.1]:1", "127.0.0.1:1", false),
+    ] {
+        assert_eq!(load(&sources(&[("listen", listen), ("admin", admin)], &[])).is_ok(), apart, "{listen} {admin}");
+    }
+}
+
+#[test]
+fn an_upstream_that_leads_back_is_refused() {
+    assert_eq!(
+        problems(&[], &[("HEARTBEAT_SIDECAR_UPSTREAM", "http://localhost:8500")]),
+        r#"upstream = "http://localhost:8500" (HEARTBEAT_SIDECAR_UPSTREAM) leads back to listen = "0.0.0.0:8500" (default): the sidecar would proxy itself"#
+    );
+    assert_eq!(
+        problems(&[("upstream", "http://127.0.0.1:9600")], &[]),
+        r#"upstream = "http://127.0.0.1:9600" (--upstream) leads back to admin = "127.0.0.1:9600" (default): the sidecar would proxy itself"#
+    );
+}
+
+#[test]
+fn what_is_unwise_is_warned_of() {
+    assert_eq!(
+        warnings(
+            &[("heartbeat-ack", "plain"), ("heartbeat-proof", "connection"), ("heartbeat-stall-after", "2s")],
+            &[]
+        ),
+        [
+            r#"heartbeat.ack = "plain" (--heartbeat-ack): opens an error dialog in pages of Streamlit before 1.55, at every ack"#,
+            r#"heartbeat.proof = "connection" (--heartbeat-proof): acks go out while a frozen server is up"#,
+            r#"heartbeat.native_deadline = "2s" (default) is not below heartbeat.stall_after = "2s" (--heartbeat-stall-after): a lost native ack counts as a stalled upstream"#,
+        ]
+    );
+}
+
+#[test]
+fn unknown_variables_are_warned_of_but_those_of_kubernetes_are_not() {
+    let environment = [
+        ("HEARTBEAT_SIDECAR_CONFGI", ""),
+        ("HEARTBEAT_SIDECAR_COLOUR", "red"),
+        ("HEARTBEAT_SIDECAR_HEARTBEAT_MOD", "auto"),
+        ("HEARTBEAT_SIDECAR_PORT", "tcp://10.0.0.1:8500"),
+        ("HEARTBEAT_SIDECAR_PORT_8500_TCP_ADDR", "10.0.0.1"),
+        ("HEARTBEAT_SIDECAR_METRICS_PORT_9600_TCP", "tcp://10.0.0.1:9600"),
+        ("HEARTBEAT_SIDECAR_SERVICE_HOST", "10.0.0.1"),
+        ("HEARTBEAT_SIDECAR_SERVICE_PORT", "8500"),
+        ("HEARTBEAT_SIDECAR_SERVICE_PORT_HTTP", "8500"),
+    ];
+    assert_eq!(
+        warnings(&[], &environment),
+        [
+            "HEARTBEAT_SIDECAR_COLOUR: unknown environment variable, ignored",
+            "HEARTBEAT_SIDECAR_HEARTBEAT_MOD: unknown environment variable, ignored; \
+             did you mean HEARTBEAT_SIDECAR_HEARTBEAT_MODE?",
+        ]
+    );
+    assert_eq!(
+        warnings(&[], &[("HEARTBEAT_SIDECAR_CONFIGG", "a.toml")]),
+        ["HEARTBEAT_SIDECAR_CONFIGG: unknown environment variable, ignored; did you mean HEARTBEAT_SIDECAR_CONFIG?"]
+    );
+}
+
+/// Texts near enough to TOML that the parser gets far.
+fn fragments() -> impl Strategy<Value = Vec<u8>> {
+    let piece = prop_oneof![
+        prop::sample::select(vec!["listen", "heartbeat", "mode", ".", "=", "[", "]", "[[", "]]", "'", "\"", "\"\"\""]),
+        prop::sample::select(vec![
+            "\n", "\r", "#", "{", "}", ",", " ", "1", "-", "auto", "\\u", "é", "\u{feff}", "true"
+        ]),
+    ];
+    prop::collection::vec(piece, 0..60).prop_map(|pieces| pieces.concat().into_bytes())
+}
+
+/// Texts of which a part is valid for one setting or another.
+fn texts() -> impl Strategy<Value = String> {
+    let likely =
+        "(http://|unix:/|info|[1-9]{1,3}(ns|ms|s|m |h )|127[.]0[.]0[.]1:|\\[::\\]:)[0-9a-z:./\\[\\]=, -]{0,12}";
+    prop_oneof![any::<String>(), likely]
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_of_a_file_make_it_panic(bytes in prop_oneof![prop::collection::vec(any::<u8>(), 0..200), fragments()]) {
+        let lines = bytes.iter().filter(|byte| **byte == b'\n').count() + 1;
+        let document = Document::parse(&bytes);
+        for line in document.mistakes.iter().map(|mistake| mistake.line) {
+            prop_assert!((1..=lines).contains(&line));
+        }
+        for entry in document.entries {
+            let mut assembly = Assembly::default();
+            assembly.take(entry.setting, Some(&entry.text), Origin::Flag(String::new()));
+            prop_assert!(assembly.problems.iter().all(|problem| !problem.to_string().contains('\n')));
+        }
+    }
+
+    #[test]
+    fn no_text_of_a_value_makes_it_panic(text in texts(), at in 0..SETTINGS.len()) {
+        let setting = &SETTINGS[at];
+        let mut config = Config::default();
+        match (setting.set)(&mut config, &text) {
+            Ok(()) => {
+                let shown = (setting.get)(&config);
+                let mut again = Config::default();
+                prop_assert_eq!((setting.set)(&mut again, &shown), Ok(()), "{}", shown);
+                prop_assert_eq!(again, config);
+            }
+            Err(_) => prop_assert_eq!(config, Config::default(), "a refused value leaves no trace"),
+        }
+    }
+}

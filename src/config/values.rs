@@ -1,0 +1,120 @@
+//! The texts of values and what they mean: each is parsed here, once, or refused in words for the one who wrote it.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
+
+use super::LogFormat;
+use crate::heartbeat::{Mode, Proof};
+use crate::streamlit::ack::AckForm;
+
+/// The longest duration that a timeout may have: one day.
+pub const DAY: Duration = Duration::from_secs(86_400);
+
+/// The longest duration that a heartbeat may wait for anything: one hour.
+pub(super) const HOUR: Duration = Duration::from_secs(3_600);
+
+/// Why a value is refused: names the value and the form that is allowed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Invalid(pub(super) String);
+
+/// A value that is one of a few words.
+pub(super) trait Choice: Copy + 'static {
+    /// Every value, in the order in which people are told of them.
+    const ALL: &'static [Self];
+
+    /// The word.
+    fn word(self) -> &'static str;
+}
+
+impl Choice for Mode {
+    const ALL: &'static [Self] = &[Self::Auto, Self::Answer, Self::Forward];
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Answer => "answer",
+            Self::Forward => "forward",
+        }
+    }
+}
+
+impl Choice for Proof {
+    const ALL: &'static [Self] = &[Self::Pong, Self::Connection];
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Pong => "pong",
+            Self::Connection => "connection",
+        }
+    }
+}
+
+impl Choice for AckForm {
+    const ALL: &'static [Self] = &[Self::Compatible, Self::Plain];
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Compatible => "compatible",
+            Self::Plain => "plain",
+        }
+    }
+}
+
+impl Choice for LogFormat {
+    const ALL: &'static [Self] = &[Self::Text, Self::Json];
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Json => "json",
+        }
+    }
+}
+
+/// One of the words of `T`.
+pub(super) fn choice<T: Choice>(text: &str) -> Result<T, Invalid> {
+    T::ALL.iter().copied().find(|value| value.word() == text).ok_or_else(|| {
+        let words: Vec<_> = T::ALL.iter().map(|value| value.word()).collect();
+        Invalid(format!("{text:?} is none of {}", words.join(", ")))
+    })
+}
+
+/// An address to listen on. Names are not looked up: what is bound must not depend on a resolver.
+pub(super) fn address(text: &str) -> Result<SocketAddr, Invalid> {
+    text.parse().map_err(|_| {
+        Invalid(format!("{text:?} is no socket address: write IP:PORT, such as 0.0.0.0:8500 or [::]:8500"))
+    })
+}
+
+/// A duration with a unit, more than zero and at most `limit`.
+///
+/// # Errors
+/// Any other text, with the form and the limit in the message.
+pub fn duration(text: &str, limit: Duration) -> Result<Duration, Invalid> {
+    let value = humantime::parse_duration(text).map_err(|_| {
+        Invalid(format!("{text:?} is no duration: write a number and a unit, such as 500ms, 2s or 1m 30s"))
+    })?;
+    if value.is_zero() || value > limit {
+        let limit = humantime::format_duration(limit);
+        return Err(Invalid(format!("{text:?} is out of bounds: more than 0s and at most {limit}")));
+    }
+    Ok(value)
+}
+
+/// A filter for log lines: a level, or directives `TARGET=LEVEL` and levels with commas between.
+///
+/// A bare word that is no level would be a target to the filter itself, so that a misspelt level silenced the log.
+pub(super) fn log_filter(text: &str) -> Result<String, Invalid> {
+    let misspelt = |part: &str| !part.contains('=') && (part.is_empty() || part.parse::<LevelFilter>().is_err());
+    if text.split(',').any(misspelt) || EnvFilter::builder().parse(text).is_err() {
+        return Err(Invalid(format!(
+            "{text:?} is no log level: write error, warn, info, debug or trace, or a filter such as \
+             info,heartbeat_sidecar=debug"
+        )));
+    }
+    Ok(text.to_owned())
+}

@@ -1,0 +1,308 @@
+//! Properties of the tap: what goes in, however it is cut, comes out, and no ack lies.
+
+use std::time::{Duration, Instant};
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::liveness::Tag;
+use super::tap::{Carrier, Depth, MAX_CARRY, Note, Tap};
+use super::{Capability, Mode, Proof, Settings};
+use crate::streamlit::ack::AckForm;
+use crate::websocket::frame::{Header, Opcode, mask};
+use crate::websocket::scanner::Sender;
+
+const NONCE: u64 = 42;
+const HEARTBEAT: [u8; 3] = [0x88, 0x01, 0x01];
+const NATIVE_ACK: [u8; 5] = [0x82, 0x03, 0xd0, 0x01, 0x01];
+const SETTINGS: [(Mode, Proof); 4] = [
+    (Mode::Auto, Proof::Pong),
+    (Mode::Auto, Proof::Connection),
+    (Mode::Answer, Proof::Pong),
+    (Mode::Forward, Proof::Pong),
+];
+
+/// Collects what a tap does.
+#[derive(Debug, Default, PartialEq)]
+struct Wires {
+    to_browser: Vec<u8>,
+    to_upstream: Vec<u8>,
+    inserted: Vec<(Sender, Vec<u8>)>,
+    notes: Vec<Note>,
+    capability: Capability,
+    blocked: bool,
+}
+
+impl Wires {
+    fn wire(&mut self, from: Sender) -> &mut Vec<u8> {
+        match from {
+            Sender::Browser => &mut self.to_upstream,
+            Sender::Upstream => &mut self.to_browser,
+        }
+    }
+
+    fn count(&self, wanted: impl Fn(&Note) -> bool) -> usize {
+        self.notes.iter().filter(|note| wanted(note)).count()
+    }
+
+    /// The tag of the last ping that went upstream.
+    fn last_tag(&self) -> Option<Tag> {
+        let (_sender, frame) = self.inserted.iter().rfind(|(from, _frame)| *from == Sender::Browser)?;
+        let header = Header::parse(frame)?;
+        let mut payload = frame[header.length..].to_vec();
+        mask(&mut payload, header.mask?, 0);
+        payload.try_into().ok()
+    }
+}
+
+impl Carrier for Wires {
+    fn pass(&mut self, from: Sender, bytes: &[u8]) {
+        self.wire(from).extend_from_slice(bytes);
+    }
+
+    fn insert(&mut self, from: Sender, bytes: &[u8]) {
+        self.inserted.push((from, bytes.to_vec()));
+        self.wire(from).extend_from_slice(bytes);
+    }
+
+    fn is_clear(&self, _from: Sender) -> bool {
+        !self.blocked
+    }
+
+    fn capability(&self) -> Capability {
+        self.capability
+    }
+
+    fn note(&mut self, note: Note) {
+        self.notes.push(note);
+    }
+}
+
+/// A frame as `from` would send it.
+fn frame(from: Sender, first: u8, payload: &[u8]) -> Vec<u8> {
+    let masked = if from == Sender::Browser { 0x80 } else { 0 };
+    let mut bytes = match payload.len() {
+        length @ 0..126 => vec![first, masked | length as u8],
+        length @ 126..0x1_0000 => [&[first, masked | 126][..], &(length as u16).to_be_bytes()].concat(),
+        length => [&[first, masked | 127][..], &(length as u64).to_be_bytes()].concat(),
+    };
+    let start = bytes.len();
+    bytes.extend_from_slice(payload);
+    if from == Sender::Browser {
+        let key = [0x11, 0x22, 0x33, 0x44];
+        mask(&mut bytes[start..], key, 0);
+        bytes.splice(start..start, key);
+    }
+    bytes
+}
+
+fn tap(settings: Settings) -> (Tap, Wires) {
+    (Tap::new(Depth::Messages, settings, NONCE), Wires { capability: Capability::Silent, ..Wires::default() })
+}
+
+/// Feeds bytes as they would come in reads of these sizes.
+fn feed(tap: &mut Tap, from: Sender, bytes: &[u8], sizes: &[usize], now: Instant, wires: &mut Wires) {
+    let (mut carry, mut rest, mut sizes) = (Vec::new(), bytes, sizes.iter().cycle());
+    while !rest.is_empty() {
+        let size = (*sizes.next().expect("cycles")).clamp(1, rest.len());
+        carry.extend_from_slice(&rest[..size]);
+        rest = &rest[size..];
+        let dealt = tap.on_bytes(from, &carry, now, wires);
+        carry.drain(..dealt);
+        assert!(carry.len() <= MAX_CARRY, "{} bytes kept", carry.len());
+    }
+    tap.on_end(from, &carry, wires);
+}
+
+/// One message, whole or in pieces, or a control frame.
+fn any_frames(from: Sender) -> impl Strategy<Value = Vec<u8>> {
+    let size = prop_oneof![0..80usize, 120..130usize, 1000..1100usize, 65_530..65_540usize];
+    prop_oneof![
+        4 => Just(frame(from, 0x82, &HEARTBEAT)),
+        1 => Just(frame(from, 0x82, &[0xd0, 0x01, 0x01])),
+        3 => (size, 0x81..=0x82u8).prop_map(move |(size, first)| frame(from, first, &vec![0x2a; size])),
+        2 => vec(0..200usize, 2..5).prop_map(move |sizes| {
+            let last = sizes.len() - 1;
+            let pieces = sizes.iter().enumerate().flat_map(|(at, size)| {
+                let first = if at == 0 { 0x02 } else { 0x00 } | if at == last { 0x80 } else { 0 };
+                [frame(from, first, &vec![7; *size]), if at == last { vec![] } else { frame(from, 0x89, b"p") }].concat()
+            });
+            pieces.collect()
+        }),
+        1 => (0..126usize, 0x89..=0x8au8).prop_map(move |(size, first)| frame(from, first, &vec![b'c'; size])),
+    ]
+}
+
+fn any_settings() -> impl Strategy<Value = Settings> {
+    prop::sample::select(&SETTINGS[..]).prop_map(|(mode, proof)| Settings { mode, proof, ..Settings::default() })
+}
+
+/// The frames of a stream without those that `taken` says.
+fn without(mut bytes: &[u8], taken: impl Fn(&Header, &[u8]) -> bool) -> Vec<u8> {
+    let mut left = Vec::new();
+    while let Some(header) = Header::parse(bytes) {
+        let end = header.length + header.payload as usize;
+        if !taken(&header, &bytes[header.length..end]) {
+            left.extend_from_slice(&bytes[..end]);
+        }
+        bytes = &bytes[end..];
+    }
+    left
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_chunking_gives_the_same_output_and_the_same_decisions(
+        frames in vec(any_frames(Sender::Browser), 1..12),
+        replies in vec(any_frames(Sender::Upstream), 1..12),
+        sizes in vec(1..400usize, 1..8),
+        settings in any_settings(),
+        capability in prop::sample::select(vec![Capability::Unknown, Capability::Silent, Capability::Native]),
+    ) {
+        let (frames, replies, now) = (frames.concat(), replies.concat(), Instant::now());
+        let run = |sizes: &[usize]| {
+            let (mut tap, mut wires) = tap(settings);
+            wires.capability = capability;
+            feed(&mut tap, Sender::Upstream, &replies, sizes, now, &mut wires);
+            let (mut tap, _wires) = (Tap::new(Depth::Messages, settings, NONCE), ());
+            feed(&mut tap, Sender::Browser, &frames, sizes, now, &mut wires);
+            wires
+        };
+        prop_assert_eq!(run(&sizes), run(&[usize::MAX]));
+    }
+
+    #[test]
+    fn what_is_no_heartbeat_reaches_the_upstream_byte_for_byte(
+        frames in vec(any_frames(Sender::Browser), 1..12),
+        sizes in vec(1..400usize, 1..8),
+    ) {
+        let (bytes, now) = (frames.concat(), Instant::now());
+        let (mut tap, mut wires) = tap(Settings::default());
+        feed(&mut tap, Sender::Browser, &bytes, &sizes, now, &mut wires);
+        let unmasked = |header: &Header, payload: &[u8]| {
+            let mut payload = payload.to_vec();
+            mask(&mut payload, header.mask.expect("masked"), 0);
+            payload
+        };
+        let is_ours = |header: &Header, payload: &[u8]| {
+            header.opcode == Opcode::Ping && unmasked(header, payload).starts_with(&NONCE.to_be_bytes())
+        };
+        let is_heartbeat = |header: &Header, payload: &[u8]| {
+            header.opcode == Opcode::Binary && header.fin && unmasked(header, payload) == HEARTBEAT
+        };
+        prop_assert_eq!(without(&wires.to_upstream, is_ours), without(&bytes, is_heartbeat));
+    }
+
+    #[test]
+    fn garbage_passes_byte_for_byte(bytes in vec(any::<u8>(), 0..600), sizes in vec(1..50usize, 1..5)) {
+        for from in [Sender::Browser, Sender::Upstream] {
+            let (mut tap, mut wires) = tap(Settings { mode: Mode::Forward, ..Settings::default() });
+            feed(&mut tap, from, &bytes, &sizes, Instant::now(), &mut wires);
+            prop_assert_eq!(&*wires.wire(from), &bytes);
+        }
+    }
+
+    /// A jumping clock, a browser that sends when it likes, an upstream that pongs and acks when it likes.
+    #[test]
+    fn no_ack_lies(events in vec((0..6u8, 0..4000u64), 1..80), settings in any_settings()) {
+        let (mut tap, mut wires) = tap(settings);
+        let (mut now, mut heartbeats, mut acks) = (Instant::now(), 0, 0);
+        // When the last ping went out, and when the last one that was answered had.
+        let (mut pinged, mut proved) = (None, None);
+        for (event, wait) in events {
+            now += Duration::from_millis(wait);
+            let (notes, inserted) = (wires.notes.len(), wires.inserted.len());
+            match event {
+                0 | 1 => {
+                    heartbeats += 1;
+                    let heartbeat = frame(Sender::Browser, 0x82, &HEARTBEAT);
+                    let _dealt = tap.on_bytes(Sender::Browser, &heartbeat, now, &mut wires);
+                }
+                2 => if let Some(tag) = wires.last_tag() {
+                    proved = pinged;
+                    let _dealt = tap.on_bytes(Sender::Upstream, &frame(Sender::Upstream, 0x8a, &tag), now, &mut wires);
+                },
+                3 => { let _dealt = tap.on_bytes(Sender::Upstream, &NATIVE_ACK, now, &mut wires); }
+                4 => wires.blocked = !wires.blocked,
+                _ => wires.capability = [Capability::Unknown, Capability::Silent, Capability::Native][wait as usize % 3],
+            }
+            tap.settle(now, &mut wires);
+            for note in &wires.notes[notes..] {
+                if let Note::Ack(waited) = note {
+                    acks += 1;
+                    prop_assert!(acks <= heartbeats, "more acks than heartbeats");
+                    prop_assert!(settings.mode != Mode::Forward, "an ack that nobody wanted");
+                    let since = now - *waited;
+                    let lie = settings.proof == Proof::Pong && proved.is_none_or(|proved| proved < since);
+                    prop_assert!(!lie, "the last proof is older than the heartbeat");
+                }
+            }
+            if wires.inserted[inserted..].iter().any(|(from, _frame)| *from == Sender::Browser) {
+                pinged = Some(now);
+            }
+        }
+        let sent = wires.inserted.iter().filter(|(from, _frame)| *from == Sender::Upstream).count();
+        prop_assert_eq!(sent, acks);
+    }
+}
+
+#[test]
+fn an_ack_waits_for_the_end_of_a_fragmented_message() {
+    let (mut tap, mut wires) = tap(Settings::default());
+    let now = Instant::now();
+    let _dealt = tap.on_bytes(Sender::Upstream, &[0x02, 0x01, 7], now, &mut wires);
+    let _dealt = tap.on_bytes(Sender::Browser, &frame(Sender::Browser, 0x82, &HEARTBEAT), now, &mut wires);
+    let pong = frame(Sender::Upstream, 0x8a, &wires.last_tag().expect("a ping went upstream"));
+    let _dealt = tap.on_bytes(Sender::Upstream, &pong, now, &mut wires);
+    assert_eq!(wires.to_browser, [0x02, 0x01, 7], "the pong is swallowed, the ack waits");
+    let _dealt = tap.on_bytes(Sender::Upstream, &[0x80, 0x01, 8, 0x81, 0x00], now, &mut wires);
+    let ack = AckForm::Compatible.frame();
+    assert_eq!(wires.to_browser, [&[0x02, 0x01, 7, 0x80, 0x01, 8], ack, &[0x81, 0x00]].concat());
+}
+
+#[test]
+fn a_ping_waits_for_the_end_of_a_frame() {
+    let settings = Settings { mode: Mode::Auto, ..Settings::default() };
+    let (mut tap, mut wires) = tap(settings);
+    wires.capability = Capability::Native;
+    let now = Instant::now();
+    let _dealt = tap.on_bytes(Sender::Browser, &frame(Sender::Browser, 0x82, &HEARTBEAT), now, &mut wires);
+    let large = frame(Sender::Browser, 0x82, &[1; 200]);
+    let _dealt = tap.on_bytes(Sender::Browser, &large[..100], now, &mut wires);
+    let late = now + settings.native_deadline;
+    tap.settle(late, &mut wires);
+    assert_eq!(wires.inserted, [], "inside a frame nothing goes in");
+    let _dealt = tap.on_bytes(Sender::Browser, &large[100..], late, &mut wires);
+    assert!(wires.last_tag().is_some(), "at its end the ping does");
+    assert!(wires.to_upstream.starts_with(&[frame(Sender::Browser, 0x82, &HEARTBEAT), large].concat()));
+}
+
+#[test]
+fn a_stream_that_cannot_be_followed_flows_on_without_acks() {
+    let (mut tap, mut wires) = tap(Settings::default());
+    let now = Instant::now();
+    let _dealt = tap.on_bytes(Sender::Browser, &frame(Sender::Browser, 0x82, &HEARTBEAT), now, &mut wires);
+    let pong = frame(Sender::Upstream, 0x8a, &wires.last_tag().expect("a ping went upstream"));
+    let _dealt = tap.on_bytes(Sender::Upstream, &[0xf2, 0x01, 7], now, &mut wires);
+    let _dealt = tap.on_bytes(Sender::Upstream, &pong, now, &mut wires);
+    assert_eq!(wires.to_browser, [&[0xf2, 0x01, 7][..], &pong].concat());
+    assert_eq!(wires.count(|note| matches!(note, Note::Lost(_))), 1);
+}
+
+#[test]
+fn a_farewell_goes_to_the_browser_at_a_message_boundary_and_only_then_to_the_upstream() {
+    let (mut tap, mut wires) = tap(Settings::default());
+    let now = Instant::now();
+    let _dealt = tap.on_bytes(Sender::Upstream, &[0x82, 0x03, 1, 2], now, &mut wires);
+    tap.close(1001, now, &mut wires);
+    assert_eq!(wires.inserted, []);
+    let _dealt = tap.on_bytes(Sender::Upstream, &[3, 0x82, 0x01, 9], now, &mut wires);
+    assert_eq!(wires.to_browser, [0x82, 0x03, 1, 2, 3, 0x88, 0x02, 0x03, 0xe9], "nothing follows the close frame");
+    assert_eq!(wires.to_upstream.len(), 8, "a masked close frame");
+    assert!(!tap.is_closed(Sender::Browser));
+    let _dealt = tap.on_bytes(Sender::Browser, &frame(Sender::Browser, 0x88, &[0x03, 0xe9]), now, &mut wires);
+    assert!(tap.is_closed(Sender::Browser) && !tap.is_closed(Sender::Upstream));
+    assert_eq!(wires.to_upstream.len(), 8, "the browser's answer is for us");
+}

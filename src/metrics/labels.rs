@@ -1,0 +1,359 @@
+//! The closed sets that label values come from, and the arrays of handles that they index.
+
+use std::marker::PhantomData;
+
+use crate::heartbeat::{AckOrigin, Withheld};
+use crate::streamlit::messages::{BackType, ForwardType, ScriptResult};
+use crate::websocket::scanner::Lost;
+
+/// How a websocket handshake ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Handshake {
+    /// Both sides agreed; a session began.
+    Accepted,
+    /// The app server answered with anything but 101.
+    Refused,
+    /// No connection to the app server could be made.
+    Unreachable,
+    /// The app server did not answer in time.
+    Timeout,
+    /// One side's handshake breaks RFC 6455 §4.
+    Invalid,
+}
+
+/// Who ended a websocket connection: the side whose Close frame, FIN or RST came first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Initiator {
+    Browser,
+    Upstream,
+    Sidecar,
+}
+
+/// Which way bytes flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Direction {
+    BrowserToUpstream,
+    UpstreamToBrowser,
+}
+
+/// Why a session's bytes flow on untapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TapDisabled {
+    /// The two sides negotiated compression.
+    Compression,
+    /// See [`Lost::ReservedBits`].
+    ReservedBits,
+    /// See [`Lost::Masking`].
+    Masking,
+    /// See [`Lost::Length`].
+    Length,
+    /// See [`Lost::Fragmentation`].
+    Fragmentation,
+}
+
+/// The status code that a websocket connection ended with (RFC 6455 §7.4.1 and IANA's registry).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CloseCode {
+    /// 1000
+    Normal,
+    /// 1001
+    GoingAway,
+    /// 1002
+    ProtocolError,
+    /// 1003
+    UnsupportedData,
+    /// 1005: a Close frame came, without a code.
+    NoStatus,
+    /// 1006: no Close frame came.
+    Abnormal,
+    /// 1007
+    InvalidPayload,
+    /// 1008
+    PolicyViolation,
+    /// 1009
+    TooBig,
+    /// 1010
+    MandatoryExtension,
+    /// 1011
+    InternalError,
+    /// 1012
+    ServiceRestart,
+    /// 1013
+    TryAgainLater,
+    /// 1014
+    BadGateway,
+    /// 1015: the TLS handshake failed.
+    TlsHandshake,
+    /// Any other code, the private ones (3000 to 4999) among them.
+    Other,
+}
+
+/// The request methods that have a series of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Method {
+    Get,
+    Head,
+    Post,
+    Put,
+    Patch,
+    Delete,
+    Options,
+    Other,
+}
+
+/// The first digit of a response's status code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum StatusClass {
+    Informational,
+    Successful,
+    Redirection,
+    ClientError,
+    ServerError,
+}
+
+/// A closed set of label values.
+pub trait LabelValue: Copy + 'static {
+    /// Every value, in the order of [`LabelValue::index`].
+    const ALL: &'static [Self];
+
+    /// The value as Prometheus sees it.
+    fn name(self) -> &'static str;
+
+    /// The value's position in [`LabelValue::ALL`].
+    fn index(self) -> usize;
+}
+
+/// One handle for each value of a label; nested, for each pair of values. Reading it is an index, nothing more.
+pub(super) struct Family<L, H> {
+    handles: Box<[H]>,
+    label: PhantomData<L>,
+}
+
+impl From<Option<u16>> for CloseCode {
+    /// The code in a Close frame, as [`crate::websocket::frame::close_code`] reads it.
+    fn from(code: Option<u16>) -> Self {
+        match code {
+            Some(1000) => Self::Normal,
+            Some(1001) => Self::GoingAway,
+            Some(1002) => Self::ProtocolError,
+            Some(1003) => Self::UnsupportedData,
+            None => Self::NoStatus,
+            Some(1007) => Self::InvalidPayload,
+            Some(1008) => Self::PolicyViolation,
+            Some(1009) => Self::TooBig,
+            Some(1010) => Self::MandatoryExtension,
+            Some(1011) => Self::InternalError,
+            Some(1012) => Self::ServiceRestart,
+            Some(1013) => Self::TryAgainLater,
+            Some(1014) => Self::BadGateway,
+            // 1005, 1006 and 1015 must not stand in a frame (RFC 6455 §7.4.1): whoever sends one means something else.
+            Some(_) => Self::Other,
+        }
+    }
+}
+
+impl From<Lost> for TapDisabled {
+    fn from(lost: Lost) -> Self {
+        match lost {
+            Lost::ReservedBits => Self::ReservedBits,
+            Lost::Masking => Self::Masking,
+            Lost::Length => Self::Length,
+            Lost::Fragmentation => Self::Fragmentation,
+        }
+    }
+}
+
+impl From<&http::Method> for Method {
+    fn from(method: &http::Method) -> Self {
+        match *method {
+            http::Method::GET => Self::Get,
+            http::Method::HEAD => Self::Head,
+            http::Method::POST => Self::Post,
+            http::Method::PUT => Self::Put,
+            http::Method::PATCH => Self::Patch,
+            http::Method::DELETE => Self::Delete,
+            http::Method::OPTIONS => Self::Options,
+            _ => Self::Other,
+        }
+    }
+}
+
+impl From<http::StatusCode> for StatusClass {
+    /// Codes above 599 count as 5xx, as RFC 9110 §15 has clients treat them.
+    fn from(code: http::StatusCode) -> Self {
+        match code.as_u16() {
+            ..200 => Self::Informational,
+            200..300 => Self::Successful,
+            300..400 => Self::Redirection,
+            400..500 => Self::ClientError,
+            500.. => Self::ServerError,
+        }
+    }
+}
+
+/// Makes labels of enums: each variant with its name.
+macro_rules! labels {
+    ($($label:ty { $($variant:ident = $name:literal,)* })*) => {$(
+        impl LabelValue for $label {
+            const ALL: &'static [Self] = &[$(Self::$variant),*];
+
+            fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name),* }
+            }
+
+            fn index(self) -> usize {
+                self as usize
+            }
+        }
+    )*};
+}
+
+/// Makes labels of enums that list and name their variants themselves.
+macro_rules! listed_labels {
+    ($($label:ty)*) => {$(
+        impl LabelValue for $label {
+            const ALL: &'static [Self] = <$label>::ALL;
+
+            fn name(self) -> &'static str {
+                <$label>::name(self)
+            }
+
+            fn index(self) -> usize {
+                self as usize
+            }
+        }
+    )*};
+}
+
+labels! {
+    AckOrigin { Sidecar = "sidecar", Upstream = "upstream", }
+    Withheld { UpstreamStalled = "upstream_stalled", UpstreamClosed = "upstream_closed", Policy = "policy", }
+    Handshake {
+        Accepted = "accepted",
+        Refused = "refused",
+        Unreachable = "unreachable",
+        Timeout = "timeout",
+        Invalid = "invalid",
+    }
+    Initiator { Browser = "browser", Upstream = "upstream", Sidecar = "sidecar", }
+    Direction { BrowserToUpstream = "browser_to_upstream", UpstreamToBrowser = "upstream_to_browser", }
+    TapDisabled {
+        Compression = "compression",
+        ReservedBits = "reserved_bits",
+        Masking = "masking",
+        Length = "length",
+        Fragmentation = "fragmentation",
+    }
+    CloseCode {
+        Normal = "1000",
+        GoingAway = "1001",
+        ProtocolError = "1002",
+        UnsupportedData = "1003",
+        NoStatus = "1005",
+        Abnormal = "1006",
+        InvalidPayload = "1007",
+        PolicyViolation = "1008",
+        TooBig = "1009",
+        MandatoryExtension = "1010",
+        InternalError = "1011",
+        ServiceRestart = "1012",
+        TryAgainLater = "1013",
+        BadGateway = "1014",
+        TlsHandshake = "1015",
+        Other = "other",
+    }
+    Method {
+        Get = "GET",
+        Head = "HEAD",
+        Post = "POST",
+        Put = "PUT",
+        Patch = "PATCH",
+        Delete = "DELETE",
+        Options = "OPTIONS",
+        Other = "other",
+    }
+    StatusClass {
+        Informational = "1xx",
+        Successful = "2xx",
+        Redirection = "3xx",
+        ClientError = "4xx",
+        ServerError = "5xx",
+    }
+}
+
+listed_labels! { BackType ForwardType ScriptResult }
+
+impl<L: LabelValue, H> Family<L, H> {
+    /// Makes every handle up front.
+    pub(super) fn new(handle: impl FnMut(L) -> H) -> Self {
+        Self { handles: L::ALL.iter().copied().map(handle).collect(), label: PhantomData }
+    }
+
+    /// The handle of one value.
+    pub(super) fn get(&self, label: L) -> &H {
+        &self.handles[label.index()]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+    use std::fmt::Debug;
+
+    use super::*;
+
+    fn assert_sound<L: LabelValue + Debug>() {
+        assert!(!L::ALL.is_empty());
+        let names: HashSet<_> = L::ALL.iter().map(|label| label.name()).collect();
+        assert_eq!(names.len(), L::ALL.len(), "{names:?}");
+        for (position, label) in L::ALL.iter().enumerate() {
+            assert_eq!(label.index(), position, "{label:?}");
+        }
+    }
+
+    #[test]
+    fn every_value_has_a_name_and_a_place_of_its_own() {
+        assert_sound::<AckOrigin>();
+        assert_sound::<Withheld>();
+        assert_sound::<Handshake>();
+        assert_sound::<Initiator>();
+        assert_sound::<Direction>();
+        assert_sound::<TapDisabled>();
+        assert_sound::<CloseCode>();
+        assert_sound::<Method>();
+        assert_sound::<StatusClass>();
+        assert_sound::<BackType>();
+        assert_sound::<ForwardType>();
+        assert_sound::<ScriptResult>();
+    }
+
+    #[test]
+    fn a_close_code_is_labelled_with_its_number() {
+        for code in (1000..=1014).filter(|code| ![1004, 1005, 1006].contains(code)) {
+            assert_eq!(CloseCode::from(Some(code)).name(), code.to_string());
+        }
+        assert_eq!(CloseCode::from(None).name(), "1005");
+        assert_eq!(CloseCode::Abnormal.name(), "1006");
+    }
+
+    #[test]
+    fn codes_that_no_frame_may_carry_are_other() {
+        for code in [0, 999, 1004, 1005, 1006, 1015, 1016, 3000, 4999, u16::MAX] {
+            assert_eq!(CloseCode::from(Some(code)), CloseCode::Other, "{code}");
+        }
+    }
+
+    #[test]
+    fn an_invalid_status_code_counts_as_5xx() {
+        let class = |code| StatusClass::from(http::StatusCode::from_u16(code).unwrap()).name();
+        assert_eq!([101, 204, 304, 404, 503, 999].map(class), ["1xx", "2xx", "3xx", "4xx", "5xx", "5xx"]);
+    }
+
+    #[test]
+    fn a_method_of_ones_own_making_is_other() {
+        assert_eq!(Method::from(&http::Method::PATCH), Method::Patch);
+        assert_eq!(Method::from(&http::Method::from_bytes(b"BREW").unwrap()), Method::Other);
+    }
+}

@@ -1,0 +1,132 @@
+//! The name, help and buckets of every series; the unit stands at the end of the name.
+
+/// One metric family.
+pub(super) struct Series {
+    pub(super) name: &'static str,
+    pub(super) help: &'static str,
+    /// The upper bounds of a histogram; empty for counters and gauges.
+    pub(super) buckets: &'static [f64],
+}
+
+impl Series {
+    const fn new(name: &'static str, help: &'static str) -> Self {
+        Self { name, help, buckets: &[] }
+    }
+}
+
+/// From a pong over loopback to the longest that a browser's timer may be set to.
+const ROUND_TRIP: &[f64] =
+    &[0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1., 2.5, 5., 10., 60.];
+/// With the intervals that are in use (5, 10, 30 s) and the one that idle load balancers ask for (60 s).
+const INTERVAL: &[f64] = &[0.5, 1., 2., 5., 7.5, 10., 15., 20., 30., 60., 120., 300.];
+/// With 30, 60, 240 and 3600 s, where load balancers cut.
+const LIFETIME: &[f64] = &[1., 5., 15., 30., 60., 120., 240., 600., 1800., 3600., 14400., 86400.];
+const REQUEST: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1., 2.5, 10., 60.];
+const SCRIPT: &[f64] = &[0.01, 0.05, 0.1, 0.25, 0.5, 1., 2.5, 5., 10., 30., 60., 300., 1800.];
+
+pub(super) const HEARTBEATS: Series =
+    Series::new("heartbeat_sidecar_heartbeats_total", "Heartbeats read from browsers.");
+pub(super) const ACKS: Series =
+    Series::new("heartbeat_sidecar_acks_total", "Heartbeat acks handed to browsers, by who made them.");
+pub(super) const ACKS_WITHHELD: Series = Series::new(
+    "heartbeat_sidecar_acks_withheld_total",
+    "Heartbeats that the sidecar did not ack, or not in time, by why: a stalled or closed app server, or policy.",
+);
+pub(super) const NATIVE_ACKS_MISSED: Series = Series::new(
+    "heartbeat_sidecar_native_acks_missed_total",
+    "Forwarded heartbeats that the app server itself did not ack before native_deadline.",
+);
+pub(super) const HANDSHAKES: Series =
+    Series::new("heartbeat_sidecar_handshakes_total", "Websocket handshakes, by how they ended.");
+pub(super) const CONNECTIONS_CLOSED: Series = Series::new(
+    "heartbeat_sidecar_connections_closed_total",
+    "Ended websocket connections, by who ended them and with which close code (1006: without a Close frame).",
+);
+pub(super) const RECONNECTS: Series = Series::new(
+    "heartbeat_sidecar_reconnects_total",
+    "Accepted websocket handshakes that carried the id of an earlier session.",
+);
+pub(super) const MESSAGES: Series =
+    Series::new("heartbeat_sidecar_messages_total", "Websocket messages relayed, by direction and Streamlit type.");
+pub(super) const MESSAGE_BYTES: Series = Series::new(
+    "heartbeat_sidecar_message_bytes_total",
+    "Payload bytes of websocket messages relayed, by direction and Streamlit type.",
+);
+pub(super) const SCRIPT_RUNS: Series =
+    Series::new("heartbeat_sidecar_script_runs_total", "Script runs that ended, by how.");
+pub(super) const TAP_DISABLED: Series = Series::new(
+    "heartbeat_sidecar_tap_disabled_total",
+    "Websocket connections whose bytes are relayed unseen, without heartbeats, by why.",
+);
+pub(super) const WRITE_STALLS: Series = Series::new(
+    "heartbeat_sidecar_write_stalls_total",
+    "Times that a websocket connection's receiver took no more bytes, by direction.",
+);
+pub(super) const HTTP_REQUESTS: Series = Series::new(
+    "heartbeat_sidecar_http_requests_total",
+    "Plain HTTP requests answered, by method and class of the status code.",
+);
+
+pub(super) const CONNECTIONS: Series =
+    Series::new("heartbeat_sidecar_connections", "Websocket connections that are open now.");
+pub(super) const UPSTREAM_ACKS_NATIVELY: Series = Series::new(
+    "heartbeat_sidecar_upstream_acks_natively",
+    "1 if the app server is known to ack heartbeats itself (Streamlit 1.55.0 and later), else 0.",
+);
+pub(super) const DRAINING: Series =
+    Series::new("heartbeat_sidecar_draining", "1 while the sidecar drains before it exits, else 0.");
+pub(super) const BUILD_INFO: Series =
+    Series::new("heartbeat_sidecar_build_info", "Always 1; the label tells the sidecar's version.");
+
+pub(super) const ACK_LATENCY: Series = Series {
+    name: "heartbeat_sidecar_ack_latency_seconds",
+    help: "From a heartbeat read to its ack handed to the browser's socket, by who made the ack.",
+    buckets: ROUND_TRIP,
+};
+pub(super) const PROOF_RTT: Series = Series {
+    name: "heartbeat_sidecar_proof_rtt_seconds",
+    help: "From a websocket ping handed to the app server's socket to its pong.",
+    buckets: ROUND_TRIP,
+};
+pub(super) const BROWSER_RTT: Series = Series {
+    name: "heartbeat_sidecar_browser_rtt_seconds",
+    help: "Smoothed TCP round-trip time of the browser's connection, read at each heartbeat.",
+    buckets: ROUND_TRIP,
+};
+pub(super) const HEARTBEAT_INTERVAL: Series = Series {
+    name: "heartbeat_sidecar_heartbeat_interval_seconds",
+    help: "From one heartbeat of a websocket connection to its next.",
+    buckets: INTERVAL,
+};
+pub(super) const CONNECTION_DURATION: Series = Series {
+    name: "heartbeat_sidecar_connection_duration_seconds",
+    help: "How long ended websocket connections had been open.",
+    buckets: LIFETIME,
+};
+pub(super) const HANDSHAKE_DURATION: Series = Series {
+    name: "heartbeat_sidecar_handshake_seconds",
+    help: "From the browser's websocket handshake read to its answer, whatever the answer.",
+    buckets: REQUEST,
+};
+pub(super) const SCRIPT_RUN_DURATION: Series = Series {
+    name: "heartbeat_sidecar_script_run_seconds",
+    help: "From new_session to script_finished, as relayed.",
+    buckets: SCRIPT,
+};
+pub(super) const HTTP_REQUEST_DURATION: Series = Series {
+    name: "heartbeat_sidecar_http_request_seconds",
+    help: "From a plain HTTP request's head read to its response's head sent.",
+    buckets: REQUEST,
+};
+
+/// Every histogram: the recorder must know the buckets before the first one is registered.
+pub(super) const HISTOGRAMS: &[Series] = &[
+    ACK_LATENCY,
+    PROOF_RTT,
+    BROWSER_RTT,
+    HEARTBEAT_INTERVAL,
+    CONNECTION_DURATION,
+    HANDSHAKE_DURATION,
+    SCRIPT_RUN_DURATION,
+    HTTP_REQUEST_DURATION,
+];

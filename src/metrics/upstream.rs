@@ -1,0 +1,199 @@
+//! The series of one upstream: one function each.
+//!
+//! Law: the functions index handles that exist from the start; no look-up, no lock, no string.
+
+use std::time::Duration;
+
+use metrics::{Counter, Gauge, Histogram};
+
+use super::Registrar;
+use super::labels::{CloseCode, Direction, Family, Handshake, Initiator, LabelValue as _, Method, StatusClass, TapDisabled};
+use super::series;
+use crate::heartbeat::{AckOrigin, Capability, Withheld};
+use crate::streamlit::messages::{BackType, ForwardType, ScriptResult};
+
+/// The series of one upstream, labelled with its configured name.
+pub struct UpstreamMetrics {
+    heartbeats: Counter,
+    heartbeat_interval: Histogram,
+    acks: Family<AckOrigin, Counter>,
+    ack_latency: Family<AckOrigin, Histogram>,
+    acks_withheld: Family<Withheld, Counter>,
+    native_acks_missed: Counter,
+    proof_rtt: Histogram,
+    browser_rtt: Histogram,
+    acks_natively: Gauge,
+    handshakes: Family<Handshake, Counter>,
+    handshake_duration: Histogram,
+    reconnects: Counter,
+    connections: Gauge,
+    connections_closed: Family<Initiator, Family<CloseCode, Counter>>,
+    connection_duration: Histogram,
+    back_messages: Family<BackType, Traffic>,
+    forward_messages: Family<ForwardType, Traffic>,
+    script_runs: Family<ScriptResult, Counter>,
+    script_run_duration: Histogram,
+    tap_disabled: Family<TapDisabled, Counter>,
+    write_stalls: Family<Direction, Counter>,
+    http_requests: Family<Method, Family<StatusClass, Counter>>,
+    http_request_duration: Histogram,
+}
+
+/// Messages of one type and their payload bytes.
+struct Traffic {
+    messages: Counter,
+    bytes: Counter,
+}
+
+impl UpstreamMetrics {
+    /// Registers every series at zero.
+    pub(super) fn new(to: &Registrar<'_>) -> Self {
+        Self {
+            heartbeats: to.counter(&series::HEARTBEATS, &[]),
+            heartbeat_interval: to.histogram(&series::HEARTBEAT_INTERVAL, &[]),
+            acks: Family::new(|o: AckOrigin| to.counter(&series::ACKS, &[("origin", o.name())])),
+            ack_latency: Family::new(|o: AckOrigin| to.histogram(&series::ACK_LATENCY, &[("origin", o.name())])),
+            acks_withheld: Family::new(|w: Withheld| to.counter(&series::ACKS_WITHHELD, &[("reason", w.name())])),
+            native_acks_missed: to.counter(&series::NATIVE_ACKS_MISSED, &[]),
+            proof_rtt: to.histogram(&series::PROOF_RTT, &[]),
+            browser_rtt: to.histogram(&series::BROWSER_RTT, &[]),
+            acks_natively: to.gauge(&series::UPSTREAM_ACKS_NATIVELY, &[]),
+            handshakes: Family::new(|h: Handshake| to.counter(&series::HANDSHAKES, &[("result", h.name())])),
+            handshake_duration: to.histogram(&series::HANDSHAKE_DURATION, &[]),
+            reconnects: to.counter(&series::RECONNECTS, &[]),
+            connections: to.gauge(&series::CONNECTIONS, &[]),
+            connections_closed: Family::new(|initiator: Initiator| {
+                Family::new(|code: CloseCode| {
+                    let labels = [("initiator", initiator.name()), ("code", code.name())];
+                    to.counter(&series::CONNECTIONS_CLOSED, &labels)
+                })
+            }),
+            connection_duration: to.histogram(&series::CONNECTION_DURATION, &[]),
+            back_messages: Family::new(|t: BackType| Traffic::new(to, Direction::BrowserToUpstream, t.name())),
+            forward_messages: Family::new(|t: ForwardType| Traffic::new(to, Direction::UpstreamToBrowser, t.name())),
+            script_runs: Family::new(|r: ScriptResult| to.counter(&series::SCRIPT_RUNS, &[("result", r.name())])),
+            script_run_duration: to.histogram(&series::SCRIPT_RUN_DURATION, &[]),
+            tap_disabled: Family::new(|t: TapDisabled| to.counter(&series::TAP_DISABLED, &[("reason", t.name())])),
+            write_stalls: Family::new(|d: Direction| to.counter(&series::WRITE_STALLS, &[("direction", d.name())])),
+            http_requests: Family::new(|method: Method| {
+                Family::new(|class: StatusClass| {
+                    to.counter(&series::HTTP_REQUESTS, &[("method", method.name()), ("code", class.name())])
+                })
+            }),
+            http_request_duration: to.histogram(&series::HTTP_REQUEST_DURATION, &[]),
+        }
+    }
+
+    /// A heartbeat was read; the time since the connection's previous one, if there was one.
+    pub fn heartbeat(&self, since_last: Option<Duration>) {
+        self.heartbeats.increment(1);
+        if let Some(interval) = since_last {
+            self.heartbeat_interval.record(interval);
+        }
+    }
+
+    /// An ack was handed to the browser's socket, so long after its heartbeat was read, if that is known.
+    pub fn ack(&self, origin: AckOrigin, waited: Option<Duration>) {
+        self.acks.get(origin).increment(1);
+        if let Some(waited) = waited {
+            self.ack_latency.get(origin).record(waited);
+        }
+    }
+
+    /// A heartbeat got no ack of the sidecar's, or gets it late.
+    pub fn ack_withheld(&self, reason: Withheld) {
+        self.acks_withheld.get(reason).increment(1);
+    }
+
+    /// A forwarded heartbeat got no ack of the app server's before `native_deadline`.
+    pub fn native_ack_missed(&self) {
+        self.native_acks_missed.increment(1);
+    }
+
+    /// The app server's pong came, so long after the ping was handed to its socket.
+    pub fn proof_rtt(&self, rtt: Duration) {
+        self.proof_rtt.record(rtt);
+    }
+
+    /// The kernel's smoothed round-trip time to the browser (`tcpi_rtt` of `TCP_INFO`).
+    pub fn browser_rtt(&self, rtt: Duration) {
+        self.browser_rtt.record(rtt);
+    }
+
+    /// What is known of the app server from now on.
+    pub fn acks_natively(&self, capability: Capability) {
+        self.acks_natively.set(match capability {
+            Capability::Native => 1.0,
+            Capability::Unknown | Capability::Silent => 0.0,
+        });
+    }
+
+    /// A websocket handshake ended, so long after the browser's request was read.
+    pub fn handshake(&self, result: Handshake, took: Duration) {
+        self.handshakes.get(result).increment(1);
+        self.handshake_duration.record(took);
+    }
+
+    /// An accepted handshake carried the id of an earlier session.
+    pub fn reconnect(&self) {
+        self.reconnects.increment(1);
+    }
+
+    /// A websocket connection is open; each call asks for one [`Self::connection_closed`].
+    pub fn connection_opened(&self) {
+        self.connections.increment(1.0);
+    }
+
+    /// A websocket connection ended, so long after it was opened.
+    pub fn connection_closed(&self, initiator: Initiator, code: CloseCode, lasted: Duration) {
+        self.connections.decrement(1.0);
+        self.connections_closed.get(initiator).get(code).increment(1);
+        self.connection_duration.record(lasted);
+    }
+
+    /// A BackMsg was relayed; its payload in bytes.
+    pub fn back_message(&self, kind: BackType, bytes: u64) {
+        self.back_messages.get(kind).count(bytes);
+    }
+
+    /// A ForwardMsg was relayed; its payload in bytes.
+    pub fn forward_message(&self, kind: ForwardType, bytes: u64) {
+        self.forward_messages.get(kind).count(bytes);
+    }
+
+    /// A script run ended; how long it took, if its start was seen.
+    pub fn script_run(&self, result: ScriptResult, took: Option<Duration>) {
+        self.script_runs.get(result).increment(1);
+        if let Some(took) = took {
+            self.script_run_duration.record(took);
+        }
+    }
+
+    /// A session's bytes flow on unseen from now on.
+    pub fn tap_disabled(&self, reason: TapDisabled) {
+        self.tap_disabled.get(reason).increment(1);
+    }
+
+    /// The receiver in this direction took no more bytes.
+    pub fn write_stall(&self, direction: Direction) {
+        self.write_stalls.get(direction).increment(1);
+    }
+
+    /// A plain HTTP request was answered, so long after its head was read.
+    pub fn http_request(&self, method: &http::Method, code: http::StatusCode, took: Duration) {
+        self.http_requests.get(method.into()).get(code.into()).increment(1);
+        self.http_request_duration.record(took);
+    }
+}
+
+impl Traffic {
+    fn new(to: &Registrar<'_>, direction: Direction, kind: &'static str) -> Self {
+        let labels = [("direction", direction.name()), ("type", kind)];
+        Self { messages: to.counter(&series::MESSAGES, &labels), bytes: to.counter(&series::MESSAGE_BYTES, &labels) }
+    }
+
+    fn count(&self, bytes: u64) {
+        self.messages.increment(1);
+        self.bytes.increment(bytes);
+    }
+}

@@ -1,0 +1,144 @@
+//! The header fields that a proxy must change; all others stay as they are, byte for byte.
+
+use std::net::IpAddr;
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+
+/// Fields that concern one connection only (RFC 9110 §7.6.1).
+const HOP_BY_HOP: [HeaderName; 6] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::TE,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+
+/// Fields that stay even where `Connection` names them: taking them out would change what the request means.
+const PROTECTED: [HeaderName; 11] = [
+    header::HOST,
+    header::AUTHORIZATION,
+    header::COOKIE,
+    header::SET_COOKIE,
+    header::CONTENT_LENGTH,
+    header::CONTENT_TYPE,
+    header::CONTENT_ENCODING,
+    header::ORIGIN,
+    FORWARDED_FOR,
+    FORWARDED_PROTO,
+    FORWARDED_HOST,
+];
+
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+
+/// Whether a request asks for a websocket (RFC 6455 §4.1): `Connection` names `Upgrade`, which names `websocket`.
+pub(super) fn asks_for_websocket(headers: &HeaderMap) -> bool {
+    has_token(headers, &header::CONNECTION, "upgrade") && has_token(headers, &header::UPGRADE, "websocket")
+}
+
+/// Takes out the fields of one hop, also those that `Connection` names. A body that was sent in chunks is still sent
+/// in chunks.
+pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap, has_body: bool) {
+    let named: Vec<HeaderName> = tokens(headers, &header::CONNECTION)
+        .filter_map(|token| HeaderName::from_bytes(token.as_bytes()).ok())
+        .filter(|name| !PROTECTED.contains(name) && !is_handshake(name))
+        .collect();
+    let chunked = has_body && has_token(headers, &header::TRANSFER_ENCODING, "chunked");
+    let trailers = has_token(headers, &header::TE, "trailers");
+    for name in named.iter().chain(&HOP_BY_HOP) {
+        headers.remove(name);
+    }
+    if chunked {
+        headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+    if trailers {
+        headers.insert(header::TE, HeaderValue::from_static("trailers"));
+    }
+}
+
+/// As [`remove_hop_by_hop`], then asks the next hop for a websocket too, or tells it of one.
+pub(super) fn keep_upgrade(headers: &mut HeaderMap) {
+    remove_hop_by_hop(headers, false);
+    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+}
+
+/// Tells the upstream for whom the request is: the peer is appended to `X-Forwarded-For`; `-Proto` and `-Host` are
+/// set where no proxy before has set them.
+pub(super) fn add_forwarded(headers: &mut HeaderMap, peer: IpAddr) {
+    let mut path = Vec::new();
+    for value in headers.get_all(&FORWARDED_FOR) {
+        path.extend_from_slice(value.as_bytes());
+        path.extend_from_slice(b", ");
+    }
+    path.extend_from_slice(peer.to_canonical().to_string().as_bytes());
+    if let Ok(value) = HeaderValue::from_bytes(&path) {
+        headers.insert(FORWARDED_FOR, value);
+    }
+    headers.entry(FORWARDED_PROTO).or_insert_with(|| HeaderValue::from_static("http"));
+    if let Some(host) = headers.get(header::HOST).cloned() {
+        headers.entry(FORWARDED_HOST).or_insert(host);
+    }
+}
+
+/// The fields of the websocket handshake pass, whatever `Connection` says.
+fn is_handshake(name: &HeaderName) -> bool {
+    name.as_str().starts_with("sec-websocket-")
+}
+
+fn has_token(headers: &HeaderMap, name: &HeaderName, wanted: &str) -> bool {
+    tokens(headers, name).any(|token| token.eq_ignore_ascii_case(wanted))
+}
+
+/// The comma-separated tokens of all lines of a field.
+fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
+    headers
+        .get_all(name)
+        .into_iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+        .filter(|token| !token.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(lines: &[(&'static str, &'static str)]) -> HeaderMap {
+        lines.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value))).collect()
+    }
+
+    #[test]
+    fn a_websocket_is_asked_for_in_both_fields() {
+        assert!(asks_for_websocket(&headers(&[("connection", "keep-alive, Upgrade"), ("upgrade", "WebSocket")])));
+        assert!(!asks_for_websocket(&headers(&[("connection", "keep-alive"), ("upgrade", "websocket")])));
+        assert!(!asks_for_websocket(&headers(&[("connection", "upgrade"), ("upgrade", "h2c")])));
+    }
+
+    #[test]
+    fn fields_of_one_hop_go_and_protected_ones_stay() {
+        let mut map = headers(&[
+            ("connection", "X-One-Hop, Cookie, host, close"),
+            ("keep-alive", "timeout=5"),
+            ("x-one-hop", "1"),
+            ("cookie", "a=b"),
+            ("host", "app"),
+            ("te", "trailers, deflate"),
+            ("upgrade", "h2c"),
+        ]);
+        remove_hop_by_hop(&mut map, false);
+        assert_eq!(map, headers(&[("cookie", "a=b"), ("host", "app"), ("te", "trailers")]));
+    }
+
+    #[test]
+    fn the_peer_is_appended_and_what_a_proxy_before_said_is_kept() {
+        let mut map = headers(&[("host", "app"), ("x-forwarded-for", "192.0.2.1"), ("x-forwarded-proto", "https")]);
+        add_forwarded(&mut map, "::ffff:198.51.100.7".parse().expect("an address"));
+        assert_eq!(map["x-forwarded-for"], "192.0.2.1, 198.51.100.7");
+        assert_eq!(map["x-forwarded-proto"], "https");
+        assert_eq!(map["x-forwarded-host"], "app");
+    }
+}

@@ -1,0 +1,169 @@
+//! One request: it passes, becomes a websocket session, or is answered with a 5xx of our own.
+//!
+//! Law: bodies, status and end-to-end header fields reach the other side as they were.
+
+mod headers;
+mod upgrade;
+pub mod upstream;
+
+use std::error::Error;
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use http::header::{self, HeaderValue};
+use http::{Method, Request, Response, StatusCode, Uri, Version};
+use http_body::Body as _;
+use http_body_util::{Either, Empty, Full};
+use hyper::body::Incoming;
+
+use self::upstream::{ConnectError, RequestBody, Upstream};
+use crate::drain::Drain;
+use crate::session::Sessions;
+
+/// The body of a response to the browser.
+pub type ResponseBody = Either<Incoming, Full<Bytes>>;
+
+/// The proxy in front of one upstream.
+#[derive(Clone)]
+pub struct Proxy {
+    upstream: Arc<Upstream>,
+    sessions: Sessions,
+    drain: Drain,
+}
+
+/// An answer of our own to a request that the upstream does not answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Refusal {
+    /// The upstream is not there, or what it says is no HTTP.
+    BadGateway,
+    /// The upstream takes too long.
+    GatewayTimeout,
+}
+
+impl Proxy {
+    /// A proxy whose websocket sessions are entered in `sessions` and held by `drain`.
+    pub fn new(upstream: Arc<Upstream>, sessions: Sessions, drain: Drain) -> Self {
+        Self { upstream, sessions, drain }
+    }
+
+    /// Answers one request of the browser behind `peer`.
+    pub async fn handle(&self, mut request: Request<Incoming>, peer: IpAddr) -> Response<ResponseBody> {
+        to_origin_form(&mut request);
+        headers::add_forwarded(request.headers_mut(), peer);
+        let websocket = request.method() == Method::GET
+            && request.version() == Version::HTTP_11
+            && headers::asks_for_websocket(request.headers());
+        *request.version_mut() = Version::HTTP_11;
+        if websocket {
+            return self.upgrade(request).await;
+        }
+        let (method, started) = (request.method().clone(), Instant::now());
+        let response = self.pass(request).await;
+        self.upstream.metrics.http_request(&method, response.status(), started.elapsed());
+        response
+    }
+
+    async fn pass(&self, mut request: Request<Incoming>) -> Response<ResponseBody> {
+        let has_body = !request.body().is_end_stream();
+        headers::remove_hop_by_hop(request.headers_mut(), has_body);
+        // A safe request may be sent again (RFC 9110 §9.2.2): the kept connection may have closed under it.
+        let again = (!has_body && request.method().is_safe()).then(|| without_body(&request));
+        let mut answer = self.upstream.request(request.map(Either::Left)).await;
+        if let (Err(error), Some(again)) = (&answer, again)
+            && !error.is_connect()
+        {
+            answer = self.upstream.request(again).await;
+        }
+        match answer {
+            Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+                self.refuse(Refusal::BadGateway, &"it switched protocols unasked")
+            }
+            Ok(mut response) => {
+                let has_body = !response.body().is_end_stream();
+                headers::remove_hop_by_hop(response.headers_mut(), has_body);
+                *response.version_mut() = Version::HTTP_11;
+                response.map(Either::Left)
+            }
+            Err(error) => {
+                let connect = error.source().and_then(|source| source.downcast_ref::<ConnectError>());
+                if connect.is_some() {
+                    self.upstream.gone();
+                }
+                self.refuse(Refusal::of(connect), &Chain(&error))
+            }
+        }
+    }
+
+    fn refuse(&self, refusal: Refusal, why: &dyn fmt::Display) -> Response<ResponseBody> {
+        let upstream = &self.upstream;
+        let (name, address) = (&upstream.name, &upstream.connector.address);
+        let status = refusal.status().as_u16();
+        tracing::warn!(upstream = %name, %address, status, "upstream failed: {why}");
+        refusal.response()
+    }
+}
+
+impl Refusal {
+    fn of(error: Option<&ConnectError>) -> Self {
+        match error {
+            Some(ConnectError::TimedOut { .. }) => Self::GatewayTimeout,
+            Some(ConnectError::Unreachable { .. }) | None => Self::BadGateway,
+        }
+    }
+
+    fn status(self) -> StatusCode {
+        match self {
+            Self::BadGateway => StatusCode::BAD_GATEWAY,
+            Self::GatewayTimeout => StatusCode::GATEWAY_TIMEOUT,
+        }
+    }
+
+    fn response(self) -> Response<ResponseBody> {
+        let text = match self {
+            Self::BadGateway => "502 Bad Gateway: the app server gave no usable answer\n",
+            Self::GatewayTimeout => "504 Gateway Timeout: the app server did not answer in time\n",
+        };
+        let mut response = Response::new(Either::Right(Full::from(text)));
+        *response.status_mut() = self.status();
+        let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+        response.headers_mut().insert(header::CONTENT_TYPE, plain);
+        response
+    }
+}
+
+/// An error with its causes, for one log line.
+struct Chain<'a>(&'a dyn Error);
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}", self.0)?;
+        let mut cause = self.0.source();
+        while let Some(error) = cause {
+            write!(formatter, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}
+
+/// The target as an origin server wants it (RFC 9112 §3.2.1); the authority goes to `Host`, if there is none.
+fn to_origin_form(request: &mut Request<Incoming>) {
+    let target = std::mem::take(request.uri_mut()).into_parts();
+    let authority = target.authority.map_or_else(|| "localhost".to_owned(), |authority| authority.to_string());
+    if let Ok(host) = HeaderValue::try_from(authority) {
+        request.headers_mut().entry(header::HOST).or_insert(host);
+    }
+    *request.uri_mut() = target.path_and_query.map(Uri::from).unwrap_or_default();
+}
+
+fn without_body(request: &Request<Incoming>) -> Request<RequestBody> {
+    let mut copy = Request::new(Either::Right(Empty::new()));
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.headers_mut() = request.headers().clone();
+    *copy.extensions_mut() = request.extensions().clone();
+    copy
+}

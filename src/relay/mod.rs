@@ -1,0 +1,255 @@
+//! Relays one websocket session: bytes pass as they came, with a tap that walks along.
+//!
+//! Law: bytes are never re-framed nor stored; a slow reader stops the other side's reads.
+
+mod end;
+mod report;
+pub mod stream;
+mod tcp_info;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Instant;
+
+use tokio::time::Sleep;
+use tokio_util::sync::WaitForCancellationFutureOwned;
+
+use self::end::{End, Inflow, with_scratch};
+pub use self::report::{Knowledge, Report};
+use self::stream::Stream;
+use crate::drain::Guard;
+use crate::heartbeat::tap::{Carrier, Depth, Note, Tap};
+use crate::heartbeat::{Capability, Settings};
+use crate::websocket::scanner::Sender;
+
+/// The close code of a drain: the endpoint is going away (RFC 6455 §7.4.1).
+const GOING_AWAY: u16 = 1001;
+
+/// Reads of one direction before other sessions get their turn: at most 1 MiB.
+const READS_PER_TURN: usize = 16;
+
+/// A connection after its handshake, and the bytes that came glued to that.
+#[derive(Debug)]
+pub struct Side {
+    /// The socket.
+    pub stream: Stream,
+    /// What was read from it after the handshake's last byte.
+    pub early: Vec<u8>,
+}
+
+/// A session under way; a future that ends with it.
+pub struct Session {
+    tap: Tap,
+    ends: Ends,
+    timer: Option<Pin<Box<Sleep>>>,
+    started: bool,
+    draining: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    /// Keeps the process until the session has ended.
+    _guard: Guard,
+}
+
+/// Both sockets and the report: what the tap's decisions are carried out on.
+struct Ends {
+    browser: End,
+    upstream: End,
+    report: Report,
+}
+
+impl Session {
+    /// Joins two connections whose handshakes are done. `guard` keeps the process alive and tells of the drain.
+    pub fn new(browser: Side, upstream: Side, depth: Depth, settings: Settings, report: Report, guard: Guard) -> Self {
+        Self {
+            tap: Tap::new(depth, settings, rand::random()),
+            ends: Ends {
+                browser: End::new(browser.stream, browser.early),
+                upstream: End::new(upstream.stream, upstream.early),
+                report,
+            },
+            timer: None,
+            started: false,
+            draining: Some(Box::pin(guard.draining_owned())),
+            _guard: guard,
+        }
+    }
+
+    /// Deals with bytes that were read along with the handshakes.
+    fn start(&mut self) {
+        self.started = true;
+        let now = Instant::now();
+        for from in [Sender::Upstream, Sender::Browser] {
+            let early = self.ends.end(from).take_kept();
+            self.deal(from, &early, now);
+        }
+    }
+
+    fn deal(&mut self, from: Sender, bytes: &[u8], now: Instant) {
+        let dealt = self.tap.on_bytes(from, bytes, now, &mut self.ends);
+        self.ends.end(from).keep(&bytes[dealt..]);
+    }
+
+    /// Moves one direction as far as it goes. Answers whether it stopped only to let other sessions have their turn.
+    fn poll_direction(&mut self, from: Sender, cx: &mut Context<'_>) -> bool {
+        for _read in 0..READS_PER_TURN {
+            if self.ends.receiver(from).poll_flush(cx).is_pending() || !self.ends.receiver(from).is_writable() {
+                return false;
+            }
+            if !self.ends.end(from).is_readable() {
+                self.ends.receiver(from).finish();
+                return false;
+            }
+            let inflow = with_scratch(|scratch| {
+                let inflow = ready!(self.ends.end(from).poll_read(cx, scratch));
+                if let Inflow::Bytes(length) = inflow {
+                    self.deal(from, &scratch[..length], Instant::now());
+                }
+                Poll::Ready(inflow)
+            });
+            match inflow {
+                Poll::Pending => return false,
+                Poll::Ready(Inflow::Bytes(_)) => {}
+                Poll::Ready(Inflow::End(rest)) => self.end(from, &rest),
+                Poll::Ready(Inflow::Broken) => {
+                    self.end(from, &[]);
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    fn end(&mut self, from: Sender, rest: &[u8]) {
+        self.tap.on_end(from, rest, &mut self.ends);
+        self.ends.report.ended(from);
+    }
+
+    /// Does what is due by the clock, and what a receiver had no room for before.
+    fn poll_timer(&mut self, cx: &mut Context<'_>) {
+        loop {
+            self.tap.settle(Instant::now(), &mut self.ends);
+            let Some(deadline) = self.tap.deadline().map(tokio::time::Instant::from_std) else {
+                self.timer = None;
+                return;
+            };
+            let timer = match &mut self.timer {
+                Some(timer) => timer,
+                none => none.insert(Box::pin(tokio::time::sleep_until(deadline))),
+            };
+            if timer.deadline() != deadline {
+                timer.as_mut().reset(deadline);
+            }
+            if timer.as_mut().poll(cx).is_pending() {
+                return;
+            }
+        }
+    }
+
+    fn poll_drain(&mut self, cx: &mut Context<'_>) {
+        if let Some(draining) = &mut self.draining
+            && draining.as_mut().poll(cx).is_ready()
+        {
+            self.draining = None;
+            self.ends.report.drained(GOING_AWAY);
+            self.tap.close(GOING_AWAY, Instant::now(), &mut self.ends);
+        }
+    }
+
+    /// Ends what can be ended; answers whether nothing is left.
+    fn is_over(&mut self) -> bool {
+        let closed = [Sender::Browser, Sender::Upstream].into_iter().all(|from| {
+            let closed = self.tap.is_closed(from) || !self.ends.end(from).is_readable();
+            closed && self.ends.end(from).is_clear()
+        });
+        if closed && self.draining.is_none() {
+            return true;
+        }
+        let Ends { browser, upstream, .. } = &self.ends;
+        match (browser.is_broken(), upstream.is_broken()) {
+            (false, false) => browser.is_over() && upstream.is_over(),
+            (browser_broken, upstream_broken) => {
+                // A reset on one side reaches the other as one.
+                if upstream_broken {
+                    browser.stream().reset_on_drop();
+                }
+                if browser_broken {
+                    upstream.stream().reset_on_drop();
+                }
+                true
+            }
+        }
+    }
+}
+
+impl Future for Session {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.get_mut();
+        if !this.started {
+            this.start();
+        }
+        this.poll_drain(cx);
+        let mut again = this.poll_direction(Sender::Upstream, cx);
+        again |= this.poll_direction(Sender::Browser, cx);
+        this.poll_timer(cx);
+        if this.is_over() {
+            return Poll::Ready(());
+        }
+        // What the tap wrote after a direction was polled may have met a full socket that nobody waits for yet.
+        for end in [&mut this.ends.browser, &mut this.ends.upstream] {
+            again |= !end.is_clear() && end.poll_flush(cx).is_ready();
+        }
+        if again {
+            cx.waker().wake_by_ref();
+        }
+        Poll::Pending
+    }
+}
+
+impl Ends {
+    fn end(&mut self, from: Sender) -> &mut End {
+        match from {
+            Sender::Browser => &mut self.browser,
+            Sender::Upstream => &mut self.upstream,
+        }
+    }
+
+    /// The end that gets what `from` sends.
+    fn receiver(&mut self, from: Sender) -> &mut End {
+        match from {
+            Sender::Browser => &mut self.upstream,
+            Sender::Upstream => &mut self.browser,
+        }
+    }
+}
+
+impl Carrier for Ends {
+    fn pass(&mut self, from: Sender, bytes: &[u8]) {
+        self.report.passed(from, bytes.len());
+        self.insert(from, bytes);
+    }
+
+    fn insert(&mut self, from: Sender, bytes: &[u8]) {
+        if self.receiver(from).write(bytes) {
+            self.report.stalled(from);
+        }
+    }
+
+    fn is_clear(&self, from: Sender) -> bool {
+        match from {
+            Sender::Browser => self.upstream.is_clear(),
+            Sender::Upstream => self.browser.is_clear(),
+        }
+    }
+
+    fn capability(&self) -> Capability {
+        self.report.capability()
+    }
+
+    fn note(&mut self, note: Note) {
+        if note == Note::Heartbeat {
+            self.report.browser_round_trip(self.browser.stream().round_trip());
+        }
+        self.report.note(note);
+    }
+}

@@ -1,0 +1,194 @@
+//! What is told of a session: metrics while it lives, one log line when it ends.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::heartbeat::learning::Learning;
+use crate::heartbeat::tap::Note;
+use crate::heartbeat::{AckOrigin, Capability};
+use crate::metrics::{CloseCode, Direction, Initiator, LabelValue as _, TapDisabled, UpstreamMetrics};
+use crate::session::Session;
+use crate::streamlit::messages::{Announcement, Forward, ScriptResult};
+use crate::websocket::scanner::{Lost, Sender};
+
+/// What is known of an upstream, shared by its sessions.
+#[derive(Clone, Debug, Default)]
+pub struct Knowledge(Arc<Mutex<Learning>>);
+
+impl Knowledge {
+    /// The knowledge, for a moment.
+    pub fn lock(&self) -> MutexGuard<'_, Learning> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The reporter of one session; what it reports last is sent when it is dropped.
+pub struct Report {
+    metrics: Arc<UpstreamMetrics>,
+    knowledge: Knowledge,
+    session: Session,
+    started: Instant,
+    last_heartbeat: Option<Instant>,
+    script_started: Option<Instant>,
+    /// Who ended the session first, and how.
+    closed: Option<(Initiator, CloseCode)>,
+}
+
+impl Report {
+    /// The report of a session that begins now.
+    pub fn new(metrics: Arc<UpstreamMetrics>, knowledge: Knowledge, session: Session) -> Self {
+        metrics.connection_opened();
+        Self {
+            metrics,
+            knowledge,
+            session,
+            started: Instant::now(),
+            last_heartbeat: None,
+            script_started: None,
+            closed: None,
+        }
+    }
+
+    pub(super) fn capability(&self) -> Capability {
+        self.knowledge.lock().capability()
+    }
+
+    pub(super) fn passed(&self, from: Sender, bytes: usize) {
+        self.session.bytes(direction(from), bytes as u64);
+    }
+
+    pub(super) fn stalled(&self, from: Sender) {
+        self.metrics.write_stall(direction(from));
+    }
+
+    pub(super) fn browser_round_trip(&self, round_trip: Option<Duration>) {
+        if let Some(round_trip) = round_trip {
+            self.metrics.browser_rtt(round_trip);
+        }
+    }
+
+    /// `from` sends no more: without a close frame before, this is an abnormal closure (RFC 6455 §7.1.5).
+    pub(super) fn ended(&mut self, from: Sender) {
+        if self.closed.is_none() && from == Sender::Upstream {
+            // Its process may be gone, and another version may come back.
+            self.learn(|learning| learning.on_gone());
+        }
+        self.closed.get_or_insert((initiator(from), CloseCode::Abnormal));
+    }
+
+    pub(super) fn drained(&mut self, code: u16) {
+        self.closed.get_or_insert((Initiator::Sidecar, CloseCode::from(Some(code))));
+    }
+
+    pub(super) fn note(&mut self, note: Note) {
+        match note {
+            Note::Heartbeat => self.heartbeat(),
+            Note::Back(kind, bytes) => {
+                self.session.message(Direction::BrowserToUpstream);
+                self.metrics.back_message(kind, bytes);
+            }
+            Note::Forward(message, bytes) => self.forward(message, bytes),
+            Note::Ack(waited) => self.ack(AckOrigin::Sidecar, Some(waited)),
+            Note::NativeAck(waited) => {
+                self.learn(|learning| learning.on_native_ack());
+                self.ack(AckOrigin::Upstream, waited);
+            }
+            Note::NativeAckOverdue => {
+                if self.capability() == Capability::Native {
+                    self.metrics.native_ack_missed();
+                }
+            }
+            Note::NativeAckMissed => self.learn(|learning| learning.on_native_miss()),
+            Note::Proof(after) => self.metrics.proof_rtt(after),
+            Note::Withheld(reason) => self.metrics.ack_withheld(reason),
+            Note::Close(from, code) => {
+                self.closed.get_or_insert((initiator(from), CloseCode::from(code)));
+            }
+            Note::Lost(lost) => self.lost(lost),
+        }
+    }
+
+    fn heartbeat(&mut self) {
+        let now = Instant::now();
+        let interval = self.last_heartbeat.replace(now).map(|last| now - last);
+        self.metrics.heartbeat(interval);
+        self.session.heartbeat();
+    }
+
+    fn ack(&self, origin: AckOrigin, waited: Option<Duration>) {
+        self.metrics.ack(origin, waited);
+        self.session.ack(origin, waited);
+    }
+
+    fn forward(&mut self, message: Forward, bytes: u64) {
+        self.session.message(Direction::UpstreamToBrowser);
+        self.metrics.forward_message(message.kind(), bytes);
+        match message {
+            Forward::NewSession(announcement) => self.new_session(announcement),
+            Forward::ScriptFinished(result) => self.script_finished(result),
+            Forward::Other(_) => {}
+        }
+    }
+
+    fn new_session(&mut self, announcement: Option<Announcement>) {
+        self.script_started = Some(Instant::now());
+        if let Some(Announcement { version, .. }) = announcement {
+            self.learn(|learning| learning.on_version(&version));
+            self.session.version(&version);
+        }
+    }
+
+    fn script_finished(&mut self, result: ScriptResult) {
+        let took = self.script_started.take().map(|started| started.elapsed());
+        self.metrics.script_run(result, took);
+    }
+
+    fn learn(&self, lesson: impl FnOnce(&mut Learning)) {
+        let mut learning = self.knowledge.lock();
+        lesson(&mut learning);
+        self.metrics.acks_natively(learning.capability());
+    }
+
+    fn lost(&self, lost: Lost) {
+        self.metrics.tap_disabled(TapDisabled::from(lost));
+        tracing::warn!(upstream = self.session.upstream(), reason = %lost, "tap off: the stream cannot be followed");
+    }
+}
+
+impl Drop for Report {
+    fn drop(&mut self) {
+        // A session that is cut, by the deadline of a drain, was ended by the sidecar without a close frame.
+        let (initiator, code) = self.closed.unwrap_or((Initiator::Sidecar, CloseCode::Abnormal));
+        let lasted = self.started.elapsed();
+        self.metrics.connection_closed(initiator, code, lasted);
+        let view = self.session.view();
+        tracing::info!(
+            upstream = self.session.upstream(),
+            duration_seconds = lasted.as_secs_f64(),
+            bytes_to_browser = view.bytes_to_browser,
+            bytes_to_upstream = view.bytes_to_upstream,
+            messages_to_browser = view.messages_to_browser,
+            messages_to_upstream = view.messages_to_upstream,
+            heartbeats = view.heartbeats,
+            acks_sidecar = view.acks.sidecar,
+            acks_upstream = view.acks.upstream,
+            closed_by = initiator.name(),
+            code = code.name(),
+            "session ended"
+        );
+    }
+}
+
+fn direction(from: Sender) -> Direction {
+    match from {
+        Sender::Browser => Direction::BrowserToUpstream,
+        Sender::Upstream => Direction::UpstreamToBrowser,
+    }
+}
+
+fn initiator(from: Sender) -> Initiator {
+    match from {
+        Sender::Browser => Initiator::Browser,
+        Sender::Upstream => Initiator::Upstream,
+    }
+}

@@ -1,0 +1,105 @@
+//! A connected socket of either kind that the sidecar speaks over.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+
+use super::tcp_info;
+
+/// A stream socket.
+#[derive(Debug)]
+pub enum Stream {
+    /// TCP, with `TCP_NODELAY` set.
+    Tcp(TcpStream),
+    /// A Unix domain socket.
+    Unix(UnixStream),
+}
+
+/// Calls the same method on whichever socket there is.
+macro_rules! each {
+    ($self:expr, $socket:ident => $call:expr) => {
+        match $self {
+            Self::Tcp($socket) => $call,
+            Self::Unix($socket) => $call,
+        }
+    };
+}
+
+impl Stream {
+    /// Writes what the kernel takes now.
+    ///
+    /// # Errors
+    /// `WouldBlock` if it takes nothing, else the socket's own error.
+    pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        each!(self, socket => socket.try_write(bytes))
+    }
+
+    /// Ready once [`Stream::try_write`] is worth a try.
+    ///
+    /// # Errors
+    /// The socket's own error.
+    pub fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self, socket => socket.poll_write_ready(cx))
+    }
+
+    /// Sends the end of the stream; the other direction stays open.
+    ///
+    /// # Errors
+    /// `NotConnected` if the peer is gone already.
+    pub fn shutdown_write(&self) -> io::Result<()> {
+        each!(self, socket => SockRef::from(socket).shutdown(std::net::Shutdown::Write))
+    }
+
+    /// Makes the coming drop send a reset (RFC 9293 §3.10.5) rather than an end of stream.
+    pub fn reset_on_drop(&self) {
+        if let Self::Tcp(socket) = self {
+            // Fails only on a socket that is closed already; then there is nobody to tell.
+            let _closed_already = SockRef::from(socket).set_linger(Some(Duration::ZERO));
+        }
+    }
+
+    /// The kernel's smoothed round-trip time to the peer; `None` where it has none.
+    pub fn round_trip(&self) -> Option<Duration> {
+        match self {
+            Self::Tcp(socket) => tcp_info::round_trip(socket),
+            Self::Unix(_) => None,
+        }
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        each!(self.get_mut(), socket => Pin::new(socket).poll_read(cx, buffer))
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        each!(self.get_mut(), socket => Pin::new(socket).poll_write(cx, bytes))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        each!(self.get_mut(), socket => Pin::new(socket).poll_write_vectored(cx, slices))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self.get_mut(), socket => Pin::new(socket).poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self.get_mut(), socket => Pin::new(socket).poll_shutdown(cx))
+    }
+}

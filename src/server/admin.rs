@@ -1,0 +1,322 @@
+//! The admin port: probes, metrics and live sessions.
+//!
+//! Law: what it says of the sidecar never depends on the app, and it goes on saying it while the sidecar drains.
+
+use std::convert::Infallible;
+use std::fmt::Write as _;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinSet;
+use tracing::{debug, warn};
+
+use crate::drain::Drain;
+use crate::metrics::Metrics;
+use crate::session::Sessions;
+
+/// Connections served at a time; more wait in the kernel's queue.
+const MAX_CONNECTIONS: usize = 64;
+/// How long a client may take to send a request's head, idle time before it included.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a connection may live: clients that do not read their answers must not starve the probes for ever.
+const MAX_LIFETIME: Duration = Duration::from_secs(300);
+/// Pause after a failed accept: the kernel is out of descriptors or memory, and asking again at once would spin.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
+
+const TEXT: &str = "text/plain; charset=utf-8";
+const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
+const JSON: &str = "application/json";
+const HTML: &str = "text/html; charset=utf-8";
+
+/// What the admin port tells about.
+#[derive(Clone)]
+pub struct AdminState {
+    /// Shown at `/metrics`.
+    pub metrics: Arc<Metrics>,
+    /// Shown at `/sessions`.
+    pub sessions: Sessions,
+    /// Makes `/readyz` say 503.
+    pub drain: Drain,
+}
+
+/// Serves until `stop` resolves, then cuts what is open. `stop` is the end of the process, not the begin of its
+/// drain: `/readyz` must be there to say that the sidecar drains.
+pub async fn serve(listener: TcpListener, state: AdminState, stop: impl Future<Output = ()>) {
+    let mut stop = pin!(stop);
+    let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut connections = JoinSet::new();
+    loop {
+        let (stream, slot) = tokio::select! {
+            () = &mut stop => return,
+            Some(_) = connections.join_next() => continue,
+            accepted = accept(&listener, &slots) => accepted,
+        };
+        let state = state.clone();
+        connections.spawn(async move {
+            serve_connection(stream, state).await;
+            drop(slot);
+        });
+    }
+}
+
+/// The next connection and its slot; never fails, but may take its time.
+async fn accept(listener: &TcpListener, slots: &Arc<Semaphore>) -> (TcpStream, OwnedSemaphorePermit) {
+    let slot = Arc::clone(slots).acquire_owned().await.expect("nobody closes the semaphore");
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => return (stream, slot),
+            Err(error) => {
+                warn!(%error, "cannot accept on the admin port");
+                tokio::time::sleep(ACCEPT_BACKOFF).await;
+            }
+        }
+    }
+}
+
+async fn serve_connection(stream: TcpStream, state: AdminState) {
+    let service = service_fn(|request| {
+        let response = respond(&request, &state);
+        async { Ok::<_, Infallible>(response) }
+    });
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .serve_connection(TokioIo::new(stream), service);
+    match tokio::time::timeout(MAX_LIFETIME, connection).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => debug!(%error, "admin connection ended"),
+        Err(_) => debug!("admin connection outlived its time"),
+    }
+}
+
+fn respond<B>(request: &Request<B>, state: &AdminState) -> Response<Full<Bytes>> {
+    let page: fn(&AdminState) -> Response<Full<Bytes>> = match request.uri().path() {
+        "/" => |state| answer(StatusCode::OK, HTML, index(state.sessions.len())),
+        "/livez" => |_| answer(StatusCode::OK, TEXT, "ok\n"),
+        "/readyz" => |state| match state.drain.is_draining() {
+            false => answer(StatusCode::OK, TEXT, "ready\n"),
+            true => answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, "draining\n"),
+        },
+        "/metrics" => |state| answer(StatusCode::OK, PROMETHEUS, state.metrics.render()),
+        "/sessions" => |state| {
+            let sessions = serde_json::to_vec(&state.sessions.snapshot()).expect("numbers and strings only");
+            answer(StatusCode::OK, JSON, sessions)
+        },
+        _ => |_| answer(StatusCode::NOT_FOUND, TEXT, "not found\n"),
+    };
+    if request.method() == Method::GET || request.method() == Method::HEAD {
+        return page(state);
+    }
+    let mut refusal = answer(StatusCode::METHOD_NOT_ALLOWED, TEXT, "GET or HEAD only\n");
+    refusal.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+    refusal
+}
+
+fn answer(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+fn index(sessions: usize) -> String {
+    let mut page = String::from("<!doctype html>\n<html lang=\"en\">\n<title>heartbeat-sidecar</title>\n");
+    page.push_str("<h1>heartbeat-sidecar</h1>\n<ul>\n");
+    for path in ["/sessions", "/metrics", "/readyz", "/livez"] {
+        let live = if path == "/sessions" { format!(": {sessions} live") } else { String::new() };
+        let _ = writeln!(page, "<li><a href=\"{path}\">{path}</a>{live}</li>");
+    }
+    page.push_str("</ul>\n</html>\n");
+    page
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio_util::task::AbortOnDropHandle;
+
+    use super::*;
+    use crate::session::SessionInfo;
+
+    struct Admin {
+        address: SocketAddr,
+        state: AdminState,
+        _task: AbortOnDropHandle<()>,
+    }
+
+    async fn admin() -> Admin {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let state = AdminState { metrics: Metrics::new(), sessions: Sessions::new(), drain: Drain::new() };
+        let task = tokio::spawn(serve(listener, state.clone(), std::future::pending()));
+        Admin { address, state, _task: AbortOnDropHandle::new(task) }
+    }
+
+    impl Admin {
+        /// Head and body of the answer; ends when the server closes.
+        async fn ask(&self, method: &str, path: &str) -> (String, String) {
+            let mut stream = TcpStream::connect(self.address).await.unwrap();
+            let request = format!("{method} {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n");
+            stream.write_all(request.as_bytes()).await.unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.unwrap();
+            let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+            (head.to_owned(), body.to_owned())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_running_sidecar_is_live_and_ready() {
+        let admin = admin().await;
+        for (path, expected) in [("/livez", "ok\n"), ("/readyz", "ready\n")] {
+            let (head, body) = admin.ask("GET", path).await;
+            assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+            assert_eq!(body, expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_draining_sidecar_is_live_but_not_ready() {
+        let admin = admin().await;
+        admin.state.drain.start();
+        let (head, body) = admin.ask("GET", "/readyz").await;
+        assert!(head.starts_with("HTTP/1.1 503 "), "{head}");
+        assert_eq!(body, "draining\n");
+        assert!(admin.ask("GET", "/livez").await.0.starts_with("HTTP/1.1 200 "));
+    }
+
+    #[tokio::test]
+    async fn the_admin_port_does_not_hold_up_the_drain() {
+        let admin = admin().await;
+        let mut idle = TcpStream::connect(admin.address).await.unwrap();
+        idle.write_all(b"GET /livez HTTP/1.1\r\nhost: admin\r\n\r\n").await.unwrap();
+        idle.read_u8().await.unwrap();
+        admin.state.drain.start();
+        assert_eq!(admin.state.drain.finished(Duration::from_secs(30)).await, Ok(()));
+    }
+
+    #[tokio::test]
+    async fn metrics_are_in_the_text_format() {
+        let admin = admin().await;
+        admin.state.metrics.upstream("app").reconnect();
+        let (head, body) = admin.ask("GET", "/metrics").await;
+        assert!(head.contains("content-type: text/plain; version=0.0.4; charset=utf-8"), "{head}");
+        assert!(body.contains("\nheartbeat_sidecar_reconnects_total{upstream=\"app\"} 1\n"), "{body}");
+    }
+
+    #[tokio::test]
+    async fn sessions_are_a_json_array() {
+        let admin = admin().await;
+        assert_eq!(admin.ask("GET", "/sessions").await.1, "[]");
+        let _session = admin.state.sessions.open(SessionInfo { upstream: "app".into(), tapped: true });
+        let (head, body) = admin.ask("GET", "/sessions?pretty").await;
+        assert!(head.contains("content-type: application/json"), "{head}");
+        let sessions: serde_json::Value = serde_json::from_str(&body).unwrap();
+        assert_eq!(sessions[0]["upstream"], "app");
+    }
+
+    #[tokio::test]
+    async fn the_index_counts_the_sessions() {
+        let admin = admin().await;
+        let session = || admin.state.sessions.open(SessionInfo { upstream: "app".into(), tapped: false });
+        let _sessions = [session(), session(), session()];
+        let (head, body) = admin.ask("GET", "/").await;
+        assert!(head.contains("content-type: text/html; charset=utf-8"), "{head}");
+        assert!(body.contains("<a href=\"/sessions\">/sessions</a>: 3 live"), "{body}");
+    }
+
+    #[tokio::test]
+    async fn head_gives_the_length_without_the_body() {
+        let (head, body) = admin().await.ask("HEAD", "/livez").await;
+        assert!(head.starts_with("HTTP/1.1 200 ") && head.contains("content-length: 3"), "{head}");
+        assert_eq!(body, "");
+    }
+
+    #[tokio::test]
+    async fn other_methods_are_refused() {
+        for method in ["POST", "DELETE", "OPTIONS", "BREW"] {
+            let (head, _) = admin().await.ask(method, "/metrics").await;
+            assert!(head.starts_with("HTTP/1.1 405 ") && head.contains("allow: GET, HEAD"), "{head}");
+        }
+    }
+
+    #[tokio::test]
+    async fn unknown_paths_are_not_found() {
+        for path in ["/livez/", "/metric", "//", "/_stcore/health"] {
+            let (head, _) = admin().await.ask("GET", path).await;
+            assert!(head.starts_with("HTTP/1.1 404 "), "{path}: {head}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_asks_nothing_more_is_hung_up_on() {
+        let admin = admin().await;
+        for first in ["", "GET /livez HTTP/1.1\r\n", "GET /livez HTTP/1.1\r\nhost: admin\r\n\r\n"] {
+            let mut client = TcpStream::connect(admin.address).await.unwrap();
+            client.write_all(first.as_bytes()).await.unwrap();
+            let begun = tokio::time::Instant::now();
+            let _ = client.read_to_end(&mut Vec::new()).await;
+            assert!(begun.elapsed() >= HEADER_TIMEOUT && begun.elapsed() < MAX_LIFETIME, "{:?}", begun.elapsed());
+        }
+    }
+
+    #[tokio::test]
+    async fn more_clients_than_slots_are_served_in_turn() {
+        let admin = admin().await;
+        let mut held = Vec::new();
+        for _ in 0..MAX_CONNECTIONS {
+            let mut client = TcpStream::connect(admin.address).await.unwrap();
+            client.write_all(b"GET /livez HTTP/1.1\r\nhost: admin\r\n\r\n").await.unwrap();
+            client.read_u8().await.unwrap();
+            held.push(client);
+        }
+        let mut next = pin!(admin.ask("GET", "/livez"));
+        // A round trip on a held connection: the server has had its turn, and the next client has none yet.
+        let round_trip = async {
+            held[0].write_all(b"GET /readyz HTTP/1.1\r\nhost: admin\r\n\r\n").await.unwrap();
+            let mut seen = Vec::new();
+            while !seen.ends_with(b"ready\n") {
+                seen.push(held[0].read_u8().await.unwrap());
+            }
+        };
+        tokio::select! {
+            biased;
+            _ = &mut next => panic!("served without a slot"),
+            () = round_trip => {}
+        }
+        drop(held);
+        assert!(next.await.0.starts_with("HTTP/1.1 200 "));
+    }
+
+    #[tokio::test]
+    async fn stop_cuts_what_is_open() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let state = AdminState { metrics: Metrics::new(), sessions: Sessions::new(), drain: Drain::new() };
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let stopped = async { drop(stopped.await) };
+        let client = async {
+            let mut client = TcpStream::connect(address).await.unwrap();
+            client.write_all(b"GET /livez HTTP/1.1\r\nhost: admin\r\n\r\n").await.unwrap();
+            client.read_u8().await.unwrap();
+            drop(stop);
+            let mut rest = Vec::new();
+            let _ = client.read_to_end(&mut rest).await;
+        };
+        tokio::join!(serve(listener, state, stopped), client);
+        assert!(TcpStream::connect(address).await.is_err());
+    }
+}

@@ -1,0 +1,4 @@
+//! The listening sides of the sidecar.
+
+pub mod admin;
+pub mod listener;
