@@ -143,7 +143,10 @@ class AppClient:
 
     def ack(self) -> bytes:
         """The next message, which must be an ack."""
-        frame = self.receive()
+        try:
+            frame = self.receive()
+        except TimeoutError:
+            raise AssertionError(f"no ack within {PATIENCE_SECONDS} s") from None
         assert frame.is_ack, f"expected an ack, got a {frame.kind}: {frame.data[:60].hex()}"
         return frame.data
 
