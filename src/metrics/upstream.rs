@@ -7,7 +7,9 @@ use std::time::Duration;
 use metrics::{Counter, Gauge, Histogram};
 
 use super::Registrar;
-use super::labels::{CloseCode, Direction, Family, Handshake, Initiator, LabelValue as _, Method, StatusClass, TapDisabled};
+use super::labels::{
+    CloseCode, Direction, Family, Handshake, Initiator, LabelValue as _, Method, StatusClass, TapDisabled,
+};
 use super::series;
 use crate::heartbeat::{AckOrigin, Capability, Withheld};
 use crate::streamlit::messages::{BackType, ForwardType, ScriptResult};

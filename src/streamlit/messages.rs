@@ -221,10 +221,7 @@ fn last_member<M>(bytes: &[u8], member: impl Fn(u32, WireType) -> Option<M>) -> 
 fn announcement(value: &[u8]) -> Option<Announcement> {
     let initialize = first_field(delimited(value)?, INITIALIZE)?;
     let initialize = Initialize::decode(initialize).ok()?;
-    Some(Announcement {
-        version: initialize.environment_info?.streamlit_version,
-        session_id: initialize.session_id,
-    })
+    Some(Announcement { version: initialize.environment_info?.streamlit_version, session_id: initialize.session_id })
 }
 
 /// The content of the first field `wanted`, if all of it is there.

@@ -75,7 +75,12 @@ impl Scanner {
     /// A scanner at the first byte after the handshake. `extensions`: some were negotiated, so that reserved bits
     /// may be set.
     pub fn new(sender: Sender, extensions: bool) -> Self {
-        Self { sender, allowed_reserved: if extensions { 0x7 } else { 0 }, position: Position::Frame, in_message: false }
+        Self {
+            sender,
+            allowed_reserved: if extensions { 0x7 } else { 0 },
+            position: Position::Frame,
+            in_message: false,
+        }
     }
 
     /// The next byte begins a frame: a control frame may be slipped in before it.
