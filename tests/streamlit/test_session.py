@@ -103,7 +103,7 @@ def test_the_servers_refusal_of_a_foreign_origin_passes(server, sidecar) -> None
 
 
 def test_the_log_holds_no_token_no_cookie_and_no_query(start_sidecar) -> None:
-    sidecar = start_sidecar("--log-level", "debug")
+    sidecar = start_sidecar("--log-level", "trace")
     secrets = {"subprotocol": "2|xsrf-d41d8cd98f", "cookie": "cookie-5f3759df", "query": "query-0451", "file": "q-8191"}
     headers = {"Cookie": f"_streamlit_user={secrets['cookie']}"}
     with AppClient(
