@@ -328,9 +328,11 @@ impl Tap {
     }
 
     fn lose(&mut self, lost: Lost, carrier: &mut impl Carrier) {
+        if self.depth == Depth::Messages {
+            carrier.note(Note::Lost(lost));
+        }
         self.depth = Depth::Off;
         self.close_policy(Sender::Browser, carrier);
-        carrier.note(Note::Lost(lost));
     }
 
     /// The next masking key. Masking keeps intermediaries from being fed requests of an attacker's choice (RFC 6455
