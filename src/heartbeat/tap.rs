@@ -160,13 +160,17 @@ impl Tap {
         self.settle(now, carrier);
     }
 
-    /// Both sides were sent a close frame of ours, or sent one themselves, and `from` has sent its own.
+    /// A close frame came from `from`.
+    pub fn has_closed(&self, from: Sender) -> bool {
+        match from {
+            Sender::Browser => self.browser.closed,
+            Sender::Upstream => self.upstream.closed,
+        }
+    }
+
+    /// Both sides have their farewell, and `from` has answered it or sent its own.
     pub fn is_closed(&self, from: Sender) -> bool {
-        let lane = match from {
-            Sender::Browser => &self.browser,
-            Sender::Upstream => &self.upstream,
-        };
-        self.browser.farewell && self.upstream.farewell && lane.closed
+        self.browser.farewell && self.upstream.farewell && self.has_closed(from)
     }
 
     fn lane(&mut self, from: Sender) -> &mut Lane {

@@ -53,7 +53,7 @@ impl Report {
         self.knowledge.lock().capability()
     }
 
-    pub(super) fn passed(&self, from: Sender, bytes: usize) {
+    pub(super) fn wrote(&self, from: Sender, bytes: usize) {
         self.session.bytes(direction(from), bytes as u64);
     }
 
