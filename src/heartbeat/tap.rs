@@ -107,12 +107,12 @@ impl Tap {
                 run.at = bytes.len();
                 break;
             }
-            match self.lane(from).scanner.next(&bytes[run.at..], |header| wanted(from, header)) {
+            match self.lane_mut(from).scanner.next(&bytes[run.at..], |header| wanted(from, header)) {
                 Mark::Incomplete => break,
                 Mark::Whole(header) => self.on_frame(header, &mut run, now, carrier),
                 Mark::Start(header) => {
                     run.at += header.length;
-                    self.lane(from).begin(header);
+                    self.lane_mut(from).begin(header);
                     if header.payload == 0 {
                         self.on_payload(&[], true, &mut run, now, carrier);
                     }
@@ -160,27 +160,33 @@ impl Tap {
         self.settle(now, carrier);
     }
 
-    /// Both sides were sent a close frame of ours, or sent one themselves, and `from` has sent its own.
-    pub fn is_closed(&self, from: Sender) -> bool {
-        let lane = match from {
-            Sender::Browser => &self.browser,
-            Sender::Upstream => &self.upstream,
-        };
-        self.browser.farewell && self.upstream.farewell && lane.closed
+    /// A close frame came from `from`.
+    pub fn has_closed(&self, from: Sender) -> bool {
+        self.lane(from).closed
     }
 
-    fn lane(&mut self, from: Sender) -> &mut Lane {
+    /// Both sides have their farewell, and `from` has answered it or sent its own.
+    pub fn is_closed(&self, from: Sender) -> bool {
+        self.browser.farewell && self.upstream.farewell && self.has_closed(from)
+    }
+
+    fn lane(&self, from: Sender) -> &Lane {
+        match from {
+            Sender::Browser => &self.browser,
+            Sender::Upstream => &self.upstream,
+        }
+    }
+
+    fn lane_mut(&mut self, from: Sender) -> &mut Lane {
         match from {
             Sender::Browser => &mut self.browser,
             Sender::Upstream => &mut self.upstream,
         }
     }
 
+    /// Nothing may follow our close frame.
     fn muted(&self, from: Sender) -> bool {
-        match from {
-            Sender::Browser => self.browser.farewell,
-            Sender::Upstream => self.upstream.farewell,
-        }
+        self.lane(from).farewell
     }
 
     /// A frame that [`wanted`] to be seen whole.
@@ -196,7 +202,7 @@ impl Tap {
         let frame = run.at - start + header.length;
         match header.opcode {
             Opcode::Close => {
-                self.lane(run.from).closed = true;
+                self.lane_mut(run.from).closed = true;
                 carrier.note(Note::Close(run.from, frame::close_code(payload)));
                 self.close_policy(run.from, carrier);
             }
@@ -252,7 +258,7 @@ impl Tap {
         carrier: &mut impl Carrier,
     ) {
         let peek = self.depth == Depth::Messages;
-        let Some((kind, bytes)) = self.lane(run.from).advance(payload, ends_frame, peek) else {
+        let Some((kind, bytes)) = self.lane_mut(run.from).advance(payload, ends_frame, peek) else {
             // A frame has ended inside a message: a ping may be waiting for that.
             if ends_frame && (!self.policy.is_idle() || self.closing.is_some()) {
                 run.flush(self.muted(run.from), carrier);
@@ -328,9 +334,11 @@ impl Tap {
     }
 
     fn lose(&mut self, lost: Lost, carrier: &mut impl Carrier) {
+        if self.depth == Depth::Messages {
+            carrier.note(Note::Lost(lost));
+        }
         self.depth = Depth::Off;
         self.close_policy(Sender::Browser, carrier);
-        carrier.note(Note::Lost(lost));
     }
 
     /// The next masking key. Masking keeps intermediaries from being fed requests of an attacker's choice (RFC 6455

@@ -167,11 +167,11 @@ impl Session {
         match (browser.is_broken(), upstream.is_broken()) {
             (false, false) => browser.is_over() && upstream.is_over(),
             (browser_broken, upstream_broken) => {
-                // A reset on one side reaches the other as one.
-                if upstream_broken {
+                // A reset on one side reaches the other as one, but must not overtake a close frame.
+                if upstream_broken && !self.tap.has_closed(Sender::Upstream) {
                     browser.stream().reset_on_drop();
                 }
-                if browser_broken {
+                if browser_broken && !self.tap.has_closed(Sender::Browser) {
                     upstream.stream().reset_on_drop();
                 }
                 true
@@ -225,11 +225,11 @@ impl Ends {
 
 impl Carrier for Ends {
     fn pass(&mut self, from: Sender, bytes: &[u8]) {
-        self.report.passed(from, bytes.len());
         self.insert(from, bytes);
     }
 
     fn insert(&mut self, from: Sender, bytes: &[u8]) {
+        self.report.wrote(from, bytes.len());
         if self.receiver(from).write(bytes) {
             self.report.stalled(from);
         }
@@ -247,7 +247,7 @@ impl Carrier for Ends {
     }
 
     fn note(&mut self, note: Note) {
-        if note == Note::Heartbeat {
+        if matches!(note, Note::Heartbeat) {
             self.report.browser_round_trip(self.browser.stream().round_trip());
         }
         self.report.note(note);

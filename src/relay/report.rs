@@ -53,7 +53,7 @@ impl Report {
         self.knowledge.lock().capability()
     }
 
-    pub(super) fn passed(&self, from: Sender, bytes: usize) {
+    pub(super) fn wrote(&self, from: Sender, bytes: usize) {
         self.session.bytes(direction(from), bytes as u64);
     }
 
@@ -71,7 +71,7 @@ impl Report {
     pub(super) fn ended(&mut self, from: Sender) {
         if self.closed.is_none() && from == Sender::Upstream {
             // Its process may be gone, and another version may come back.
-            self.learn(|learning| learning.on_gone());
+            self.learn(Learning::on_gone);
         }
         self.closed.get_or_insert((initiator(from), CloseCode::Abnormal));
     }
@@ -90,7 +90,7 @@ impl Report {
             Note::Forward(message, bytes) => self.forward(message, bytes),
             Note::Ack(waited) => self.ack(AckOrigin::Sidecar, Some(waited)),
             Note::NativeAck(waited) => {
-                self.learn(|learning| learning.on_native_ack());
+                self.learn(Learning::on_native_ack);
                 self.ack(AckOrigin::Upstream, waited);
             }
             Note::NativeAckOverdue => {
@@ -98,10 +98,14 @@ impl Report {
                     self.metrics.native_ack_missed();
                 }
             }
-            Note::NativeAckMissed => self.learn(|learning| learning.on_native_miss()),
+            Note::NativeAckMissed => self.learn(Learning::on_native_miss),
             Note::Proof(after) => self.metrics.proof_rtt(after),
             Note::Withheld(reason) => self.metrics.ack_withheld(reason),
             Note::Close(from, code) => {
+                if from == Sender::Upstream && matches!(code, Some(1001 | 1012)) {
+                    // It goes away or restarts (RFC 6455 §7.4.1): another version may come back.
+                    self.learn(Learning::on_gone);
+                }
                 self.closed.get_or_insert((initiator(from), CloseCode::from(code)));
             }
             Note::Lost(lost) => self.lost(lost),

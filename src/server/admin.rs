@@ -17,8 +17,9 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
-use tracing::{debug, warn};
+use tracing::debug;
 
+use super::listener;
 use crate::drain::Drain;
 use crate::metrics::Metrics;
 use crate::session::Sessions;
@@ -29,8 +30,6 @@ const MAX_CONNECTIONS: usize = 64;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a connection may live: clients that do not read their answers must not starve the probes for ever.
 const MAX_LIFETIME: Duration = Duration::from_secs(300);
-/// Pause after a failed accept: the kernel is out of descriptors or memory, and asking again at once would spin.
-const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
 const TEXT: &str = "text/plain; charset=utf-8";
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -68,18 +67,10 @@ pub async fn serve(listener: TcpListener, state: AdminState, stop: impl Future<O
     }
 }
 
-/// The next connection and its slot; never fails, but may take its time.
+/// The next connection and its slot; may take its time.
 async fn accept(listener: &TcpListener, slots: &Arc<Semaphore>) -> (TcpStream, OwnedSemaphorePermit) {
     let slot = Arc::clone(slots).acquire_owned().await.expect("nobody closes the semaphore");
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => return (stream, slot),
-            Err(error) => {
-                warn!(%error, "cannot accept on the admin port");
-                tokio::time::sleep(ACCEPT_BACKOFF).await;
-            }
-        }
-    }
+    (listener::accept(listener).await.0, slot)
 }
 
 async fn serve_connection(stream: TcpStream, state: AdminState) {

@@ -13,8 +13,10 @@ use crate::drain::{Drain, Guard};
 use crate::proxy::Proxy;
 use crate::relay::stream::Stream;
 
-/// How long a browser may take to send the head of a request.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long the head of a request may take, and how long a kept connection may stay idle before it (hyper has one
+/// clock for both). Longer than the 60 s after which common load balancers let go of an idle connection: if this side
+/// were first, they would now and then send a request into a closing one.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(75);
 
 /// How long accepting rests when the system has no file handle left (`accept(2)`: EMFILE, ENFILE, ENOBUFS, ENOMEM).
 const EXHAUSTED_REST: Duration = Duration::from_millis(100);
