@@ -26,7 +26,7 @@ class Metrics:
         return cls([Sample(m["name"], dict(_LABEL.findall(m["labels"] or "")), float(m["value"])) for m in found if m])
 
     def value(self, name: str, **labels: str) -> float:
-        """The sum over the series of `name` that carry all `labels`; a series that is missing is a failure, not a zero."""
+        """The sum over the series of `name` that carry all `labels`; that there is none is a failure, not a zero."""
         name = f"heartbeat_sidecar_{name}"
         of_name = [sample for sample in self.samples if sample.name == name]
         matching = [sample.value for sample in of_name if labels.items() <= sample.labels.items()]
