@@ -1,4 +1,5 @@
 //! The commands, one file each: a command's arguments in, its exit code out.
 
 pub mod check;
+pub mod probe;
 pub mod run;
