@@ -10,6 +10,6 @@ fn main() -> ExitCode {
         Command::Check(sources) => commands::check::check(&sources),
         Command::Run(sources) => commands::run::run(&sources),
         Command::Probe(args) => commands::probe::probe(&args),
-        Command::Demo(_) => ExitCode::FAILURE,
+        Command::Demo(args) => commands::demo::demo(&args),
     }
 }
