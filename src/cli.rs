@@ -63,8 +63,15 @@ enum Verb {
     /// Check a configuration and print the effective one
     Check(SettingArgs),
     /// Connect as a browser, send heartbeats and print how long the acks take
+    ///
+    /// Exits with 0 only if every heartbeat was acked in time. Who answered is read off the form of the ack: a sidecar
+    /// that is set to plain acks cannot be told from an app server that answers by itself.
     Probe(ProbeArgs),
     /// Show everything at work, with nothing installed
+    ///
+    /// An app server that never answers a heartbeat, the sidecar before it and a page, all in this process: first the
+    /// app server runs, then it hangs, then it runs again. Exits with 0 only if every ack came that was owed and none
+    /// that would have been a lie.
     Demo(DemoArgs),
 }
 

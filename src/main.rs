@@ -9,6 +9,7 @@ fn main() -> ExitCode {
     match cli::parse() {
         Command::Check(sources) => commands::check::check(&sources),
         Command::Run(sources) => commands::run::run(&sources),
-        Command::Probe(_) | Command::Demo(_) => ExitCode::FAILURE,
+        Command::Probe(args) => commands::probe::probe(&args),
+        Command::Demo(args) => commands::demo::demo(&args),
     }
 }

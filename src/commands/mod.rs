@@ -1,4 +1,6 @@
 //! The commands, one file each: a command's arguments in, its exit code out.
 
 pub mod check;
+pub mod demo;
+pub mod probe;
 pub mod run;

@@ -1,0 +1,235 @@
+//! An app server as Streamlit 1.53.1 is one, as far as a heartbeat is concerned, that can be frozen and thawed.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::pin::pin;
+
+use futures_util::{SinkExt as _, StreamExt as _};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use prost::Message as _;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::protocol::Role;
+use tokio_tungstenite::tungstenite::{self, Message};
+
+use crate::streamlit::handshake;
+use crate::streamlit::messages::{self, BackType};
+use crate::streamlit::proto::forward_msg::{ScriptFinishedStatus, Type};
+use crate::streamlit::proto::{EnvironmentInfo, ForwardMsg, Initialize, NewSession};
+
+/// The last version but one whose server never answers a heartbeat.
+pub(super) const VERSION: &str = "1.53.1";
+
+/// `Delta { new_element: {} }`, three of which make a script run.
+const DELTA: [u8; 2] = [0x1a, 0x00];
+
+/// A running app server; ends when dropped.
+pub(super) struct LegacyServer {
+    address: SocketAddr,
+    frozen: watch::Sender<bool>,
+}
+
+/// The process that all of the server's work happens in. Clones share it.
+#[derive(Clone)]
+struct Process(watch::Receiver<bool>);
+
+impl LegacyServer {
+    /// Listens on a free port of this machine alone.
+    ///
+    /// # Errors
+    /// The socket's own.
+    pub(super) async fn start() -> io::Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let address = listener.local_addr()?;
+        let (frozen, watched) = watch::channel(false);
+        let process = Process(watched);
+        process.spawn(accept(listener, process.clone()));
+        Ok(Self { address, frozen })
+    }
+
+    /// Where it listens.
+    pub(super) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Stops it dead, as SIGSTOP does: sockets stay open, nothing is read and nothing is written.
+    pub(super) fn freeze(&self) {
+        self.frozen.send_replace(true);
+    }
+
+    /// Lets it go on where it stood, as SIGCONT does.
+    pub(super) fn thaw(&self) {
+        self.frozen.send_replace(false);
+    }
+}
+
+impl Process {
+    /// Runs a part of the server.
+    fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        tokio::spawn(self.clone().run(work));
+    }
+
+    /// Polls `work` to its end, or the server's, and never while the server is frozen. On a runtime of one thread
+    /// nothing of it is under way when [`LegacyServer::freeze`] returns.
+    async fn run(mut self, work: impl Future<Output = ()>) {
+        let mut work = pin!(work);
+        loop {
+            tokio::select! {
+                biased;
+                frozen = self.0.wait_for(|frozen| *frozen) => if frozen.is_err() { return },
+                () = &mut work => return,
+            }
+            if self.0.wait_for(|frozen| !frozen).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+async fn accept(listener: TcpListener, process: Process) {
+    while let Ok((stream, _peer)) = listener.accept().await {
+        process.spawn(serve(stream, process.clone()));
+    }
+}
+
+async fn serve(stream: TcpStream, process: Process) {
+    let service = service_fn(|request| {
+        let response = answer(request, &process);
+        async { Ok::<_, Infallible>(response) }
+    });
+    // A connection that ends early is its client's affair.
+    let _ended = http1::Builder::new().serve_connection(TokioIo::new(stream), service).with_upgrades().await;
+}
+
+fn answer(mut request: Request<Incoming>, process: &Process) -> Response<String> {
+    let path = request.uri().path();
+    let key = request.headers().get(header::SEC_WEBSOCKET_KEY).map(|key| derive_accept_key(key.as_bytes()));
+    match (request.method(), key) {
+        (&Method::GET, Some(accept)) if handshake::is_stream(path) => {
+            process.spawn(session(hyper::upgrade::on(&mut request)));
+            switching_protocols(&accept)
+        }
+        (&Method::GET, None) if path == "/_stcore/health" => Response::new("ok".to_owned()),
+        _ => with_status(StatusCode::NOT_FOUND),
+    }
+}
+
+fn switching_protocols(accept: &str) -> Response<String> {
+    let mut response = with_status(StatusCode::SWITCHING_PROTOCOLS);
+    let accept = HeaderValue::from_str(accept).expect("base64 is visible ASCII");
+    response.headers_mut().extend([
+        (header::CONNECTION, HeaderValue::from_static("Upgrade")),
+        (header::UPGRADE, HeaderValue::from_static("websocket")),
+        (header::SEC_WEBSOCKET_ACCEPT, accept),
+        (header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static("streamlit")),
+    ]);
+    response
+}
+
+fn with_status(status: StatusCode) -> Response<String> {
+    let mut response = Response::new(String::new());
+    *response.status_mut() = status;
+    response
+}
+
+async fn session(upgrade: OnUpgrade) {
+    let Ok(upgraded) = upgrade.await else { return };
+    let mut socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, None).await;
+    // Pings are answered by the socket itself when it is read on.
+    while let Some(Ok(message)) = socket.next().await {
+        let Message::Binary(bytes) = message else { continue };
+        let served = match messages::back(&bytes, true) {
+            BackType::RerunScript => run_script(&mut socket).await,
+            // A heartbeat is a no-op in this version, like all that is not built here.
+            _ => Ok(()),
+        };
+        if served.is_err() {
+            return;
+        }
+    }
+}
+
+async fn run_script<S>(socket: &mut WebSocketStream<S>) -> Result<(), tungstenite::Error>
+where
+    S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+{
+    let environment_info = Some(EnvironmentInfo { streamlit_version: VERSION.to_owned() });
+    let initialize = Some(Initialize { environment_info, session_id: session_id() });
+    let delta = || Type::Delta(DELTA.to_vec());
+    let finished = Type::ScriptFinished(ScriptFinishedStatus::FinishedSuccessfully.into());
+    for message in [Type::NewSession(NewSession { initialize }), delta(), delta(), delta(), finished] {
+        let message = ForwardMsg { hash: String::new(), r#type: Some(message) };
+        socket.feed(Message::binary(message.encode_to_vec())).await?;
+    }
+    socket.flush().await
+}
+
+/// A UUID of version 4 (RFC 9562 §5.4).
+fn session_id() -> String {
+    let bits = rand::random::<u128>() & !(0xf000 << 64) & !(0b11 << 62) | 0x4000 << 64 | 0b10 << 62;
+    let hex = format!("{bits:032x}");
+    [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+    use crate::commands::probe::browser::{Browser, Seen};
+    use crate::commands::probe::target::Target;
+
+    async fn page(server: &LegacyServer) -> Browser {
+        let target = Target::parse(&format!("http://{}", server.address())).expect("a URL");
+        Browser::open(&target, Duration::from_secs(10)).await.expect("a websocket")
+    }
+
+    #[tokio::test]
+    async fn it_tells_its_version_and_answers_no_heartbeat() {
+        let server = LegacyServer::start().await.expect("a server");
+        let mut page = page(&server).await;
+        page.heartbeat().await.expect("a heartbeat");
+        page.rerun().await.expect("a rerun");
+        // The first thing that comes back answers the rerun, not the heartbeat before it.
+        assert_eq!(page.next().await.expect("a message"), Seen::NewSession(Some(VERSION.to_owned())));
+    }
+
+    #[tokio::test]
+    async fn a_frozen_server_goes_on_where_it_stood() {
+        let server = LegacyServer::start().await.expect("a server");
+        let mut page = page(&server).await;
+        let mut health = TcpStream::connect(server.address()).await.expect("a connection");
+        server.freeze();
+        page.rerun().await.expect("a rerun");
+        let request = b"GET /_stcore/health HTTP/1.1\r\nHost: app\r\nConnection: close\r\n\r\n";
+        health.write_all(request).await.expect("a request");
+        let mut answer = String::new();
+        // Both wait on real sockets: the time that they are given here only bounds how long a lie is looked for.
+        let silence = Duration::from_millis(100);
+        tokio::time::timeout(silence, page.version()).await.expect_err("a frozen server writes nothing");
+        tokio::time::timeout(silence, health.read_u8()).await.expect_err("a frozen server answers nothing");
+        server.thaw();
+        assert_eq!(page.version().await.expect("a message"), Some(VERSION.to_owned()));
+        health.read_to_string(&mut answer).await.expect("an answer");
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("\r\nok"), "{answer}");
+    }
+
+    #[test]
+    fn the_id_of_a_session_is_a_uuid() {
+        let id = session_id();
+        assert_eq!(handshake::resumed_session([id.as_str()]), Some(id.as_str()));
+        assert_eq!(&id[14..15], "4", "{id}");
+        assert!("89ab".contains(&id[19..20]), "{id}");
+    }
+}

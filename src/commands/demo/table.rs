@@ -1,0 +1,113 @@
+//! The demo as text: lines and columns on stdout, in colour where a terminal shows them.
+
+use std::fmt::Display;
+use std::io::{self, IsTerminal as _, Write as _};
+use std::time::Duration;
+
+use clap::builder::styling::{AnsiColor, Style};
+
+use super::verdict::Act;
+
+/// The demo's page.
+pub(super) struct Page {
+    colour: bool,
+}
+
+/// What a line says beyond its words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Tone {
+    Plain,
+    Title,
+    Good,
+    Waiting,
+    Bad,
+}
+
+/// A row of the table.
+pub(super) struct Row<'a> {
+    /// Since the first heartbeat.
+    pub(super) time: Duration,
+    pub(super) act: Act,
+    pub(super) heartbeat: u32,
+    pub(super) answered_by: &'a str,
+    pub(super) latency: String,
+    pub(super) tone: Tone,
+}
+
+impl Page {
+    /// A page with colour on a terminal, unless `NO_COLOR` is set to anything.
+    pub(super) fn new() -> Self {
+        let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        Self { colour: io::stdout().is_terminal() && !unwanted }
+    }
+
+    /// Writes a line.
+    ///
+    /// # Errors
+    /// Nobody reads.
+    pub(super) fn line(&self, tone: Tone, text: impl Display) -> io::Result<()> {
+        writeln!(io::stdout(), "{}", self.painted(tone, text))
+    }
+
+    /// Writes the heads of the columns.
+    ///
+    /// # Errors
+    /// Nobody reads.
+    pub(super) fn heads(&self) -> io::Result<()> {
+        self.line(Tone::Title, columns("time", "act", "heartbeat", "answered by", "latency"))
+    }
+
+    /// Writes a row.
+    ///
+    /// # Errors
+    /// Nobody reads.
+    pub(super) fn row(&self, row: &Row<'_>) -> io::Result<()> {
+        let Row { time, act, heartbeat, answered_by, latency, tone } = row;
+        let time = format!("{:.1} s", time.as_secs_f64());
+        let latency = self.painted(*tone, latency);
+        self.line(Tone::Plain, columns(&time, act.name(), &heartbeat.to_string(), answered_by, &latency))
+    }
+
+    fn painted(&self, tone: Tone, text: impl Display) -> String {
+        let style = if self.colour { tone.style() } else { Style::new() };
+        format!("{style}{text}{style:#}")
+    }
+}
+
+impl Tone {
+    fn style(self) -> Style {
+        match self {
+            Self::Plain => Style::new(),
+            Self::Title => Style::new().bold(),
+            Self::Good => AnsiColor::Green.on_default(),
+            Self::Waiting => AnsiColor::Yellow.on_default(),
+            Self::Bad => AnsiColor::Red.on_default().bold(),
+        }
+    }
+}
+
+fn columns(time: &str, act: &str, heartbeat: &str, answered_by: &str, latency: &str) -> String {
+    format!("{time:>8}  {act:<6}  {heartbeat:>9}  {answered_by:<11}  {latency}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_stand_below_their_heads() {
+        let heads = columns("time", "act", "heartbeat", "answered by", "latency");
+        let row = columns("10.5 s", "frozen", "21", "nobody", "withheld");
+        for (head, value) in [("act", "frozen"), ("answered by", "nobody"), ("latency", "withheld")] {
+            assert_eq!(heads.find(head), row.find(value), "{head}");
+        }
+    }
+
+    #[test]
+    fn colour_is_only_there_where_it_is_wanted() {
+        assert_eq!(Page { colour: false }.painted(Tone::Bad, "x"), "x");
+        assert_eq!(Page { colour: true }.painted(Tone::Plain, "x"), "x");
+        let painted = Page { colour: true }.painted(Tone::Good, "x");
+        assert!(painted.starts_with("\x1b[") && painted.ends_with("\x1b[0m"), "{painted:?}");
+    }
+}

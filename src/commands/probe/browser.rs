@@ -1,0 +1,245 @@
+//! A browser's side of the message stream, over tokio-tungstenite: an independent witness of what the relay does.
+
+use std::io;
+use std::time::Duration;
+
+use futures_util::{SinkExt as _, StreamExt as _};
+use http::{HeaderValue, StatusCode, header};
+use prost::Message as _;
+use serde::Serialize;
+use tokio::net::{TcpStream, lookup_host};
+use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio_tungstenite::tungstenite::{self, Message};
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, client_async_tls_with_config};
+
+use super::target::Target;
+use crate::streamlit::ack;
+use crate::streamlit::messages::{self, FORWARD_PREFIX, Forward, ForwardType};
+use crate::streamlit::proto::{BackMsg, back_msg};
+
+/// Above Streamlit's own default limit of 200 MB (`server.maxMessageSize`).
+const MAX_MESSAGE: usize = 256 << 20;
+
+/// An open message stream.
+pub(crate) struct Browser {
+    socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
+}
+
+/// What a message of the server means here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Seen {
+    /// A heartbeat was answered.
+    Ack(AnsweredBy),
+    /// A script run starts; the server's version, if it tells it.
+    NewSession(Option<String>),
+    /// Anything else.
+    Other,
+}
+
+/// Who made an ack, as its bytes tell: the sidecar's compatible form is its own. A sidecar that is set to
+/// `ack = "plain"` cannot be told from an app server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum AnsweredBy {
+    Sidecar,
+    Upstream,
+}
+
+/// Why a stream could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OpenError {
+    #[error("cannot look up {host}")]
+    Lookup { host: String, source: io::Error },
+    #[error("cannot connect")]
+    Connect(#[source] io::Error),
+    #[error("the TLS handshake failed")]
+    Tls(#[source] io::Error),
+    #[error("the server answered the websocket handshake with status {0}")]
+    Refused(StatusCode),
+    #[error("the connection was lost during the handshake")]
+    Broken(#[source] io::Error),
+    // Tungstenite's errors tell of their sources themselves.
+    #[error("the websocket handshake failed: {0}")]
+    Handshake(Box<tungstenite::Error>),
+    #[error("no websocket within {}", humantime::format_duration(*.0))]
+    TimedOut(Duration),
+}
+
+/// Why an open stream ended.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Lost {
+    #[error("closed by the server with code {code}{}", quoted(.reason))]
+    Closed { code: u16, reason: String },
+    #[error("closed by the server without a code")]
+    ClosedWithoutCode,
+    #[error("the connection was cut without a Close frame")]
+    Cut,
+    #[error("the connection was lost")]
+    Broken(#[source] io::Error),
+    #[error("the server broke the protocol: {0}")]
+    Protocol(Box<tungstenite::Error>),
+}
+
+impl Browser {
+    /// Connects and shakes hands as a browser's page would, without compression.
+    ///
+    /// # Errors
+    /// There is no websocket within `patience`.
+    pub(crate) async fn open(target: &Target, patience: Duration) -> Result<Self, OpenError> {
+        let opened = tokio::time::timeout(patience, Self::shake_hands(target)).await;
+        opened.map_err(|_elapsed| OpenError::TimedOut(patience))?
+    }
+
+    async fn shake_hands(target: &Target) -> Result<Self, OpenError> {
+        let lookup = |source| OpenError::Lookup { host: target.host.clone(), source };
+        let addresses: Vec<_> = lookup_host((target.host.as_str(), target.port)).await.map_err(lookup)?.collect();
+        let stream = TcpStream::connect(&addresses[..]).await.map_err(OpenError::Connect)?;
+        stream.set_nodelay(true).map_err(OpenError::Connect)?;
+        if target.tls {
+            // An error says that the process has a provider already, which is as good.
+            let _installed = rustls::crypto::ring::default_provider().install_default();
+        }
+        let mut request = target.request().into_client_request().map_err(handshake_error)?;
+        let origin = HeaderValue::from_str(&target.origin()).map_err(|error| handshake_error(error.into()))?;
+        request.headers_mut().insert(header::ORIGIN, origin);
+        request.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static("streamlit"));
+        let config = WebSocketConfig::default().max_message_size(Some(MAX_MESSAGE)).max_frame_size(Some(MAX_MESSAGE));
+        let opened = client_async_tls_with_config(request, stream, Some(config), None).await;
+        opened.map(|(socket, _response)| Self { socket }).map_err(handshake_error)
+    }
+
+    /// Asks for a script run, as every page does once; the server answers with a `new_session`.
+    ///
+    /// # Errors
+    /// The stream is lost.
+    pub(crate) async fn rerun(&mut self) -> Result<(), Lost> {
+        self.send(back_msg::Type::RerunScript(Vec::new())).await
+    }
+
+    /// Sends a heartbeat.
+    ///
+    /// # Errors
+    /// The stream is lost.
+    pub(crate) async fn heartbeat(&mut self) -> Result<(), Lost> {
+        self.send(back_msg::Type::AppHeartbeat(true)).await
+    }
+
+    async fn send(&mut self, message: back_msg::Type) -> Result<(), Lost> {
+        let bytes = BackMsg { r#type: Some(message) }.encode_to_vec();
+        self.socket.send(Message::binary(bytes)).await.map_err(Lost::from)
+    }
+
+    /// The next message. Pings are answered in here, so wait here whenever there is nothing else to do. Loses nothing
+    /// when dropped.
+    ///
+    /// # Errors
+    /// The stream is lost.
+    pub(crate) async fn next(&mut self) -> Result<Seen, Lost> {
+        match self.socket.next().await.ok_or(Lost::Cut)?? {
+            Message::Binary(bytes) => Ok(Seen::of(&bytes)),
+            Message::Close(Some(frame)) => {
+                Err(Lost::Closed { code: frame.code.into(), reason: frame.reason.as_str().to_owned() })
+            }
+            Message::Close(None) => Err(Lost::ClosedWithoutCode),
+            Message::Text(_) | Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => Ok(Seen::Other),
+        }
+    }
+
+    /// The server's version, as the next `new_session` tells it; `None` if that does not.
+    ///
+    /// # Errors
+    /// The stream is lost.
+    pub(crate) async fn version(&mut self) -> Result<Option<String>, Lost> {
+        loop {
+            if let Seen::NewSession(version) = self.next().await? {
+                return Ok(version);
+            }
+        }
+    }
+
+    /// Says goodbye and does not wait for an answer: a frozen server gives none.
+    pub(crate) async fn close(mut self) {
+        let _gone_already = self.socket.close(None).await;
+    }
+}
+
+impl Seen {
+    fn of(message: &[u8]) -> Self {
+        let prefix = &message[..message.len().min(FORWARD_PREFIX)];
+        match messages::forward(prefix, prefix.len() == message.len()) {
+            Forward::NewSession(announcement) => Self::NewSession(announcement.map(|told| told.version)),
+            Forward::Other(ForwardType::HeartbeatAck) if message == ack::COMPATIBLE => Self::Ack(AnsweredBy::Sidecar),
+            Forward::Other(ForwardType::HeartbeatAck) => Self::Ack(AnsweredBy::Upstream),
+            Forward::Other(_) | Forward::ScriptFinished(_) => Self::Other,
+        }
+    }
+}
+
+impl AnsweredBy {
+    /// The word for it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Sidecar => "sidecar",
+            Self::Upstream => "upstream",
+        }
+    }
+}
+
+impl From<tungstenite::Error> for Lost {
+    fn from(error: tungstenite::Error) -> Self {
+        use tungstenite::error::ProtocolError::ResetWithoutClosingHandshake;
+        match error {
+            tungstenite::Error::ConnectionClosed | tungstenite::Error::AlreadyClosed => Self::Cut,
+            tungstenite::Error::Protocol(ResetWithoutClosingHandshake) => Self::Cut,
+            tungstenite::Error::Io(error) => Self::Broken(error),
+            error => Self::Protocol(Box::new(error)),
+        }
+    }
+}
+
+/// A reason, as text of the server's that may hold anything; nothing for none.
+fn quoted(reason: &str) -> String {
+    if reason.is_empty() { String::new() } else { format!(": {reason:?}") }
+}
+
+/// rustls' own errors come wrapped in those of the socket.
+fn handshake_error(error: tungstenite::Error) -> OpenError {
+    match error {
+        tungstenite::Error::Http(response) => OpenError::Refused(response.status()),
+        tungstenite::Error::Io(error) if error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) => {
+            OpenError::Tls(error)
+        }
+        tungstenite::Error::Io(error) => OpenError::Broken(error),
+        error => OpenError::Handshake(Box::new(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_form_of_an_ack_tells_who_made_it() {
+        assert_eq!(Seen::of(&[0x52, 0x00, 0xd0, 0x01, 0x01]), Seen::Ack(AnsweredBy::Sidecar));
+        assert_eq!(Seen::of(&[0xd0, 0x01, 0x01]), Seen::Ack(AnsweredBy::Upstream));
+        assert_eq!(Seen::of(&[0x52, 0x00]), Seen::Other, "a session event");
+    }
+
+    #[test]
+    fn a_close_is_told_with_its_code_and_reason() {
+        let closed = |reason: &str| Lost::Closed { code: 1001, reason: reason.to_owned() }.to_string();
+        assert_eq!(closed(""), "closed by the server with code 1001");
+        assert_eq!(closed("bye\n"), "closed by the server with code 1001: \"bye\\n\"");
+    }
+
+    #[test]
+    fn the_first_message_of_a_run_tells_the_version() {
+        use crate::streamlit::proto::{EnvironmentInfo, ForwardMsg, Initialize, NewSession, forward_msg};
+        let environment_info = Some(EnvironmentInfo { streamlit_version: "1.53.1".to_owned() });
+        let initialize = Some(Initialize { environment_info, session_id: String::new() });
+        let told = forward_msg::Type::NewSession(NewSession { initialize });
+        let message = ForwardMsg { hash: String::new(), r#type: Some(told) }.encode_to_vec();
+        assert_eq!(Seen::of(&message), Seen::NewSession(Some("1.53.1".to_owned())));
+    }
+}

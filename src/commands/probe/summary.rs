@@ -1,0 +1,156 @@
+//! What a probe found out, as text and as JSON, and whether that is success.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use super::browser::AnsweredBy;
+use super::ledger::{Figures, shown};
+
+/// The result of a probe. The names of its fields are the keys of its JSON, and stay.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Summary {
+    /// The message stream, without query.
+    pub(crate) url: String,
+    /// As the server tells it.
+    pub(crate) server_version: Option<String>,
+    /// `None` if nobody did.
+    pub(crate) answered_by: Option<Answerers>,
+    /// How many heartbeats were to be sent.
+    pub(crate) requested: u32,
+    /// How many were.
+    pub(crate) sent: u32,
+    /// How many got an ack in time.
+    pub(crate) acked: u32,
+    /// How many did not, those not sent because the connection was lost among them.
+    pub(crate) missed: u32,
+    /// How many of the missed got an ack while the probe still went on.
+    pub(crate) late: u32,
+    /// Of the acks in time.
+    pub(crate) latency_seconds: Figures,
+    /// Somebody ended the probe before it was done.
+    pub(crate) interrupted: bool,
+    /// Why the connection could not be made, or was lost.
+    pub(crate) error: Option<String>,
+}
+
+/// Who answered heartbeats.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Answerers {
+    Sidecar,
+    Upstream,
+    Both,
+}
+
+impl Summary {
+    /// Whether every heartbeat that was asked for got its ack in time.
+    pub(crate) fn is_success(&self) -> bool {
+        self.acked == self.requested && !self.interrupted && self.error.is_none()
+    }
+
+    /// As one line of JSON.
+    pub(crate) fn json(&self) -> String {
+        serde_json::to_string(self).expect("numbers, texts and nothing that JSON cannot hold")
+    }
+}
+
+impl Answerers {
+    /// Those so far and one more.
+    pub(crate) fn and(earlier: Option<Self>, one: AnsweredBy) -> Self {
+        match (earlier, one) {
+            (None | Some(Self::Sidecar), AnsweredBy::Sidecar) => Self::Sidecar,
+            (None | Some(Self::Upstream), AnsweredBy::Upstream) => Self::Upstream,
+            (Some(_), _) => Self::Both,
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Sidecar => "sidecar",
+            Self::Upstream => "upstream",
+            Self::Both => "sidecar and upstream",
+        }
+    }
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let figure = |figure: Option<_>| figure.map_or_else(|| "-".to_owned(), shown);
+        let Figures { min, median, p99, max } = self.latency_seconds;
+        writeln!(f, "stream          {}", self.url)?;
+        writeln!(f, "server version  {}", self.server_version.as_deref().unwrap_or("unknown"))?;
+        writeln!(f, "answered by     {}", self.answered_by.map_or("nobody", Answerers::name))?;
+        write!(f, "heartbeats      {} sent, {} acked, {} missed", self.sent, self.acked, self.missed)?;
+        if self.late > 0 {
+            write!(f, " ({} of them acked late)", self.late)?;
+        }
+        writeln!(f, "{}", if self.interrupted { ", interrupted" } else { "" })?;
+        let [min, median, p99, max] = [min, median, p99, max].map(figure);
+        write!(f, "ack latency     min {min}, median {median}, p99 {p99}, max {max}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn good() -> Summary {
+        let latency_seconds = Figures { min: Some(Duration::from_micros(250)), ..Figures::default() };
+        Summary {
+            url: "ws://app/stream".to_owned(),
+            requested: 3,
+            sent: 3,
+            acked: 3,
+            latency_seconds,
+            ..Summary::default()
+        }
+    }
+
+    #[test]
+    fn only_every_ack_in_time_is_success() {
+        assert!(good().is_success());
+        assert!(!Summary { acked: 2, missed: 1, ..good() }.is_success());
+        assert!(!Summary { acked: 2, missed: 1, late: 1, ..good() }.is_success());
+        assert!(!Summary { requested: 4, missed: 1, ..good() }.is_success());
+        assert!(!Summary { interrupted: true, ..good() }.is_success());
+        assert!(!Summary { error: Some("gone".to_owned()), ..good() }.is_success());
+    }
+
+    #[test]
+    fn the_text_shows_what_is_not_there() {
+        let text = Summary { acked: 1, missed: 2, late: 1, ..good() }.to_string();
+        assert_eq!(
+            text,
+            "\
+stream          ws://app/stream
+server version  unknown
+answered by     nobody
+heartbeats      3 sent, 1 acked, 2 missed (1 of them acked late)
+ack latency     min 0.25 ms, median -, p99 -, max -"
+        );
+    }
+
+    #[test]
+    fn the_keys_of_the_json_stay() {
+        let json = Summary { server_version: Some("1.53.1".to_owned()), ..good() }.json();
+        assert_eq!(
+            json,
+            "{\"url\":\"ws://app/stream\",\"server_version\":\"1.53.1\",\"answered_by\":null,\"requested\":3,\"sent\":3,\
+             \"acked\":3,\"missed\":0,\"late\":0,\"latency_seconds\":{\"min\":0.00025,\"median\":null,\"p99\":null,\
+             \"max\":null},\"interrupted\":false,\"error\":null}"
+        );
+    }
+
+    #[test]
+    fn two_who_answer_are_both() {
+        let (sidecar, upstream) = (AnsweredBy::Sidecar, AnsweredBy::Upstream);
+        let of = |acks: &[AnsweredBy]| acks.iter().fold(None, |earlier, one| Some(Answerers::and(earlier, *one)));
+        assert_eq!(of(&[]), None);
+        assert_eq!(of(&[sidecar, sidecar]), Some(Answerers::Sidecar));
+        assert_eq!(of(&[upstream]), Some(Answerers::Upstream));
+        assert_eq!(of(&[upstream, sidecar, upstream]), Some(Answerers::Both));
+    }
+}
