@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use tokio_util::sync::{CancellationToken, WaitForCancellationFuture, WaitForCancellationFutureOwned};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
@@ -59,14 +59,19 @@ impl Drain {
 }
 
 impl Guard {
+    /// Whether the drain has begun.
+    pub fn is_draining(&self) -> bool {
+        self.started.is_cancelled()
+    }
+
+    /// A switch that the drain turns too, and that can be turned alone.
+    pub fn stop(&self) -> CancellationToken {
+        self.started.child_token()
+    }
+
     /// Resolves when the drain begins, at once if it has; may be dropped and asked for again.
     pub fn draining(&self) -> WaitForCancellationFuture<'_> {
         self.started.cancelled()
-    }
-
-    /// [`Self::draining`] for a hand-written future that holds it beside the guard.
-    pub fn draining_owned(&self) -> WaitForCancellationFutureOwned {
-        self.started.clone().cancelled_owned()
     }
 }
 
@@ -107,7 +112,8 @@ mod tests {
     async fn every_clone_and_guard_hears_the_start() {
         let drain = Drain::new();
         let guard = drain.clone().guard();
-        let mut owned = pin!(guard.draining_owned());
+        let stop = guard.stop();
+        let mut owned = pin!(stop.cancelled());
         assert!(!drain.is_draining());
         assert!(owned.as_mut().now_or_never().is_none() && guard.draining().now_or_never().is_none());
         drain.clone().start();

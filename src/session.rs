@@ -2,6 +2,8 @@
 //!
 //! Law: nothing that identifies a user is kept here: no Streamlit session id, path, query, cookie or address.
 
+pub mod takeover;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};

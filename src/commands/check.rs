@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use crate::config::{Effective, Loaded, Sources, load};
+use crate::config::{Effective, Loaded, SETTINGS, Sources, load};
 
 /// Prints the effective configuration on stdout and warnings or errors on stderr; the exit code is 1 where there are
 /// errors, and where the output cannot be written.
@@ -62,7 +62,9 @@ impl Line {
         let (table, name) = key.split_once('.').unwrap_or(("", key));
         // A file's name may hold what a TOML comment may not.
         let comment = origin.to_string().replace(char::is_control, "?");
-        Self { table, name: name.to_owned(), value: toml::Value::from(value.as_str()).to_string(), comment }
+        let switch = SETTINGS.iter().any(|setting| setting.key == *key && setting.is_switch());
+        let value = if switch { value.clone() } else { toml::Value::from(value.as_str()).to_string() };
+        Self { table, name: name.to_owned(), value, comment }
     }
 }
 
@@ -110,6 +112,10 @@ proof             = \"pong\"                # default
 ack               = \"plain\"               # --heartbeat-ack
 native_deadline   = \"2s\"                  # default
 stall_after       = \"5s\"                  # default
+
+[session]
+takeover          = true                  # default
+takeover_timeout  = \"500ms\"               # default
 "
         );
         assert_eq!(
@@ -138,7 +144,7 @@ stall_after       = \"5s\"                  # default
         fs::write(&path, "listen = '127.0.0.1:1'").expect("a file");
         let (valid, out, _) = reported(&Sources { config: Some(path), ..Sources::default() });
         assert!(valid);
-        assert_eq!(out.lines().count(), SETTINGS.len() + 2);
+        assert_eq!(out.lines().count(), SETTINGS.len() + 4);
         assert!(out.contains("a?listen = 1?.toml:1\n"), "{out}");
     }
 
@@ -155,10 +161,11 @@ stall_after       = \"5s\"                  # default
             prop::sample::select(vec!["compatible", "plain"]),
             prop::sample::select(vec!["text", "json"]),
             prop::sample::select(vec!["debug", "info,heartbeat_sidecar=debug", "warn,a[b{c=\"d\"}]=trace"]),
+            prop::sample::select(vec!["true", "false"]),
         );
-        let durations = prop::array::uniform5(duration());
+        let durations = prop::array::uniform6(duration());
         (1..8000_u16, 1..999_u16, upstream, words, durations).prop_map(|(port, gap, upstream, words, durations)| {
-            let [drain, connect, handshake, native, stall] = durations;
+            let [drain, connect, handshake, native, stall, takeover] = durations;
             vec![
                 ("listen", format!("[::]:{port}")),
                 ("admin", format!("127.0.0.1:{}", port + gap)),
@@ -173,6 +180,8 @@ stall_after       = \"5s\"                  # default
                 ("handshake_timeout", handshake),
                 ("heartbeat.native_deadline", native),
                 ("heartbeat.stall_after", stall),
+                ("session.takeover", words.5.to_owned()),
+                ("session.takeover_timeout", takeover),
             ]
         })
     }

@@ -37,6 +37,8 @@ pub struct Config {
     pub upstream: UpstreamAddress,
     /// What happens to heartbeats.
     pub heartbeat: Settings,
+    /// What happens when a browser reconnects.
+    pub session: SessionSettings,
     /// What is logged, and how.
     pub log: LogSettings,
     /// How long sessions may go on after a stop is asked for.
@@ -45,6 +47,15 @@ pub struct Config {
     pub connect_timeout: Duration,
     /// How long the upstream may take to answer a websocket handshake.
     pub handshake_timeout: Duration,
+}
+
+/// What happens when a browser reconnects to a session whose old connection is still open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionSettings {
+    /// The old connection is closed first, so that the app resumes the session.
+    pub takeover: bool,
+    /// How long the app may take to close the old connection.
+    pub takeover_timeout: Duration,
 }
 
 /// What is logged, and how.
@@ -153,6 +164,7 @@ impl Default for Config {
             admin: ([127, 0, 0, 1], 9600).into(),
             upstream: UpstreamAddress::Http { host: "127.0.0.1".to_owned(), port: 8501 },
             heartbeat: Settings::default(),
+            session: SessionSettings { takeover: true, takeover_timeout: Duration::from_millis(500) },
             log: LogSettings { format: LogFormat::default(), level: "info".to_owned() },
             drain_timeout: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(5),

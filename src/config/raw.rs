@@ -98,9 +98,14 @@ impl Reader {
             let setting = SETTINGS.iter().find(|setting| setting.table() == table && setting.name() == name);
             let is_table = table.is_empty() && tables().any(|known| known == name);
             match (setting, value.get_ref()) {
-                (Some(setting), DeValue::String(text)) => {
-                    let line = self.line(at);
-                    self.document.entries.push(Entry { setting, text: text.to_string(), line });
+                (Some(setting), DeValue::String(text)) if !setting.is_switch() => {
+                    self.entry(at, setting, text.to_string());
+                }
+                (Some(setting), DeValue::Boolean(value)) if setting.is_switch() => {
+                    self.entry(at, setting, value.to_string());
+                }
+                (Some(setting), other) if setting.is_switch() => {
+                    self.mistake(at, format!("{key}: {}, where true or false is expected", kind(other)));
                 }
                 (Some(setting), other) => {
                     let (kind, form) = (kind(other), setting.default_text());
@@ -114,6 +119,11 @@ impl Reader {
                 (None, _) => self.mistake(at, unknown_key(table, &key)),
             }
         }
+    }
+
+    fn entry(&mut self, at: usize, setting: &'static Setting, text: String) {
+        let line = self.line(at);
+        self.document.entries.push(Entry { setting, text, line });
     }
 
     fn mistake(&mut self, at: usize, reason: String) {

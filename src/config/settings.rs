@@ -1,6 +1,6 @@
 //! The one table of settings: flags, environment, file keys, `check` and the help are all made of it.
 
-use super::values::{Choice, DAY, HOUR, Invalid, address, choice, duration, log_filter};
+use super::values::{Choice as _, DAY, HOUR, Invalid, address, choice, duration, log_filter};
 use super::{Config, PREFIX};
 
 /// One setting. Its flag and its environment variable follow from its key.
@@ -110,6 +110,20 @@ pub static SETTINGS: &[Setting] = &[
         get: |config| humantime::format_duration(config.heartbeat.stall_after).to_string(),
         set: |config, text| duration(text, HOUR).map(|value| config.heartbeat.stall_after = value),
     },
+    Setting {
+        key: "session.takeover",
+        value_name: "true|false",
+        help: "Whether a reconnect first closes the session's old connection, so that the app resumes it",
+        get: |config| config.session.takeover.word().to_owned(),
+        set: |config, text| choice(text).map(|value| config.session.takeover = value),
+    },
+    Setting {
+        key: "session.takeover_timeout",
+        value_name: "DURATION",
+        help: "How long the upstream may take to close the old connection",
+        get: |config| humantime::format_duration(config.session.takeover_timeout).to_string(),
+        set: |config, text| duration(text, HOUR).map(|value| config.session.takeover_timeout = value),
+    },
 ];
 
 impl Setting {
@@ -131,6 +145,11 @@ impl Setting {
     /// The environment variable: `HEARTBEAT_SIDECAR_HEARTBEAT_MODE`.
     pub fn variable(&self) -> String {
         variable(self.key)
+    }
+
+    /// Whether the file says `true` or `false`, without quotes.
+    pub fn is_switch(&self) -> bool {
+        bool::ALL.iter().any(|value| value.word() == self.default_text())
     }
 
     /// The default as one would write it.

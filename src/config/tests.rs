@@ -68,6 +68,8 @@ fn nothing_written_gives_the_defaults_without_a_warning() {
             ("heartbeat.ack", "compatible"),
             ("heartbeat.native_deadline", "2s"),
             ("heartbeat.stall_after", "5s"),
+            ("session.takeover", "true"),
+            ("session.takeover_timeout", "500ms"),
         ]
     );
     assert!(loaded.settings.iter().all(|setting| setting.origin == Origin::Default));
@@ -86,7 +88,7 @@ fn flag_and_variable_follow_from_the_key() {
 fn the_keys_of_a_table_stand_together_below_the_top_level() {
     let mut tables: Vec<_> = SETTINGS.iter().map(Setting::table).collect();
     tables.dedup();
-    assert_eq!(tables, ["", "heartbeat"]);
+    assert_eq!(tables, ["", "heartbeat", "session"]);
 }
 
 #[test]
@@ -202,14 +204,29 @@ fn unknown_keys_without_a_near_one_list_the_known_ones() {
         file_problems("colour = 1\n\"a\\nb\" = 1\n[heartbeat]\nxyz = 1\n[tls]\n"),
         [
             "sidecar.toml:1: colour: unknown key; known here: listen, upstream, admin, log_format, log_level, \
-             drain_timeout, connect_timeout, handshake_timeout, [heartbeat]",
+             drain_timeout, connect_timeout, handshake_timeout, [heartbeat], [session]",
             "sidecar.toml:2: \"a\\nb\": unknown key; known here: listen, upstream, admin, log_format, log_level, \
-             drain_timeout, connect_timeout, handshake_timeout, [heartbeat]",
+             drain_timeout, connect_timeout, handshake_timeout, [heartbeat], [session]",
             "sidecar.toml:4: heartbeat.xyz: unknown key; known here: heartbeat.mode, heartbeat.proof, heartbeat.ack, \
              heartbeat.native_deadline, heartbeat.stall_after",
-            "sidecar.toml:5: tls: unknown table; known tables: heartbeat",
+            "sidecar.toml:5: tls: unknown table; known tables: heartbeat, session",
         ]
     );
+}
+
+#[test]
+fn a_switch_is_true_or_false_without_quotes() {
+    let loaded = load_file(b"[session]\ntakeover = false\n", Sources::default()).expect("valid");
+    assert!(!loaded.config.session.takeover);
+    assert_eq!(
+        file_problems("[session]\ntakeover = 'false'\ntakeover_timeout = false\n"),
+        [
+            "sidecar.toml:2: session.takeover: a string, where true or false is expected",
+            "sidecar.toml:3: session.takeover_timeout: a boolean, where a string is expected, such as \"500ms\"",
+        ]
+    );
+    let problems = problems(&[("session-takeover", "yes")], &[]);
+    assert_eq!(problems, "--session-takeover: \"yes\" is none of true, false");
 }
 
 #[test]

@@ -75,6 +75,14 @@ impl Choice for LogFormat {
     }
 }
 
+impl Choice for bool {
+    const ALL: &'static [Self] = &[true, false];
+
+    fn word(self) -> &'static str {
+        if self { "true" } else { "false" }
+    }
+}
+
 /// One of the words of `T`.
 pub(super) fn choice<T: Choice>(text: &str) -> Result<T, Invalid> {
     T::ALL.iter().copied().find(|value| value.word() == text).ok_or_else(|| {

@@ -160,6 +160,25 @@ impl Tap {
         self.settle(now, carrier);
     }
 
+    /// Closes the upstream with `code` at once, since another connection takes the session over, and the browser if
+    /// there is room. Nothing passes any more. Answers whether the upstream could be told: not inside a frame.
+    pub fn hand_over(&mut self, code: u16, carrier: &mut impl Carrier) -> bool {
+        self.close_policy(Sender::Browser, carrier);
+        let room = self.room(carrier);
+        let open = self.depth != Depth::Off;
+        if open && room.browser && !self.upstream.closed {
+            carrier.insert(Sender::Upstream, ControlFrame::close(code, None).as_bytes());
+        }
+        let told = self.browser.closed || (open && room.upstream);
+        if told && !self.browser.closed {
+            let key = self.key();
+            carrier.insert(Sender::Browser, ControlFrame::close(code, Some(key)).as_bytes());
+        }
+        self.upstream.farewell = true;
+        self.browser.farewell = true;
+        told
+    }
+
     /// A close frame came from `from`.
     pub fn has_closed(&self, from: Sender) -> bool {
         self.lane(from).closed

@@ -38,6 +38,15 @@ pub enum Direction {
     UpstreamToBrowser,
 }
 
+/// How the old connection of a session that is taken over went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Takeover {
+    /// The upstream closed it.
+    Closed,
+    /// The upstream did not close it in time; it was cut.
+    Timeout,
+}
+
 /// Why a session's bytes flow on untapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TapDisabled {
@@ -237,6 +246,7 @@ labels! {
         Timeout = "timeout",
         Invalid = "invalid",
     }
+    Takeover { Closed = "closed", Timeout = "timeout", }
     Initiator { Browser = "browser", Upstream = "upstream", Sidecar = "sidecar", }
     Direction { BrowserToUpstream = "browser_to_upstream", UpstreamToBrowser = "upstream_to_browser", }
     TapDisabled {

@@ -12,7 +12,7 @@ use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder a
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 use metrics_process::Collector;
 
-pub use labels::{CloseCode, Direction, Handshake, Initiator, LabelValue, TapDisabled};
+pub use labels::{CloseCode, Direction, Handshake, Initiator, LabelValue, Takeover, TapDisabled};
 pub use upstream::UpstreamMetrics;
 
 use series::Series;

@@ -46,6 +46,10 @@ pub(super) const RECONNECTS: Series = Series::new(
     "heartbeat_sidecar_reconnects_total",
     "Accepted websocket handshakes that carried the id of an earlier session.",
 );
+pub(super) const TAKEOVERS: Series = Series::new(
+    "heartbeat_sidecar_takeovers_total",
+    "Reconnects that first closed their session's old connection, by whether it closed in time.",
+);
 pub(super) const MESSAGES: Series =
     Series::new("heartbeat_sidecar_messages_total", "Websocket messages relayed, by direction and Streamlit type.");
 pub(super) const MESSAGE_BYTES: Series = Series::new(

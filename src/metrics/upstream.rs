@@ -8,7 +8,7 @@ use metrics::{Counter, Gauge, Histogram};
 
 use super::Registrar;
 use super::labels::{
-    CloseCode, Direction, Family, Handshake, Initiator, LabelValue as _, Method, StatusClass, TapDisabled,
+    CloseCode, Direction, Family, Handshake, Initiator, LabelValue as _, Method, StatusClass, Takeover, TapDisabled,
 };
 use super::series;
 use crate::heartbeat::{AckOrigin, Capability, Withheld};
@@ -28,6 +28,7 @@ pub struct UpstreamMetrics {
     handshakes: Family<Handshake, Counter>,
     handshake_duration: Histogram,
     reconnects: Counter,
+    takeovers: Family<Takeover, Counter>,
     connections: Gauge,
     connections_closed: Family<Initiator, Family<CloseCode, Counter>>,
     connection_duration: Histogram,
@@ -63,6 +64,7 @@ impl UpstreamMetrics {
             handshakes: Family::new(|h: Handshake| to.counter(&series::HANDSHAKES, &[("result", h.name())])),
             handshake_duration: to.histogram(&series::HANDSHAKE_DURATION, &[]),
             reconnects: to.counter(&series::RECONNECTS, &[]),
+            takeovers: Family::new(|t: Takeover| to.counter(&series::TAKEOVERS, &[("result", t.name())])),
             connections: to.gauge(&series::CONNECTIONS, &[]),
             connections_closed: Family::new(|initiator: Initiator| {
                 Family::new(|code: CloseCode| {
@@ -139,6 +141,11 @@ impl UpstreamMetrics {
     /// An accepted handshake carried the id of an earlier session.
     pub fn reconnect(&self) {
         self.reconnects.increment(1);
+    }
+
+    /// A reconnect took a session over that another connection held.
+    pub fn takeover(&self, result: Takeover) {
+        self.takeovers.get(result).increment(1);
     }
 
     /// A websocket connection is open; each call asks for one [`Self::connection_closed`].

@@ -18,9 +18,10 @@ use crate::drain::Guard;
 use crate::heartbeat::tap::Depth;
 use crate::metrics::{Handshake, TapDisabled};
 use crate::relay::stream::Stream;
-use crate::relay::{Report, Session, Side};
+use crate::relay::{Report, Session, Side, Terms};
+use crate::session::takeover::{Holding, Turn};
 use crate::session::{SessionInfo, Sessions};
-use crate::streamlit::handshake;
+use crate::streamlit::handshake::{self, SessionId};
 
 /// Why there is no session.
 #[derive(Debug, thiserror::Error)]
@@ -42,18 +43,20 @@ impl Proxy {
         let started = Instant::now();
         let upstream = &self.upstream;
         let browser = hyper::upgrade::on(&mut request);
-        let resumes = resumes(request.headers());
         let stream_path = handshake::is_stream(request.uri().path());
+        let resumed = resumed(request.headers()).filter(|_id| stream_path);
+        let turn = self.take_over(resumed).await;
         headers::keep_upgrade(request.headers_mut());
         match shake_hands(upstream, request).await {
             Ok(mut response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
                 upstream.metrics.handshake(Handshake::Accepted, started.elapsed());
-                if resumes {
+                if resumed.is_some() {
                     upstream.metrics.reconnect();
                 }
                 let depth = self.depth(stream_path, response.headers());
                 let far = hyper::upgrade::on(&mut response);
-                let joining = Joining { upstream: upstream.clone(), sessions: self.sessions.clone(), depth };
+                let (upstream, sessions) = (upstream.clone(), self.sessions.clone());
+                let joining = Joining { upstream, sessions, depth, resumed, turn };
                 tokio::spawn(joining.join(browser, far, self.drain.guard()));
                 headers::keep_upgrade(response.headers_mut());
                 response.map(Either::Left)
@@ -71,6 +74,16 @@ impl Proxy {
                 self.refuse(failure.refusal(), &Chain(&failure))
             }
         }
+    }
+
+    /// Closes the connection that holds the session, if one does. The app then resumes it; before Streamlit 1.61 it
+    /// would start an empty one instead while the old connection, dead or not, is open.
+    async fn take_over(&self, resumed: Option<SessionId>) -> Option<Turn> {
+        let settings = self.upstream.session;
+        let id = resumed.filter(|_id| settings.takeover)?;
+        let (turn, result) = self.upstream.holders.take_over(id, settings.takeover_timeout).await?;
+        self.upstream.metrics.takeover(result);
+        Some(turn)
     }
 
     /// How much of the session the tap can look at.
@@ -123,10 +136,10 @@ async fn shake_hands(upstream: &Upstream, request: Request<Incoming>) -> Result<
     Ok(response)
 }
 
-/// Whether the browser wants to resume a session.
-fn resumes(headers: &HeaderMap) -> bool {
+/// The session that the browser wants to resume.
+fn resumed(headers: &HeaderMap) -> Option<SessionId> {
     let lines = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL);
-    handshake::resumed_session(lines.iter().filter_map(|line| line.to_str().ok())).is_some()
+    handshake::resumed_session(lines.iter().filter_map(|line| line.to_str().ok()))
 }
 
 /// A session whose 101 is on its way to the browser.
@@ -134,6 +147,9 @@ struct Joining {
     upstream: Arc<Upstream>,
     sessions: Sessions,
     depth: Depth,
+    resumed: Option<SessionId>,
+    /// The next takeover of the session waits until this one's connection holds it.
+    turn: Option<Turn>,
 }
 
 impl Joining {
@@ -150,11 +166,19 @@ impl Joining {
             tracing::error!(upstream = %self.upstream.name, "a websocket does not run over a socket of ours");
             return;
         };
-        let Self { upstream, sessions, depth } = self;
+        let Self { upstream, sessions, depth, resumed, turn } = self;
         let tapped = depth == Depth::Messages;
         let session = sessions.open(SessionInfo { upstream: upstream.name.clone(), tapped });
-        let report = Report::new(upstream.metrics.clone(), upstream.knowledge.clone(), session);
-        tokio::spawn(Session::new(browser, far, depth, upstream.heartbeat, report, guard));
+        let stop = guard.stop();
+        let mut holding = Holding::new(upstream.session.takeover.then(|| upstream.holders.clone()), stop.clone());
+        if let Some(id) = resumed {
+            holding.hold(id);
+        }
+        let report = Report::new(upstream.metrics.clone(), upstream.knowledge.clone(), session, holding);
+        let takeover_timeout = upstream.session.takeover_timeout;
+        let terms = Terms { depth, heartbeat: upstream.heartbeat, takeover_timeout, stop };
+        tokio::spawn(Session::new(browser, far, terms, report, guard));
+        drop(turn);
     }
 }
 

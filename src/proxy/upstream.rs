@@ -15,11 +15,12 @@ use hyper_util::client::legacy::{Client, Error as ClientError};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::{TcpStream, UnixStream};
 
-use crate::config::{Config, UpstreamAddress};
+use crate::config::{Config, SessionSettings, UpstreamAddress};
 use crate::heartbeat::Settings;
 use crate::metrics::UpstreamMetrics;
 use crate::relay::Knowledge;
 use crate::relay::stream::Stream;
+use crate::session::takeover::Holders;
 
 /// How long an idle connection is kept for the next request: less than the 5 s after which uvicorn (Streamlit 1.57+)
 /// closes it, so that a request seldom meets a connection that is about to close.
@@ -36,6 +37,8 @@ pub struct Upstream {
     pub(super) metrics: Arc<UpstreamMetrics>,
     pub(super) knowledge: Knowledge,
     pub(super) name: Arc<str>,
+    pub(super) session: SessionSettings,
+    pub(super) holders: Holders,
     pool: Client<Connector, RequestBody>,
 }
 
@@ -84,6 +87,8 @@ impl Upstream {
             metrics,
             knowledge: Knowledge::default(),
             name: name.into(),
+            session: config.session,
+            holders: Holders::default(),
             pool,
         }
     }

@@ -154,6 +154,12 @@ impl End {
         Poll::Ready(())
     }
 
+    /// Drops what the peer has not taken.
+    pub(super) fn forget_backlog(&mut self) {
+        self.backlog = Vec::new();
+        self.backlog_start = 0;
+    }
+
     /// Sends the end of the stream, behind all that was written.
     pub(super) fn finish(&mut self) {
         if self.outbound == Half::Open {
@@ -180,7 +186,6 @@ impl End {
 
     fn break_off(&mut self) {
         self.outbound = Half::Broken;
-        self.backlog = Vec::new();
-        self.backlog_start = 0;
+        self.forget_backlog();
     }
 }

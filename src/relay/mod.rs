@@ -10,10 +10,10 @@ mod tcp_info;
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::time::Sleep;
-use tokio_util::sync::WaitForCancellationFutureOwned;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use self::end::{End, Inflow, with_scratch};
 pub use self::report::{Knowledge, Report};
@@ -23,7 +23,7 @@ use crate::heartbeat::tap::{Carrier, Depth, Note, Tap};
 use crate::heartbeat::{Capability, Settings};
 use crate::websocket::scanner::Sender;
 
-/// The close code of a drain: the endpoint is going away (RFC 6455 §7.4.1).
+/// The close code of a drain and of a takeover: the endpoint is going away (RFC 6455 §7.4.1).
 const GOING_AWAY: u16 = 1001;
 
 /// Reads of one direction before other sessions get their turn: at most 1 MiB.
@@ -44,9 +44,26 @@ pub struct Session {
     ends: Ends,
     timer: Option<Pin<Box<Sleep>>>,
     started: bool,
-    draining: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    /// `None` once the session was told to stop.
+    stop: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    /// Another connection takes the session over: how long the upstream may still take to close this one.
+    handing_over: Option<Pin<Box<Sleep>>>,
+    takeover_timeout: Duration,
     /// Keeps the process until the session has ended.
-    _guard: Guard,
+    guard: Guard,
+}
+
+/// What holds for one session.
+#[derive(Debug)]
+pub struct Terms {
+    /// How much of it the tap looks at.
+    pub depth: Depth,
+    /// What happens to its heartbeats.
+    pub heartbeat: Settings,
+    /// How long the upstream may take to close when the session is taken over.
+    pub takeover_timeout: Duration,
+    /// Ends it: for a drain if that has begun, else because it is taken over.
+    pub stop: CancellationToken,
 }
 
 /// Both sockets and the report: what the tap's decisions are carried out on.
@@ -57,10 +74,10 @@ struct Ends {
 }
 
 impl Session {
-    /// Joins two connections whose handshakes are done. `guard` keeps the process alive and tells of the drain.
-    pub fn new(browser: Side, upstream: Side, depth: Depth, settings: Settings, report: Report, guard: Guard) -> Self {
+    /// Joins two connections whose handshakes are done. `guard` keeps the process until the session has ended.
+    pub fn new(browser: Side, upstream: Side, terms: Terms, report: Report, guard: Guard) -> Self {
         Self {
-            tap: Tap::new(depth, settings, rand::random()),
+            tap: Tap::new(terms.depth, terms.heartbeat, rand::random()),
             ends: Ends {
                 browser: End::new(browser.stream, browser.early),
                 upstream: End::new(upstream.stream, upstream.early),
@@ -68,8 +85,10 @@ impl Session {
             },
             timer: None,
             started: false,
-            draining: Some(Box::pin(guard.draining_owned())),
-            _guard: guard,
+            stop: Some(Box::pin(terms.stop.cancelled_owned())),
+            handing_over: None,
+            takeover_timeout: terms.takeover_timeout,
+            guard,
         }
     }
 
@@ -144,23 +163,40 @@ impl Session {
         }
     }
 
-    fn poll_drain(&mut self, cx: &mut Context<'_>) {
-        if let Some(draining) = &mut self.draining
-            && draining.as_mut().poll(cx).is_ready()
-        {
-            self.draining = None;
-            self.ends.report.drained(GOING_AWAY);
+    fn poll_stop(&mut self, cx: &mut Context<'_>) {
+        let told = self.stop.as_mut().is_some_and(|stop| stop.as_mut().poll(cx).is_ready());
+        if !told {
+            return;
+        }
+        self.stop = None;
+        self.ends.report.stopped(GOING_AWAY);
+        if self.guard.is_draining() {
             self.tap.close(GOING_AWAY, Instant::now(), &mut self.ends);
+        } else {
+            self.hand_over();
         }
     }
 
+    /// Closes the upstream's side at once and lets the browser's go: it is another connection's now.
+    fn hand_over(&mut self) {
+        self.handing_over = Some(Box::pin(tokio::time::sleep(self.takeover_timeout)));
+        if !self.tap.hand_over(GOING_AWAY, &mut self.ends) {
+            self.ends.upstream.finish();
+        }
+        self.ends.browser.forget_backlog();
+    }
+
     /// Ends what can be ended; answers whether nothing is left.
-    fn is_over(&mut self) -> bool {
+    fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
+        if let Some(timeout) = &mut self.handing_over {
+            let closed = self.tap.has_closed(Sender::Upstream) || !self.ends.upstream.is_readable();
+            return closed || timeout.as_mut().poll(cx).is_ready();
+        }
         let closed = [Sender::Browser, Sender::Upstream].into_iter().all(|from| {
             let closed = self.tap.is_closed(from) || !self.ends.end(from).is_readable();
             closed && self.ends.end(from).is_clear()
         });
-        if closed && self.draining.is_none() {
+        if closed && self.stop.is_none() {
             return true;
         }
         let Ends { browser, upstream, .. } = &self.ends;
@@ -188,11 +224,11 @@ impl Future for Session {
         if !this.started {
             this.start();
         }
-        this.poll_drain(cx);
+        this.poll_stop(cx);
         let mut again = this.poll_direction(Sender::Upstream, cx);
         again |= this.poll_direction(Sender::Browser, cx);
         this.poll_timer(cx);
-        if this.is_over() {
+        if this.is_over(cx) {
             return Poll::Ready(());
         }
         // What the tap wrote after a direction was polled may have met a full socket that nobody waits for yet.

@@ -8,6 +8,7 @@ use crate::heartbeat::tap::Note;
 use crate::heartbeat::{AckOrigin, Capability};
 use crate::metrics::{CloseCode, Direction, Initiator, LabelValue as _, TapDisabled, UpstreamMetrics};
 use crate::session::Session;
+use crate::session::takeover::Holding;
 use crate::streamlit::messages::{Announcement, Forward, ScriptResult};
 use crate::websocket::scanner::{Lost, Sender};
 
@@ -27,6 +28,7 @@ pub struct Report {
     metrics: Arc<UpstreamMetrics>,
     knowledge: Knowledge,
     session: Session,
+    holding: Holding,
     started: Instant,
     last_heartbeat: Option<Instant>,
     script_started: Option<Instant>,
@@ -36,12 +38,13 @@ pub struct Report {
 
 impl Report {
     /// The report of a session that begins now.
-    pub fn new(metrics: Arc<UpstreamMetrics>, knowledge: Knowledge, session: Session) -> Self {
+    pub fn new(metrics: Arc<UpstreamMetrics>, knowledge: Knowledge, session: Session, holding: Holding) -> Self {
         metrics.connection_opened();
         Self {
             metrics,
             knowledge,
             session,
+            holding,
             started: Instant::now(),
             last_heartbeat: None,
             script_started: None,
@@ -76,7 +79,8 @@ impl Report {
         self.closed.get_or_insert((initiator(from), CloseCode::Abnormal));
     }
 
-    pub(super) fn drained(&mut self, code: u16) {
+    /// The sidecar ends the session.
+    pub(super) fn stopped(&mut self, code: u16) {
         self.closed.get_or_insert((Initiator::Sidecar, CloseCode::from(Some(code))));
     }
 
@@ -136,7 +140,10 @@ impl Report {
 
     fn new_session(&mut self, announcement: Option<Announcement>) {
         self.script_started = Some(Instant::now());
-        if let Some(Announcement { version, .. }) = announcement {
+        if let Some(Announcement { version, session_id }) = announcement {
+            if let Some(id) = session_id {
+                self.holding.hold(id);
+            }
             self.learn(|learning| learning.on_version(&version));
             self.session.version(&version);
         }

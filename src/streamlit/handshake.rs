@@ -1,23 +1,39 @@
 //! What a websocket handshake with a Streamlit server says: its path, and the session that it resumes.
 
+use std::fmt;
+
 /// Whether a request path leads to an app's message stream, under any base path (1.17: `/stream`).
 pub fn is_stream(path: &str) -> bool {
     path.ends_with("/_stcore/stream") || path.ends_with("/stream")
 }
 
-/// The id of the session that a handshake wants to resume: the subprotocol that is a UUID.
-///
-/// The entry is the third from Streamlit 1.29 on and the second in 1.18 to 1.28. It is a secret.
-pub fn resumed_session<'a>(protocols: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    protocols.into_iter().flat_map(|line| line.split(',')).map(str::trim).find(|entry| is_uuid(entry))
+/// A Streamlit session's id. A secret, since whoever knows it can resume the session: it is never shown.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct SessionId(u128);
+
+impl SessionId {
+    /// Reads the 36 characters of a UUID (RFC 9562 §4); `None` for anything else.
+    pub fn parse(text: &str) -> Option<Self> {
+        let dashes = text.bytes().enumerate().all(|(at, byte)| (byte == b'-') == matches!(at, 8 | 13 | 18 | 23));
+        let digits = text.bytes().filter(u8::is_ascii_hexdigit).count();
+        if text.len() != 36 || !dashes || digits != 32 {
+            return None;
+        }
+        u128::from_str_radix(&text.replace('-', ""), 16).ok().map(Self)
+    }
 }
 
-fn is_uuid(text: &str) -> bool {
-    text.len() == 36
-        && text.bytes().enumerate().all(|(at, byte)| match at {
-            8 | 13 | 18 | 23 => byte == b'-',
-            _ => byte.is_ascii_hexdigit(),
-        })
+impl fmt::Debug for SessionId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("SessionId(secret)")
+    }
+}
+
+/// The id of the session that a handshake wants to resume: the subprotocol that is a UUID.
+///
+/// The entry is the third from Streamlit 1.29 on and the second in 1.18 to 1.28.
+pub fn resumed_session<'a>(protocols: impl IntoIterator<Item = &'a str>) -> Option<SessionId> {
+    protocols.into_iter().flat_map(|line| line.split(',')).find_map(|entry| SessionId::parse(entry.trim()))
 }
 
 #[cfg(test)]
@@ -38,12 +54,22 @@ mod tests {
 
     #[test]
     fn the_session_is_the_entry_that_is_a_uuid_wherever_it_stands() {
-        assert_eq!(resumed_session([format!("streamlit, 2|ab|cd|17, {ID}").as_str()]), Some(ID));
-        assert_eq!(resumed_session([format!("streamlit,{ID}").as_str()]), Some(ID));
-        assert_eq!(resumed_session(["streamlit", "PLACEHOLDER_AUTH_TOKEN", ID]), Some(ID));
+        let id = SessionId::parse(ID);
+        assert!(id.is_some());
+        assert_eq!(resumed_session([format!("streamlit, 2|ab|cd|17, {ID}").as_str()]), id);
+        assert_eq!(resumed_session([format!("streamlit,{ID}").as_str()]), id);
+        assert_eq!(resumed_session(["streamlit", "PLACEHOLDER_AUTH_TOKEN", ID]), id);
+        assert_eq!(SessionId::parse(&ID.to_uppercase()), id);
         assert_eq!(resumed_session(["streamlit, 2|ab|cd|17"]), None);
         assert_eq!(resumed_session([&ID[1..]]), None);
         assert_eq!(resumed_session([ID.replace('-', "_").as_str()]), None);
+        assert_eq!(resumed_session([ID.replace('7', "+").as_str()]), None);
         assert_eq!(resumed_session([]), None);
+    }
+
+    #[test]
+    fn an_id_does_not_show() {
+        let shown = format!("{:?}", SessionId::parse(ID));
+        assert_eq!(shown, "Some(SessionId(secret))");
     }
 }

@@ -6,6 +6,7 @@
 use prost::Message as _;
 use prost::encoding::{DecodeContext, WireType, decode_key, skip_field};
 
+use super::handshake::SessionId;
 use super::proto::Initialize;
 
 /// Longest BackMsg that can count as a heartbeat, in bytes.
@@ -157,8 +158,8 @@ impl Forward {
 pub struct Announcement {
     /// The server's version as it names it itself, such as `1.53.1`.
     pub version: String,
-    /// The session's id. A secret: whoever knows it can resume the session.
-    pub session_id: String,
+    /// The session's id, if it is one.
+    pub session_id: Option<SessionId>,
 }
 
 /// Names the type of a browser's message; `whole` says that `prefix` is all of it.
@@ -221,7 +222,10 @@ fn last_member<M>(bytes: &[u8], member: impl Fn(u32, WireType) -> Option<M>) -> 
 fn announcement(value: &[u8]) -> Option<Announcement> {
     let initialize = first_field(delimited(value)?, INITIALIZE)?;
     let initialize = Initialize::decode(initialize).ok()?;
-    Some(Announcement { version: initialize.environment_info?.streamlit_version, session_id: initialize.session_id })
+    Some(Announcement {
+        version: initialize.environment_info?.streamlit_version,
+        session_id: SessionId::parse(&initialize.session_id),
+    })
 }
 
 /// The content of the first field `wanted`, if all of it is there.

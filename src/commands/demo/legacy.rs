@@ -228,7 +228,7 @@ mod tests {
     #[test]
     fn the_id_of_a_session_is_a_uuid() {
         let id = session_id();
-        assert_eq!(handshake::resumed_session([id.as_str()]), Some(id.as_str()));
+        assert_eq!(handshake::resumed_session([id.as_str()]), handshake::SessionId::parse(&id));
         assert_eq!(&id[14..15], "4", "{id}");
         assert!("89ab".contains(&id[19..20]), "{id}");
     }
