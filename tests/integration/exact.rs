@@ -1,0 +1,235 @@
+//! Byte-exactness: whatever is sent, however it is cut, comes out the same, but for what the sidecar says it does.
+
+use heartbeat_sidecar::config::Config;
+use heartbeat_sidecar::heartbeat::{Mode, Proof};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+
+use crate::support::frame::{COMPATIBLE_ACK, Frame, HEARTBEAT, PING, TEXT, heartbeat, masked, plain};
+use crate::support::{App, Session, Sidecar, soon};
+
+const LAST: &str = "the last message";
+
+/// What one end sends, and the sizes of its writes in turn.
+#[derive(Clone, Debug)]
+struct Script {
+    bytes: Vec<u8>,
+    writes: Vec<usize>,
+}
+
+impl Script {
+    async fn play(&self, end: &mut OwnedWriteHalf) {
+        let (mut rest, mut sizes) = (&self.bytes[..], self.writes.iter().cycle());
+        while !rest.is_empty() {
+            let (now, later) = rest.split_at((*sizes.next().unwrap()).min(rest.len()));
+            end.write_all(now).await.unwrap();
+            rest = later;
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// Sends all, then the end of the stream.
+async fn send_all(script: &Script, mut end: OwnedWriteHalf) {
+    script.play(&mut end).await;
+    end.shutdown().await.unwrap();
+}
+
+async fn read_all(mut end: OwnedReadHalf) -> Vec<u8> {
+    let mut came = Vec::new();
+    end.read_to_end(&mut came).await.unwrap();
+    came
+}
+
+/// Reads until `last` has come.
+async fn read_through(end: &mut OwnedReadHalf, last: &[u8]) -> Vec<u8> {
+    let (mut came, mut searched) = (Vec::new(), 0);
+    while !came[searched..].windows(last.len()).any(|window| window == last) {
+        searched = came.len().saturating_sub(last.len());
+        assert!(end.read_buf(&mut came).await.unwrap() > 0, "ended without the last message");
+    }
+    came
+}
+
+/// The bytes without the frames that `taken` says, and how many those were.
+fn without(mut bytes: &[u8], taken: impl Fn(&Frame) -> bool) -> (Vec<u8>, usize) {
+    let (mut kept, mut count) = (Vec::new(), 0);
+    while let Some((frame, length)) = Frame::parse(bytes) {
+        if taken(&frame) {
+            count += 1;
+        } else {
+            kept.extend_from_slice(&bytes[..length]);
+        }
+        bytes = &bytes[length..];
+    }
+    assert!(bytes.is_empty(), "ends within a frame");
+    (kept, count)
+}
+
+fn is_own_ping(frame: &Frame) -> bool {
+    frame.first == PING && frame.payload.len() == 16
+}
+
+fn is_own_ack(frame: &Frame) -> bool {
+    frame.payload == COMPATIBLE_ACK
+}
+
+fn run<T>(test: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(soon(test))
+}
+
+/// A session through a sidecar of its own, as the halves of both connections.
+async fn split(path: &str, settings: impl FnOnce(&mut Config)) -> [(OwnedReadHalf, OwnedWriteHalf); 2] {
+    let app = App::bind().await;
+    let mut config = app.config();
+    settings(&mut config);
+    let sidecar = Sidecar::start(config).await;
+    let Session { browser, app } = sidecar.open(&app, path).await;
+    [browser.stream, app.stream].map(TcpStream::into_split)
+}
+
+/// What arrives at the browser and at the app.
+fn relayed(path: &str, browser: &Script, app: &Script) -> (Vec<u8>, Vec<u8>) {
+    run(async {
+        let [(browser_reads, browser_writes), (app_reads, app_writes)] = split(path, |_config| {}).await;
+        let (at_browser, at_app, (), ()) = tokio::join!(
+            read_all(browser_reads),
+            read_all(app_reads),
+            send_all(browser, browser_writes),
+            send_all(app, app_writes)
+        );
+        (at_browser, at_app)
+    })
+}
+
+fn writes() -> impl Strategy<Value = Vec<usize>> {
+    vec(prop_oneof![1..4usize, 1..200usize, 1000..70_000usize], 1..8)
+}
+
+fn script(bytes: impl Strategy<Value = Vec<u8>>) -> impl Strategy<Value = Script> {
+    (bytes, writes()).prop_map(|(bytes, writes)| Script { bytes, writes })
+}
+
+/// A frame with any flags, opcode and mask, whose length may be written too long and may be a lie.
+fn hostile_frame() -> impl Strategy<Value = Vec<u8>> {
+    let length = prop_oneof![4 => Just(None), 1 => prop::sample::select(&[0, 1, 125, 126, 1 << 40, u64::MAX][..]).prop_map(Some)];
+    (any::<u8>(), any::<bool>(), 0..3u8, length, vec(any::<u8>(), 0..200)).prop_map(
+        |(first, is_masked, form, lie, payload)| {
+            let declared = lie.unwrap_or(payload.len() as u64);
+            let bit = if is_masked { 0x80 } else { 0 };
+            let mut frame = match form {
+                0 if declared < 126 => vec![first, bit | declared as u8],
+                0 | 1 if declared < 1 << 16 => [&[first, bit | 126][..], &(declared as u16).to_be_bytes()].concat(),
+                _ => [&[first, bit | 127][..], &declared.to_be_bytes()].concat(),
+            };
+            if is_masked {
+                frame.extend([1, 2, 3, 4]);
+            }
+            [frame, payload].concat()
+        },
+    )
+}
+
+fn any_stream() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![
+        vec(any::<u8>(), 0..3000),
+        vec(hostile_frame(), 0..30).prop_map(|frames| frames.concat()),
+        (valid_frames(true), hostile_frame()).prop_map(|(valid, hostile)| [valid, hostile].concat()),
+        (valid_frames(false), hostile_frame()).prop_map(|(valid, hostile)| [valid, hostile].concat()),
+    ]
+}
+
+/// Messages, whole and in pieces, and control frames, as a browser or a server would send them; no heartbeat, no ack,
+/// and nothing that looks like a ping of the sidecar's.
+fn valid_frames(browser: bool) -> impl Strategy<Value = Vec<u8>> {
+    let frame = move |first, payload: &[u8]| if browser { masked(first, payload) } else { plain(first, payload) };
+    let size = prop_oneof![8 => 0..80usize, 4 => 120..130usize, 4 => 1000..1100usize, 1 => 65_530..65_540usize];
+    let message = prop_oneof![
+        3 => (0x81..=0x82u8, size).prop_map(move |(first, size)| frame(first, &vec![b'm'; size])),
+        2 => vec(0..200usize, 2..5).prop_map(move |sizes| {
+            let last = sizes.len() - 1;
+            let piece = |(at, size): (usize, &usize)| {
+                let first = if at == 0 { 0x02 } else { 0x00 } | if at == last { 0x80 } else { 0 };
+                [frame(first, &vec![b'p'; *size]), if at == last { vec![] } else { frame(PING, b"in between") }].concat()
+            };
+            sizes.iter().enumerate().flat_map(piece).collect()
+        }),
+        1 => (0x89..=0x8au8, 17..126usize).prop_map(move |(first, size)| frame(first, &vec![b'c'; size])),
+    ];
+    vec(message, 0..12).prop_map(|messages| messages.concat())
+}
+
+/// A browser's messages with heartbeats between them, and how many those are.
+fn with_heartbeats() -> impl Strategy<Value = (Vec<u8>, usize)> {
+    vec((valid_frames(true), 1..4usize), 1..6).prop_map(|parts| {
+        let beats = parts.iter().map(|(_, beats)| beats).sum();
+        let bytes =
+            parts.into_iter().flat_map(|(frames, beats)| [frames, heartbeat().repeat(beats)].concat()).collect();
+        (bytes, beats)
+    })
+}
+
+fn cases(cases: u32) -> ProptestConfig {
+    ProptestConfig { cases, failure_persistence: None, max_shrink_iters: 8, ..ProptestConfig::default() }
+}
+
+proptest! {
+    #![proptest_config(cases(64))]
+
+    #[test]
+    fn any_bytes_pass_untapped(browser in script(any_stream()), app in script(any_stream())) {
+        let (at_browser, at_app) = relayed("/other", &browser, &app);
+        prop_assert!(at_app == browser.bytes && at_browser == app.bytes);
+    }
+
+    #[test]
+    fn any_bytes_without_a_heartbeat_pass_the_tap(browser in script(any_stream()), app in script(any_stream())) {
+        let (at_browser, at_app) = relayed("/_stcore/stream", &browser, &app);
+        prop_assert!(at_app == browser.bytes && at_browser == app.bytes);
+    }
+
+    #[test]
+    fn heartbeats_and_acks_are_the_only_difference(
+        (bytes, beats) in with_heartbeats(),
+        app in script(valid_frames(false)),
+        writes in writes(),
+        proof in prop::sample::select(&[Proof::Connection, Proof::Pong][..]),
+    ) {
+        let browser = Script { bytes, writes };
+        let (at_browser, at_app, late) = run(async {
+            let [(mut browser_reads, mut browser_writes), (mut app_reads, mut app_writes)] =
+                split("/_stcore/stream", |config| {
+                    config.heartbeat.mode = Mode::Answer;
+                    config.heartbeat.proof = proof;
+                })
+                .await;
+            let last = (plain(TEXT, LAST), masked(TEXT, LAST));
+            let say = async |script: &Script, end: &mut OwnedWriteHalf, last: &[u8]| {
+                script.play(end).await;
+                end.write_all(last).await.unwrap();
+            };
+            let (at_browser, at_app, (), ()) = tokio::join!(
+                read_through(&mut browser_reads, &last.0),
+                read_through(&mut app_reads, &last.1),
+                say(&browser, &mut browser_writes, &last.1),
+                say(&app, &mut app_writes, &last.0),
+            );
+            drop((browser_writes, app_writes));
+            let late = tokio::join!(read_all(browser_reads), read_all(app_reads));
+            (at_browser, at_app, late)
+        });
+        let (sent, _beats) = without(&browser.bytes, |frame| frame.payload == HEARTBEAT);
+        let (came, pings) = without(&[at_app, late.1].concat(), is_own_ping);
+        prop_assert!(came == [sent, masked(TEXT, LAST)].concat());
+        let (came, acks) = without(&[at_browser, late.0].concat(), is_own_ack);
+        prop_assert!(came == [app.bytes, plain(TEXT, LAST)].concat());
+        match proof {
+            Proof::Connection => prop_assert!(pings == 0 && (1..=beats).contains(&acks), "{acks} acks, {beats} heartbeats"),
+            Proof::Pong => prop_assert!(pings == 1 && acks == 0, "{pings} pings and {acks} acks without a pong"),
+        }
+    }
+}

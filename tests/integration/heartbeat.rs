@@ -1,0 +1,480 @@
+//! Heartbeats over real sockets: who answers, with which bytes, when, and what is counted.
+
+use std::time::Duration;
+
+use heartbeat_sidecar::config::Config;
+use heartbeat_sidecar::heartbeat::{Mode, Proof};
+use heartbeat_sidecar::streamlit::ack::AckForm;
+
+use crate::support::frame::{
+    BINARY, CLOSE, COMPATIBLE_ACK, Frame, HEARTBEAT, PING, PLAIN_ACK, PONG, TEXT, header, heartbeat, masked,
+    new_session, plain,
+};
+use crate::support::{App, Session, Sidecar, Wire};
+
+const SILENT: &str = "1.53.1";
+const NATIVE: &str = "1.67.0";
+const SOON: Duration = Duration::from_millis(50);
+const FOR_EVER: Duration = Duration::from_secs(600);
+
+async fn start(settings: impl FnOnce(&mut Config)) -> (App, Sidecar) {
+    let app = App::bind().await;
+    let mut config = app.config();
+    config.heartbeat.native_deadline = FOR_EVER;
+    config.heartbeat.stall_after = FOR_EVER;
+    settings(&mut config);
+    let sidecar = Sidecar::start(config).await;
+    (app, sidecar)
+}
+
+/// A session with an upstream that has told its version.
+async fn session(sidecar: &Sidecar, app: &App, version: &str) -> Session {
+    let mut session = sidecar.stream(app).await;
+    session.app.send(new_session(version)).await;
+    session.browser.expect(new_session(version)).await;
+    session
+}
+
+impl Wire {
+    /// The next frame must be a ping of the sidecar's; gives its payload.
+    async fn ping(&mut self) -> Vec<u8> {
+        let Frame { first, masked, payload } = self.frame().await;
+        assert_eq!((first, masked, payload.len()), (PING, true, 16), "{payload:02x?}");
+        payload
+    }
+
+    async fn pong(&mut self, payload: &[u8]) {
+        self.send(plain(PONG, payload)).await;
+    }
+
+    /// Says something that nobody asked for, to show what came before it.
+    async fn mark(&mut self) {
+        self.send(plain(TEXT, "mark")).await;
+    }
+
+    /// Nothing came before the mark.
+    async fn expect_mark(&mut self) {
+        self.expect(plain(TEXT, "mark")).await;
+    }
+}
+
+impl Sidecar {
+    async fn acks(&self, origin: &str) -> f64 {
+        self.metric("acks_total", &[("origin", origin)]).await
+    }
+}
+
+#[tokio::test]
+async fn a_silent_upstream_is_proved_alive_and_never_sees_the_heartbeat() {
+    let (app, sidecar) = start(|_config| {}).await;
+    let Session { mut browser, app: mut upstream } = session(&sidecar, &app, SILENT).await;
+    for round in 1..=3 {
+        browser.send([heartbeat(), masked(TEXT, "after")].concat()).await;
+        let tag = upstream.ping().await;
+        upstream.expect(masked(TEXT, "after")).await;
+        upstream.mark().await;
+        browser.expect_mark().await;
+        upstream.pong(&tag).await;
+        upstream.mark().await;
+        browser.expect([0x82, 0x05, 0x52, 0x00, 0xd0, 0x01, 0x01]).await;
+        browser.expect_mark().await;
+        assert_eq!(sidecar.acks("sidecar").await, f64::from(round));
+    }
+    assert_eq!(sidecar.acks("upstream").await, 0.0);
+    assert_eq!(sidecar.metric("heartbeats_total", &[]).await, 3.0);
+    assert_eq!(sidecar.metric("proof_rtt_seconds_count", &[]).await, 3.0);
+    assert_eq!(sidecar.metric("ack_latency_seconds_count", &[("origin", "sidecar")]).await, 3.0);
+    assert_eq!(sidecar.metric("heartbeat_interval_seconds_count", &[]).await, 2.0);
+    assert_eq!(sidecar.metric("browser_rtt_seconds_count", &[]).await, 3.0);
+    assert_eq!(sidecar.metric("acks_withheld_total", &[]).await, 0.0);
+    assert_eq!(sidecar.metric("upstream_acks_natively", &[]).await, 0.0);
+}
+
+#[tokio::test]
+async fn only_the_pong_of_our_ping_releases_the_ack() {
+    let (app, sidecar) = start(|_config| {}).await;
+    let Session { mut browser, app: mut upstream } = session(&sidecar, &app, SILENT).await;
+    browser.send(heartbeat()).await;
+    let tag = upstream.ping().await;
+    let mut forged = tag.clone();
+    forged[15] ^= 1;
+    // Pongs of somebody else's pass; one with our nonce but another count is swallowed. None proves anything.
+    let foreign = [plain(PONG, ""), plain(PONG, "0123456789abcdef"), plain(PONG, "unasked")].concat();
+    upstream.send([foreign.clone(), plain(PONG, forged)].concat()).await;
+    upstream.mark().await;
+    browser.expect(foreign).await;
+    browser.expect_mark().await;
+    upstream.pong(&tag).await;
+    assert!(browser.frame().await.is(BINARY, COMPATIBLE_ACK));
+    // The same pong once more is nobody's.
+    upstream.pong(&tag).await;
+    upstream.mark().await;
+    browser.expect_mark().await;
+    assert_eq!(sidecar.acks("sidecar").await, 1.0);
+}
+
+#[tokio::test]
+async fn a_native_upstream_answers_by_itself_once() {
+    let (app, sidecar) = start(|_config| {}).await;
+    let Session { mut browser, app: mut upstream } = session(&sidecar, &app, NATIVE).await;
+    browser.send(heartbeat()).await;
+    upstream.expect(heartbeat()).await;
+    upstream.send(plain(BINARY, PLAIN_ACK)).await;
+    upstream.mark().await;
+    browser.expect(plain(BINARY, PLAIN_ACK)).await;
+    browser.expect_mark().await;
+    assert_eq!((sidecar.acks("upstream").await, sidecar.acks("sidecar").await), (1.0, 0.0));
+    assert_eq!(sidecar.metric("ack_latency_seconds_count", &[("origin", "upstream")]).await, 1.0);
+    assert_eq!(sidecar.metric("upstream_acks_natively", &[]).await, 1.0);
+    assert_eq!(sidecar.metric("native_acks_missed_total", &[]).await, 0.0);
+}
+
+#[tokio::test]
+async fn an_unknown_upstream_that_answers_is_learned_as_native() {
+    let (app, sidecar) = start(|_config| {}).await;
+    let Session { mut browser, app: mut upstream } = sidecar.stream(&app).await;
+    browser.send(heartbeat()).await;
+    upstream.expect(heartbeat()).await;
+    assert_eq!(sidecar.metric("upstream_acks_natively", &[]).await, 0.0);
+    upstream.send(plain(BINARY, PLAIN_ACK)).await;
+    browser.expect(plain(BINARY, PLAIN_ACK)).await;
+    assert_eq!(sidecar.metric("upstream_acks_natively", &[]).await, 1.0);
+}
+
+#[tokio::test]
+async fn an_unknown_upstream_that_stays_silent_is_learned_as_silent() {
+    let (app, sidecar) = start(|config| config.heartbeat.native_deadline = SOON).await;
+    let Session { mut browser, app: mut upstream } = sidecar.stream(&app).await;
+    browser.send(heartbeat()).await;
+    upstream.expect(heartbeat()).await;
+    let tag = upstream.ping().await;
+    upstream.pong(&tag).await;
+    assert!(browser.frame().await.is(BINARY, COMPATIBLE_ACK));
+    assert_eq!(sidecar.metric("native_acks_missed_total", &[]).await, 0.0, "nobody knew that it should answer");
+    browser.send(heartbeat()).await;
+    let tag = upstream.ping().await;
+    upstream.pong(&tag).await;
+    assert!(browser.frame().await.is(BINARY, COMPATIBLE_ACK));
+    assert_eq!(sidecar.acks("sidecar").await, 2.0);
+}
+
+#[tokio::test]
+async fn a_native_ack_that_is_lost_is_made_up_for() {
+    let (app, sidecar) = start(|config| config.heartbeat.native_deadline = SOON).await;
+    let Session { mut browser, app: mut upstream } = session(&sidecar, &app, NATIVE).await;
+    browser.send(heartbeat()).await;
+    upstream.expect(heartbeat()).await;
+    let tag = upstream.ping().await;
+    upstream.mark().await;
+    browser.expect_mark().await;
+    upstream.pong(&tag).await;
+    assert!(browser.frame().await.is(BINARY, COMPATIBLE_ACK));
+    assert_eq!(sidecar.metric("native_acks_missed_total", &[]).await, 1.0);
+    assert_eq!(sidecar.metric("upstream_acks_natively", &[]).await, 1.0, "one loss unlearns nothing");
+    assert_eq!((sidecar.acks("upstream").await, sidecar.acks("sidecar").await), (0.0, 1.0));
+    browser.send(heartbeat()).await;
+    upstream.expect(heartbeat()).await;
+}
+
+#[tokio::test]
+async fn mode_answer_withholds_from_everybody() {
+    let (app, sidecar) = start(|config| config.heartbeat.mode = Mode::Answer).await;
+    let Session { mut browser, app: mut upstream } = session(&sidecar, &app, NATIVE).await;
+    browser.send([heartbeat(), masked(TEXT, "after")].concat()).await;
+    let tag = upstream.ping().await;
+    upstream.expect(masked(TEXT, "after")).await;
+    upstream.pong(&tag).await;
+    assert!(browser.frame().await.is(BINARY, COMPATIBLE_ACK));
+}
+
+#[tokio::test]
+async fn mode_forward_answers_nobody() {
+    let (app, sidecar) = start(|config| {
+        config.heartbeat.mode = Mode::Forward;
+        config.heartbeat.native_deadline = SOON;
+    })
+    .await;
+    let Session { mut browser, app: mut upstream } = session(&sidecar, &app, SILENT).await;
+    browser.send(heartbeat()).await;
+    upstream.expect(heartbeat()).await;
+    sidecar.until("acks_withheld_total", &[("reason", "policy")], 1.0).await;
+    upstream.mark().await;
+    browser.expect_mark().await;
+    browser.send(masked(TEXT, "no ping before this")).await;
+    upstream.expect(masked(TEXT, "no ping before this")).await;
+    assert_eq!(sidecar.metric("acks_total", &[]).await, 0.0);
+}
+
+#[tokio::test]
+async fn an_open_connection_is_proof_enough_if_told_so() {
+    let (app, sidecar) = start(|config| config.heartbeat.proof = Proof::Connection).await;
+    let Session { mut browser, app: mut upstream } = session(&sidecar, &app, SILENT).await;
+    browser.send(heartbeat()).await;
+    assert!(browser.frame().await.is(BINARY, COMPATIBLE_ACK));
+    browser.send(masked(TEXT, "neither heartbeat nor ping before this")).await;
+    upstream.expect(masked(TEXT, "neither heartbeat nor ping before this")).await;
+}
+
+#[tokio::test]
+async fn a_plain_ack_is_sent_if_told_so() {
+    let (app, sidecar) = start(|config| config.heartbeat.ack = AckForm::Plain).await;
+    let Session { mut browser, app: mut upstream } = session(&sidecar, &app, SILENT).await;
+    browser.send(heartbeat()).await;
+    let tag = upstream.ping().await;
+    upstream.pong(&tag).await;
+    browser.expect([0x82, 0x03, 0xd0, 0x01, 0x01]).await;
+}
+
+#[tokio::test]
+async fn what_was_learned_belongs_to_the_upstream_and_not_to_the_connection() {
+    let (app, sidecar) = start(|_config| {}).await;
+    let _first = session(&sidecar, &app, SILENT).await;
+    // After a quick reconnect no new_session comes.
+    let Session { mut browser, app: mut upstream } = sidecar.stream(&app).await;
+    browser.send(heartbeat()).await;
+    let tag = upstream.ping().await;
+    upstream.pong(&tag).await;
+    assert!(browser.frame().await.is(BINARY, COMPATIBLE_ACK));
+}
+
+#[tokio::test]
+async fn another_version_behind_the_same_address_is_learned_anew() {
+    let (app, sidecar) = start(|_config| {}).await;
+    let _old = session(&sidecar, &app, SILENT).await;
+    let Session { mut browser, app: mut upstream } = session(&sidecar, &app, NATIVE).await;
+    browser.send(heartbeat()).await;
+    upstream.expect(heartbeat()).await;
+    let Session { mut browser, app: mut upstream } = session(&sidecar, &app, SILENT).await;
+    browser.send(heartbeat()).await;
+    upstream.ping().await;
+}
+
+#[tokio::test]
+async fn an_upstream_that_vanished_is_forgotten() {
+    let (app, sidecar) = start(|_config| {}).await;
+    let Session { mut browser, app: upstream } = session(&sidecar, &app, SILENT).await;
+    drop(upstream);
+    browser.end().await;
+    drop(browser);
+    sidecar.until("connections", &[], 0.0).await;
+    let Session { mut browser, app: mut upstream } = sidecar.stream(&app).await;
+    browser.send(heartbeat()).await;
+    upstream.expect(heartbeat()).await;
+}
+
+#[tokio::test]
+async fn an_ack_waits_for_the_end_of_a_fragmented_message() {
+    let (app, sidecar) = start(|_config| {}).await;
+    let Session { mut browser, app: mut upstream } = session(&sidecar, &app, SILENT).await;
+    upstream.send(plain(0x02, "one")).await;
+    browser.expect(plain(0x02, "one")).await;
+    browser.send(heartbeat()).await;
+    let tag = upstream.ping().await;
+    let rest = [plain(0x00, "two"), plain(PING, "between"), plain(0x00, ""), plain(0x80, "three")].concat();
+    upstream.pong(&tag).await;
+    upstream.send([&rest[..], &plain(TEXT, "mark")].concat()).await;
+    browser.expect(&rest).await;
+    assert!(browser.frame().await.is(BINARY, COMPATIBLE_ACK));
+    browser.expect_mark().await;
+}
+
+#[tokio::test]
+async fn an_ack_waits_for_the_end_of_a_large_frame() {
+    let (app, sidecar) = start(|config| config.heartbeat.proof = Proof::Connection).await;
+    let Session { mut browser, app: mut upstream } = session(&sidecar, &app, SILENT).await;
+    let frame = plain(BINARY, vec![0x2a; 300_000]);
+    upstream.send(&frame[..100_000]).await;
+    browser.expect(&frame[..100_000]).await;
+    browser.send([heartbeat(), masked(TEXT, "read")].concat()).await;
+    upstream.expect(masked(TEXT, "read")).await;
+    upstream.send(&frame[100_000..]).await;
+    browser.expect(&frame[100_000..]).await;
+    assert!(browser.frame().await.is(BINARY, COMPATIBLE_ACK));
+}
+
+#[tokio::test]
+async fn a_ping_waits_for_the_end_of_a_frame_of_the_browser() {
+    let (app, sidecar) = start(|config| config.heartbeat.native_deadline = SOON).await;
+    let Session { mut browser, app: mut upstream } = session(&sidecar, &app, NATIVE).await;
+    let frame = masked(BINARY, vec![7; 10_000]);
+    browser.send([&heartbeat()[..], &frame[..5000]].concat()).await;
+    upstream.expect(heartbeat()).await;
+    upstream.expect(&frame[..5000]).await;
+    // The deadline passes in the middle of the frame.
+    assert!(upstream.is_silent_for(4 * SOON).await);
+    browser.send(&frame[5000..]).await;
+    upstream.expect(&frame[5000..]).await;
+    upstream.ping().await;
+}
+
+#[tokio::test]
+async fn heartbeats_while_a_ping_is_outstanding_share_the_next_one() {
+    let (app, sidecar) = start(|_config| {}).await;
+    let Session { mut browser, app: mut upstream } = session(&sidecar, &app, SILENT).await;
+    browser.send(heartbeat()).await;
+    let first = upstream.ping().await;
+    browser.send([heartbeat(), heartbeat(), masked(TEXT, "after")].concat()).await;
+    upstream.expect(masked(TEXT, "after")).await;
+    upstream.pong(&first).await;
+    let second = upstream.ping().await;
+    upstream.mark().await;
+    assert!(browser.frame().await.is(BINARY, COMPATIBLE_ACK));
+    browser.expect_mark().await;
+    upstream.pong(&second).await;
+    upstream.mark().await;
+    assert!(browser.frame().await.is(BINARY, COMPATIBLE_ACK));
+    assert!(browser.frame().await.is(BINARY, COMPATIBLE_ACK));
+    browser.expect_mark().await;
+}
+
+#[tokio::test]
+async fn nothing_is_sent_after_a_close_frame() {
+    for browser_closes in [true, false] {
+        let (app, sidecar) = start(|_config| {}).await;
+        let Session { mut browser, app: mut upstream } = session(&sidecar, &app, SILENT).await;
+        browser.send(heartbeat()).await;
+        let tag = upstream.ping().await;
+        if browser_closes {
+            browser.send(masked(CLOSE, 1000u16.to_be_bytes())).await;
+            upstream.expect(masked(CLOSE, 1000u16.to_be_bytes())).await;
+            upstream.pong(&tag).await;
+            upstream.send(plain(CLOSE, 1000u16.to_be_bytes())).await;
+        } else {
+            upstream.send([plain(CLOSE, 1000u16.to_be_bytes()), plain(PONG, &tag)].concat()).await;
+        }
+        upstream.finish().await;
+        browser.expect(plain(CLOSE, 1000u16.to_be_bytes())).await;
+        browser.end().await;
+        assert_eq!(sidecar.metric("acks_total", &[]).await, 0.0);
+    }
+}
+
+#[tokio::test]
+async fn a_frozen_upstream_gets_no_ack_and_is_counted_once() {
+    let (app, sidecar) = start(|config| config.heartbeat.stall_after = SOON).await;
+    let Session { mut browser, app: mut upstream } = session(&sidecar, &app, SILENT).await;
+    browser.send(heartbeat()).await;
+    let tag = upstream.ping().await;
+    sidecar.until("acks_withheld_total", &[("reason", "upstream_stalled")], 1.0).await;
+    upstream.mark().await;
+    browser.expect_mark().await;
+    assert_eq!(sidecar.metric("acks_total", &[]).await, 0.0);
+    // It wakes up: a late ack, as a busy server's own would be late.
+    upstream.pong(&tag).await;
+    assert!(browser.frame().await.is(BINARY, COMPATIBLE_ACK));
+    assert_eq!(sidecar.metric("acks_withheld_total", &[]).await, 1.0);
+}
+
+#[tokio::test]
+async fn an_upstream_that_closes_on_a_waiting_heartbeat_is_counted() {
+    let (app, sidecar) = start(|_config| {}).await;
+    let closed = [("reason", "upstream_closed")];
+    for (count, how) in [(1.0, "close frame"), (2.0, "end"), (3.0, "reset")] {
+        let Session { mut browser, app: mut upstream } = session(&sidecar, &app, SILENT).await;
+        browser.send(heartbeat()).await;
+        upstream.ping().await;
+        match how {
+            "close frame" => upstream.send(plain(CLOSE, 1001u16.to_be_bytes())).await,
+            "end" => drop(upstream),
+            _ => upstream.reset(),
+        }
+        sidecar.until("acks_withheld_total", &closed, count).await;
+    }
+    assert_eq!(sidecar.metric("acks_total", &[]).await, 0.0);
+    assert_eq!(sidecar.metric("acks_withheld_total", &[]).await, 3.0);
+}
+
+#[tokio::test]
+async fn a_flood_of_heartbeats_has_one_ping_outstanding_and_harms_nobody() {
+    const FLOOD: usize = 20_000;
+    let (app, sidecar) = start(|_config| {}).await;
+    let Session { mut browser, app: mut upstream } = session(&sidecar, &app, SILENT).await;
+    browser.send(heartbeat().repeat(FLOOD)).await;
+    browser.send(masked(TEXT, "after the flood")).await;
+    let mut tag = upstream.ping().await;
+    upstream.expect(masked(TEXT, "after the flood")).await;
+    assert_eq!(sidecar.metric("heartbeats_total", &[]).await, FLOOD as f64);
+    assert_eq!(sidecar.metric("acks_total", &[]).await, 0.0);
+    upstream.pong(&tag).await;
+    tag = upstream.ping().await;
+    upstream.pong(&tag).await;
+    upstream.mark().await;
+    let mut acks = 0;
+    while browser.frame().await.is(BINARY, COMPATIBLE_ACK) {
+        acks += 1;
+    }
+    assert!((2..=16).contains(&acks), "{acks} acks for what came during one ping");
+    assert_eq!(sidecar.acks("sidecar").await, f64::from(acks));
+    // And it goes on as before.
+    browser.send(heartbeat()).await;
+    tag = upstream.ping().await;
+    upstream.pong(&tag).await;
+    assert!(browser.frame().await.is(BINARY, COMPATIBLE_ACK));
+}
+
+#[tokio::test]
+async fn what_only_looks_like_a_heartbeat_passes_unanswered() {
+    let (app, sidecar) = start(|_config| {}).await;
+    let Session { mut browser, app: mut upstream } = session(&sidecar, &app, SILENT).await;
+    let long = [&HEARTBEAT[..], &[0x6a, 62], &[b'x'; 62]].concat();
+    let lookalikes = [
+        masked(TEXT, HEARTBEAT),
+        masked(BINARY, [0x88, 0x01]),
+        masked(BINARY, [0x88, 0x01, 0x01, 0x5a, 0x00]),
+        masked(BINARY, [0x8a, 0x01, 0x00]),
+        masked(BINARY, ""),
+        masked(BINARY, &long),
+        [masked(0x02, [0x88, 0x01]), masked(0x80, [0x01])].concat(),
+        masked(PING, HEARTBEAT),
+        masked(PONG, HEARTBEAT),
+    ]
+    .concat();
+    browser.send(&lookalikes).await;
+    upstream.expect(&lookalikes).await;
+    upstream.mark().await;
+    browser.expect_mark().await;
+    assert_eq!(sidecar.metric("heartbeats_total", &[]).await, 0.0);
+}
+
+#[tokio::test]
+async fn odd_spellings_of_a_heartbeat_are_answered() {
+    let (app, sidecar) = start(|config| config.heartbeat.proof = Proof::Connection).await;
+    let Session { mut browser, app: mut upstream } = session(&sidecar, &app, SILENT).await;
+    let spellings: [&[u8]; 4] = [
+        &[0x88, 0x01, 0x00],
+        &[0x88, 0x01, 0x81, 0x00],
+        &[0x6a, 0x01, b'x', 0x88, 0x01, 0x01],
+        &[0x5a, 0x00, 0x88, 0x01, 0x01],
+    ];
+    for spelling in spellings {
+        browser.send(masked(BINARY, spelling)).await;
+        assert!(browser.frame().await.is(BINARY, COMPATIBLE_ACK), "{spelling:02x?}");
+    }
+    // A length of more bytes than it takes is followed all the same.
+    let mut padded = vec![0x82, 0xfe, 0x00, 0x03, 0, 0, 0, 0];
+    padded.extend(HEARTBEAT);
+    browser.send([padded, masked(TEXT, "after")].concat()).await;
+    assert!(browser.frame().await.is(BINARY, COMPATIBLE_ACK));
+    upstream.expect(masked(TEXT, "after")).await;
+}
+
+#[tokio::test]
+async fn a_stream_that_cannot_be_followed_is_relayed_and_counted() {
+    let (app, sidecar) = start(|_config| {}).await;
+    for (reason, broken) in [
+        ("reserved_bits", masked(0xc2, "x")),
+        ("masking", plain(BINARY, "x")),
+        ("fragmentation", masked(0x80, "x")),
+        ("length", header(BINARY, 1 << 63, true)),
+    ] {
+        let Session { mut browser, app: mut upstream } = session(&sidecar, &app, SILENT).await;
+        let sent = [&broken[..], &heartbeat(), b"whatever comes then"].concat();
+        browser.send(&sent).await;
+        upstream.expect(&sent).await;
+        assert_eq!(sidecar.metric("tap_disabled_total", &[("reason", reason)]).await, 1.0, "{reason}");
+        upstream.mark().await;
+        browser.expect_mark().await;
+    }
+    assert_eq!(sidecar.metric("heartbeats_total", &[]).await, 0.0);
+    assert_eq!(sidecar.metric("tap_disabled_total", &[]).await, 4.0);
+}

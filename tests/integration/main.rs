@@ -1,0 +1,9 @@
+//! The sidecar over real sockets: what goes in on one side and what comes out on the other.
+
+mod drain;
+mod exact;
+mod golden;
+mod heartbeat;
+mod http;
+mod support;
+mod websocket;

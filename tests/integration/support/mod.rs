@@ -1,0 +1,202 @@
+//! A sidecar in this process, an app server that the test plays by hand, and a reader of metrics.
+//!
+//! Law: whatever waits is bounded, so that a hang is a failure that says where.
+
+pub(crate) mod frame;
+pub(crate) mod wire;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use heartbeat_sidecar::app;
+use heartbeat_sidecar::config::{Config, UpstreamAddress};
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+pub(crate) use self::wire::Wire;
+
+/// Longer than anything here takes on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The key of RFC 6455 §1.3 and its answer.
+pub(crate) const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+/// See [`KEY`].
+pub(crate) const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+
+/// Waits, but not for ever.
+#[track_caller]
+pub(crate) fn soon<T>(future: impl Future<Output = T>) -> impl Future<Output = T> {
+    let place = std::panic::Location::caller();
+    async move {
+        match tokio::time::timeout(PATIENCE, future).await {
+            Ok(value) => value,
+            Err(_elapsed) => panic!("{place}: still waiting after {PATIENCE:?}"),
+        }
+    }
+}
+
+/// An app server whose every byte the test writes itself.
+pub(crate) struct App {
+    listener: TcpListener,
+}
+
+/// A running sidecar.
+pub(crate) struct Sidecar {
+    pub(crate) address: SocketAddr,
+    pub(crate) admin: SocketAddr,
+    stop: Option<oneshot::Sender<()>>,
+    run: JoinHandle<()>,
+}
+
+/// A websocket through the sidecar, seen from both ends.
+pub(crate) struct Session {
+    pub(crate) browser: Wire,
+    pub(crate) app: Wire,
+}
+
+impl App {
+    pub(crate) async fn bind() -> Self {
+        Self { listener: TcpListener::bind("127.0.0.1:0").await.unwrap() }
+    }
+
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.listener.local_addr().unwrap()
+    }
+
+    /// A configuration whose upstream this is.
+    pub(crate) fn config(&self) -> Config {
+        config(UpstreamAddress::Http { host: "127.0.0.1".to_owned(), port: self.address().port() })
+    }
+
+    /// The next connection of the sidecar's.
+    #[track_caller]
+    pub(crate) fn accept(&self) -> impl Future<Output = Wire> {
+        let accepted = soon(self.listener.accept());
+        async { Wire::new(accepted.await.unwrap().0) }
+    }
+
+    /// Takes a handshake and answers it, with these header lines besides.
+    pub(crate) async fn shake_hands(&self, lines: &str) -> (String, Wire) {
+        let mut app = self.accept().await;
+        let head = app.head().await;
+        app.send(switching(lines)).await;
+        (head, app)
+    }
+}
+
+/// A configuration for a test: free ports, short patience with the upstream's acks.
+pub(crate) fn config(upstream: UpstreamAddress) -> Config {
+    let local = SocketAddr::from(([127, 0, 0, 1], 0));
+    Config { listen: local, admin: local, upstream, ..Config::default() }
+}
+
+/// A 101 with these header lines besides; each ends with CR LF.
+pub(crate) fn switching(lines: &str) -> String {
+    format!(
+        "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Accept: {ACCEPT}\r\n{lines}\r\n"
+    )
+}
+
+/// A browser's handshake with these header lines besides; each ends with CR LF.
+pub(crate) fn handshake(path: &str, lines: &str) -> String {
+    format!(
+        "GET {path} HTTP/1.1\r\nHost: app.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n{lines}\r\n"
+    )
+}
+
+impl Sidecar {
+    pub(crate) async fn start(config: Config) -> Self {
+        let sidecar = app::Sidecar::bind(config).await.unwrap();
+        let (address, admin) = (sidecar.address().unwrap(), sidecar.admin_address().unwrap());
+        let (stop, stopped) = oneshot::channel();
+        let run = tokio::spawn(sidecar.run(async {
+            if stopped.await.is_err() {
+                // Nobody can ask any more: it runs as long as the test's runtime.
+                std::future::pending().await
+            }
+        }));
+        Self { address, admin, stop: Some(stop), run }
+    }
+
+    /// An app and a sidecar before it with the default settings.
+    pub(crate) async fn with_app() -> (App, Self) {
+        let app = App::bind().await;
+        let sidecar = Self::start(app.config()).await;
+        (app, sidecar)
+    }
+
+    pub(crate) async fn connect(&self) -> Wire {
+        Wire::connect(self.address).await
+    }
+
+    /// A websocket whose handshake is done on both sides.
+    pub(crate) async fn open(&self, app: &App, path: &str) -> Session {
+        self.open_with(app, path, "").await
+    }
+
+    /// As [`Self::open`], with these header lines in the app's answer.
+    pub(crate) async fn open_with(&self, app: &App, path: &str, lines: &str) -> Session {
+        let mut browser = self.connect().await;
+        browser.send(handshake(path, "")).await;
+        let (_head, app) = app.shake_hands(lines).await;
+        assert!(browser.head().await.starts_with("HTTP/1.1 101 "));
+        Session { browser, app }
+    }
+
+    /// A Streamlit session.
+    pub(crate) async fn stream(&self, app: &App) -> Session {
+        self.open(app, "/_stcore/stream").await
+    }
+
+    /// Asks for the drain.
+    pub(crate) fn stop(&mut self) {
+        self.stop.take().expect("stopped once").send(()).expect("it runs");
+    }
+
+    /// Waits until `run` has returned.
+    pub(crate) async fn stopped(self) {
+        soon(self.run).await.unwrap();
+    }
+
+    /// An answer of the admin port: head and body.
+    pub(crate) async fn admin(&self, path: &str) -> (String, String) {
+        let mut wire = Wire::connect(self.admin).await;
+        wire.send(format!("GET {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n")).await;
+        let head = wire.head().await;
+        (head, String::from_utf8(wire.rest().await.unwrap()).unwrap())
+    }
+
+    /// The sum of a family's samples that have these labels.
+    pub(crate) async fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        let (_head, text) = self.admin("/metrics").await;
+        let name = format!("heartbeat_sidecar_{name}");
+        let samples: Vec<f64> = text
+            .lines()
+            .filter(|line| line.strip_prefix(&name).is_some_and(|rest| rest.starts_with(['{', ' '])))
+            .filter(|line| labels.iter().all(|(key, value)| line.contains(&format!("{key}=\"{value}\""))))
+            .map(|line| line.rsplit(' ').next().unwrap().parse().unwrap())
+            .collect();
+        assert!(!samples.is_empty(), "no series {name} with {labels:?}");
+        samples.iter().sum()
+    }
+
+    /// Waits until a metric has this value. There is no event for that: it is asked for again and again.
+    #[track_caller]
+    pub(crate) fn until(&self, name: &str, labels: &[(&str, &str)], value: f64) -> impl Future<Output = ()> {
+        let place = std::panic::Location::caller();
+        async move {
+            let mut seen = f64::NAN;
+            let reached = async {
+                while seen != value {
+                    seen = self.metric(name, labels).await;
+                }
+            };
+            if tokio::time::timeout(PATIENCE, reached).await.is_err() {
+                panic!("{place}: {name}{labels:?} is {seen}, not {value}");
+            }
+        }
+    }
+}

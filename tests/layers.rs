@@ -1,0 +1,219 @@
+//! The layers: what each module may import, and what the pure ones must not know. ARCHITECTURE's table, checked.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+/// Each top-level module with those it may import; imports run downwards only.
+const MAY_IMPORT: &[(&str, &[&str])] = &[
+    ("main", &["cli", "commands"]),
+    ("lib", &[]),
+    ("cli", &["config"]),
+    (
+        "commands",
+        &[
+            "cli",
+            "app",
+            "server",
+            "proxy",
+            "config",
+            "relay",
+            "session",
+            "metrics",
+            "drain",
+            "telemetry",
+            "heartbeat",
+            "streamlit",
+            "websocket",
+        ],
+    ),
+    (
+        "app",
+        &["server", "proxy", "config", "relay", "session", "metrics", "drain", "heartbeat", "streamlit", "websocket"],
+    ),
+    ("server", &["proxy", "config", "relay", "session", "metrics", "drain", "heartbeat", "streamlit", "websocket"]),
+    ("proxy", &["config", "relay", "session", "metrics", "drain", "heartbeat", "streamlit", "websocket"]),
+    ("config", &["heartbeat", "streamlit", "websocket"]),
+    ("relay", &["session", "metrics", "drain", "heartbeat", "streamlit", "websocket"]),
+    ("session", &["metrics", "heartbeat", "streamlit", "websocket"]),
+    ("metrics", &["heartbeat", "streamlit", "websocket"]),
+    ("drain", &[]),
+    ("telemetry", &[]),
+    ("heartbeat", &["streamlit", "websocket"]),
+    ("streamlit", &["websocket"]),
+    ("websocket", &[]),
+];
+
+/// They take bytes and `now`, and give values.
+const PURE: [&str; 3] = ["heartbeat", "streamlit", "websocket"];
+
+/// Runtime, clocks, locks, logs, metrics and the outside world.
+const IMPURE: [&str; 17] = [
+    "tokio",
+    "Instant::now",
+    "SystemTime",
+    "Mutex",
+    "RwLock",
+    "Atomic",
+    "OnceLock",
+    "thread_local",
+    "tracing",
+    "log::",
+    "metrics",
+    "std::net",
+    "std::fs",
+    "std::io",
+    "std::env",
+    "std::thread",
+    "rand::",
+];
+
+/// A source file: its path below `src`, and its text.
+struct Source {
+    path: PathBuf,
+    text: String,
+}
+
+impl Source {
+    /// The top-level module that it belongs to.
+    fn module(&self) -> &str {
+        let first = self.path.iter().next().and_then(|part| part.to_str()).expect("a path of letters");
+        first.strip_suffix(".rs").unwrap_or(first)
+    }
+
+    /// What stands for the library in its paths.
+    fn root(&self) -> &'static str {
+        if self.module() == "main" { "heartbeat_sidecar::" } else { "crate::" }
+    }
+
+    /// How many `super`s lead out of its top-level module.
+    fn depth(&self) -> usize {
+        self.path.components().count() - usize::from(self.path.ends_with("mod.rs"))
+    }
+
+    /// Its lines without comments, numbered from 1.
+    fn lines(&self) -> impl Iterator<Item = (usize, &str)> {
+        self.text.lines().map(|line| line.split("//").next().unwrap_or_default()).zip(1..).map(|(line, n)| (n, line))
+    }
+
+    fn at(&self, line: usize) -> String {
+        format!("src/{}:{line}", self.path.display())
+    }
+
+    /// What it imports against the table.
+    fn forbidden_imports(&self) -> Vec<String> {
+        let module = self.module();
+        let Some((_, allowed)) = MAY_IMPORT.iter().find(|(name, _)| *name == module) else {
+            return vec![format!("{}: no layer is known for `{module}`", self.at(1))];
+        };
+        let mut offences = Vec::new();
+        for (number, line) in self.lines() {
+            for name in imports(line, self.root()) {
+                if name != module && !allowed.contains(&name) {
+                    offences.push(format!("{}: `{module}` must not import `{name}`", self.at(number)));
+                }
+            }
+            if climbs_out(line, self.depth()) {
+                offences.push(format!("{}: name the top-level module with `crate::`", self.at(number)));
+            }
+        }
+        offences
+    }
+
+    /// What a pure module must not know; its tests, which stand last, may.
+    fn impurities(&self) -> Vec<String> {
+        let is_tests = self.path.ends_with("tests.rs");
+        if !PURE.contains(&self.module()) || is_tests {
+            return Vec::new();
+        }
+        let tests = self.text.lines().position(|line| line == "mod tests {").unwrap_or(usize::MAX);
+        self.lines()
+            .take_while(|(number, _)| *number <= tests)
+            .flat_map(|(number, line)| {
+                IMPURE.iter().filter(|word| line.contains(**word)).map(move |word| (number, word))
+            })
+            .map(|(number, word)| format!("{}: a pure module must not know `{word}`", self.at(number)))
+            .collect()
+    }
+}
+
+/// The top-level modules that a line names behind `root`.
+fn imports<'a>(line: &'a str, root: &'static str) -> Vec<&'a str> {
+    line.match_indices(root)
+        .map(|(at, root)| &line[at + root.len()..])
+        .flat_map(|path| {
+            let group = path.strip_prefix('{').map(|rest| rest.split('}').next().unwrap_or(rest));
+            let names = group.map_or_else(|| vec![path], |group| group.split(',').collect());
+            names.into_iter().map(|name| name.trim().split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap())
+        })
+        .filter(|name| !name.is_empty())
+        .collect()
+}
+
+/// Whether an import outside any inline module leaves the top-level module by `super`.
+fn climbs_out(line: &str, depth: usize) -> bool {
+    let path = ["use ", "pub use ", "pub(crate) use "].iter().find_map(|start| line.strip_prefix(start));
+    path.is_some_and(|path| path.matches("super::").count() >= depth)
+}
+
+fn sources(below: &Path, root: &Path, found: &mut Vec<Source>) {
+    for entry in std::fs::read_dir(below).expect("src is there") {
+        let path = entry.expect("src can be read").path();
+        if path.is_dir() {
+            sources(&path, root, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let text = std::fs::read_to_string(&path).expect("a source file is text");
+            found.push(Source { path: path.strip_prefix(root).expect("below its root").to_owned(), text });
+        }
+    }
+}
+
+fn house() -> Vec<Source> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut found = Vec::new();
+    sources(&root, &root, &mut found);
+    let modules: BTreeSet<_> = found.iter().map(Source::module).collect();
+    let known: BTreeSet<_> = MAY_IMPORT.iter().map(|(name, _)| *name).collect();
+    assert_eq!(modules, known, "the table names every module there is, and no other");
+    assert!(found.len() >= 30, "only {} files were seen", found.len());
+    found
+}
+
+fn source(path: &str, text: &str) -> Source {
+    Source { path: path.into(), text: text.to_owned() }
+}
+
+#[test]
+fn imports_run_downwards_only() {
+    let house = house();
+    let seen: usize =
+        house.iter().flat_map(|file| file.lines().map(|(_, line)| imports(line, file.root()).len())).sum();
+    assert!(seen >= 50, "only {seen} imports were seen");
+    let offences: Vec<_> = house.iter().flat_map(Source::forbidden_imports).collect();
+    assert!(offences.is_empty(), "{}", offences.join("\n"));
+}
+
+#[test]
+fn the_pure_modules_know_no_runtime_clock_lock_log_or_metric() {
+    let offences: Vec<_> = house().iter().flat_map(Source::impurities).collect();
+    assert!(offences.is_empty(), "{}", offences.join("\n"));
+}
+
+#[test]
+fn offences_are_found_and_named_by_file_and_line() {
+    let upwards = source("relay/pump.rs", "//! x\nuse crate::session::Session;\nuse crate::proxy::Proxy;\n");
+    assert_eq!(upwards.forbidden_imports(), ["src/relay/pump.rs:3: `relay` must not import `proxy`"]);
+    let grouped = source("drain.rs", "use crate::{metrics, drain::Guard};");
+    assert_eq!(grouped.forbidden_imports(), ["src/drain.rs:1: `drain` must not import `metrics`"]);
+    let inline = source("websocket/frame.rs", "    let x = crate::streamlit::ack::PLAIN; // crate::app\n");
+    assert_eq!(inline.forbidden_imports(), ["src/websocket/frame.rs:1: `websocket` must not import `streamlit`"]);
+    let climbing = source("heartbeat/mod.rs", "use super::super::app;");
+    assert_eq!(climbing.forbidden_imports(), ["src/heartbeat/mod.rs:1: name the top-level module with `crate::`"]);
+    let climbing = source("heartbeat/mod.rs", "use super::app;");
+    assert_eq!(climbing.forbidden_imports().len(), 1);
+    let main = source("main.rs", "use heartbeat_sidecar::{cli, app};");
+    assert_eq!(main.forbidden_imports(), ["src/main.rs:1: `main` must not import `app`"]);
+    let stranger = source("helpers.rs", "");
+    assert_eq!(stranger.forbidden_imports(), ["src/helpers.rs:1: no layer is known for `helpers`"]);
+    let impure = source("heartbeat/tap.rs", "use std::time::Instant;\nlet now = Instant::now();\nmod tests {\nMutex\n");
+    assert_eq!(impure.impurities(), ["src/heartbeat/tap.rs:2: a pure module must not know `Instant::now`"]);
+}

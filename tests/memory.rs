@@ -1,0 +1,206 @@
+//! Memory: bodies and messages stream through a constant buffer, and an idle session owns none.
+//!
+//! Law: both ends keep nothing either, and one test runs at a time, so that the growth of this process is the sidecar's.
+
+#[allow(dead_code)]
+#[path = "integration/support/mod.rs"]
+mod support;
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::sync::oneshot;
+
+use support::frame::{BINARY, header, plain};
+use support::{App, Session, Sidecar, Wire, handshake, soon, switching};
+
+const MIB: usize = 1 << 20;
+const STREAM: &str = "/_stcore/stream";
+
+static ALONE: Mutex<()> = Mutex::new(());
+static CHUNK: [u8; 1 << 16] = [0; 1 << 16];
+
+/// Runs one test alone, on one thread.
+fn alone(test: impl Future<Output = ()>) {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(test);
+}
+
+/// A line of `/proc/self/status`, in bytes.
+fn status(name: &str) -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).unwrap();
+    line.trim().strip_suffix(" kB").unwrap().trim().parse::<usize>().unwrap() * 1024
+}
+
+/// By how much the memory of this process peaks above what it is now (proc(5): 5 resets the peak).
+async fn growth(work: impl Future<Output = ()>) -> usize {
+    std::fs::write("/proc/self/clear_refs", "5").unwrap();
+    let before = status("VmRSS");
+    work.await;
+    status("VmHWM").saturating_sub(before)
+}
+
+#[test]
+fn growth_is_seen_even_when_it_is_given_back() {
+    alone(async {
+        let grown = growth(async { drop(std::hint::black_box(vec![1u8; 20 * MIB])) }).await;
+        assert!((19 * MIB..24 * MIB).contains(&grown), "{grown}");
+    });
+}
+
+/// Writes so many zeros; the last chunk only when `first_came` says that the first has arrived.
+async fn pour(end: &mut (impl AsyncWrite + Unpin), bytes: usize, first_came: oneshot::Receiver<()>) {
+    let mut left = bytes;
+    while left > CHUNK.len() {
+        left -= soon(end.write(&CHUNK)).await.unwrap();
+    }
+    soon(first_came).await.unwrap();
+    soon(end.write_all(&CHUNK[..left])).await.unwrap();
+}
+
+/// Reads so many bytes and keeps none.
+async fn drink(end: &mut (impl AsyncRead + Unpin), bytes: usize, first_came: oneshot::Sender<()>) {
+    let (mut buffer, mut left, mut first_came) = (vec![0; CHUNK.len()], bytes, Some(first_came));
+    while left > 0 {
+        let limit = left.min(buffer.len());
+        let came = soon(end.read(&mut buffer[..limit])).await.unwrap();
+        assert!(came > 0, "ended with {left} bytes to come");
+        left -= came;
+        if let Some(first_came) = first_came.take() {
+            first_came.send(()).unwrap();
+        }
+    }
+}
+
+/// So many bytes from one end to the other; the first arrives before the last is sent.
+async fn flow(from: &mut Wire, to: &mut Wire, bytes: usize) {
+    let (tell, told) = oneshot::channel();
+    tokio::join!(pour(&mut from.stream, bytes, told), drink(&mut to.stream, bytes, tell));
+}
+
+#[test]
+fn a_200_mb_message_streams_through_in_constant_memory_in_either_direction() {
+    const SIZE: usize = 200 * 1000 * 1000;
+    alone(async {
+        let (app, sidecar) = Sidecar::with_app().await;
+        for path in [STREAM, "/other"] {
+            let Session { mut browser, app: mut upstream } = sidecar.open(&app, path).await;
+            for size in [MIB, SIZE] {
+                let grown = growth(async {
+                    upstream.send(header(BINARY, size as u64, false)).await;
+                    browser.expect(header(BINARY, size as u64, false)).await;
+                    flow(&mut upstream, &mut browser, size).await;
+                    browser.send(header(BINARY, size as u64, true)).await;
+                    upstream.expect(header(BINARY, size as u64, true)).await;
+                    flow(&mut browser, &mut upstream, size).await;
+                })
+                .await;
+                println!("{size} bytes each way on {path}: memory grew by {} KiB", grown / 1024);
+                assert!(grown < 8 * MIB, "{grown}");
+            }
+        }
+        let sent = [("direction", "upstream_to_browser")];
+        assert_eq!(sidecar.metric("message_bytes_total", &sent).await as usize, 2 * (SIZE + MIB));
+    });
+}
+
+#[test]
+fn a_300_mb_upload_and_download_stream_through_in_constant_memory() {
+    const SIZE: usize = 300 * 1000 * 1000;
+    alone(async {
+        let (app, sidecar) = Sidecar::with_app().await;
+        let mut browser = sidecar.connect().await;
+        let mut upstream = None;
+        for size in [MIB, SIZE] {
+            let grown = growth(async {
+                let line = format!("PUT /upload HTTP/1.1\r\nHost: app.test\r\nContent-Length: {size}\r\n\r\n");
+                browser.send(line).await;
+                let upstream = match &mut upstream {
+                    Some(kept) => kept,
+                    none => none.insert(app.accept().await),
+                };
+                upstream.head().await;
+                flow(&mut browser, upstream, size).await;
+                upstream.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {size}\r\n\r\n")).await;
+                browser.head().await;
+                flow(upstream, &mut browser, size).await;
+            })
+            .await;
+            println!("{size} bytes up and down: memory grew by {} KiB", grown / 1024);
+            assert!(grown < 16 * MIB, "{grown}");
+        }
+    });
+}
+
+#[test]
+fn a_browser_that_does_not_read_costs_no_memory() {
+    alone(async {
+        let (app, sidecar) = Sidecar::with_app().await;
+        let Session { browser, app: mut upstream } = sidecar.stream(&app).await;
+        upstream.send(header(BINARY, 200_000_000, false)).await;
+        let mut written = 0;
+        let grown = growth(async {
+            // No event tells that a socket will never take more: it is given the time of many round trips.
+            while let Ok(count) = tokio::time::timeout(Duration::from_millis(300), upstream.stream.write(&CHUNK)).await
+            {
+                written += count.unwrap();
+                assert!(written < 64 * MIB, "somebody takes it");
+            }
+        })
+        .await;
+        println!("{written} bytes in the kernel's buffers: memory grew by {} KiB", grown / 1024);
+        assert!(written > 0 && grown < 2 * MIB, "{grown}");
+        drop(browser);
+    });
+}
+
+/// Opens sessions one after the other; through the sidecar, or straight to the app.
+async fn open_all(count: usize, app: &App, sidecar: Option<&Sidecar>) -> Vec<Session> {
+    let mut sessions = Vec::with_capacity(count);
+    for _session in 0..count {
+        sessions.push(match sidecar {
+            Some(sidecar) => sidecar.stream(app).await,
+            None => {
+                let mut browser = Wire::connect(app.address()).await;
+                let mut app = app.accept().await;
+                browser.send(handshake(STREAM, "")).await;
+                app.head().await;
+                app.send(switching("")).await;
+                browser.head().await;
+                Session { browser, app }
+            }
+        });
+    }
+    // All have been busy: a message in pieces in both directions.
+    for Session { browser, app } in &mut sessions {
+        let message = plain(BINARY, [0x2a; 40_000]);
+        app.send(&message[..10_000]).await;
+        browser.expect(&message[..10_000]).await;
+        app.send(&message[10_000..]).await;
+        browser.expect(&message[10_000..]).await;
+    }
+    sessions
+}
+
+#[test]
+fn an_idle_session_owns_no_buffer() {
+    const SESSIONS: usize = 2000;
+    alone(async {
+        let (app, sidecar) = Sidecar::with_app().await;
+        let _warm = open_all(50, &app, Some(&sidecar)).await;
+        let before = status("VmRSS");
+        let direct = open_all(SESSIONS, &app, None).await;
+        let ends = status("VmRSS").saturating_sub(before);
+        let before = status("VmRSS");
+        let sessions = open_all(SESSIONS, &app, Some(&sidecar)).await;
+        sidecar.until("connections", &[], (SESSIONS + 50) as f64).await;
+        let all = status("VmRSS").saturating_sub(before);
+        let each = all.saturating_sub(ends) / SESSIONS;
+        println!("an idle session: {} bytes with the test's own two ends, {each} without", all / SESSIONS);
+        assert!(each < 8192, "{each} bytes");
+        drop((direct, sessions));
+    });
+}
