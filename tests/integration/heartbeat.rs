@@ -263,6 +263,22 @@ async fn an_upstream_that_vanished_is_forgotten() {
 }
 
 #[tokio::test]
+async fn an_upstream_that_refuses_connections_is_forgotten() {
+    let (app, sidecar) = start(|_config| {}).await;
+    // It stays open, so that only the refusal can unlearn.
+    let _old = session(&sidecar, &app, SILENT).await;
+    let address = app.address();
+    drop(app);
+    let mut browser = sidecar.connect().await;
+    browser.send("GET / HTTP/1.1\r\nHost: app.test\r\n\r\n").await;
+    assert!(browser.head().await.starts_with("HTTP/1.1 502 "));
+    let app = App::bind_at(address).await;
+    let Session { mut browser, app: mut upstream } = sidecar.stream(&app).await;
+    browser.send(heartbeat()).await;
+    upstream.expect(heartbeat()).await;
+}
+
+#[tokio::test]
 async fn an_ack_waits_for_the_end_of_a_fragmented_message() {
     let (app, sidecar) = start(|_config| {}).await;
     let Session { mut browser, app: mut upstream } = session(&sidecar, &app, SILENT).await;
