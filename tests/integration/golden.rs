@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use heartbeat_sidecar::streamlit::ack::{AckForm, COMPATIBLE, PLAIN};
+use heartbeat_sidecar::streamlit::handshake::SessionId;
 use heartbeat_sidecar::streamlit::messages::{self, BackType, Forward, ForwardType};
 use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor};
 use protox::Compiler;
@@ -108,7 +109,7 @@ struct Seen {
     acks: usize,
     unknown: usize,
     versions: Vec<String>,
-    session_ids: Vec<String>,
+    session_ids: Vec<SessionId>,
     script_runs: (usize, usize),
     deltas: usize,
     reruns: usize,
@@ -135,7 +136,7 @@ impl Seen {
             Forward::NewSession(announcement) => {
                 let announcement = announcement.expect("the front holds it");
                 self.versions.push(announcement.version);
-                self.session_ids.push(announcement.session_id);
+                self.session_ids.push(announcement.session_id.expect("a UUID"));
                 self.script_runs.0 += 1;
             }
             Forward::ScriptFinished(_) => self.script_runs.1 += 1,
@@ -193,7 +194,7 @@ fn recorded_sessions_are_read_as_what_they_are() {
         assert_eq!(seen.unknown, 2, "{version}: the unknown field and the empty message");
         assert!(seen.reruns >= 2, "{version}");
         assert!(!seen.versions.is_empty() && seen.versions.iter().all(|told| *told == version), "{version}: {seen:?}");
-        assert!(seen.session_ids.iter().all(|id| id.len() == 36 && *id == seen.session_ids[0]), "{version}");
+        assert!(seen.session_ids.iter().all(|id| *id == seen.session_ids[0]), "{version}");
         assert!(seen.script_runs.0 >= 2 && seen.script_runs.1 >= 2, "{version}");
         assert!(seen.deltas >= 2, "{version}");
     }
