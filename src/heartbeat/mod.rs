@@ -1,5 +1,6 @@
 //! What happens to a heartbeat, decided by pure code: events and `now` in, verbs out.
 
+pub mod carrier;
 mod lane;
 pub mod learning;
 pub mod liveness;

@@ -3,12 +3,13 @@
 //! Law: any chunking of the same bytes gives the same output and the same decisions; what is neither a withheld
 //! heartbeat nor a pong of ours passes on unchanged.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use super::carrier::{Carrier, Note};
 use super::lane::{Kind, Lane};
 use super::liveness::Pong;
 use super::policy::{Passage, Policy, Room, Verb};
-use super::{Capability, Settings, Withheld};
+use super::{Settings, Withheld};
 use crate::streamlit::messages::{self, BackType, Forward};
 use crate::websocket::frame::{self, ControlFrame, Header, MAX_CONTROL, Opcode};
 use crate::websocket::scanner::{Lost, Mark, Sender};
@@ -16,47 +17,6 @@ use crate::websocket::scanner::{Lost, Mark, Sender};
 /// Longest run of bytes, in one direction, that the tap leaves with the caller until more of it has come: a frame
 /// header and the payload of a frame that must be seen whole.
 pub const MAX_CARRY: usize = frame::MAX_HEADER + MAX_CONTROL;
-
-/// What the tap tells its carrier.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Note {
-    /// A heartbeat came from the browser.
-    Heartbeat,
-    /// A whole message of so many payload bytes passed from the browser, or was withheld.
-    Back(BackType, u64),
-    /// A whole message of so many payload bytes passed from the upstream.
-    Forward(Forward, u64),
-    /// An ack was sent after so long.
-    Ack(Duration),
-    /// The upstream's own ack passed; its heartbeat waited so long, if it is known.
-    NativeAck(Option<Duration>),
-    /// No native ack came within `native_deadline`.
-    NativeAckOverdue,
-    /// The upstream proved itself alive after a native ack was overdue: it does not answer.
-    NativeAckMissed,
-    /// The upstream answered a ping after so long.
-    Proof(Duration),
-    /// A heartbeat counts as withheld.
-    Withheld(Withheld),
-    /// A close frame passed; its sender and its code, if it has one.
-    Close(Sender, Option<u16>),
-    /// The stream cannot be followed any further; the tap is off.
-    Lost(Lost),
-}
-
-/// Carries out what the tap decides. `from` names the direction by its sender.
-pub trait Carrier {
-    /// These bytes of the stream go on as they are.
-    fn pass(&mut self, from: Sender, bytes: &[u8]);
-    /// These bytes of the sidecar's own go in here.
-    fn insert(&mut self, from: Sender, bytes: &[u8]);
-    /// Nothing in this direction waits for its receiver.
-    fn is_clear(&self, from: Sender) -> bool;
-    /// What is known of the upstream.
-    fn capability(&self) -> Capability;
-    /// Something happened that is worth a metric.
-    fn note(&mut self, note: Note);
-}
 
 /// How much of a session the tap looks at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -164,15 +124,13 @@ impl Tap {
     /// there is room. Nothing passes any more. Answers whether the upstream could be told: not inside a frame.
     pub fn hand_over(&mut self, code: u16, carrier: &mut impl Carrier) -> bool {
         self.close_policy(Sender::Browser, carrier);
-        let room = self.room(carrier);
-        let open = self.depth != Depth::Off;
-        if open && room.browser && !self.upstream.closed {
-            carrier.insert(Sender::Upstream, ControlFrame::close(code, None).as_bytes());
+        let (room, followed) = (self.room(carrier), self.depth != Depth::Off);
+        if followed && room.browser {
+            self.bid_farewell(Sender::Upstream, code, carrier);
         }
-        let told = self.browser.closed || (open && room.upstream);
-        if told && !self.browser.closed {
-            let key = self.key();
-            carrier.insert(Sender::Browser, ControlFrame::close(code, Some(key)).as_bytes());
+        let told = self.browser.closed || (followed && room.upstream);
+        if told {
+            self.bid_farewell(Sender::Browser, code, carrier);
         }
         self.upstream.farewell = true;
         self.browser.farewell = true;
@@ -332,18 +290,20 @@ impl Tap {
         }
         let room = self.room(carrier);
         if !self.upstream.farewell && (self.upstream.closed || room.browser) {
-            if !self.upstream.closed {
-                carrier.insert(Sender::Upstream, ControlFrame::close(code, None).as_bytes());
-            }
-            self.upstream.farewell = true;
+            self.bid_farewell(Sender::Upstream, code, carrier);
         }
         if self.upstream.farewell && !self.browser.farewell && (self.browser.closed || room.upstream) {
-            if !self.browser.closed {
-                let key = self.key();
-                carrier.insert(Sender::Browser, ControlFrame::close(code, Some(key)).as_bytes());
-            }
-            self.browser.farewell = true;
+            self.bid_farewell(Sender::Browser, code, carrier);
         }
+    }
+
+    /// Ends the direction that `from` sends in with a close frame of ours, unless its sender has sent one.
+    fn bid_farewell(&mut self, from: Sender, code: u16, carrier: &mut impl Carrier) {
+        if !self.lane(from).closed {
+            let key = (from == Sender::Browser).then(|| self.key());
+            carrier.insert(from, ControlFrame::close(code, key).as_bytes());
+        }
+        self.lane_mut(from).farewell = true;
     }
 
     fn close_policy(&mut self, closer: Sender, carrier: &mut impl Carrier) {

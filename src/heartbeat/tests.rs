@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
+use super::carrier::{Carrier, Note};
 use super::liveness::Tag;
-use super::tap::{Carrier, Depth, MAX_CARRY, Note, Tap};
+use super::tap::{Depth, MAX_CARRY, Tap};
 use super::{Capability, Mode, Proof, Settings};
 use crate::streamlit::ack::AckForm;
 use crate::websocket::frame::{Header, Opcode, mask};

@@ -19,7 +19,8 @@ use self::end::{End, Inflow, with_scratch};
 pub use self::report::{Knowledge, Report};
 use self::stream::Stream;
 use crate::drain::Guard;
-use crate::heartbeat::tap::{Carrier, Depth, Note, Tap};
+use crate::heartbeat::carrier::{Carrier, Note};
+use crate::heartbeat::tap::{Depth, Tap};
 use crate::heartbeat::{Capability, Settings};
 use crate::websocket::scanner::Sender;
 

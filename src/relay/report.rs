@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use crate::heartbeat::carrier::Note;
 use crate::heartbeat::learning::Learning;
-use crate::heartbeat::tap::Note;
 use crate::heartbeat::{AckOrigin, Capability};
 use crate::metrics::{CloseCode, Direction, Initiator, LabelValue as _, TapDisabled, UpstreamMetrics};
 use crate::session::Session;
