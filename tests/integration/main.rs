@@ -6,4 +6,5 @@ mod golden;
 mod heartbeat;
 mod http;
 mod support;
+mod takeover;
 mod websocket;
