@@ -54,7 +54,9 @@ pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap, has_body: bool) {
         headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
     if trailers {
+        // RFC 9110 §10.1.4: whoever sends TE says so in Connection.
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        headers.insert(header::CONNECTION, HeaderValue::from_static("TE"));
     }
 }
 
@@ -130,7 +132,7 @@ mod tests {
             ("upgrade", "h2c"),
         ]);
         remove_hop_by_hop(&mut map, false);
-        assert_eq!(map, headers(&[("cookie", "a=b"), ("host", "app"), ("te", "trailers")]));
+        assert_eq!(map, headers(&[("cookie", "a=b"), ("host", "app"), ("te", "trailers"), ("connection", "TE")]));
     }
 
     #[test]

@@ -51,8 +51,8 @@ impl Proxy {
 
     /// Answers one request of the browser behind `peer`.
     pub async fn handle(&self, mut request: Request<Incoming>, peer: IpAddr) -> Response<ResponseBody> {
-        to_origin_form(&mut request);
         headers::add_forwarded(request.headers_mut(), peer);
+        to_origin_form(&mut request);
         let websocket = request.method() == Method::GET
             && request.version() == Version::HTTP_11
             && headers::asks_for_websocket(request.headers());
