@@ -19,6 +19,10 @@ pub const FORWARD_PREFIX: usize = 1024;
 /// Bytes at the front of a BackMsg that are enough to name its type.
 pub const BACK_PREFIX: usize = MAX_HEARTBEAT;
 
+/// Fields that are walked in search of a member: as many as fit into the longest heartbeat, so that no message of
+/// nonsense costs more.
+const MAX_FIELDS: usize = MAX_HEARTBEAT / 2;
+
 /// `NewSession.initialize`.
 const INITIALIZE: u32 = 1;
 
@@ -199,23 +203,30 @@ struct Found<'a, M> {
     value: &'a [u8],
 }
 
-/// Walks the top-level fields: the last oneof member wins, as in every protobuf parser. The flag says whether the
-/// bytes could be read to their end.
+/// Walks the top-level fields: the last oneof member wins, as in every protobuf parser, but a message longer than a
+/// heartbeat is named by its first one, which saves the walk over the rest of it. The flag says whether the bytes
+/// could be read to their end.
 fn last_member<M>(bytes: &[u8], member: impl Fn(u32, WireType) -> Option<M>) -> (Option<Found<'_, M>>, bool) {
     let mut rest = bytes;
     let mut last = None;
-    while !rest.is_empty() {
+    for _field in 0..MAX_FIELDS {
+        if rest.is_empty() {
+            return (last, true);
+        }
         let Ok((tag, wire)) = decode_key(&mut rest) else {
             return (last, false);
         };
         if let Some(member) = member(tag, wire) {
             last = Some(Found { member, value: rest });
+            if bytes.len() > MAX_HEARTBEAT {
+                return (last, false);
+            }
         }
         if skip_field(wire, tag, &mut rest, DecodeContext::default()).is_err() {
             return (last, false);
         }
     }
-    (last, true)
+    (last, rest.is_empty())
 }
 
 /// Reads `NewSession.initialize` from the bytes after the key of `new_session`.
@@ -301,6 +312,14 @@ mod tests {
         message.extend([b'h'; 32]);
         message.extend([0x12, 0x02, 0x20, 0x00, 0x2a, 0x80, 0x80, 0x40]);
         assert_eq!(forward(&message, false), Forward::Other(ForwardType::Delta));
+    }
+
+    #[test]
+    fn nonsense_is_given_up_soon() {
+        let fields = [0x78, 0x01].repeat(MAX_FIELDS);
+        let named = [fields.clone(), vec![0x5a, 0x00]].concat();
+        assert_eq!(forward(&named, true).kind(), ForwardType::Unknown);
+        assert_eq!(forward(&[&fields[2..], &[0x52, 0x00]].concat(), true).kind(), ForwardType::SessionEvent);
     }
 
     #[test]
