@@ -21,6 +21,7 @@ use hyper::body::Incoming;
 
 use self::upstream::{ConnectError, RequestBody, Upstream};
 use crate::drain::Drain;
+use crate::heartbeat::learning::Learning;
 use crate::session::Sessions;
 
 /// The body of a response to the browser.
@@ -90,7 +91,7 @@ impl Proxy {
             Err(error) => {
                 let connect = error.source().and_then(|source| source.downcast_ref::<ConnectError>());
                 if connect.is_some() {
-                    self.upstream.gone();
+                    self.upstream.knowledge.learn(Learning::on_gone);
                 }
                 self.refuse(Refusal::of(connect), &Chain(&error))
             }

@@ -15,6 +15,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use super::upstream::{ConnectError, Upstream};
 use super::{Chain, Proxy, Refusal, ResponseBody, headers};
 use crate::drain::Guard;
+use crate::heartbeat::learning::Learning;
 use crate::heartbeat::tap::Depth;
 use crate::metrics::{Handshake, TapDisabled};
 use crate::relay::stream::Stream;
@@ -69,7 +70,7 @@ impl Proxy {
             Err(failure) => {
                 upstream.metrics.handshake(failure.result(), started.elapsed());
                 if let Failure::Connect(_) = failure {
-                    upstream.gone();
+                    upstream.knowledge.learn(Learning::on_gone);
                 }
                 self.refuse(failure.refusal(), &Chain(&failure))
             }

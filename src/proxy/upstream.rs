@@ -35,7 +35,7 @@ pub struct Upstream {
     pub(super) handshake_timeout: Duration,
     pub(super) heartbeat: Settings,
     pub(super) metrics: Arc<UpstreamMetrics>,
-    pub(super) knowledge: Knowledge,
+    pub(super) knowledge: Arc<Knowledge>,
     pub(super) name: Arc<str>,
     pub(super) session: SessionSettings,
     pub(super) holders: Holders,
@@ -84,8 +84,8 @@ impl Upstream {
             connector,
             handshake_timeout: config.handshake_timeout,
             heartbeat: config.heartbeat,
+            knowledge: Arc::new(Knowledge::new(metrics.clone())),
             metrics,
-            knowledge: Knowledge::default(),
             name: name.into(),
             session: config.session,
             holders: Holders::default(),
@@ -104,12 +104,6 @@ impl Upstream {
         target.authority = Some(http::uri::Authority::from_static("upstream"));
         *request.uri_mut() = Uri::from_parts(target).unwrap_or_default();
         self.pool.request(request).await
-    }
-
-    /// The upstream cannot be reached: whatever comes back may be another version.
-    pub(super) fn gone(&self) {
-        self.knowledge.lock().on_gone();
-        self.metrics.acks_natively(self.knowledge.lock().capability());
     }
 }
 

@@ -12,21 +12,16 @@ use crate::session::takeover::Holding;
 use crate::streamlit::messages::{Announcement, Forward, ScriptResult};
 use crate::websocket::scanner::{Lost, Sender};
 
-/// What is known of an upstream, shared by its sessions.
-#[derive(Clone, Debug, Default)]
-pub struct Knowledge(Arc<Mutex<Learning>>);
-
-impl Knowledge {
-    /// The knowledge, for a moment.
-    pub fn lock(&self) -> MutexGuard<'_, Learning> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+/// What is known of an upstream, shared by its sessions; the gauge follows it.
+pub struct Knowledge {
+    learning: Mutex<Learning>,
+    metrics: Arc<UpstreamMetrics>,
 }
 
 /// The reporter of one session; what it reports last is sent when it is dropped.
 pub struct Report {
     metrics: Arc<UpstreamMetrics>,
-    knowledge: Knowledge,
+    knowledge: Arc<Knowledge>,
     session: Session,
     holding: Holding,
     started: Instant,
@@ -36,9 +31,33 @@ pub struct Report {
     closed: Option<(Initiator, CloseCode)>,
 }
 
+impl Knowledge {
+    /// Nothing is known yet.
+    pub fn new(metrics: Arc<UpstreamMetrics>) -> Self {
+        Self { learning: Mutex::default(), metrics }
+    }
+
+    /// What is known now.
+    pub fn capability(&self) -> Capability {
+        self.lock().capability()
+    }
+
+    /// Something happened that teaches.
+    pub fn learn(&self, lesson: impl FnOnce(&mut Learning)) {
+        let mut learning = self.lock();
+        lesson(&mut learning);
+        self.metrics.acks_natively(learning.capability());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Learning> {
+        // No panic can leave it half changed.
+        self.learning.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl Report {
     /// The report of a session that begins now.
-    pub fn new(metrics: Arc<UpstreamMetrics>, knowledge: Knowledge, session: Session, holding: Holding) -> Self {
+    pub fn new(metrics: Arc<UpstreamMetrics>, knowledge: Arc<Knowledge>, session: Session, holding: Holding) -> Self {
         metrics.connection_opened();
         Self {
             metrics,
@@ -53,7 +72,7 @@ impl Report {
     }
 
     pub(super) fn capability(&self) -> Capability {
-        self.knowledge.lock().capability()
+        self.knowledge.capability()
     }
 
     pub(super) fn wrote(&self, from: Sender, bytes: usize) {
@@ -74,7 +93,7 @@ impl Report {
     pub(super) fn ended(&mut self, from: Sender) {
         if self.closed.is_none() && from == Sender::Upstream {
             // Its process may be gone, and another version may come back.
-            self.learn(Learning::on_gone);
+            self.knowledge.learn(Learning::on_gone);
         }
         self.closed.get_or_insert((initiator(from), CloseCode::Abnormal));
     }
@@ -94,7 +113,7 @@ impl Report {
             Note::Forward(message, bytes) => self.forward(message, bytes),
             Note::Ack(waited) => self.ack(AckOrigin::Sidecar, Some(waited)),
             Note::NativeAck(waited) => {
-                self.learn(Learning::on_native_ack);
+                self.knowledge.learn(Learning::on_native_ack);
                 self.ack(AckOrigin::Upstream, waited);
             }
             Note::NativeAckOverdue => {
@@ -102,13 +121,13 @@ impl Report {
                     self.metrics.native_ack_missed();
                 }
             }
-            Note::NativeAckMissed => self.learn(Learning::on_native_miss),
+            Note::NativeAckMissed => self.knowledge.learn(Learning::on_native_miss),
             Note::Proof(after) => self.metrics.proof_rtt(after),
             Note::Withheld(reason) => self.metrics.ack_withheld(reason),
             Note::Close(from, code) => {
                 if from == Sender::Upstream && matches!(code, Some(1001 | 1012)) {
                     // It goes away or restarts (RFC 6455 §7.4.1): another version may come back.
-                    self.learn(Learning::on_gone);
+                    self.knowledge.learn(Learning::on_gone);
                 }
                 self.closed.get_or_insert((initiator(from), CloseCode::from(code)));
             }
@@ -144,7 +163,7 @@ impl Report {
             if let Some(id) = session_id {
                 self.holding.hold(id);
             }
-            self.learn(|learning| learning.on_version(&version));
+            self.knowledge.learn(|learning| learning.on_version(&version));
             self.session.version(&version);
         }
     }
@@ -152,12 +171,6 @@ impl Report {
     fn script_finished(&mut self, result: ScriptResult) {
         let took = self.script_started.take().map(|started| started.elapsed());
         self.metrics.script_run(result, took);
-    }
-
-    fn learn(&self, lesson: impl FnOnce(&mut Learning)) {
-        let mut learning = self.knowledge.lock();
-        lesson(&mut learning);
-        self.metrics.acks_natively(learning.capability());
     }
 
     fn lost(&self, lost: Lost) {
