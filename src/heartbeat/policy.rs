@@ -110,9 +110,14 @@ impl Policy {
     }
 
     /// An ack of the upstream's own came by: how long its heartbeat waited, if one did.
+    ///
+    /// It answers the newest one. Acks carry no id, but a server acks in order: if an older heartbeat still waits, its
+    /// ack got lost (Streamlit 1.55 to 1.67), and taking this one for it would pass the loss on from heartbeat to
+    /// heartbeat.
     pub fn on_native_ack(&mut self, now: Instant) -> Option<Duration> {
-        let in_time = self.waiting.iter().position(|waiting| waiting.stage == Stage::Native);
-        let answered = in_time.or_else(|| self.waiting.iter().position(|waiting| waiting.forwarded))?;
+        let newest = |wanted: fn(&Waiting) -> bool| self.waiting.iter().rposition(wanted);
+        let answered =
+            newest(|waiting| waiting.stage == Stage::Native).or_else(|| newest(|waiting| waiting.forwarded))?;
         let waiting = self.waiting.remove(answered);
         self.release_if_idle();
         Some(now.saturating_duration_since(waiting.since))
@@ -292,6 +297,24 @@ mod tests {
         let _proof = policy.on_pong(&tag, late + MS);
         assert_eq!(policy.next(late + MS, ROOM), Some(Verb::NativeAckMissed));
         assert_eq!(policy.next(late + MS, ROOM), Some(Verb::Ack(Settings::default().native_deadline + MS)));
+    }
+
+    #[test]
+    fn a_lost_native_ack_is_not_passed_on_from_heartbeat_to_heartbeat() {
+        let (start, mut policy) = (Instant::now(), policy(Settings::default()));
+        let _lost = policy.on_heartbeat(start, Capability::Native);
+        for beat in 1..=3 {
+            let sent = start + beat * 500 * MS;
+            let _forwarded = policy.on_heartbeat(sent, Capability::Native);
+            assert_eq!(policy.on_native_ack(sent + MS), Some(MS));
+        }
+        let late = start + Settings::default().native_deadline;
+        assert_eq!(policy.next(late, ROOM), Some(Verb::NativeAckOverdue), "the first one alone is left");
+        let tag = ping(&mut policy, late);
+        let _proof = policy.on_pong(&tag, late + MS);
+        assert_eq!(policy.next(late + MS, ROOM), Some(Verb::NativeAckMissed));
+        assert_eq!(policy.next(late + MS, ROOM), Some(Verb::Ack(Settings::default().native_deadline + MS)));
+        assert_eq!(policy.next(late + MS, ROOM), None);
     }
 
     #[test]
