@@ -123,6 +123,16 @@ impl Policy {
         Some(now.saturating_duration_since(waiting.since))
     }
 
+    /// The upstream turned out to be silent: forwarded heartbeats need not wait for acks of its own any longer.
+    pub fn on_silent(&mut self) {
+        if self.settings.mode == Mode::Auto {
+            let stage = self.unproved();
+            for waiting in self.waiting.iter_mut().filter(|waiting| waiting.stage == Stage::Native) {
+                waiting.stage = stage;
+            }
+        }
+    }
+
     /// A pong came from the upstream; only [`Pong::Foreign`] may pass on.
     pub fn on_pong(&mut self, payload: &[u8], now: Instant) -> Pong {
         let pong = self.liveness.on_pong(payload, now);
@@ -297,6 +307,18 @@ mod tests {
         let _proof = policy.on_pong(&tag, late + MS);
         assert_eq!(policy.next(late + MS, ROOM), Some(Verb::NativeAckMissed));
         assert_eq!(policy.next(late + MS, ROOM), Some(Verb::Ack(Settings::default().native_deadline + MS)));
+    }
+
+    #[test]
+    fn heartbeats_that_were_forwarded_to_an_upstream_that_turns_out_silent_wait_no_longer() {
+        let (start, mut policy) = (Instant::now(), policy(Settings::default()));
+        let _forwarded = policy.on_heartbeat(start, Capability::Unknown);
+        assert_eq!(policy.next(start + MS, ROOM), None);
+        policy.on_silent();
+        let tag = ping(&mut policy, start + MS);
+        let _proof = policy.on_pong(&tag, start + 2 * MS);
+        let verbs: Vec<_> = std::iter::from_fn(|| policy.next(start + 2 * MS, ROOM)).collect();
+        assert_eq!(verbs, [Verb::NativeAckMissed, Verb::Ack(2 * MS)]);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::carrier::{Carrier, Note};
 use super::lane::{Kind, Lane};
 use super::liveness::Pong;
 use super::policy::{Passage, Policy, Room, Verb};
-use super::{Settings, Withheld};
+use super::{Capability, Settings, Withheld};
 use crate::streamlit::messages::{self, BackType, Forward};
 use crate::websocket::frame::{self, ControlFrame, Header, MAX_CONTROL, Opcode};
 use crate::websocket::scanner::{Lost, Mark, Sender};
@@ -244,12 +244,16 @@ impl Tap {
             return;
         };
         let native_ack = kind == Kind::Forward(Forward::Other(messages::ForwardType::HeartbeatAck));
+        let teaches = matches!(kind, Kind::Forward(Forward::NewSession(_)));
         carrier.note(match kind {
             Kind::Back(kind) => Note::Back(kind, bytes),
             Kind::Forward(kind) => Note::Forward(kind, bytes),
         });
         if native_ack {
             carrier.note(Note::NativeAck(self.policy.on_native_ack(now)));
+        }
+        if teaches {
+            self.heed(carrier.capability());
         }
         if !self.policy.is_idle() || self.closing.is_some() {
             run.flush(self.muted(run.from), carrier);
@@ -270,9 +274,19 @@ impl Tap {
                     carrier.note(Note::Ack(waited));
                 }
                 Verb::NativeAckOverdue => carrier.note(Note::NativeAckOverdue),
-                Verb::NativeAckMissed => carrier.note(Note::NativeAckMissed),
+                Verb::NativeAckMissed => {
+                    carrier.note(Note::NativeAckMissed);
+                    self.heed(carrier.capability());
+                }
                 Verb::Withheld(reason) => carrier.note(Note::Withheld(reason)),
             }
+        }
+    }
+
+    /// Something was learned that may concern heartbeats under way.
+    fn heed(&mut self, capability: Capability) {
+        if capability == Capability::Silent {
+            self.policy.on_silent();
         }
     }
 
