@@ -3,41 +3,16 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Iterator
 
 import pytest
 import streamlit
-from support import known
 from support.sidecar import Sidecar
 from support.streamlit_server import StreamlitServer
+from support.version import Version
 
 StartSidecar = Callable[..., Sidecar]
-
-
-@dataclass(frozen=True)
-class Version:
-    """What is true of a Streamlit version, as far as heartbeats go."""
-
-    name: str
-
-    @property
-    def acks_natively(self) -> bool:
-        major, minor = self.name.split(".")[:2]
-        return (int(major), int(minor)) >= (1, 55)
-
-    @property
-    def ack(self) -> bytes:
-        return known.PLAIN_ACK if self.acks_natively else known.COMPATIBLE_ACK
-
-    @property
-    def origin(self) -> str:
-        return "upstream" if self.acks_natively else "sidecar"
-
-    @property
-    def other_origin(self) -> str:
-        return "sidecar" if self.acks_natively else "upstream"
 
 
 @pytest.fixture(scope="session")

@@ -28,16 +28,24 @@ class Sidecar:
     def __init__(self, upstream: str, *arguments: str, **settings: str) -> None:
         # What the caller's shell has set for a sidecar must not change a test.
         env = {name: value for name, value in os.environ.items() if not name.startswith("HEARTBEAT_SIDECAR_")}
-        env |= {f"HEARTBEAT_SIDECAR_{name}": value for name, value in settings.items()}
-        ports = ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
-        command = [str(binary()), "run", *ports, "--upstream", f"http://{upstream}", "--log-format", "text", *arguments]
-        self.process = Process("heartbeat-sidecar", command, env)
+        self._env = env | {f"HEARTBEAT_SIDECAR_{name}": value for name, value in settings.items()}
+        self._arguments = ["--upstream", f"http://{upstream}", "--log-format", "text", *arguments]
+        self._start("127.0.0.1:0")
+
+    def _start(self, listen: str) -> None:
+        ports = ["--listen", listen, "--admin", "127.0.0.1:0"]
+        self.process = Process("heartbeat-sidecar", [str(binary()), "run", *ports, *self._arguments], self._env)
         try:
             self.address = self.process.wait_for_line(r"listening on (127\.0\.0\.1:\d+)", _READY_SECONDS)[1]
             self.admin = self.process.wait_for_line(r"admin on (127\.0\.0\.1:\d+)", _READY_SECONDS)[1]
         except BaseException:
             self.process.stop()
             raise
+
+    def restart(self) -> None:
+        """Another process at the same address: it knows nothing of what the first one had learned."""
+        self.process.stop()
+        self._start(self.address)
 
     def metrics_text(self) -> str:
         answer = http.get(self.admin, "/metrics")

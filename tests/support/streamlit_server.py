@@ -9,7 +9,7 @@ import socket
 import tempfile
 import time
 from pathlib import Path
-from typing import Iterator
+from typing import Iterator, Mapping
 
 from support import http
 from support.process import Process
@@ -26,12 +26,12 @@ def _free_port() -> int:
 
 
 class StreamlitServer:
-    """Runs the test app with the `streamlit` of `python`; ready to serve once constructed."""
+    """Runs an app with the `streamlit` of `python`; ready to serve once constructed."""
 
-    def __init__(self, python: Path) -> None:
+    def __init__(self, python: Path, app: Path = APP, options: Mapping[str, str] | None = None) -> None:
         # A home and a working directory of its own: no one's ~/.streamlit/config.toml has a say.
         self._home = tempfile.TemporaryDirectory(prefix="heartbeat-sidecar-streamlit-")
-        self._python = python
+        self._python, self._app, self._options = python, app, dict(options or {})
         # Streamlit cannot bind port 0, so another process may take the port first: then try a new one.
         for attempt in range(1, _ATTEMPTS + 1):
             self.address = f"127.0.0.1:{_free_port()}"
@@ -51,8 +51,9 @@ class StreamlitServer:
             "server.port": port,
             "server.fileWatcherType": "none",
             "browser.gatherUsageStats": "false",
+            **self._options,
         }
-        arguments = [str(self._python), "-m", "streamlit", "run", str(APP)]
+        arguments = [str(self._python), "-m", "streamlit", "run", str(self._app)]
         arguments += [word for name, value in options.items() for word in (f"--{name}", value)]
         env = {name: value for name, value in os.environ.items() if not name.startswith(("STREAMLIT_", "PYTHON"))}
         env |= {"HOME": self._home.name, "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}
