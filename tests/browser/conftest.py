@@ -7,7 +7,7 @@ import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Iterator, TypeVar
+from typing import Callable, Iterator, Sequence
 
 import pytest
 from playwright.sync_api import Browser, sync_playwright
@@ -28,8 +28,7 @@ HOSTED = [Version(name) for name in os.environ.get("HEARTBEAT_SIDECAR_TEST_HOSTE
 HOSTED_APP = Path(__file__).resolve().parent / "hosted_app" / "home.py"
 
 OpenPage = Callable[..., AppPage]
-HostPage = Callable[..., HostedPage]
-SomePage = TypeVar("SomePage", bound=AppPage)
+OpenHosted = Callable[..., HostedPage]
 
 
 def environment(version: str) -> Path:
@@ -82,7 +81,7 @@ def pytest_runtest_makereport(item: pytest.Item):
 _FAILED = pytest.StashKey[bool]()
 
 
-def _keep_evidence_and_close(opened: list[SomePage], request: pytest.FixtureRequest) -> None:
+def _keep_evidence_and_close(opened: Sequence[AppPage], request: pytest.FixtureRequest) -> None:
     for page in opened:
         if request.node.stash.get(_FAILED, True):
             ARTIFACTS.mkdir(parents=True, exist_ok=True)
@@ -129,7 +128,7 @@ def hosted(request: pytest.FixtureRequest, host: HostServer) -> Iterator[Hosted]
 @pytest.fixture
 def open_hosted(
     chromium: Browser, host: HostServer, hosted: Hosted, request: pytest.FixtureRequest
-) -> Iterator[HostPage]:
+) -> Iterator[OpenHosted]:
     """Opens the hosted app in its host's page, through a sidecar that is started with the given arguments."""
     opened: list[HostedPage] = []
 

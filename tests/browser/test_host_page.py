@@ -64,7 +64,8 @@ def _expect_unharmed(app: HostedPage) -> None:
 def _expect_one_ack_each(app: HostedPage, count: int) -> None:
     """The host, the page and the sidecar agree on the number."""
     stream_watch.wait_for_acks(app.frame, count)
-    stream, metrics = app.stream, app.sidecar.metrics()
+    stream = app.stream
+    metrics = app.sidecar.wait_for_metrics(lambda m: m.value("acks_total") >= count)
     assert (app.posted, len(stream.heartbeats), len(stream.acks)) == (count, count, count)
     assert metrics.value("heartbeats_total") == count
     assert metrics.value("acks_total") == count
@@ -175,7 +176,7 @@ def test_a_page_whose_socket_has_gone_dead_opens_another_in_time(open_hosted, ho
     app.start_heartbeats(1, interval=1, ack_timeout=ACK_TIMEOUT)
     stream_watch.wait_for_sockets(app.frame, 2)
     stream = app.stream
-    waited = stream.opened[1] - stream.heartbeats[1].at
+    waited = stream.opened[1].at - stream.heartbeats[1].at
     assert ACK_TIMEOUT <= waited < ACK_TIMEOUT + MARGIN, f"the page connected again {waited:.2f} s after the heartbeat"
 
     stream_watch.wait_until_open(app.frame)
@@ -203,15 +204,18 @@ def test_a_page_from_before_a_restart_of_the_sidecar_goes_on_and_its_heartbeats_
     app.sidecar.restart()
     stream_watch.wait_for_sockets(app.frame, 2)
     stream_watch.wait_until_open(app.frame)
+    first, second = app.stream.opened
+    assert (len(first.entries), len(second.entries)) == (2, 3), "the page was to ask for its session"
     # The new sidecar may have to learn that this upstream does not answer: these wait for its native deadline.
     app.start_heartbeats(2, interval=1, ack_timeout=5)
     stream_watch.wait_for_acks(app.frame, 4)
     app.start_heartbeats(3, interval=1, ack_timeout=ACK_TIMEOUT)
     stream_watch.wait_for_acks(app.frame, 7)
-    assert app.sidecar.metrics().value("acks_total") == 5
+    metrics = app.sidecar.wait_for_metrics(lambda m: m.value("acks_total") >= 5)
+    assert (metrics.value("heartbeats_total"), metrics.value("acks_total")) == (5, 5)
     assert max(app.stream.latencies()[-3:]) < ACK_TIMEOUT
-    assert len(app.stream.opened) == 2
     app.frame.get_by_role("button", name="Count").click()
     app.expect_text("count 2")
+    assert len(app.stream.opened) == 2
     expect(app.dialogs).to_have_count(0)
     _tell_latencies(request, app)

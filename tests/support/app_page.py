@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from playwright.sync_api import Browser, Frame, Locator, Route, expect
+from playwright.sync_api import Browser, Frame, Locator, Response, Route, expect
 
 from support import stream_watch
 from support.sidecar import Sidecar
@@ -23,6 +23,7 @@ class AppPage:
     def __init__(self, browser: Browser, sidecar: Sidecar, neighbours: tuple[str, ...] = ()) -> None:
         self.sidecar = sidecar
         self.console: list[str] = []
+        self._failed: list[Response] = []
         self._context = browser.new_context(accept_downloads=True)
         ours = tuple(f"http://{address}/" for address in (sidecar.address, *neighbours))
         self._context.route(lambda url: not url.startswith(ours), self._refuse)
@@ -31,6 +32,7 @@ class AppPage:
         self.page.add_init_script(stream_watch.SCRIPT)
         self.frame = self.page.main_frame
         self.page.on("pageerror", lambda error: self.console.append(f"uncaught: {error}"))
+        self.page.on("response", lambda answer: self._failed.append(answer) if answer.status >= 400 else None)
         self.page.on("console", lambda line: self.console.append(f"{line.type}: {line.text}"))
 
     @staticmethod
@@ -77,9 +79,10 @@ class AppPage:
         return self.acks[before]
 
     def save_evidence(self, stem: Path) -> None:
-        """Screenshot, console and the sidecar's log, next to each other."""
+        """Screenshot, console, failed requests and the sidecar's log, next to each other."""
         self.page.screenshot(path=f"{stem}.png", full_page=True)
-        notes = [*self.console, "", *self.sidecar.process.lines]
+        failed = [f"{it.status} {it.request.method} {it.url} {it.request.all_headers()}" for it in self._failed]
+        notes = [*self.console, "", *failed, "", *self.sidecar.process.lines]
         Path(f"{stem}.txt").write_text("\n".join(notes) + "\n")
 
     def close(self) -> None:

@@ -25,7 +25,7 @@ SCRIPT = """
       super(url, protocols);
       if (!String(url).includes("/_stcore/stream")) return;
       watched.stream = this;
-      watched.opened.push(performance.now());
+      watched.opened.push({ at: performance.now(), entries: [protocols ?? []].flat() });
       this.addEventListener("message", ({ data }) => note(watched.received, data));
     }
     send(data) {
@@ -52,13 +52,21 @@ class Noted:
 
 
 @dataclass(frozen=True)
+class Opened:
+    """A stream socket that the page has asked for, at what time of the page, in seconds."""
+
+    at: float
+    entries: list[str]
+    """The subprotocols that it offered: "streamlit", a token, and on a reconnect the id of the session."""
+
+
+@dataclass(frozen=True)
 class Stream:
     """All that was noted since the page was loaded, each list in order."""
 
-    opened: list[float]
-    """When the page asked for a stream socket, in seconds of the page's time."""
+    opened: list[Opened]
     left: list[float]
-    """When the page's own script closed one."""
+    """When the page's own script has closed one."""
     heartbeats: list[Noted]
     acks: list[Noted]
 
@@ -70,7 +78,7 @@ class Stream:
             for key in ("sent", "received")
         )
         return cls(
-            [at / 1000 for at in watched["opened"]],
+            [Opened(socket["at"] / 1000, socket["entries"]) for socket in watched["opened"]],
             [at / 1000 for at in watched["left"]],
             [message for message in sent if message.data == known.HEARTBEAT],
             [message for message in received if message.data in known.ACKS],
