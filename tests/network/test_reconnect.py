@@ -29,6 +29,8 @@ RUNS_BEFORE = 4
 class Return(enum.Enum):
     """How the network comes back, and within how many seconds the page must have connected again."""
 
+    # TCP resends after ever longer pauses. The old connection has waited for longer than the page's new requests, so
+    # the servers hear of its end after them, and only from a takeover before.
     SOON = "as soon as the page has noticed", 15.0
     LATE = "when the page has tried to reach the server for the second time", 45.0
     # Streamlit asks for the server's health before it connects, and gives each answer 15 s: once for every dead
