@@ -111,12 +111,13 @@ class Outage:
         page, patience = self._page, how.value[1]
         while how is Return.LATE and self._pings < 2:
             page.page.wait_for_event("request", self._is_ping, timeout=patience * 1000)
-        self._network.restore(forget_connections=how is Return.ELSEWHERE)
+        forgotten = self._network.restore(forget_connections=how is Return.ELSEWHERE)
         restored = time.monotonic()
         stream_watch.wait_for_sockets(page.frame, 2, patience)
         stream_watch.wait_until_open(page.frame, patience)
         page.frame.wait_for_function(f"!({_CONNECTING.strip()})", timeout=patience * 1000)
-        self.measured |= {"network back": how.name.lower(), "connected s": f"{time.monotonic() - restored:.2f}"}
+        connected = time.monotonic() - restored
+        self.measured |= {"back": how.name.lower(), "forgotten": str(forgotten), "connected s": f"{connected:.2f}"}
 
     def click(self) -> int:
         """The next thing that the user does; returns how many runs the session remembers."""

@@ -52,6 +52,8 @@ class Network:
     def _lay_cable(self) -> None:
         _call("ip", "link", "add", _CABLE, "type", "veth", "peer", "name", _CABLE, "netns", str(self._holder.pid))
         for end, address in zip(self._ends, (_SERVERS, _BROWSER)):
+            # An IPv6 address that is ready a second later would be a change of network to Chromium.
+            _call(*end, "ip", "link", "set", _CABLE, "addrgenmode", "none")
             _call(*end, "ip", "address", "add", f"{address}/30", "dev", _CABLE)
             _call(*end, "ip", "link", "set", _CABLE, "up")
             _call(*end, "ip", "link", "set", "lo", "up")
@@ -64,12 +66,13 @@ class Network:
         for end in self._ends:
             _call(*end, "iptables", "--wait", "--insert", *_LOSE_ALL)
 
-    def restore(self, *, forget_connections: bool = False) -> None:
-        """Packets pass again.
+    def restore(self, *, forget_connections: bool = False) -> int:
+        """Packets pass again. Returns how many connections are forgotten.
 
-        With `forget_connections`, those of the connections that are open now do not: a router has forgotten them, or
+        With `forget_connections` the packets of those that are open now do not pass: a router has forgotten them, or
         the user's telephone has changed to another network.
         """
+        ports: set[str] = set()
         if forget_connections:
             sockets = _call(*self.at_far_end, "ss", "-Htn", "state", "established", "dst", _SERVERS)
             ports = set(re.findall(rf"{re.escape(_BROWSER)}:(\d+)\s", sockets))
@@ -79,6 +82,7 @@ class Network:
                     _call(*end, "iptables", "--wait", "--append", "INPUT", "-p", "tcp", match, port, "--jump", "DROP")
         for end in self._ends:
             _call(*end, "iptables", "--wait", "--delete", *_LOSE_ALL)
+        return len(ports)
 
     def mend(self) -> None:
         """All is as it was at the start."""
