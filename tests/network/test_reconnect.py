@@ -43,7 +43,7 @@ each_forgetful = pytest.mark.parametrize("app", FORGETFUL, ids=lambda version: v
 
 # What the user sees of a lost connection; asked in the page at each of its frames, so it can be measured.
 _CONNECTING = """
-[...document.querySelectorAll("[data-testid=stStatusWidget]")].some(({ textContent }) => /connecting/i.test(textContent))
+[...document.querySelectorAll("[data-testid=stStatusWidget]")].some((widget) => /connecting/i.test(widget.textContent))
 """
 
 # What a watchdog in the page does where the frontend has none: a heartbeat, and when no ack comes, a close event for

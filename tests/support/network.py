@@ -58,8 +58,8 @@ class Network:
             _call(*end, "ip", "link", "set", _CABLE, "up")
             _call(*end, "ip", "link", "set", "lo", "up")
         Path(f"/proc/sys/net/ipv4/conf/{_CABLE}/route_localnet").write_text("1")
-        to_loopback = ("--jump", "DNAT", "--to-destination", "127.0.0.1")
-        _call("iptables", "--table", "nat", "--append", "PREROUTING", "--in-interface", _CABLE, "-p", "tcp", *to_loopback)
+        arriving, to_loopback = ("--in-interface", _CABLE, "-p", "tcp"), ("DNAT", "--to-destination", "127.0.0.1")
+        _call("iptables", "--wait", "-t", "nat", "--append", "PREROUTING", *arriving, "--jump", *to_loopback)
 
     def drop(self) -> None:
         """From here on every packet is lost, either way."""
