@@ -10,6 +10,9 @@ use super::{Capability, Mode, Proof, Settings, Withheld};
 /// Heartbeats that may await their acks at a time. One more shares the ack of the newest, so that a flood grows nothing.
 pub const MAX_WAITING: usize = 8;
 
+/// Heartbeats that come so close together may both be under way at a healthy server.
+const BURST: Duration = Duration::from_millis(500);
+
 /// What becomes of the heartbeat's own bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
@@ -111,16 +114,19 @@ impl Policy {
 
     /// An ack of the upstream's own came by: how long its heartbeat waited, if one did.
     ///
-    /// It answers the newest one. Acks carry no id, but a server acks in order: if an older heartbeat still waits, its
-    /// ack got lost (Streamlit 1.55 to 1.67), and taking this one for it would pass the loss on from heartbeat to
-    /// heartbeat.
+    /// Acks carry no id, but a server acks in order: it answers the oldest of the heartbeats that came within
+    /// [`BURST`] of the newest. One from long before has lost its ack (Streamlit 1.55 to 1.67); taking this one for it
+    /// would pass the loss on from heartbeat to heartbeat.
     pub fn on_native_ack(&mut self, now: Instant) -> Option<Duration> {
-        let newest = |wanted: fn(&Waiting) -> bool| self.waiting.iter().rposition(wanted);
-        let answered =
-            newest(|waiting| waiting.stage == Stage::Native).or_else(|| newest(|waiting| waiting.forwarded))?;
-        let waiting = self.waiting.remove(answered);
+        let answered = self.answered(|waiting| waiting.stage == Stage::Native);
+        let waiting = self.waiting.remove(answered.or_else(|| self.answered(|waiting| waiting.forwarded))?);
         self.release_if_idle();
         Some(now.saturating_duration_since(waiting.since))
+    }
+
+    fn answered(&self, may_be: fn(&Waiting) -> bool) -> Option<usize> {
+        let newest = self.waiting.iter().rfind(|waiting| may_be(waiting))?.since;
+        self.waiting.iter().position(|waiting| may_be(waiting) && waiting.since + BURST >= newest)
     }
 
     /// The upstream turned out to be silent: forwarded heartbeats need not wait for acks of its own any longer.
@@ -326,7 +332,7 @@ mod tests {
         let (start, mut policy) = (Instant::now(), policy(Settings::default()));
         let _lost = policy.on_heartbeat(start, Capability::Native);
         for beat in 1..=3 {
-            let sent = start + beat * 500 * MS;
+            let sent = start + beat * 600 * MS;
             let _forwarded = policy.on_heartbeat(sent, Capability::Native);
             assert_eq!(policy.on_native_ack(sent + MS), Some(MS));
         }
@@ -337,6 +343,18 @@ mod tests {
         assert_eq!(policy.next(late + MS, ROOM), Some(Verb::NativeAckMissed));
         assert_eq!(policy.next(late + MS, ROOM), Some(Verb::Ack(Settings::default().native_deadline + MS)));
         assert_eq!(policy.next(late + MS, ROOM), None);
+    }
+
+    #[test]
+    fn heartbeats_faster_than_their_acks_are_answered_in_order() {
+        let (start, mut policy) = (Instant::now(), policy(Settings::default()));
+        let _forwarded = policy.on_heartbeat(start, Capability::Native);
+        for beat in 1..=200 {
+            let sent = start + beat * 25 * MS;
+            let _forwarded = policy.on_heartbeat(sent, Capability::Native);
+            assert_eq!(policy.on_native_ack(sent + MS), Some(26 * MS));
+            assert_eq!(policy.next(sent + MS, ROOM), None);
+        }
     }
 
     #[test]
