@@ -115,7 +115,7 @@ impl Policy {
     /// An ack of the upstream's own came by: how long its heartbeat waited, if one did.
     ///
     /// Acks carry no id, but a server acks in order: it answers the oldest of the heartbeats that came within
-    /// [`BURST`] of the newest. One from long before has lost its ack (Streamlit 1.55 to 1.67); taking this one for it
+    /// half a second of the newest. One from long before has lost its ack (Streamlit 1.55 to 1.67); taking this one for it
     /// would pass the loss on from heartbeat to heartbeat.
     pub fn on_native_ack(&mut self, now: Instant) -> Option<Duration> {
         let answered = self.answered(|waiting| waiting.stage == Stage::Native);
