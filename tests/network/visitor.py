@@ -1,0 +1,142 @@
+"""People who use the app at the same time, each in a page behind a sidecar of its own; measures what they live through."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Iterable, Iterator
+
+from playwright.sync_api import Browser, TimeoutError
+from support import status_watch
+from support.app import App
+from support.app_page import AppPage
+from support.host_page import HostedPage, HostServer
+from support.sidecar import Sidecar
+from support.streamlit_server import APP
+from support.version import Version
+
+INTERVAL_SECONDS, ACK_TIMEOUT_SECONDS = 10.0, 5.0
+"""The watchdog's default settings, and what the host asks for."""
+
+CLICKS_BEFORE = 3
+"""What the user does before anything happens to the network."""
+
+_BETWEEN_CLICKS, _PATIENCE_OF_PEOPLE = 0.2, 5.0
+"""Seconds until the next click, while the page does not let one click, and where it does."""
+_PATIENCE = 60.0
+"""Seconds, for what is not under test."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a user has before them."""
+
+    version: Version
+    watchdog: str = "off"
+    """As in `--watchdog`."""
+    hosted: bool = False
+    """Whether the page is embedded in a host's, that sends it heartbeats."""
+
+    def __str__(self) -> str:
+        heartbeats = "host's heartbeats" if self.hosted and self.watchdog != "host" else ""
+        return " ".join(filter(None, [self.version.name, self.watchdog, heartbeats]))
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        return () if self.watchdog == "off" else ("--watchdog", self.watchdog)
+
+
+@dataclass
+class Visitor:
+    """One user: remembers what they have done, so that it can be told whether the app does."""
+
+    plan: Plan
+    page: AppPage
+    level: int = 10
+    """Where the user has moved the slider."""
+    measured: dict[str, str] = field(default_factory=dict)
+
+    def click(self) -> bool:
+        """Moves the slider by one and does not wait for an answer; says whether the page has let it be moved."""
+        before, self.level = self.level, self.page.move_slider("Level")
+        return self.level > before
+
+    def wait_for_answer(self, seconds: float = _PATIENCE) -> float:
+        """Until the app has answered the last click; returns when that was."""
+        return status_watch.wait_for_text(self.page.frame, f"level {self.level}", seconds)
+
+    def click_until_answered(self, seconds: float) -> float:
+        """Clicks again when there is no answer, as people do; returns when the answer came."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            with contextlib.suppress(TimeoutError):
+                if self.click():
+                    return self.wait_for_answer(_PATIENCE_OF_PEOPLE)
+                self.page.page.wait_for_timeout(_BETWEEN_CLICKS * 1000)
+        raise AssertionError(f"{self.plan} has not answered within {seconds} s")
+
+    def use(self) -> None:
+        """Gives the session a state that can be lost."""
+        for _ in range(CLICKS_BEFORE):
+            self.click()
+            self.wait_for_answer()
+        assert self.runs == CLICKS_BEFORE + 1, f"the session has seen {self.runs} runs"
+
+    def start_heartbeats(self) -> None:
+        if isinstance(self.page, HostedPage):
+            self.page.start_heartbeats(10_000, interval=INTERVAL_SECONDS, ack_timeout=ACK_TIMEOUT_SECONDS)
+
+    @property
+    def runs(self) -> int:
+        """How many runs of its script the session remembers."""
+        text = self.page.frame.get_by_text(re.compile(r"^run \d+$")).inner_text()
+        return int(text.removeprefix("run "))
+
+    def noticed_at(self, since: float) -> float | None:
+        """When the page has said for the first time after `since` that its connection is lost."""
+        times = [shown.at for shown in status_watch.history(self.page.frame) if shown.connecting and shown.at >= since]
+        return times[0] if times else None
+
+    def wait_until_noticed(self, seconds: float) -> bool:
+        with contextlib.suppress(TimeoutError):
+            status_watch.wait_until_connecting(self.page.frame, seconds)
+            return True
+        return False
+
+    def wait_until_connected(self, seconds: float) -> float:
+        """Until the page does not say any more that its connection is lost; returns since when it has not."""
+        status_watch.wait_until_connected(self.page.frame, seconds)
+        return status_watch.history(self.page.frame)[-1].at
+
+
+@contextlib.contextmanager
+def visitors(
+    chromium: Browser, host: HostServer, plans: Iterable[Plan], evidence: str, script: Path = APP
+) -> Iterator[list[Visitor]]:
+    """Opens a page each; the sessions of one version share a server, nothing else. Keeps evidence of a failure."""
+    with contextlib.ExitStack() as stack:
+        apps: dict[Version, App] = {}
+        opened: list[Visitor] = []
+        for plan in plans:
+            if plan.version not in apps:
+                apps[plan.version] = App(plan.version, host, script)
+                stack.callback(apps[plan.version].stop)
+            app = apps[plan.version]
+            if plan.hosted:
+                page: AppPage = HostedPage(chromium, Sidecar(app.address, *plan.arguments), host)
+            else:
+                page = AppPage(chromium, Sidecar(app.server.address, *plan.arguments))
+            stack.callback(page.close)
+            opened.append(Visitor(plan, page))
+        try:
+            for visitor in opened:
+                visitor.page.open()
+            yield opened
+        except BaseException:
+            for visitor in opened:
+                with contextlib.suppress(Exception):
+                    visitor.page.save_evidence(f"{evidence} {visitor.plan}")
+            raise
