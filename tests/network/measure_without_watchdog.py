@@ -24,15 +24,16 @@ def _wait_until_noticed(everyone: list[Visitor], lost: float) -> None:
     for visitor in everyone:
         visitor.wait_until_noticed(max(0.1, lost + LONGEST_SECONDS - time.time()))
     for visitor in everyone:
-        noticed = visitor.noticed_at(lost)
-        visitor.measured["noticed s"] = f"{noticed - lost:.1f}" if noticed else f"> {LONGEST_SECONDS:.0f}"
+        noticed = visitor.seconds_to_notice(lost)
+        visitor.measured["noticed s"] = f"> {LONGEST_SECONDS:.0f}" if noticed is None else f"{noticed:.1f}"
         since = [shown for shown in status_watch.history(visitor.page.frame) if shown.at >= lost]
         visitor.measured["shown"] = ", ".join(f"{it.at - lost:.1f} s {it.text!r}" for it in since)
 
 
 def _come_back(everyone: list[Visitor], restored: float) -> None:
     for visitor in everyone:
-        visitor.measured["answered s"] = f"{visitor.click_until_answered(RETURN_SECONDS) - restored:.1f}"
+        answer = visitor.click_until_answered(RETURN_SECONDS)
+        visitor.measured["answer s"] = f"{answer:.1f}, {time.time() - restored:.1f} after return"
         visitor.measured["runs"] = f"{CLICKS_BEFORE + 1} -> {visitor.runs}"
     for visitor in everyone:
         since = [shown for shown in status_watch.history(visitor.page.frame) if shown.at >= restored]

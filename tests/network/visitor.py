@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Iterable, Iterator
 
 from playwright.sync_api import Browser, TimeoutError
-from support import status_watch
+from support import status_watch, stream_watch
 from support.app import App
 from support.app_page import AppPage
 from support.host_page import HostedPage, HostServer
@@ -69,12 +69,13 @@ class Visitor:
         return status_watch.wait_for_text(self.page.frame, f"level {self.level}", seconds)
 
     def click_until_answered(self, seconds: float) -> float:
-        """Clicks again when there is no answer, as people do; returns when the answer came."""
+        """Clicks again when there is no answer, as people do; returns after how many seconds the last click had one."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             with contextlib.suppress(TimeoutError):
+                clicked = time.time()
                 if self.click():
-                    return self.wait_for_answer(_PATIENCE_OF_PEOPLE)
+                    return self.wait_for_answer(_PATIENCE_OF_PEOPLE) - clicked
                 self.page.page.wait_for_timeout(_BETWEEN_CLICKS * 1000)
         raise AssertionError(f"{self.plan} has not answered within {seconds} s")
 
@@ -89,16 +90,21 @@ class Visitor:
         if isinstance(self.page, HostedPage):
             self.page.start_heartbeats(10_000, interval=INTERVAL_SECONDS, ack_timeout=ACK_TIMEOUT_SECONDS)
 
+    def wait_for_acks(self, count: int) -> None:
+        """Until the page has got so many, if it gets heartbeats at all."""
+        if self.plan.watchdog != "off" or self.plan.hosted:
+            stream_watch.wait_for_acks(self.page.frame, count)
+
     @property
     def runs(self) -> int:
         """How many runs of its script the session remembers."""
         text = self.page.frame.get_by_text(re.compile(r"^run \d+$")).inner_text()
         return int(text.removeprefix("run "))
 
-    def noticed_at(self, since: float) -> float | None:
-        """When the page has said for the first time after `since` that its connection is lost."""
-        times = [shown.at for shown in status_watch.history(self.page.frame) if shown.connecting and shown.at >= since]
-        return times[0] if times else None
+    def seconds_to_notice(self, lost: float) -> float | None:
+        """From `lost` to when the page has said that its connection is, if it has."""
+        times = [shown.at for shown in status_watch.history(self.page.frame) if shown.connecting and shown.at >= lost]
+        return times[0] - lost if times else None
 
     def wait_until_noticed(self, seconds: float) -> bool:
         with contextlib.suppress(TimeoutError):

@@ -1,13 +1,13 @@
 """Carries IP packets between two interfaces of the kernel, as well or as badly as it is told.
 
-Law: packets are lost and late, never changed and never out of order.
+Law: packets are lost and late, never changed, and those of one server never out of order.
 """
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import fcntl
+import heapq
 import os
 import random
 import select
@@ -32,27 +32,37 @@ class Line:
     loss: float = 0.0
     """The share of packets that never arrive, 1 for all."""
     rate: float | None = None
-    """Bits per second."""
+    """Bits per second, for each port of a server: what one of them sends is in no other's way."""
     buffer: float = 0.25
     """Seconds that a packet may wait for its turn, where there is a rate; what would wait longer is lost."""
+
+
+@dataclass(frozen=True, order=True)
+class _Arrival:
+    at: float
+    number: int
+    packet: bytes
 
 
 class Direction:
     """From one interface to the other. The line may be changed at any time, from any thread."""
 
-    def __init__(self, source: int, sink: int, seed: int) -> None:
+    def __init__(self, source: int, sink: int, *, outward: bool) -> None:
         self.line = Line()
         self.forgotten: frozenset[int] = frozenset()
         """TCP ports whose packets are lost, from either and to either."""
-        self.passed = self.lost = 0
+        self.passed = self.lost = self._number = 0
         self.source, self._sink = source, sink
-        self._random = random.Random(seed)
-        self._under_way: collections.deque[tuple[float, bytes]] = collections.deque()
-        self._free_at = 0.0
+        self._outward = outward
+        self._random = random.Random(outward)
+        self._under_way: list[_Arrival] = []
+        """A heap."""
+        self._free_at: dict[int, float] = {}
+        """When each server's line has sent all that it has taken."""
 
     @property
     def next_arrival(self) -> float | None:
-        return self._under_way[0][0] if self._under_way else None
+        return self._under_way[0].at if self._under_way else None
 
     def take_in(self) -> None:
         """Reads what the interface has sent."""
@@ -63,41 +73,37 @@ class Direction:
 
     def _take(self, packet: bytes) -> None:
         line, now = self.line, time.monotonic()
-        sent_at = now
-        if line.rate is not None:
-            sent_at = max(now, self._free_at)
-        if self._is_lost(packet) or sent_at - now > line.buffer:
+        header = (packet[0] & 0x0F) * 4
+        ports = struct.unpack_from("!HH", packet, header)
+        server = ports[0 if self._outward else 1]
+        sent_at = now if line.rate is None else max(now, self._free_at.get(server, 0.0))
+        is_lost = self._random.random() < line.loss or not self.forgotten.isdisjoint(ports)
+        if is_lost or sent_at - now > line.buffer:
             self.lost += 1
             return
         if line.rate is not None:
-            sent_at = self._free_at = sent_at + len(packet) * 8 / line.rate
-        self._under_way.append((sent_at + line.delay, packet))
-
-    def _is_lost(self, packet: bytes) -> bool:
-        if self.forgotten:
-            header = (packet[0] & 0x0F) * 4
-            if self.forgotten.intersection(struct.unpack_from("!HH", packet, header)):
-                return True
-        return self._random.random() < self.line.loss
+            sent_at = self._free_at[server] = sent_at + len(packet) * 8 / line.rate
+        heapq.heappush(self._under_way, _Arrival(sent_at + line.delay, self._number, packet))
+        self._number += 1
 
     def deliver(self) -> None:
         """Writes what has arrived by now."""
-        while self._under_way and self._under_way[0][0] <= time.monotonic():
+        while self._under_way and self._under_way[0].at <= time.monotonic():
             # Errors are an interface that is going away.
             with contextlib.suppress(OSError):
-                os.write(self._sink, self._under_way.popleft()[1])
+                os.write(self._sink, heapq.heappop(self._under_way).packet)
             self.passed += 1
 
 
 class Cable:
-    """Two interfaces of this process's network namespace, either of which may be moved to another; and what is between.
+    """Two interfaces of this process's network namespace, and what is between them; servers are at the near one.
 
     Userspace does what the kernel's `netem` would, for kernels without it.
     """
 
     def __init__(self, near: str, far: str) -> None:
         ends = [_interface(name) for name in (near, far)]
-        self.outward, self.inward = Direction(*ends, seed=1), Direction(*reversed(ends), seed=2)
+        self.outward, self.inward = Direction(*ends, outward=True), Direction(*reversed(ends), outward=False)
         self.directions = (self.outward, self.inward)
         self._ends = ends
         self._stop, self._stopping = os.pipe()

@@ -55,7 +55,12 @@ def wait_until_connected(frame: Frame, seconds: float) -> None:
     frame.wait_for_function(f"!{_CONNECTING}", timeout=seconds * 1000)
 
 
+def texts(frame: Frame) -> dict[str, float]:
+    """Each text that the app has written since the page was loaded, and when for the first time."""
+    return {text: at / 1000 for text, at in frame.evaluate("texts").items()}
+
+
 def wait_for_text(frame: Frame, text: str, seconds: float) -> float:
     """Until the app has written `text` for the first time; returns when that was."""
     frame.wait_for_function("(text) => text in texts", arg=text, timeout=seconds * 1000)
-    return frame.evaluate("(text) => texts[text]", text) / 1000
+    return texts(frame)[text]
