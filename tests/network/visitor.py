@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Iterable, Iterator
+from typing import Iterable, Iterator, Mapping
 
 from playwright.sync_api import Browser, TimeoutError
 from support import status_watch, stream_watch
 from support.app import App
 from support.app_page import AppPage
 from support.host_page import HostedPage, HostServer
+from support.process import Process
 from support.sidecar import Sidecar
 from support.streamlit_server import APP
 from support.version import Version
 
 INTERVAL_SECONDS, ACK_TIMEOUT_SECONDS = 10.0, 5.0
 """The watchdog's default settings, and what the host asks for."""
+
+NOTICED_WITHIN = INTERVAL_SECONDS + ACK_TIMEOUT_SECONDS + 1
+"""Seconds from the loss of the network."""
 
 CLICKS_BEFORE = 3
 """What the user does before anything happens to the network."""
@@ -39,14 +44,27 @@ class Plan:
     """As in `--watchdog`."""
     hosted: bool = False
     """Whether the page is embedded in a host's, that sends it heartbeats."""
+    direct: bool = False
+    """Whether there is no sidecar at all."""
 
     def __str__(self) -> str:
         heartbeats = "host's heartbeats" if self.hosted and self.watchdog != "host" else ""
-        return " ".join(filter(None, [self.version.name, self.watchdog, heartbeats]))
+        return " ".join(filter(None, [self.version.name, "direct" if self.direct else self.watchdog, heartbeats]))
 
     @property
     def arguments(self) -> tuple[str, ...]:
         return () if self.watchdog == "off" else ("--watchdog", self.watchdog)
+
+
+class _NoSidecar:
+    """In the place of one where there is none."""
+
+    def __init__(self, upstream: str) -> None:
+        self.address = upstream
+        self.process = Process("nothing", ["true"], os.environ)
+
+    def stop(self) -> None:
+        self.process.stop()
 
 
 @dataclass
@@ -86,6 +104,10 @@ class Visitor:
             self.wait_for_answer()
         assert self.runs == CLICKS_BEFORE + 1, f"the session has seen {self.runs} runs"
 
+    def ask_for_table(self) -> None:
+        """One large message, of the app that has them."""
+        self.page.frame.get_by_role("button", name="Table").click()
+
     def start_heartbeats(self) -> None:
         if isinstance(self.page, HostedPage):
             self.page.start_heartbeats(10_000, interval=INTERVAL_SECONDS, ack_timeout=ACK_TIMEOUT_SECONDS)
@@ -120,7 +142,12 @@ class Visitor:
 
 @contextlib.contextmanager
 def visitors(
-    chromium: Browser, host: HostServer, plans: Iterable[Plan], evidence: str, script: Path = APP
+    chromium: Browser,
+    host: HostServer,
+    plans: Iterable[Plan],
+    evidence: str,
+    script: Path = APP,
+    options: Mapping[str, str] | None = None,
 ) -> Iterator[list[Visitor]]:
     """Opens a page each; the sessions of one version share a server, nothing else. Keeps evidence of a failure."""
     with contextlib.ExitStack() as stack:
@@ -128,13 +155,12 @@ def visitors(
         opened: list[Visitor] = []
         for plan in plans:
             if plan.version not in apps:
-                apps[plan.version] = App(plan.version, host, script)
+                apps[plan.version] = App(plan.version, host, script, options)
                 stack.callback(apps[plan.version].stop)
             app = apps[plan.version]
-            if plan.hosted:
-                page: AppPage = HostedPage(chromium, Sidecar(app.address, *plan.arguments), host)
-            else:
-                page = AppPage(chromium, Sidecar(app.server.address, *plan.arguments))
+            upstream = app.address if plan.hosted else app.server.address
+            sidecar = _NoSidecar(upstream) if plan.direct else Sidecar(upstream, *plan.arguments)
+            page = HostedPage(chromium, sidecar, host) if plan.hosted else AppPage(chromium, sidecar)
             stack.callback(page.close)
             opened.append(Visitor(plan, page))
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Mapping
 
 from support.host_page import HostServer
 from support.relay import Relay
@@ -26,13 +27,15 @@ def versions(variable: str, otherwise: str) -> list[Version]:
 
 
 class App:
-    """Running until stopped; obeys `host`."""
+    """Running until stopped; obeys `host`. `options` are Streamlit's own."""
 
-    def __init__(self, version: Version, host: HostServer, script: Path = APP) -> None:
+    def __init__(
+        self, version: Version, host: HostServer, script: Path = APP, options: Mapping[str, str] | None = None
+    ) -> None:
         self.version = version
         # Before 1.55 the origins are hard-coded, so the relay adds the host's to them.
-        options = {"client.allowedOrigins": host.origin} if version.acks_natively else {}
-        self.server = StreamlitServer(environment(version.name), script, options)
+        origins = {"client.allowedOrigins": host.origin} if version.acks_natively else {}
+        self.server = StreamlitServer(environment(version.name), script, {**origins, **(options or {})})
         self._relay = None if version.acks_natively else Relay(self.server.address, host.origin)
 
     @property
