@@ -62,6 +62,10 @@ pub enum Rejected {
     Expectation,
     /// It asks for a websocket in another way than RFC 6455 §4.1.
     Handshake,
+    /// It asks for a websocket from a page of an origin that is not allowed.
+    Origin,
+    /// Its connection does not begin with a PROXY protocol header of a trusted proxy.
+    ProxyProtocol,
     /// Its header or its target is too large.
     Size,
     /// Its body paused for too long.
@@ -299,6 +303,8 @@ labels! {
         Method = "method",
         Expectation = "expectation",
         Handshake = "handshake",
+        Origin = "origin",
+        ProxyProtocol = "proxy_protocol",
         Size = "size",
         Timeout = "timeout",
     }
