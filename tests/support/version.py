@@ -31,6 +31,11 @@ class Version:
         return not (1, 21) <= self.line <= (1, 60)
 
     @property
+    def is_impatient(self) -> bool:
+        """Whether its server, with the Tornado that `tests/run` gives it, closes on who takes a second to answer its ping."""
+        return (1, 29) <= self.line <= (1, 46)
+
+    @property
     def ack(self) -> bytes:
         return known.PLAIN_ACK if self.acks_natively else known.COMPATIBLE_ACK
 
