@@ -32,7 +32,7 @@ class Version:
 
     @property
     def is_impatient(self) -> bool:
-        """Whether its server, with the Tornado that `tests/run` gives it, closes on who takes a second to answer its ping."""
+        """Whether its server closes on who takes a second to answer its ping; with the Tornado from `tests/run`."""
         return (1, 29) <= self.line <= (1, 46)
 
     @property
