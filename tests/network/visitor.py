@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Iterable, Iterator, Mapping
 
-from playwright.sync_api import Browser, TimeoutError
+from playwright.sync_api import Browser, TimeoutError, expect
 from support import status_watch, stream_watch
 from support.app import App
 from support.app_page import AppPage
@@ -66,15 +66,21 @@ class Visitor:
     page: AppPage
     level: int = 10
     """Where the user has moved the slider."""
+    _runs_before: int = 0
+    """What the page showed when the user clicked last."""
 
     def click(self) -> bool:
         """Moves the slider by one and does not wait for an answer; says whether the page has let it be moved."""
+        self._runs_before = self.runs
         before, self.level = self.level, self.page.move_slider("Level")
         return self.level > before
 
     def wait_for_answer(self, seconds: float = _PATIENCE) -> float:
         """Until the app has answered the last click; returns when that was."""
-        return status_watch.wait_for_text(self.page.frame, f"level {self.level}", seconds)
+        answered = status_watch.wait_for_text(self.page.frame, f"level {self.level}", seconds)
+        # A later line of the page, so it may be drawn a moment later.
+        expect(self.page.frame.get_by_text(f"run {self._runs_before}", exact=True)).to_have_count(0)
+        return answered
 
     def click_until_answered(self, seconds: float) -> float:
         """Clicks again when there is no answer, as people do; returns after how many seconds the last click had one."""
