@@ -15,7 +15,7 @@ PATIENCE = 60.0
 
 WATCHED = [version for version in NETWORK if version.name in ("1.25.0", "1.29.0", "1.40.0", "1.53.1", "1.67.0")]
 WITH = [Plan(version, "self") for version in WATCHED]
-WITH += [Plan(version, "host", hosted=True) for version in WATCHED if version.obeys_hosts and not version.acks_natively]
+WITH += [Plan(version, "host", hosted=True) for version in WATCHED if version.does_not_heed_acks]
 WITHOUT = [Plan(version) for version in WATCHED]
 NATIVE = Plan(NETWORK[-1], hosted=True)
 """Streamlit's own mechanism, which the watchdog is measured against."""

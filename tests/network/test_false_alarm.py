@@ -28,16 +28,14 @@ DEAD_AFTER = 10.0
 
 # A server's ping waits behind the table like all else, and after 30 s without an answer the server gives the page up.
 SELDOM_PINGED = {"server.websocketPingInterval": "600"}
-LEGACY, NEWEST = (next(version for version in NETWORK if version.name == name) for name in ("1.53.1", "1.67.0"))
-WATCHED = [Plan(LEGACY, "self"), Plan(LEGACY, "host", hosted=True), Plan(NEWEST, "self")]
+
+EVERYONE = [Plan(version, "self") for version in NETWORK]
+EVERYONE += [Plan(version, "host", hosted=True) for version in NETWORK if version.does_not_heed_acks]
+NEWEST = NETWORK[-1]
+LAST_LEGACY = [version for version in NETWORK if not version.acks_natively][-1:]
+WATCHED = [plan for plan in EVERYONE if plan.version in (*LAST_LEGACY, NEWEST)]
 NATIVE = [Plan(NEWEST, hosted=True), Plan(NEWEST, hosted=True, direct=True)]
 """Streamlit's own mechanism, with a sidecar in between and without."""
-
-
-def _plans() -> list[Plan]:
-    hosted = [version for version in NETWORK if version.obeys_hosts and not version.acks_natively]
-    own = [Plan(version, "self") for version in NETWORK]
-    return own + [Plan(version, "host", hosted=True) for version in hosted]
 
 
 def _reconnects(visitor: Visitor, cause: str) -> float:
@@ -57,7 +55,7 @@ def _state(visitor: Visitor) -> dict[str, str]:
 
 
 def test_a_slow_line_that_loses_packets_is_no_dead_one(chromium, host, network, request) -> None:
-    with visitors(chromium, host, _plans(), request.node.name) as everyone:
+    with visitors(chromium, host, EVERYONE, request.node.name) as everyone:
         for visitor in everyone:
             visitor.start_heartbeats()
         for visitor in everyone:

@@ -21,9 +21,9 @@ class Version:
         return self.line >= (1, 55)
 
     @property
-    def obeys_hosts(self) -> bool:
-        """Whether its page sends a heartbeat when its host asks for one."""
-        return self.line >= (1, 29)
+    def does_not_heed_acks(self) -> bool:
+        """Whether its page sends a heartbeat when its host asks for one, and then does not mind if there is no ack."""
+        return (1, 29) <= self.line < (1, 55)
 
     @property
     def keeps_sessions(self) -> bool:
