@@ -34,6 +34,10 @@ RUNS_BEFORE = 4
 """Script runs before the network dies, and more than a new session sees here: one for the connection, one a click."""
 
 
+CONNECTED_WITHIN = 5.0
+"""Seconds from the network's return, for a page with the watchdog that has noticed just before it."""
+
+
 class Return(enum.Enum):
     """How the network comes back, and within how many seconds the page must have connected again."""
 
@@ -42,7 +46,7 @@ class Return(enum.Enum):
     SOON = "as soon as the page has noticed", 15.0
     LATE = "when the page has tried to reach the server for the second time", 45.0
     # Streamlit asks for the server's health before it connects, and gives each answer 15 s: once for every dead
-    # connection that Chromium keeps for its next request, of which it keeps up to six.
+    # connection that Chromium keeps for its next request, of which it keeps up to six. The watchdog drops these.
     ELSEWHERE = "as soon as the page has noticed, without the connections that were open", 120.0
 
 
@@ -94,6 +98,8 @@ class Outage:
     def restore_network(self, how: Return) -> None:
         """Packets pass again, and the page must connect."""
         page, patience = self._page, how.value[1]
+        if how is Return.ELSEWHERE and not isinstance(page, HostedPage):
+            patience = CONNECTED_WITHIN
         while how is Return.LATE and self._pings < 2:
             page.page.wait_for_event("request", self._is_ping, timeout=patience * 1000)
         forgotten = self._network.restore(forget_connections=how is Return.ELSEWHERE)
