@@ -203,9 +203,11 @@ proptest! {
     #[test]
     fn garbage_passes_byte_for_byte(bytes in vec(any::<u8>(), 0..600), sizes in vec(1..50usize, 1..5)) {
         for from in [Sender::Browser, Sender::Upstream] {
-            let (mut tap, mut wires) = tap(Settings { mode: Mode::Forward, ..Settings::default() });
-            feed(&mut tap, from, &bytes, &sizes, Instant::now(), &mut wires);
-            prop_assert_eq!(&*wires.wire(from), &bytes);
+            let settings = Settings { mode: Mode::Forward, ..Settings::default() };
+            for (mut tap, mut wires) in [tap(settings), compressed_tap(Deflate::default(), settings)] {
+                feed(&mut tap, from, &bytes, &sizes, Instant::now(), &mut wires);
+                prop_assert_eq!(&*wires.wire(from), &bytes);
+            }
         }
     }
 
@@ -480,7 +482,10 @@ fn reserved_bits_that_mean_nothing_turn_the_tap_off() {
 #[test]
 fn a_browser_whose_messages_cannot_be_inflated_is_followed_frame_by_frame() {
     let mut deflater = Deflater::new(Sender::Browser, Context::default());
-    let bomb: Vec<u8> = (0..5).flat_map(|_message| deflater.message(2, &vec![0; 16 << 20], 3)).collect();
+    let mebibyte = deflater.message(2, &vec![0; 1 << 20], 3);
+    let (_tap, wires) = after(&mebibyte.repeat(63));
+    assert_eq!(wires.count(|note| *note == Note::Heartbeat), 1, "so much is allowed");
+    let bomb = mebibyte.repeat(65);
     for bytes in [bomb, frame(Sender::Browser, 0xc2, &[0x06])] {
         let (mut tap, mut wires) = after(&bytes);
         assert_eq!(wires.count(|note| matches!(note, Note::Lost(_))), 1);
