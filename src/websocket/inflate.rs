@@ -266,7 +266,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+        #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
         /// Messages that repeat earlier ones from near and from far, up to the window's whole length.
         #[test]
@@ -321,8 +321,8 @@ mod tests {
     #[test]
     fn a_bomb_is_given_up_once_the_allowance_is_spent() {
         const MIB: usize = 1 << 20;
-        let bomb = deflate(&mut Compress::new(Compression::best(), false), &vec![0; 40 * MIB]);
-        assert!(bomb.len() < 50_000, "{}", bomb.len());
+        let bomb = deflate(&mut Compress::new(Compression::best(), false), &vec![0; 4 * MIB]);
+        assert!(bomb.len() < 5000, "{}", bomb.len());
         let allowance = Allowance { burst: MIB as u64, per_second: 0 };
         for sizes in [[usize::MAX], [1000]] {
             let (mut inflater, mut came) = (Inflater::new(Context::default(), allowance), 0);
