@@ -47,6 +47,31 @@ pub enum Takeover {
     Timeout,
 }
 
+/// Why an HTTP request was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rejected {
+    /// It is no HTTP/1.0 or HTTP/1.1.
+    Malformed,
+    /// The length of its body cannot be told, or the body breaks off.
+    Framing,
+    /// It names no host, several, or an invalid one.
+    Host,
+    /// `CONNECT` or `TRACE`.
+    Method,
+    /// It expects what nobody knows.
+    Expectation,
+    /// It asks for a websocket in another way than RFC 6455 §4.1.
+    Handshake,
+    /// It asks for a websocket from a page of an origin that is not allowed.
+    Origin,
+    /// Its connection does not begin with a PROXY protocol header of a trusted proxy.
+    ProxyProtocol,
+    /// Its header or its target is too large.
+    Size,
+    /// Its body paused for too long.
+    Timeout,
+}
+
 /// Why a session was reconnected to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reconnect {
@@ -274,6 +299,18 @@ labels! {
         Invalid = "invalid",
     }
     Takeover { Closed = "closed", Timeout = "timeout", }
+    Rejected {
+        Malformed = "malformed",
+        Framing = "framing",
+        Host = "host",
+        Method = "method",
+        Expectation = "expectation",
+        Handshake = "handshake",
+        Origin = "origin",
+        ProxyProtocol = "proxy_protocol",
+        Size = "size",
+        Timeout = "timeout",
+    }
     Reconnect { Watchdog = "watchdog", Other = "other", }
     WatchdogPage {
         Added = "added",
@@ -365,6 +402,7 @@ mod tests {
         assert_sound::<Withheld>();
         assert_sound::<Handshake>();
         assert_sound::<Takeover>();
+        assert_sound::<Rejected>();
         assert_sound::<Reconnect>();
         assert_sound::<WatchdogPage>();
         assert_sound::<Initiator>();

@@ -134,7 +134,7 @@ impl Inflater {
                 TINFLStatus::NeedsMoreInput => return Ok(()),
                 TINFLStatus::HasMoreOutput => {}
                 // Behind a final block the next one begins at a byte, with the same window (RFC 7692 §7.2.3.4).
-                TINFLStatus::Done => **decoder = DecompressorOxide::new(),
+                TINFLStatus::Done => decoder.init(),
                 _failed => return Err(Unreadable::Broken),
             }
         }
