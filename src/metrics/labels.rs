@@ -99,7 +99,9 @@ pub enum WatchdogPage {
 /// Why a session's bytes flow on untapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TapDisabled {
-    /// The two sides negotiated compression.
+    /// The two sides negotiated an extension other than permessage-deflate.
+    Extension,
+    /// See [`Lost::Compression`].
     Compression,
     /// See [`Lost::ReservedBits`].
     ReservedBits,
@@ -215,6 +217,7 @@ impl From<Option<u16>> for CloseCode {
 impl From<Lost> for TapDisabled {
     fn from(lost: Lost) -> Self {
         match lost {
+            Lost::Compression => Self::Compression,
             Lost::ReservedBits => Self::ReservedBits,
             Lost::Masking => Self::Masking,
             Lost::Length => Self::Length,
@@ -319,6 +322,7 @@ labels! {
     Initiator { Browser = "browser", Upstream = "upstream", Sidecar = "sidecar", }
     Direction { BrowserToUpstream = "browser_to_upstream", UpstreamToBrowser = "upstream_to_browser", }
     TapDisabled {
+        Extension = "extension",
         Compression = "compression",
         ReservedBits = "reserved_bits",
         Masking = "masking",
