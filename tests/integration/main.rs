@@ -3,6 +3,7 @@
 mod admission;
 mod drain;
 mod exact;
+mod frames;
 mod golden;
 mod heartbeat;
 mod http;
