@@ -22,7 +22,10 @@ fuzz_target!(|bytes: &[u8]| {
     let is_ack = forward(bytes, true).kind() == ForwardType::HeartbeatAck;
     if short {
         assert_eq!(is_ack, clean && last == Some(ACK), "{last:?}, clean: {clean}");
-        assert_eq!(forward(bytes, true).kind() == ForwardType::Unknown, last.is_none() || (last == Some(ACK) && !clean));
+        assert_eq!(
+            forward(bytes, true).kind() == ForwardType::Unknown,
+            last.is_none() || (last == Some(ACK) && !clean)
+        );
     } else {
         assert!(!is_ack, "no ack is that long");
     }

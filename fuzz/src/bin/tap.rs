@@ -74,6 +74,8 @@ struct World {
     acks: usize,
     /// Somebody has closed, or was closed: nothing of ours may follow but our own close frames.
     closing: bool,
+    /// The tap was told to end both sides.
+    stopped: bool,
 }
 
 impl Wires {
@@ -122,6 +124,7 @@ impl World {
             heartbeats: 0,
             acks: 0,
             closing: false,
+            stopped: false,
         }
     }
 
@@ -184,8 +187,14 @@ impl World {
                     self.tap.on_end(from, &rest, &mut self.wires);
                 }
             }
-            2 => self.tap.close(1001, self.now, &mut self.wires),
+            // The relay is told to stop once.
+            _ if self.stopped => return,
+            2 => {
+                self.stopped = true;
+                self.tap.close(1001, self.now, &mut self.wires);
+            }
             _ => {
+                self.stopped = true;
                 let before = self.wires.upstream.passed.len();
                 let _told = self.tap.hand_over(1001, &mut self.wires);
                 assert_eq!(self.wires.upstream.passed.len(), before);
@@ -277,10 +286,12 @@ impl World {
     fn may_vanish(&self, from: Sender, stream: &Stream, frame: &Frame, sent: &[u8]) -> bool {
         match from {
             Sender::Browser => self.depth == Depth::Messages && is_heartbeat(stream, frame, sent),
-            Sender::Upstream => frame.is_plain(0xa) && {
-                let payload = frame.unmasked(sent);
-                payload.len() == 16 && payload.starts_with(&NONCE.to_be_bytes())
-            },
+            Sender::Upstream => {
+                frame.is_plain(0xa) && {
+                    let payload = frame.unmasked(sent);
+                    payload.len() == 16 && payload.starts_with(&NONCE.to_be_bytes())
+                }
+            }
         }
     }
 }
