@@ -307,3 +307,20 @@ fn a_farewell_goes_to_the_browser_at_a_message_boundary_and_only_then_to_the_ups
     assert!(tap.is_closed(Sender::Browser) && !tap.is_closed(Sender::Upstream));
     assert_eq!(wires.to_upstream.len(), 8, "the browser's answer is for us");
 }
+
+#[test]
+fn no_farewell_stands_behind_a_torn_frame() {
+    let (mut tap, mut wires) = tap(Settings::default());
+    let now = Instant::now();
+    let torn = [0x82];
+    assert_eq!(tap.on_bytes(Sender::Upstream, &torn, now, &mut wires), 0);
+    tap.on_end(Sender::Upstream, &torn, &mut wires);
+    tap.close(1001, now, &mut wires);
+    assert_eq!(wires.to_browser, torn);
+    assert_eq!(wires.to_upstream.len(), 8, "the other side is told all the same");
+
+    let (mut tap, mut wires) = self::tap(Settings::default());
+    tap.on_end(Sender::Browser, &torn, &mut wires);
+    assert!(!tap.hand_over(1001, &mut wires), "the upstream cannot be told");
+    assert_eq!(wires.to_upstream, torn);
+}
