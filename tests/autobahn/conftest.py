@@ -79,7 +79,7 @@ def start(name: str, *command: str | Path) -> tuple[Process, str]:
 @pytest.fixture(scope="session")
 def cases() -> Cases:
     if os.environ.get("HEARTBEAT_SIDECAR_TEST_ALL_CASES"):
-        return Cases(("*",), (), 517, 1800.0)
+        return Cases(("*",), (), 517, 3600.0)
     return Cases(("*",), tuple(SLOW), 247, 150.0)
 
 
