@@ -121,10 +121,11 @@ def pin(core):
 
 
 def command(kind, port, upstream, directory):
-    """The command line of a proxy, and what is put into its environment."""
+    """The command line of a proxy, and what is put into its environment. `sidecar@FILE` is another build of it."""
     family, _, form = kind.partition("-")
-    if family == "sidecar":
-        line = [SIDECAR, "run", "--listen", f"127.0.0.1:{port}", "--admin", "127.0.0.1:0",
+    kind, _, binary = kind.partition("@")
+    if kind == "sidecar" or family == "sidecar":
+        line = [binary or SIDECAR, "run", "--listen", f"127.0.0.1:{port}", "--admin", "127.0.0.1:0",
                 "--upstream", f"http://127.0.0.1:{upstream}"]
         if form == "connection":
             line += ["--heartbeat-proof", "connection"]
@@ -151,12 +152,13 @@ def running(kind, upstream, directory):
     """A proxy that accepts connections; ended on the way out."""
     port = free_port()
     line, environment = command(kind, port, upstream.port, directory)
-    with open(directory / f"{kind}.log", "ab") as log:
+    name = directory / f"{kind.replace('/', '-')}.log"
+    with open(name, "ab") as log:
         process = subprocess.Popen([str(word) for word in line], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                                    env=os.environ | environment, preexec_fn=pin(PROXY_CORE), start_new_session=True)
     try:
         proxy = Proxy(kind, f"127.0.0.1:{port}", process)
-        wait_for(port, process, directory / f"{kind}.log")
+        wait_for(port, process, name)
         if kind.startswith("nginx"):
             proxy.watched = only_child(process.pid)
         yield proxy

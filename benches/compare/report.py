@@ -60,7 +60,7 @@ def processor():
 
 
 def comparison(samples, kinds):
-    lines = [["median (min–max)", *[TITLES[kind] for kind in kinds], "/ HAProxy", "/ tuned"]]
+    lines = [["median (min–max)", *[TITLES.get(kind, kind) for kind in kinds], "/ HAProxy", "/ tuned"]]
     lines.append(line(samples, kinds, "idle bytes per session", "idle", "bytes_per_session"))
     lines.append(line(samples, kinds, "CPU µs per round trip", ROUND_TRIP, "cpu_us"))
     for name in rows.SIZES:
@@ -148,7 +148,7 @@ def held(samples, found, scale):
     fields = [samples.get("hold", "sidecar", name) for name in ["before_bytes", "held_bytes", "closed_bytes"]]
     for before, during, closed in zip(*fields):
         found.add("memory kept after they close, share of theirs", (closed - before) / (during - before), 0.1)
-        found.add("memory while they are held", during / scale.hold_sessions, 2048, " B a session")
+        found.add("memory while they are held", (during - before) / scale.hold_sessions, 2048, " B a session")
 
 
 def acks(samples, found):

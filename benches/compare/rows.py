@@ -51,14 +51,15 @@ class Row:
     group: str
 
 
-def rows(scale):
+def rows(scale, kinds):
     """Every row that is measured once a round. A measure takes a proxy and gives one number or several named ones."""
+    direct = ["direct", *kinds]
     found = []
     for name, size in SIZES.items():
-        found.append(Row(f"CPU per GB, {name} messages", "s", ["direct", *PROXIES], bulk(STREAM, size, scale), "bulk"))
-    found.append(Row("CPU per round trip, 64 sessions at full speed", "µs", ["direct", *PROXIES], turns(STREAM, scale), "turns"))
-    found.append(Row("latency, 64 sessions at 1,500 round trips/s", "µs", ["direct", *PROXIES], paced(scale), "latency"))
-    found.append(Row("CPU per handshake", "µs", PROXIES, shakes(scale), "shake"))
+        found.append(Row(f"CPU per GB, {name} messages", "s", direct, bulk(STREAM, size, scale), "bulk"))
+    found.append(Row("CPU per round trip, 64 sessions at full speed", "µs", direct, turns(STREAM, scale), "turns"))
+    found.append(Row("latency, 64 sessions at 1,500 round trips/s", "µs", direct, paced(scale), "latency"))
+    found.append(Row("CPU per handshake", "µs", kinds, shakes(scale), "shake"))
     return found
 
 
