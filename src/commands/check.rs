@@ -116,6 +116,11 @@ stall_after       = \"5s\"                  # default
 [session]
 takeover          = true                  # default
 takeover_timeout  = \"500ms\"               # default
+
+[watchdog]
+mode              = \"off\"                 # default
+interval          = \"10s\"                 # default
+ack_timeout       = \"5s\"                  # default
 "
         );
         assert_eq!(
@@ -144,7 +149,7 @@ takeover_timeout  = \"500ms\"               # default
         fs::write(&path, "listen = '127.0.0.1:1'").expect("a file");
         let (valid, out, _) = reported(&Sources { config: Some(path), ..Sources::default() });
         assert!(valid);
-        assert_eq!(out.lines().count(), SETTINGS.len() + 4);
+        assert_eq!(out.lines().count(), SETTINGS.len() + 6);
         assert!(out.contains("a?listen = 1?.toml:1\n"), "{out}");
     }
 
@@ -163,9 +168,11 @@ takeover_timeout  = \"500ms\"               # default
             prop::sample::select(vec!["debug", "info,heartbeat_sidecar=debug", "warn,a[b{c=\"d\"}]=trace"]),
             prop::sample::select(vec!["true", "false"]),
         );
-        let durations = prop::array::uniform6(duration());
+        let durations = prop::array::uniform8(duration());
         (1..8000_u16, 1..999_u16, upstream, words, durations).prop_map(|(port, gap, upstream, words, durations)| {
-            let [drain, connect, handshake, native, stall, takeover] = durations;
+            let [drain, connect, handshake, native, stall, takeover, interval, ack_timeout] = durations;
+            // Who never answers cannot be watched.
+            let watchdog = if words.0 == "forward" { "off" } else { "self" };
             vec![
                 ("listen", format!("[::]:{port}")),
                 ("admin", format!("127.0.0.1:{}", port + gap)),
@@ -182,6 +189,9 @@ takeover_timeout  = \"500ms\"               # default
                 ("heartbeat.stall_after", stall),
                 ("session.takeover", words.5.to_owned()),
                 ("session.takeover_timeout", takeover),
+                ("watchdog.mode", watchdog.to_owned()),
+                ("watchdog.interval", interval),
+                ("watchdog.ack_timeout", ack_timeout),
             ]
         })
     }

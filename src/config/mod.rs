@@ -19,8 +19,11 @@ pub use settings::{SETTINGS, Setting};
 pub use upstream::UpstreamAddress;
 pub use values::{DAY, Invalid, duration};
 
-use crate::heartbeat::{Proof, Settings};
+use crate::heartbeat::{Mode, Proof, Settings};
 use crate::streamlit::ack::AckForm;
+
+/// The shortest ack timeout that is wise: some round trips of a slow mobile link.
+const UNHURRIED: Duration = Duration::from_secs(2);
 
 /// What the name of every environment variable of ours begins with.
 pub const PREFIX: &str = "HEARTBEAT_SIDECAR_";
@@ -39,6 +42,8 @@ pub struct Config {
     pub heartbeat: Settings,
     /// What happens when a browser reconnects.
     pub session: SessionSettings,
+    /// Whether pages get a script that watches for acks.
+    pub watchdog: WatchdogSettings,
     /// What is logged, and how.
     pub log: LogSettings,
     /// How long sessions may go on after a stop is asked for.
@@ -56,6 +61,29 @@ pub struct SessionSettings {
     pub takeover: bool,
     /// How long the app may take to close the old connection.
     pub takeover_timeout: Duration,
+}
+
+/// The script that pages get to notice a dead connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WatchdogSettings {
+    /// Whose heartbeats it watches.
+    pub mode: WatchdogMode,
+    /// From one of its own heartbeats to the next.
+    pub interval: Duration,
+    /// How long one of its own heartbeats may stay without an ack.
+    pub ack_timeout: Duration,
+}
+
+/// Whose heartbeats the watchdog watches.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WatchdogMode {
+    /// There is no watchdog; pages pass untouched.
+    #[default]
+    Off,
+    /// Those that the page's host asks for, with the timeout that it names.
+    Host,
+    /// Also its own.
+    Page,
 }
 
 /// What is logged, and how.
@@ -165,11 +193,19 @@ impl Default for Config {
             upstream: UpstreamAddress::Http { host: "127.0.0.1".to_owned(), port: 8501 },
             heartbeat: Settings::default(),
             session: SessionSettings { takeover: true, takeover_timeout: Duration::from_millis(500) },
+            watchdog: WatchdogSettings::default(),
             log: LogSettings { format: LogFormat::default(), level: "info".to_owned() },
             drain_timeout: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(5),
             handshake_timeout: Duration::from_secs(30),
         }
+    }
+}
+
+impl Default for WatchdogSettings {
+    fn default() -> Self {
+        let (interval, ack_timeout) = (Duration::from_secs(10), Duration::from_secs(5));
+        Self { mode: WatchdogMode::default(), interval, ack_timeout }
     }
 }
 
@@ -197,7 +233,7 @@ impl Sources {
 
     /// A warning for each variable that looks like one of ours and is none.
     fn unknown_variables(&self) -> impl Iterator<Item = String> {
-        let keys = || SETTINGS.iter().map(|setting| setting.key).chain(["config"]);
+        let keys = || SETTINGS.iter().map(Setting::short_key).chain(["config"]);
         let set = self.environment.iter().filter(|(_, value)| !value.is_empty());
         set.filter_map(move |(name, _)| {
             let name = name.to_string_lossy();
@@ -317,8 +353,14 @@ impl Assembly {
     }
 
     fn conflicts(&self) -> Vec<String> {
-        let Config { listen, admin, upstream, .. } = &self.config;
+        let Config { listen, admin, upstream, heartbeat, watchdog, .. } = &self.config;
         let mut found = Vec::new();
+        if watchdog.mode != WatchdogMode::Off && heartbeat.mode == Mode::Forward {
+            let (watchdog, mode) = (self.shown("watchdog.mode"), self.shown("heartbeat.mode"));
+            found.push(format!(
+                "{watchdog} needs acks, which {mode} leaves to the app: its pages would reconnect for ever"
+            ));
+        }
         let (public, private) = (listen.ip().to_canonical(), admin.ip().to_canonical());
         if listen.port() != 0 && listen.port() == admin.port() && upstream::overlap(public, private) {
             let (listen, admin) = (self.shown("listen"), self.shown("admin"));
@@ -346,6 +388,11 @@ impl Assembly {
         if heartbeat.native_deadline >= heartbeat.stall_after {
             let (deadline, stall) = (self.shown("heartbeat.native_deadline"), self.shown("heartbeat.stall_after"));
             found.push(format!("{deadline} is not below {stall}: a lost native ack counts as a stalled upstream"));
+        }
+        let watchdog = &self.config.watchdog;
+        if watchdog.mode == WatchdogMode::Page && watchdog.ack_timeout < UNHURRIED {
+            let timeout = self.shown("watchdog.ack_timeout");
+            found.push(format!("{timeout}: below {UNHURRIED:?} slow links and busy servers count as dead"));
         }
         found
     }

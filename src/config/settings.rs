@@ -124,6 +124,27 @@ pub static SETTINGS: &[Setting] = &[
         get: |config| humantime::format_duration(config.session.takeover_timeout).to_string(),
         set: |config, text| duration(text, HOUR).map(|value| config.session.takeover_timeout = value),
     },
+    Setting {
+        key: "watchdog.mode",
+        value_name: "off|host|self",
+        help: "Whether pages get a script that reconnects when acks stay out: to heartbeats of their host, or to its own",
+        get: |config| config.watchdog.mode.word().to_owned(),
+        set: |config, text| choice(text).map(|value| config.watchdog.mode = value),
+    },
+    Setting {
+        key: "watchdog.interval",
+        value_name: "DURATION",
+        help: "From one heartbeat of the script's own to the next",
+        get: |config| humantime::format_duration(config.watchdog.interval).to_string(),
+        set: |config, text| duration(text, HOUR).map(|value| config.watchdog.interval = value),
+    },
+    Setting {
+        key: "watchdog.ack_timeout",
+        value_name: "DURATION",
+        help: "How long a heartbeat of the script's own may stay without an ack",
+        get: |config| humantime::format_duration(config.watchdog.ack_timeout).to_string(),
+        set: |config, text| duration(text, HOUR).map(|value| config.watchdog.ack_timeout = value),
+    },
 ];
 
 impl Setting {
@@ -139,12 +160,17 @@ impl Setting {
 
     /// The long flag, without its dashes: `heartbeat-mode`.
     pub fn flag(&self) -> String {
-        self.key.replace(['.', '_'], "-")
+        self.short_key().replace(['.', '_'], "-")
     }
 
     /// The environment variable: `HEARTBEAT_SIDECAR_HEARTBEAT_MODE`.
     pub fn variable(&self) -> String {
-        variable(self.key)
+        variable(self.short_key())
+    }
+
+    /// What flag and variable are made of: `--watchdog self` is how one turns it on.
+    pub(super) fn short_key(&self) -> &'static str {
+        if self.key == "watchdog.mode" { self.table() } else { self.key }
     }
 
     /// Whether the file says `true` or `false`, without quotes.

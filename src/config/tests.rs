@@ -70,6 +70,9 @@ fn nothing_written_gives_the_defaults_without_a_warning() {
             ("heartbeat.stall_after", "5s"),
             ("session.takeover", "true"),
             ("session.takeover_timeout", "500ms"),
+            ("watchdog.mode", "off"),
+            ("watchdog.interval", "10s"),
+            ("watchdog.ack_timeout", "5s"),
         ]
     );
     assert!(loaded.settings.iter().all(|setting| setting.origin == Origin::Default));
@@ -82,13 +85,14 @@ fn flag_and_variable_follow_from_the_key() {
         names.contains(&("heartbeat-native-deadline".into(), "HEARTBEAT_SIDECAR_HEARTBEAT_NATIVE_DEADLINE".into()))
     );
     assert!(names.contains(&("log-format".into(), "HEARTBEAT_SIDECAR_LOG_FORMAT".into())));
+    assert!(names.contains(&("watchdog".into(), "HEARTBEAT_SIDECAR_WATCHDOG".into())), "the mode is what turns it on");
 }
 
 #[test]
 fn the_keys_of_a_table_stand_together_below_the_top_level() {
     let mut tables: Vec<_> = SETTINGS.iter().map(Setting::table).collect();
     tables.dedup();
-    assert_eq!(tables, ["", "heartbeat", "session"]);
+    assert_eq!(tables, ["", "heartbeat", "session", "watchdog"]);
 }
 
 #[test]
@@ -204,14 +208,27 @@ fn unknown_keys_without_a_near_one_list_the_known_ones() {
         file_problems("colour = 1\n\"a\\nb\" = 1\n[heartbeat]\nxyz = 1\n[tls]\n"),
         [
             "sidecar.toml:1: colour: unknown key; known here: listen, upstream, admin, log_format, log_level, \
-             drain_timeout, connect_timeout, handshake_timeout, [heartbeat], [session]",
+             drain_timeout, connect_timeout, handshake_timeout, [heartbeat], [session], [watchdog]",
             "sidecar.toml:2: \"a\\nb\": unknown key; known here: listen, upstream, admin, log_format, log_level, \
-             drain_timeout, connect_timeout, handshake_timeout, [heartbeat], [session]",
+             drain_timeout, connect_timeout, handshake_timeout, [heartbeat], [session], [watchdog]",
             "sidecar.toml:4: heartbeat.xyz: unknown key; known here: heartbeat.mode, heartbeat.proof, heartbeat.ack, \
              heartbeat.native_deadline, heartbeat.stall_after",
-            "sidecar.toml:5: tls: unknown table; known tables: heartbeat, session",
+            "sidecar.toml:5: tls: unknown table; known tables: heartbeat, session, watchdog",
         ]
     );
+}
+
+#[test]
+fn a_watchdog_needs_acks() {
+    assert_eq!(
+        problems(&[("watchdog", "self"), ("heartbeat-mode", "forward")], &[]),
+        r#"watchdog.mode = "self" (--watchdog) needs acks, which heartbeat.mode = "forward" (--heartbeat-mode) leaves to the app: its pages would reconnect for ever"#
+    );
+    assert_eq!(
+        warnings(&[("watchdog", "self"), ("watchdog-ack-timeout", "1s")], &[]),
+        [r#"watchdog.ack_timeout = "1s" (--watchdog-ack-timeout): below 2s slow links and busy servers count as dead"#]
+    );
+    assert_eq!(warnings(&[("watchdog", "host")], &[("HEARTBEAT_SIDECAR_WATCHDOG_MODE", "self")]).len(), 1);
 }
 
 #[test]

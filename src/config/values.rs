@@ -6,7 +6,7 @@ use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
-use super::LogFormat;
+use super::{LogFormat, WatchdogMode};
 use crate::heartbeat::{Mode, Proof};
 use crate::streamlit::ack::AckForm;
 
@@ -71,6 +71,18 @@ impl Choice for LogFormat {
         match self {
             Self::Text => "text",
             Self::Json => "json",
+        }
+    }
+}
+
+impl Choice for WatchdogMode {
+    const ALL: &'static [Self] = &[Self::Off, Self::Host, Self::Page];
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Off => "off",
+            Self::Host => "host",
+            Self::Page => "self",
         }
     }
 }

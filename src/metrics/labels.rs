@@ -47,6 +47,30 @@ pub enum Takeover {
     Timeout,
 }
 
+/// Why a session was reconnected to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reconnect {
+    /// The page's watchdog had given up the connection before.
+    Watchdog,
+    /// Anything else.
+    Other,
+}
+
+/// What became of a page on its way to a browser.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WatchdogPage {
+    /// The watchdog's script was added.
+    Added,
+    /// It was there already: another sidecar had added it.
+    Present,
+    /// It is no page of Streamlit's.
+    NotStreamlit,
+    /// Its Content-Security-Policy allows no script of its own origin.
+    Forbidden,
+    /// It came compressed, though that was not asked for.
+    Encoded,
+}
+
 /// Why a session's bytes flow on untapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TapDisabled {
@@ -247,6 +271,14 @@ labels! {
         Invalid = "invalid",
     }
     Takeover { Closed = "closed", Timeout = "timeout", }
+    Reconnect { Watchdog = "watchdog", Other = "other", }
+    WatchdogPage {
+        Added = "added",
+        Present = "present",
+        NotStreamlit = "not_streamlit",
+        Forbidden = "forbidden",
+        Encoded = "encoded",
+    }
     Initiator { Browser = "browser", Upstream = "upstream", Sidecar = "sidecar", }
     Direction { BrowserToUpstream = "browser_to_upstream", UpstreamToBrowser = "upstream_to_browser", }
     TapDisabled {
@@ -328,6 +360,9 @@ mod tests {
         assert_sound::<AckOrigin>();
         assert_sound::<Withheld>();
         assert_sound::<Handshake>();
+        assert_sound::<Takeover>();
+        assert_sound::<Reconnect>();
+        assert_sound::<WatchdogPage>();
         assert_sound::<Initiator>();
         assert_sound::<Direction>();
         assert_sound::<TapDisabled>();

@@ -12,7 +12,9 @@ use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder a
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
 use metrics_process::Collector;
 
-pub use labels::{CloseCode, Direction, Handshake, Initiator, LabelValue, Takeover, TapDisabled};
+pub use labels::{
+    CloseCode, Direction, Handshake, Initiator, LabelValue, Reconnect, Takeover, TapDisabled, WatchdogPage,
+};
 pub use upstream::UpstreamMetrics;
 
 use series::Series;
@@ -125,7 +127,7 @@ mod tests {
         let _upstream = metrics.upstream("app");
         let text = metrics.render();
         let mut names = vec!["draining".to_owned()];
-        names.extend(["heartbeats_total", "native_acks_missed_total", "reconnects_total"].map(of_app));
+        names.extend(["heartbeats_total", "native_acks_missed_total"].map(of_app));
         names.extend(["connections", "upstream_acks_natively"].map(of_app));
         for (name, label, values) in LABELLED {
             assert!(!values.is_empty());
@@ -169,11 +171,13 @@ mod tests {
         format!("{name}{{upstream=\"app\"}}")
     }
 
-    const LABELLED: [(&str, &str, &[&str]); 9] = [
+    const LABELLED: [(&str, &str, &[&str]); 11] = [
         ("acks_total", "origin", &["sidecar", "upstream"]),
         ("ack_latency_seconds_count", "origin", &["sidecar", "upstream"]),
         ("acks_withheld_total", "reason", &["upstream_stalled", "upstream_closed", "policy"]),
         ("handshakes_total", "result", &["accepted", "refused", "unreachable", "timeout", "invalid"]),
+        ("reconnects_total", "cause", &["watchdog", "other"]),
+        ("watchdog_pages_total", "result", &["added", "present", "not_streamlit", "forbidden", "encoded"]),
         ("script_runs_total", "result", &["success", "compile_error", "early_for_rerun", "other"]),
         ("tap_disabled_total", "reason", &["compression", "reserved_bits", "masking", "length", "fragmentation"]),
         ("write_stalls_total", "direction", &["browser_to_upstream", "upstream_to_browser"]),
@@ -234,7 +238,8 @@ mod tests {
         app.browser_rtt(second);
         app.acks_natively(Capability::Native);
         app.handshake(Handshake::Timeout, second);
-        app.reconnect();
+        app.reconnect(Reconnect::Watchdog);
+        app.watchdog_page(WatchdogPage::Forbidden);
         app.connection_opened();
         app.connection_opened();
         app.connection_closed(Initiator::Sidecar, CloseCode::GoingAway, second);
@@ -271,7 +276,8 @@ mod tests {
         ("handshakes_total{upstream=\"app\",result=\"timeout\"}", 1.0),
         ("handshake_seconds_bucket{upstream=\"app\",le=\"0.5\"}", 0.0),
         ("handshake_seconds_bucket{upstream=\"app\",le=\"1\"}", 1.0),
-        ("reconnects_total{upstream=\"app\"}", 1.0),
+        ("reconnects_total{upstream=\"app\",cause=\"watchdog\"}", 1.0),
+        ("watchdog_pages_total{upstream=\"app\",result=\"forbidden\"}", 1.0),
         ("connections{upstream=\"app\"}", 1.0),
         ("connections_closed_total{upstream=\"app\",initiator=\"sidecar\",code=\"1001\"}", 1.0),
         ("connection_duration_seconds_count{upstream=\"app\"}", 1.0),
@@ -303,9 +309,9 @@ mod tests {
     #[test]
     fn two_sidecars_in_one_process_count_apart() {
         let (first, second) = (Metrics::new(), Metrics::new());
-        first.upstream("app").reconnect();
+        first.upstream("app").native_ack_missed();
         let _app = second.upstream("app");
-        assert!(value(&first.render(), "reconnects_total{upstream=\"app\"}") == 1.0);
-        assert!(value(&second.render(), "reconnects_total{upstream=\"app\"}") == 0.0);
+        assert!(value(&first.render(), "native_acks_missed_total{upstream=\"app\"}") == 1.0);
+        assert!(value(&second.render(), "native_acks_missed_total{upstream=\"app\"}") == 0.0);
     }
 }

@@ -44,7 +44,11 @@ pub(super) const CONNECTIONS_CLOSED: Series = Series::new(
 );
 pub(super) const RECONNECTS: Series = Series::new(
     "heartbeat_sidecar_reconnects_total",
-    "Accepted websocket handshakes that carried the id of an earlier session.",
+    "Accepted websocket handshakes that carried the id of an earlier session, by whether the page's watchdog caused them.",
+);
+pub(super) const WATCHDOG_PAGES: Series = Series::new(
+    "heartbeat_sidecar_watchdog_pages_total",
+    "HTML pages that browsers asked for while the watchdog is on, by whether its script was added, or why not.",
 );
 pub(super) const TAKEOVERS: Series = Series::new(
     "heartbeat_sidecar_takeovers_total",

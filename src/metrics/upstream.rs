@@ -8,7 +8,8 @@ use metrics::{Counter, Gauge, Histogram};
 
 use super::Registrar;
 use super::labels::{
-    CloseCode, Direction, Family, Handshake, Initiator, LabelValue as _, Method, StatusClass, Takeover, TapDisabled,
+    CloseCode, Direction, Family, Handshake, Initiator, LabelValue as _, Method, Reconnect, StatusClass, Takeover,
+    TapDisabled, WatchdogPage,
 };
 use super::series;
 use crate::heartbeat::{AckOrigin, Capability, Withheld};
@@ -27,7 +28,8 @@ pub struct UpstreamMetrics {
     acks_natively: Gauge,
     handshakes: Family<Handshake, Counter>,
     handshake_duration: Histogram,
-    reconnects: Counter,
+    reconnects: Family<Reconnect, Counter>,
+    watchdog_pages: Family<WatchdogPage, Counter>,
     takeovers: Family<Takeover, Counter>,
     connections: Gauge,
     connections_closed: Family<Initiator, Family<CloseCode, Counter>>,
@@ -63,7 +65,8 @@ impl UpstreamMetrics {
             acks_natively: to.gauge(&series::UPSTREAM_ACKS_NATIVELY, &[]),
             handshakes: Family::new(|h: Handshake| to.counter(&series::HANDSHAKES, &[("result", h.name())])),
             handshake_duration: to.histogram(&series::HANDSHAKE_DURATION, &[]),
-            reconnects: to.counter(&series::RECONNECTS, &[]),
+            reconnects: Family::new(|r: Reconnect| to.counter(&series::RECONNECTS, &[("cause", r.name())])),
+            watchdog_pages: Family::new(|p: WatchdogPage| to.counter(&series::WATCHDOG_PAGES, &[("result", p.name())])),
             takeovers: Family::new(|t: Takeover| to.counter(&series::TAKEOVERS, &[("result", t.name())])),
             connections: to.gauge(&series::CONNECTIONS, &[]),
             connections_closed: Family::new(|initiator: Initiator| {
@@ -139,8 +142,13 @@ impl UpstreamMetrics {
     }
 
     /// An accepted handshake carried the id of an earlier session.
-    pub fn reconnect(&self) {
-        self.reconnects.increment(1);
+    pub fn reconnect(&self, cause: Reconnect) {
+        self.reconnects.get(cause).increment(1);
+    }
+
+    /// A page was looked at on its way to a browser.
+    pub fn watchdog_page(&self, result: WatchdogPage) {
+        self.watchdog_pages.get(result).increment(1);
     }
 
     /// A reconnect took a session over that another connection held.

@@ -2,9 +2,12 @@
 //!
 //! Law: bodies, status and end-to-end header fields reach the other side as they were.
 
+mod body;
 mod headers;
+mod page;
 mod upgrade;
 pub mod upstream;
+mod watchdog;
 
 use std::error::Error;
 use std::fmt;
@@ -12,20 +15,18 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Uri, Version};
 use http_body::Body as _;
-use http_body_util::{Either, Empty, Full};
+use http_body_util::{Either, Empty};
 use hyper::body::Incoming;
 
+pub use self::body::ResponseBody;
+use self::page::Navigation;
 use self::upstream::{ConnectError, RequestBody, Upstream};
 use crate::drain::Drain;
 use crate::heartbeat::learning::Learning;
 use crate::session::Sessions;
-
-/// The body of a response to the browser.
-pub type ResponseBody = Either<Incoming, Full<Bytes>>;
 
 /// The proxy in front of one upstream.
 #[derive(Clone)]
@@ -62,7 +63,14 @@ impl Proxy {
             return self.upgrade(request).await;
         }
         let (method, started) = (request.method().clone(), Instant::now());
-        let response = self.pass(request).await;
+        let own = match &self.upstream.watchdog {
+            Some(watchdog) => watchdog.answer(&request).await,
+            None => None,
+        };
+        let response = match own {
+            Some(response) => response,
+            None => self.pass(request).await,
+        };
         self.upstream.metrics.http_request(&method, response.status(), started.elapsed());
         response
     }
@@ -70,6 +78,11 @@ impl Proxy {
     async fn pass(&self, mut request: Request<Incoming>) -> Response<ResponseBody> {
         let has_body = !request.body().is_end_stream();
         headers::remove_hop_by_hop(request.headers_mut(), has_body);
+        let navigation = self.upstream.watchdog.as_ref().and_then(|_watchdog| Navigation::of(&request));
+        let host = request.headers().get(header::HOST).filter(|_host| navigation.is_some()).cloned();
+        if navigation.is_some() {
+            Navigation::ask_for_plain_whole(request.headers_mut());
+        }
         // A safe request may be sent again (RFC 9110 §9.2.2): the kept connection may have closed under it.
         let again = (!has_body && request.method().is_safe()).then(|| without_body(&request));
         let mut answer = self.upstream.request(request.map(Either::Left)).await;
@@ -86,7 +99,10 @@ impl Proxy {
                 let has_body = !response.body().is_end_stream();
                 headers::remove_hop_by_hop(response.headers_mut(), has_body);
                 *response.version_mut() = Version::HTTP_11;
-                response.map(Either::Left)
+                match navigation {
+                    Some(navigation) => self.watch_page(navigation, host, response).await,
+                    None => response.map(ResponseBody::from),
+                }
             }
             Err(error) => {
                 let connect = error.source().and_then(|source| source.downcast_ref::<ConnectError>());
@@ -95,6 +111,28 @@ impl Proxy {
                 }
                 self.refuse(Refusal::of(connect), &Chain(&error))
             }
+        }
+    }
+
+    /// Gives a page its watchdog.
+    async fn watch_page(
+        &self,
+        navigation: Navigation,
+        host: Option<HeaderValue>,
+        response: Response<Incoming>,
+    ) -> Response<ResponseBody> {
+        let upstream = &self.upstream;
+        let Some(watchdog) = &upstream.watchdog else { return response.map(ResponseBody::from) };
+        let host = host.as_ref().and_then(|host| host.to_str().ok());
+        match page::add(&watchdog.script, navigation, host, response).await {
+            Ok((response, result)) => {
+                if let Some(result) = result {
+                    upstream.metrics.watchdog_page(result);
+                    watchdog.log(&upstream.name, result);
+                }
+                response
+            }
+            Err(error) => self.refuse(Refusal::BadGateway, &Chain(&error)),
         }
     }
 
@@ -127,12 +165,17 @@ impl Refusal {
             Self::BadGateway => "502 Bad Gateway: the app server gave no usable answer\n",
             Self::GatewayTimeout => "504 Gateway Timeout: the app server did not answer in time\n",
         };
-        let mut response = Response::new(Either::Right(Full::from(text)));
-        *response.status_mut() = self.status();
-        let plain = HeaderValue::from_static("text/plain; charset=utf-8");
-        response.headers_mut().insert(header::CONTENT_TYPE, plain);
-        response
+        respond(self.status(), text)
     }
+}
+
+/// An answer of our own, in plain text.
+fn respond(status: StatusCode, text: &'static str) -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::from(text));
+    *response.status_mut() = status;
+    let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, plain);
+    response
 }
 
 /// An error with its causes, for one log line.

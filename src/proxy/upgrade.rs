@@ -5,7 +5,6 @@ use std::time::Instant;
 
 use http::header::{self, HeaderMap};
 use http::{Request, Response, StatusCode};
-use http_body_util::Either;
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper::upgrade::{OnUpgrade, Upgraded};
@@ -13,11 +12,12 @@ use hyper_util::rt::TokioIo;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::upstream::{ConnectError, Upstream};
-use super::{Chain, Proxy, Refusal, ResponseBody, headers};
+use super::{Chain, Proxy, Refusal, ResponseBody, headers, watchdog};
 use crate::drain::Guard;
 use crate::heartbeat::learning::Learning;
 use crate::heartbeat::tap::Depth;
-use crate::metrics::{Handshake, TapDisabled};
+use crate::metrics::{Handshake, Reconnect, TapDisabled};
+use crate::relay::progress::Token;
 use crate::relay::stream::Stream;
 use crate::relay::{Report, Session, Side, Terms};
 use crate::session::takeover::{Holding, Turn};
@@ -46,26 +46,28 @@ impl Proxy {
         let browser = hyper::upgrade::on(&mut request);
         let stream_path = handshake::is_stream(request.uri().path());
         let resumed = resumed(request.headers()).filter(|_id| stream_path);
+        let tag = if stream_path { watchdog::take_tag(request.uri_mut()) } else { None };
         let turn = self.take_over(resumed).await;
         headers::keep_upgrade(request.headers_mut());
         match shake_hands(upstream, request).await {
             Ok(mut response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
                 upstream.metrics.handshake(Handshake::Accepted, started.elapsed());
                 if resumed.is_some() {
-                    upstream.metrics.reconnect();
+                    upstream.metrics.reconnect(tag.map_or(Reconnect::Other, |tag| tag.cause));
                 }
                 let depth = self.depth(stream_path, response.headers());
                 let far = hyper::upgrade::on(&mut response);
                 let (upstream, sessions) = (upstream.clone(), self.sessions.clone());
-                let joining = Joining { upstream, sessions, depth, resumed, turn };
+                let token = tag.and_then(|tag| tag.token);
+                let joining = Joining { upstream, sessions, depth, resumed, token, turn };
                 tokio::spawn(joining.join(browser, far, self.drain.guard()));
                 headers::keep_upgrade(response.headers_mut());
-                response.map(Either::Left)
+                response.map(ResponseBody::from)
             }
             Ok(mut response) => {
                 upstream.metrics.handshake(Handshake::Refused, started.elapsed());
                 headers::remove_hop_by_hop(response.headers_mut(), true);
-                response.map(Either::Left)
+                response.map(ResponseBody::from)
             }
             Err(failure) => {
                 upstream.metrics.handshake(failure.result(), started.elapsed());
@@ -149,6 +151,8 @@ struct Joining {
     sessions: Sessions,
     depth: Depth,
     resumed: Option<SessionId>,
+    /// What the page will call the session when it asks whether bytes reach it.
+    token: Option<Token>,
     /// The next takeover of the session waits until this one's connection holds it.
     turn: Option<Turn>,
 }
@@ -167,7 +171,7 @@ impl Joining {
             tracing::error!(upstream = %self.upstream.name, "a websocket does not run over a socket of ours");
             return;
         };
-        let Self { upstream, sessions, depth, resumed, turn } = self;
+        let Self { upstream, sessions, depth, resumed, token, turn } = self;
         let tapped = depth == Depth::Messages;
         let session = sessions.open(SessionInfo { upstream: upstream.name.clone(), tapped });
         let stop = guard.stop();
@@ -177,7 +181,9 @@ impl Joining {
         }
         let report = Report::new(upstream.metrics.clone(), upstream.knowledge.clone(), session, holding);
         let takeover_timeout = upstream.session.takeover_timeout;
-        let terms = Terms { depth, heartbeat: upstream.heartbeat, takeover_timeout, stop };
+        let watchdog = upstream.watchdog.as_ref().zip(token);
+        let watched = watchdog.and_then(|(watchdog, token)| watchdog.watch.enter(token));
+        let terms = Terms { depth, heartbeat: upstream.heartbeat, takeover_timeout, stop, watched };
         tokio::spawn(Session::new(browser, far, terms, report, guard));
         drop(turn);
     }

@@ -15,6 +15,7 @@ use hyper_util::client::legacy::{Client, Error as ClientError};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::{TcpStream, UnixStream};
 
+use super::watchdog::Watchdog;
 use crate::config::{Config, SessionSettings, UpstreamAddress};
 use crate::heartbeat::Settings;
 use crate::metrics::UpstreamMetrics;
@@ -39,6 +40,8 @@ pub struct Upstream {
     pub(super) name: Arc<str>,
     pub(super) session: SessionSettings,
     pub(super) holders: Holders,
+    /// `None` if pages get none.
+    pub(super) watchdog: Option<Watchdog>,
     pool: Client<Connector, RequestBody>,
 }
 
@@ -89,6 +92,7 @@ impl Upstream {
             name: name.into(),
             session: config.session,
             holders: Holders::default(),
+            watchdog: Watchdog::new(&config.watchdog),
             pool,
         }
     }

@@ -3,6 +3,7 @@
 //! Law: bytes are never re-framed nor stored; a slow reader stops the other side's reads.
 
 mod end;
+pub mod progress;
 mod report;
 pub mod stream;
 mod tcp_info;
@@ -16,6 +17,7 @@ use tokio::time::Sleep;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use self::end::{End, Inflow, with_scratch};
+use self::progress::Watched;
 pub use self::report::{Knowledge, Report};
 use self::stream::Stream;
 use crate::drain::Guard;
@@ -50,12 +52,13 @@ pub struct Session {
     /// Another connection takes the session over: how long the upstream may still take to close this one.
     handing_over: Option<Pin<Box<Sleep>>>,
     takeover_timeout: Duration,
+    /// The page may ask whether bytes reach it.
+    watched: Option<Watched>,
     /// Keeps the process until the session has ended.
     guard: Guard,
 }
 
 /// What holds for one session.
-#[derive(Debug)]
 pub struct Terms {
     /// How much of it the tap looks at.
     pub depth: Depth,
@@ -65,6 +68,8 @@ pub struct Terms {
     pub takeover_timeout: Duration,
     /// Ends it: for a drain if that has begun, else because it is taken over.
     pub stop: CancellationToken,
+    /// The page may ask whether bytes reach it.
+    pub watched: Option<Watched>,
 }
 
 /// Both sockets and the report: what the tap's decisions are carried out on.
@@ -89,6 +94,7 @@ impl Session {
             stop: Some(Box::pin(terms.stop.cancelled_owned())),
             handing_over: None,
             takeover_timeout: terms.takeover_timeout,
+            watched: terms.watched,
             guard,
         }
     }
@@ -238,6 +244,9 @@ impl Future for Session {
         }
         if again {
             cx.waker().wake_by_ref();
+        }
+        if let Some(watched) = &this.watched {
+            watched.poll_answer(cx, || this.ends.browser.stream().delivery().unwrap_or_default());
         }
         Poll::Pending
     }

@@ -9,7 +9,8 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
-use super::tcp_info;
+use super::progress::Delivery;
+use super::tcp_info::tcp_info;
 
 /// A stream socket.
 #[derive(Debug)]
@@ -65,8 +66,20 @@ impl Stream {
 
     /// The kernel's smoothed round-trip time to the peer; `None` where it has none.
     pub fn round_trip(&self) -> Option<Duration> {
+        let round_trip = self.tcp_info()?.tcpi_rtt;
+        (round_trip > 0).then(|| Duration::from_micros(round_trip.into()))
+    }
+
+    /// How far what was written has come; a Unix domain socket does not tell.
+    pub(super) fn delivery(&self) -> Option<Delivery> {
+        let info = self.tcp_info()?;
+        let pending = info.tcpi_unacked > 0 || info.tcpi_notsent_bytes > 0;
+        Some(Delivery { acknowledged: info.tcpi_bytes_acked, pending })
+    }
+
+    fn tcp_info(&self) -> Option<libc::tcp_info> {
         match self {
-            Self::Tcp(socket) => tcp_info::round_trip(socket),
+            Self::Tcp(socket) => tcp_info(socket),
             Self::Unix(_) => None,
         }
     }

@@ -1,14 +1,14 @@
-//! Asks the kernel for a connection's round-trip time: the one thing here that no safe library offers.
+//! Asks the kernel about a connection: the one thing here that no safe library offers.
 #![allow(unsafe_code)]
 
 use std::mem;
 use std::os::fd::AsRawFd;
-use std::time::Duration;
 
 use tokio::net::TcpStream;
 
-/// The smoothed round-trip time (`tcpi_rtt`, microseconds); `None` if the kernel does not tell or has not measured.
-pub(super) fn round_trip(socket: &TcpStream) -> Option<Duration> {
+/// What the kernel knows of a connection (`tcp(7)`, `TCP_INFO`); `None` if it does not tell. What a kernel is too old to
+/// know is zero.
+pub(super) fn tcp_info(socket: &TcpStream) -> Option<libc::tcp_info> {
     let mut info = mem::MaybeUninit::<libc::tcp_info>::zeroed();
     let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
     // SAFETY: the descriptor is open while `socket` is borrowed; the kernel writes at most `length` bytes to `info`,
@@ -16,10 +16,6 @@ pub(super) fn round_trip(socket: &TcpStream) -> Option<Duration> {
     let result = unsafe {
         libc::getsockopt(socket.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, info.as_mut_ptr().cast(), &mut length)
     };
-    if result != 0 {
-        return None;
-    }
     // SAFETY: `tcp_info` is integers only, so the zeroes that an older kernel leaves in place are valid too.
-    let info = unsafe { info.assume_init() };
-    (info.tcpi_rtt > 0).then(|| Duration::from_micros(info.tcpi_rtt.into()))
+    (result == 0).then(|| unsafe { info.assume_init() })
 }

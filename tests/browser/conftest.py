@@ -28,7 +28,7 @@ HOSTED = [Version(name) for name in os.environ.get("HEARTBEAT_SIDECAR_TEST_HOSTE
 HOSTED_APP = Path(__file__).resolve().parent / "hosted_app" / "home.py"
 
 OpenPage = Callable[..., AppPage]
-OpenHosted = Callable[..., HostedPage]
+OpenHosted = Callable[..., AppPage]
 
 
 def environment(version: str) -> Path:
@@ -129,12 +129,18 @@ def hosted(request: pytest.FixtureRequest, host: HostServer) -> Iterator[Hosted]
 def open_hosted(
     chromium: Browser, host: HostServer, hosted: Hosted, request: pytest.FixtureRequest
 ) -> Iterator[OpenHosted]:
-    """Opens the hosted app in its host's page, through a sidecar that is started with the given arguments."""
-    opened: list[HostedPage] = []
+    """Opens the hosted app through a sidecar with the given arguments, in its host's page unless it is to be `alone`.
 
-    def open_with(*arguments: str, upstream: str | None = None) -> HostedPage:
-        sidecar = Sidecar(upstream or hosted.address, *arguments)
-        opened.append(HostedPage(chromium, sidecar, host))
+    With `mortal` its websocket can be let go dead.
+    """
+    opened: list[AppPage] = []
+
+    def open_with(*arguments: str, mortal: bool = False, alone: bool = False) -> AppPage:
+        sidecar = Sidecar(hosted.address, *arguments)
+        if alone:
+            opened.append(AppPage(chromium, sidecar, mortal=mortal))
+        else:
+            opened.append(HostedPage(chromium, sidecar, host, mortal=mortal))
         opened[-1].open()
         return opened[-1]
 

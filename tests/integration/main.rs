@@ -7,4 +7,5 @@ mod heartbeat;
 mod http;
 mod support;
 mod takeover;
+mod watchdog;
 mod websocket;

@@ -7,6 +7,7 @@ from pathlib import Path
 from playwright.sync_api import Browser, Frame, Locator, Response, Route, expect
 
 from support import stream_watch
+from support.relay import Relay
 from support.sidecar import Sidecar
 from support.stream_watch import Stream
 
@@ -20,12 +21,17 @@ class AppPage:
     frame: Frame
     """The frame that the app runs in."""
 
-    def __init__(self, browser: Browser, sidecar: Sidecar, neighbours: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, browser: Browser, sidecar: Sidecar, neighbours: tuple[str, ...] = (), *, mortal: bool = False
+    ) -> None:
+        """With `mortal` a relay stands before the sidecar, which can let the page's websocket go dead."""
         self.sidecar = sidecar
+        self.relay = Relay(sidecar.address) if mortal else None
+        self.entrance = self.relay.address if self.relay else sidecar.address
         self.console: list[str] = []
         self._failed: list[Response] = []
         self._context = browser.new_context(accept_downloads=True)
-        ours = tuple(f"http://{address}/" for address in (sidecar.address, *neighbours))
+        ours = tuple(f"http://{address}/" for address in (self.entrance, *neighbours))
         self._context.route(lambda url: not url.startswith(ours), self._refuse)
         self.page = self._context.new_page()
         self.page.set_default_timeout(_MILLISECONDS)
@@ -42,7 +48,7 @@ class AppPage:
 
     def open(self) -> None:
         """Loads the app and waits until its script has come to its end."""
-        self.page.goto(f"http://{self.sidecar.address}/")
+        self.page.goto(f"http://{self.entrance}/")
         self.expect_text("end of page")
 
     @property
@@ -57,6 +63,12 @@ class AppPage:
 
     def expect_text(self, text: str) -> None:
         expect(self.frame.get_by_text(text, exact=True)).to_be_visible(timeout=_MILLISECONDS)
+
+    def expect_connected(self) -> None:
+        """The newest socket is open, and the page knows: it no longer says that it is connecting."""
+        stream_watch.wait_until_open(self.frame)
+        connecting = self.frame.get_by_test_id("stStatusWidget").filter(has_text="Connecting")
+        expect(connecting).to_have_count(0, timeout=_MILLISECONDS)
 
     def move_slider(self, label: str, key: str = "ArrowRight") -> None:
         self.frame.locator(".stSlider").filter(has_text=label).get_by_role("slider").press(key)
@@ -87,4 +99,6 @@ class AppPage:
 
     def close(self) -> None:
         self._context.close()
+        if self.relay:
+            self.relay.stop()
         self.sidecar.stop()

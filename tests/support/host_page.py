@@ -79,13 +79,13 @@ class HostServer:
 class HostedPage(AppPage):
     """One tab with the host page, and in its frame the app behind `sidecar`."""
 
-    def __init__(self, browser: Browser, sidecar: Sidecar, host: HostServer) -> None:
-        super().__init__(browser, sidecar, neighbours=(host.address,))
+    def __init__(self, browser: Browser, sidecar: Sidecar, host: HostServer, *, mortal: bool = False) -> None:
+        super().__init__(browser, sidecar, (host.address,), mortal=mortal)
         self._host = host
 
     def open(self) -> None:
         """Loads both and waits until the app listens to its host and its script has come to its end."""
-        app = f"http://{self.sidecar.address}/"
+        app = f"http://{self.entrance}/"
         self.page.goto(f"{self._host.origin}/?app={app}")
         frame = self.page.locator("iframe").element_handle().content_frame()
         assert frame is not None, "the host page has no frame"

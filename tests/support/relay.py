@@ -1,4 +1,4 @@
-"""A relay before an app server: adds an origin to the hosts that its page obeys, or lets open websockets go dead.
+"""A relay before an app server or a sidecar: adds an origin to the hosts that its page obeys, or lets open websockets go dead.
 
 Streamlit before 1.55 has the list of those origins hard-coded; platforms answer `_stcore/host-config` themselves.
 Law: whatever else passes is passed as it came.
@@ -47,6 +47,10 @@ class Relay:
         """Those that are open stay so, but nothing passes any more, as when a network drops their packets."""
         for dead in self._dead:
             dead.set()
+
+    def lead_to(self, upstream: str) -> None:
+        """Connections that come from now on are for another server."""
+        self._upstream = upstream
 
     def stop(self) -> None:
         self._stopped.set()

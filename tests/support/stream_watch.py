@@ -108,6 +108,15 @@ def wait_for_acks(frame: Frame, count: int, seconds: float = 30.0) -> None:
     )
 
 
+def wait_for_heartbeats(frame: Frame, count: int, seconds: float = 30.0) -> None:
+    """Until the page has sent `count` heartbeats in all."""
+    frame.wait_for_function(
+        "([heartbeat, count]) => watched.sent.filter(({ data }) => data === heartbeat).length >= count",
+        arg=[known.HEARTBEAT.hex(), count],
+        timeout=seconds * 1000,
+    )
+
+
 def wait_for_sockets(frame: Frame, count: int, seconds: float = 30.0) -> None:
     """Until the page has asked for `count` stream sockets in all."""
     frame.wait_for_function("(count) => watched.opened.length >= count", arg=count, timeout=seconds * 1000)

@@ -1,0 +1,154 @@
+//! Adds the watchdog's script to the app's page.
+//!
+//! Law: but for the script, and what the header says of the length and of caching, the page stays as it came; whatever
+//! does not look like a page of Streamlit's passes untouched.
+
+mod markup;
+mod policy;
+
+use bytes::{Bytes, BytesMut};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+
+use self::markup::Place;
+use super::body::ResponseBody;
+use crate::metrics::WatchdogPage;
+
+/// How much of a page is held back, at most, until it has shown its head.
+const LONGEST_HEAD: usize = 64 * 1024;
+
+/// What makes a response depend on what the browser has: with them the upstream may leave out the page.
+const CONDITIONS: [HeaderName; 3] = [header::IF_NONE_MATCH, header::IF_MODIFIED_SINCE, header::IF_RANGE];
+
+/// What names the upstream's form of the page, which the changed one is not.
+const VALIDATORS: [HeaderName; 4] =
+    [header::ETAG, header::LAST_MODIFIED, header::ACCEPT_RANGES, HeaderName::from_static("content-md5")];
+
+/// A request that may be for the app's page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Navigation {
+    /// The page itself.
+    Get,
+    /// What the page's header would be.
+    Head,
+}
+
+impl Navigation {
+    /// Whether this is a browser's request for a page, whole.
+    pub(super) fn of<B>(request: &Request<B>) -> Option<Self> {
+        let headers = request.headers();
+        let says = |name: HeaderName, wanted: fn(&str) -> bool| {
+            headers.get(name).map(|value| value.to_str().is_ok_and(wanted))
+        };
+        let for_page = says(header::ACCEPT, |accept| accept.contains("text/html")) == Some(true);
+        // Fetch Metadata §2.1; browsers send it over TLS and on localhost.
+        let destination = HeaderName::from_static("sec-fetch-dest");
+        let for_frame = says(destination, |to| matches!(to, "document" | "iframe" | "frame")) != Some(false);
+        if !for_page || !for_frame || headers.contains_key(header::RANGE) {
+            return None;
+        }
+        match *request.method() {
+            Method::GET => Some(Self::Get),
+            Method::HEAD => Some(Self::Head),
+            _ => None,
+        }
+    }
+
+    /// Asks the upstream for the whole page in plain text: a page that the browser has kept has no script, and a
+    /// compressed one shows no place for it.
+    pub(super) fn ask_for_plain_whole(headers: &mut HeaderMap) {
+        for name in CONDITIONS {
+            headers.remove(name);
+        }
+        headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    }
+}
+
+/// The script element, and what tells it from one that is there already.
+#[derive(Clone, Debug)]
+pub(super) struct Script {
+    pub(super) element: Bytes,
+    pub(super) path: &'static str,
+}
+
+/// Adds the script to a page. `host` is the page's own. What became of it is `None` where there was no page to look at.
+///
+/// # Errors
+/// The upstream's, if it fails before the page has shown its head.
+pub(super) async fn add(
+    script: &Script,
+    navigation: Navigation,
+    host: Option<&str>,
+    response: Response<Incoming>,
+) -> Result<(Response<ResponseBody>, Option<WatchdogPage>), hyper::Error> {
+    if !is_page(&response) {
+        return Ok((response.map(ResponseBody::from), None));
+    }
+    let (mut head, mut body) = response.into_parts();
+    let refusal = if head.headers.contains_key(header::CONTENT_ENCODING) {
+        Some(WatchdogPage::Encoded)
+    } else if !policy::allows_own_script(&head.headers, host) {
+        Some(WatchdogPage::Forbidden)
+    } else {
+        None
+    };
+    if navigation == Navigation::Head && refusal.is_none() {
+        // Whether the page would be changed shows only in the page (RFC 9110 §9.3.2).
+        forget_form(&mut head.headers);
+        head.headers.remove(header::CONTENT_LENGTH);
+    }
+    if navigation == Navigation::Head || refusal.is_some() {
+        return Ok((Response::from_parts(head, body.into()), refusal));
+    }
+    let (front, place) = read_head(&mut body, script.path).await?;
+    let result = match place {
+        Place::At(_) => WatchdogPage::Added,
+        Place::Taken => WatchdogPage::Present,
+        Place::Nowhere | Place::Unknown => WatchdogPage::NotStreamlit,
+    };
+    let front = match place {
+        Place::At(at) => {
+            forget_form(&mut head.headers);
+            lengthen(&mut head.headers, script.element.len());
+            [&front[..at], &script.element, &front[at..]].concat().into()
+        }
+        Place::Taken | Place::Nowhere | Place::Unknown => front.freeze(),
+    };
+    Ok((Response::from_parts(head, ResponseBody::fronted(front, body)), Some(result)))
+}
+
+fn is_page(response: &Response<Incoming>) -> bool {
+    let media_type = response.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let essence = media_type.and_then(|value| value.split(';').next()).unwrap_or_default().trim();
+    response.status() == StatusCode::OK && essence.eq_ignore_ascii_case("text/html")
+}
+
+/// Reads until the page's place for a script is known, or too much is read.
+async fn read_head(body: &mut Incoming, script: &str) -> Result<(BytesMut, Place), hyper::Error> {
+    let mut front = BytesMut::new();
+    loop {
+        let place = markup::place(&front, script);
+        if place != Place::Unknown || front.len() > LONGEST_HEAD {
+            return Ok((front, place));
+        }
+        match body.frame().await.transpose()? {
+            Some(frame) => front.extend_from_slice(&frame.into_data().unwrap_or_default()),
+            None => return Ok((front, place)),
+        }
+    }
+}
+
+fn forget_form(headers: &mut HeaderMap) {
+    for name in VALIDATORS {
+        headers.remove(name);
+    }
+}
+
+fn lengthen(headers: &mut HeaderMap, by: usize) {
+    let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    if let Some(length) = length {
+        headers.insert(header::CONTENT_LENGTH, (length + by as u64).into());
+    }
+}

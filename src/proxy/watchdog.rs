@@ -1,0 +1,175 @@
+//! What the sidecar itself serves to a page with the watchdog's script: the script, and answers to its questions.
+
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
+
+use http::header::{self, HeaderValue};
+use http::uri::PathAndQuery;
+use http::{Method, Request, Response, StatusCode, Uri};
+
+use super::body::ResponseBody;
+use super::page::Script;
+use super::respond;
+use crate::config::{WatchdogMode, WatchdogSettings};
+use crate::metrics::{Reconnect, WatchdogPage};
+use crate::relay::progress::{Answer, Refusal, Token, Watch};
+
+/// The script, as it is served.
+const SCRIPT: &str = include_str!("watchdog.js");
+/// Where it is, under the app's base path.
+const SCRIPT_PATH: &str = "/_heartbeat/watchdog.js";
+/// Where it asks whether bytes still reach it.
+const ALIVE_PATH: &str = "/_heartbeat/alive";
+/// The query parameter of a websocket that names it, and says why it was opened.
+const TAG: &str = "_heartbeat=";
+/// What stands behind the token of a websocket that was opened in the place of a dead one.
+const REPLACES: &str = ".watchdog";
+
+/// The watchdog of one upstream's pages.
+pub(super) struct Watchdog {
+    pub(super) script: Script,
+    pub(super) watch: Watch,
+    told_of_policy: AtomicBool,
+}
+
+/// What a page with the script says of its websocket.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Tag {
+    /// How it will ask about it; `None` if the page says nothing that makes sense.
+    pub(super) token: Option<Token>,
+    /// Why it was opened.
+    pub(super) cause: Reconnect,
+}
+
+impl Watchdog {
+    /// `None` if it is off.
+    pub(super) fn new(settings: &WatchdogSettings) -> Option<Self> {
+        let mode = match settings.mode {
+            WatchdogMode::Off => return None,
+            WatchdogMode::Host => "host",
+            WatchdogMode::Page => "self",
+        };
+        let (interval, ack_timeout) = (settings.interval.as_millis(), settings.ack_timeout.as_millis());
+        // Relative, as the page's own scripts are.
+        let element = format!(
+            "<script src=\".{SCRIPT_PATH}\" data-mode=\"{mode}\" data-interval=\"{interval}\" \
+             data-ack-timeout=\"{ack_timeout}\"></script>"
+        );
+        let script = Script { element: element.into(), path: SCRIPT_PATH };
+        Some(Self { script, watch: Watch::default(), told_of_policy: AtomicBool::new(false) })
+    }
+
+    /// The answer to a request for something of the watchdog's own; `None` for all other requests.
+    pub(super) async fn answer<B>(&self, request: &Request<B>) -> Option<Response<ResponseBody>> {
+        let path = request.uri().path();
+        let (script, alive) = (path.ends_with(SCRIPT_PATH), path.ends_with(ALIVE_PATH));
+        if !script && !alive {
+            return None;
+        }
+        let mut response = if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            let mut response = respond(StatusCode::METHOD_NOT_ALLOWED, "405 Method Not Allowed\n");
+            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+            response
+        } else if script {
+            let mut response = respond(StatusCode::OK, SCRIPT);
+            let javascript = HeaderValue::from_static("text/javascript; charset=utf-8");
+            response.headers_mut().insert(header::CONTENT_TYPE, javascript);
+            response
+        } else {
+            self.alive(request.uri().query().unwrap_or_default()).await
+        };
+        // A page must not run the script of an earlier sidecar, nor believe an earlier answer.
+        let fresh = if script { "no-cache" } else { "no-store" };
+        response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static(fresh));
+        response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        Some(response)
+    }
+
+    /// Whether bytes reach the page over the socket that it names, as one word.
+    async fn alive(&self, query: &str) -> Response<ResponseBody> {
+        let value = |name| query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
+        let Some(token) = value("socket").and_then(Token::parse) else {
+            return respond(StatusCode::NOT_FOUND, "404 Not Found\n");
+        };
+        let wait = value("wait").and_then(|wait| wait.parse().ok()).map_or(Duration::ZERO, Duration::from_millis);
+        match self.watch.ask(token, wait).await {
+            Ok(Answer::Progress) => respond(StatusCode::OK, "progress\n"),
+            Ok(Answer::Stalled) => respond(StatusCode::OK, "stalled\n"),
+            Ok(Answer::Idle) => respond(StatusCode::OK, "idle\n"),
+            Err(Refusal::Unknown) => respond(StatusCode::NOT_FOUND, "404 Not Found\n"),
+            Err(Refusal::TooSoon) => {
+                let mut response = respond(StatusCode::TOO_MANY_REQUESTS, "429 Too Many Requests\n");
+                response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+                response
+            }
+        }
+    }
+
+    /// Says once that the app forbids the script.
+    pub(super) fn log(&self, upstream: &str, result: WatchdogPage) {
+        if result == WatchdogPage::Forbidden && !self.told_of_policy.swap(true, Relaxed) {
+            tracing::warn!(
+                upstream,
+                "the app's Content-Security-Policy allows no script of its own origin: its pages get no watchdog"
+            );
+        }
+    }
+}
+
+/// Takes the tag out of a websocket's query, if one is there; all else of the target stays as it was.
+pub(super) fn take_tag(target: &mut Uri) -> Option<Tag> {
+    let query = target.query()?;
+    let (mut tag, mut rest) = (None, Vec::new());
+    for pair in query.split('&') {
+        match pair.strip_prefix(TAG) {
+            Some(value) => tag = Some(Tag::parse(value)),
+            None => rest.push(pair),
+        }
+    }
+    let tag = tag?;
+    let path = target.path();
+    let without = if rest.is_empty() { path.to_owned() } else { format!("{path}?{}", rest.join("&")) };
+    // Parts of a valid target are one.
+    *target = without.parse::<PathAndQuery>().map(Uri::from).unwrap_or_default();
+    Some(tag)
+}
+
+impl Tag {
+    fn parse(value: &str) -> Self {
+        let (token, cause) = match value.strip_suffix(REPLACES) {
+            Some(token) => (token, Reconnect::Watchdog),
+            None => (value, Reconnect::Other),
+        };
+        Self { token: Token::parse(token), cause }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+
+    fn taken(target: &str) -> (String, Option<(bool, Reconnect)>) {
+        let mut uri = target.parse().expect("a target");
+        let tag = take_tag(&mut uri);
+        (uri.to_string(), tag.map(|tag| (tag.token.is_some(), tag.cause)))
+    }
+
+    #[test]
+    fn the_tag_is_taken_out_and_nothing_else() {
+        let own = Some((true, Reconnect::Other));
+        assert_eq!(taken(&format!("/b/_stcore/stream?_heartbeat={TOKEN}")), ("/b/_stcore/stream".to_owned(), own));
+        assert_eq!(taken(&format!("/s?a=%20&_heartbeat={TOKEN}&b&c=")), ("/s?a=%20&b&c=".to_owned(), own));
+        let replacing = Some((true, Reconnect::Watchdog));
+        assert_eq!(taken(&format!("/s?_heartbeat={TOKEN}.watchdog")), ("/s".to_owned(), replacing));
+        for other in ["/s", "/s?", "/s?x_heartbeat=1", "/s?a=_heartbeat=1&_heartbeats=2"] {
+            assert_eq!(taken(other), (other.to_owned(), None));
+        }
+    }
+
+    #[test]
+    fn a_tag_that_makes_no_sense_is_taken_out_all_the_same() {
+        assert_eq!(taken("/s?_heartbeat=1&_heartbeat="), ("/s".to_owned(), Some((false, Reconnect::Other))));
+    }
+}
