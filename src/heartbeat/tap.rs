@@ -10,6 +10,7 @@ use super::lane::{Kind, Lane};
 use super::liveness::Pong;
 use super::policy::{Passage, Policy, Room, Verb};
 use super::{Capability, Settings, Withheld};
+use crate::streamlit::ack::AckForm;
 use crate::streamlit::messages::{self, BackType, Forward};
 use crate::websocket::frame::{self, ControlFrame, Header, MAX_CONTROL, Opcode};
 use crate::websocket::scanner::{Lost, Mark, Sender};
@@ -33,7 +34,7 @@ pub enum Depth {
 #[derive(Debug)]
 pub struct Tap {
     depth: Depth,
-    settings: Settings,
+    ack: AckForm,
     policy: Policy,
     browser: Lane,
     upstream: Lane,
@@ -49,7 +50,7 @@ impl Tap {
         let lane = |sender| Lane::new(sender, extensions);
         Self {
             depth,
-            settings,
+            ack: settings.ack,
             policy: Policy::new(settings, nonce),
             browser: lane(Sender::Browser),
             upstream: lane(Sender::Upstream),
@@ -270,7 +271,7 @@ impl Tap {
                     carrier.insert(Sender::Browser, ping.as_bytes());
                 }
                 Verb::Ack(waited) => {
-                    carrier.insert(Sender::Upstream, self.settings.ack.frame());
+                    carrier.insert(Sender::Upstream, self.ack.frame());
                     carrier.note(Note::Ack(waited));
                 }
                 Verb::NativeAckOverdue => carrier.note(Note::NativeAckOverdue),
