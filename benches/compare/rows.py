@@ -77,7 +77,7 @@ def paced(scale):
 
 
 def shakes(scale):
-    return lambda proxy: proxy.load("shake", "--times", scale.shakes, path=STREAM)
+    return lambda proxy: proxy.load("shake", "--times", scale.shakes, path="/_stcore/stream")
 
 
 def ack(say, path, scale):

@@ -14,6 +14,8 @@ use crate::wire::{self, ACK, HEARTBEAT};
 const AT_ONCE: usize = 50;
 /// After this nothing is under way any more.
 const REST: Duration = Duration::from_millis(800);
+/// After this a process has given back what it will: allocators keep free pages for some seconds, for whoever comes next.
+const CLOSED_REST: Duration = Duration::from_secs(15);
 
 /// Opens sessions, measures their memory, closes them.
 #[derive(Debug, clap::Args)]
@@ -56,7 +58,7 @@ impl Idle {
         tokio::time::sleep(REST).await;
         let open = process.memory()?.anonymous;
         drop((warm, sessions));
-        tokio::time::sleep(2 * REST).await;
+        tokio::time::sleep(CLOSED_REST).await;
         let closed = process.memory()?.anonymous;
         Ok(json!({
             "bytes_per_session": (open - before) as f64 / self.sessions as f64,
@@ -95,7 +97,7 @@ impl Hold {
         let (cpu, seconds) = (process.cpu()? - cpu, begun.elapsed().as_secs_f64());
         let held = process.memory()?.anonymous;
         drop(streams);
-        tokio::time::sleep(4 * REST).await;
+        tokio::time::sleep(CLOSED_REST).await;
         Ok(json!({
             "acks": acks,
             "cpu_seconds": cpu.as_secs_f64(),
