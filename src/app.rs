@@ -81,8 +81,8 @@ impl Sidecar {
         let admin = tokio::spawn(admin::serve(admin, state, std::future::pending()));
         let upkeep = tokio::spawn(keep_up(metrics.clone()));
         let upstream = Arc::new(Upstream::new(&config, UPSTREAM_NAME, metrics.upstream(UPSTREAM_NAME)));
-        let proxy = Proxy::new(upstream, sessions.clone(), drain.clone());
-        let public = tokio::spawn(listener::serve(public, proxy, drain.clone()));
+        let proxy = Proxy::new(&config, upstream, sessions.clone(), drain.clone(), metrics.clone());
+        let public = tokio::spawn(listener::serve(public, proxy, config.limits, metrics.clone(), drain.clone()));
 
         stop.await;
         metrics.draining(true);

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use crate::config::{Effective, Loaded, SETTINGS, Sources, load};
+use crate::config::{Effective, Form, Loaded, SETTINGS, Sources, load};
 
 /// Prints the effective configuration on stdout and warnings or errors on stderr; the exit code is 1 where there are
 /// errors, and where the output cannot be written.
@@ -62,8 +62,8 @@ impl Line {
         let (table, name) = key.split_once('.').unwrap_or(("", key));
         // A file's name may hold what a TOML comment may not.
         let comment = origin.to_string().replace(char::is_control, "?");
-        let switch = SETTINGS.iter().any(|setting| setting.key == *key && setting.is_switch());
-        let value = if switch { value.clone() } else { toml::Value::from(value.as_str()).to_string() };
+        let text = SETTINGS.iter().any(|setting| setting.key == *key && setting.form() == Form::Text);
+        let value = if text { toml::Value::from(value.as_str()).to_string() } else { value.clone() };
         Self { table, name: name.to_owned(), value, comment }
     }
 }
@@ -105,6 +105,7 @@ log_level         = \"info\"                # default
 drain_timeout     = \"10s\"                 # default
 connect_timeout   = \"5s\"                  # default
 handshake_timeout = \"30s\"                 # default
+trusted_proxies   = \"private\"             # default
 
 [heartbeat]
 mode              = \"auto\"                # default
@@ -121,6 +122,12 @@ takeover_timeout  = \"500ms\"               # default
 mode              = \"off\"                 # default
 interval          = \"10s\"                 # default
 ack_timeout       = \"5s\"                  # default
+
+[limits]
+header_bytes      = 65536                 # default
+uri_bytes         = 16384                 # default
+idle_timeout      = \"1m 15s\"              # default
+body_timeout      = \"1m\"                  # default
 "
         );
         assert_eq!(
@@ -149,7 +156,7 @@ ack_timeout       = \"5s\"                  # default
         fs::write(&path, "listen = '127.0.0.1:1'").expect("a file");
         let (valid, out, _) = reported(&Sources { config: Some(path), ..Sources::default() });
         assert!(valid);
-        assert_eq!(out.lines().count(), SETTINGS.len() + 6);
+        assert_eq!(out.lines().count(), SETTINGS.len() + 8);
         assert!(out.contains("a?listen = 1?.toml:1\n"), "{out}");
     }
 
@@ -168,32 +175,42 @@ ack_timeout       = \"5s\"                  # default
             prop::sample::select(vec!["debug", "info,heartbeat_sidecar=debug", "warn,a[b{c=\"d\"}]=trace"]),
             prop::sample::select(vec!["true", "false"]),
         );
-        let durations = prop::array::uniform8(duration());
-        (1..8000_u16, 1..999_u16, upstream, words, durations).prop_map(|(port, gap, upstream, words, durations)| {
-            let [drain, connect, handshake, native, stall, takeover, interval, ack_timeout] = durations;
-            // Who never answers cannot be watched.
-            let watchdog = if words.0 == "forward" { "off" } else { "self" };
-            vec![
-                ("listen", format!("[::]:{port}")),
-                ("admin", format!("127.0.0.1:{}", port + gap)),
-                ("upstream", upstream),
-                ("heartbeat.mode", words.0.to_owned()),
-                ("heartbeat.proof", words.1.to_owned()),
-                ("heartbeat.ack", words.2.to_owned()),
-                ("log_format", words.3.to_owned()),
-                ("log_level", words.4.to_owned()),
-                ("drain_timeout", drain),
-                ("connect_timeout", connect),
-                ("handshake_timeout", handshake),
-                ("heartbeat.native_deadline", native),
-                ("heartbeat.stall_after", stall),
-                ("session.takeover", words.5.to_owned()),
-                ("session.takeover_timeout", takeover),
-                ("watchdog.mode", watchdog.to_owned()),
-                ("watchdog.interval", interval),
-                ("watchdog.ack_timeout", ack_timeout),
-            ]
-        })
+        let durations = prop::array::uniform10(duration());
+        let proxies = prop::sample::select(vec!["none", "private", "10.0.0.0/8, 2001:db8::/32"]);
+        let bytes = (1024..9999_u32, 256..9999_u32);
+        (1..8000_u16, 1..999_u16, upstream, words, durations, proxies, bytes).prop_map(
+            |(port, gap, upstream, words, durations, proxies, bytes)| {
+                let [drain, connect, handshake, native, stall, takeover, interval, ack_timeout, idle, pause] =
+                    durations;
+                // Who never answers cannot be watched.
+                let watchdog = if words.0 == "forward" { "off" } else { "self" };
+                vec![
+                    ("listen", format!("[::]:{port}")),
+                    ("admin", format!("127.0.0.1:{}", port + gap)),
+                    ("upstream", upstream),
+                    ("heartbeat.mode", words.0.to_owned()),
+                    ("heartbeat.proof", words.1.to_owned()),
+                    ("heartbeat.ack", words.2.to_owned()),
+                    ("log_format", words.3.to_owned()),
+                    ("log_level", words.4.to_owned()),
+                    ("drain_timeout", drain),
+                    ("connect_timeout", connect),
+                    ("handshake_timeout", handshake),
+                    ("heartbeat.native_deadline", native),
+                    ("heartbeat.stall_after", stall),
+                    ("session.takeover", words.5.to_owned()),
+                    ("session.takeover_timeout", takeover),
+                    ("watchdog.mode", watchdog.to_owned()),
+                    ("watchdog.interval", interval),
+                    ("watchdog.ack_timeout", ack_timeout),
+                    ("trusted_proxies", proxies.to_owned()),
+                    ("limits.header_bytes", bytes.0.to_string()),
+                    ("limits.uri_bytes", bytes.1.to_string()),
+                    ("limits.idle_timeout", idle),
+                    ("limits.body_timeout", pause),
+                ]
+            },
+        )
     }
 
     proptest! {

@@ -1,5 +1,6 @@
 //! What the sidecar is to do: valid by construction, each value with its origin; flag > environment > file > default.
 
+mod proxies;
 mod raw;
 mod settings;
 #[cfg(test)]
@@ -15,7 +16,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub use settings::{SETTINGS, Setting};
+pub use proxies::TrustedProxies;
+pub use settings::{Form, SETTINGS, Setting};
 pub use upstream::UpstreamAddress;
 pub use values::{DAY, Invalid, duration};
 
@@ -38,12 +40,16 @@ pub struct Config {
     pub admin: SocketAddr,
     /// The app server.
     pub upstream: UpstreamAddress,
+    /// Whose word counts on for whom a request is.
+    pub trusted_proxies: TrustedProxies,
     /// What happens to heartbeats.
     pub heartbeat: Settings,
     /// What happens when a browser reconnects.
     pub session: SessionSettings,
     /// Whether pages get a script that watches for acks.
     pub watchdog: WatchdogSettings,
+    /// What a client may take.
+    pub limits: Limits,
     /// What is logged, and how.
     pub log: LogSettings,
     /// How long sessions may go on after a stop is asked for.
@@ -84,6 +90,19 @@ pub enum WatchdogMode {
     Host,
     /// Also its own.
     Page,
+}
+
+/// What a client may take before it is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Of a request's header: the bytes of its names and values, and four for each line.
+    pub header_bytes: usize,
+    /// Of a request's target.
+    pub uri_bytes: usize,
+    /// How long a request's header may take, and how long a kept connection may be idle before it.
+    pub idle_timeout: Duration,
+    /// How long a request's body may pause.
+    pub body_timeout: Duration,
 }
 
 /// What is logged, and how.
@@ -191,14 +210,23 @@ impl Default for Config {
             listen: ([0, 0, 0, 0], 8500).into(),
             admin: ([127, 0, 0, 1], 9600).into(),
             upstream: UpstreamAddress::Http { host: "127.0.0.1".to_owned(), port: 8501 },
+            trusted_proxies: TrustedProxies::default(),
             heartbeat: Settings::default(),
             session: SessionSettings { takeover: true, takeover_timeout: Duration::from_millis(500) },
             watchdog: WatchdogSettings::default(),
+            limits: Limits::default(),
             log: LogSettings { format: LogFormat::default(), level: "info".to_owned() },
             drain_timeout: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(5),
             handshake_timeout: Duration::from_secs(30),
         }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        let (idle_timeout, body_timeout) = (Duration::from_secs(75), Duration::from_secs(60));
+        Self { header_bytes: 64 * 1024, uri_bytes: 16 * 1024, idle_timeout, body_timeout }
     }
 }
 

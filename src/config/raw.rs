@@ -7,7 +7,7 @@ use std::path::Path;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::settings::{SETTINGS, Setting, nearest};
+use super::settings::{Form, SETTINGS, Setting, nearest};
 
 /// A larger file is refused before it is parsed.
 const MAX_BYTES: u64 = 1024 * 1024;
@@ -98,19 +98,13 @@ impl Reader {
             let setting = SETTINGS.iter().find(|setting| setting.table() == table && setting.name() == name);
             let is_table = table.is_empty() && tables().any(|known| known == name);
             match (setting, value.get_ref()) {
-                (Some(setting), DeValue::String(text)) if !setting.is_switch() => {
-                    self.entry(at, setting, text.to_string());
-                }
-                (Some(setting), DeValue::Boolean(value)) if setting.is_switch() => {
-                    self.entry(at, setting, value.to_string());
-                }
-                (Some(setting), other) if setting.is_switch() => {
-                    self.mistake(at, format!("{key}: {}, where true or false is expected", kind(other)));
-                }
-                (Some(setting), other) => {
-                    let (kind, form) = (kind(other), setting.default_text());
-                    self.mistake(at, format!("{key}: {kind}, where a string is expected, such as {form:?}"));
-                }
+                (Some(setting), value) => match written(setting.form(), value) {
+                    Ok(text) => self.entry(at, setting, text),
+                    Err(expected) => {
+                        let expected = expected.replace("VALUE", &setting.default_text());
+                        self.mistake(at, format!("{key}: {}, where {expected}", kind(value)));
+                    }
+                },
                 (None, DeValue::Table(inner)) if is_table => self.walk(name, inner),
                 (None, other) if is_table => {
                     self.mistake(at, format!("{key}: {}, where a table is expected: [{key}]", kind(other)));
@@ -134,6 +128,20 @@ impl Reader {
     /// The line, from 1, on which the byte at this offset stands.
     fn line(&self, at: usize) -> usize {
         self.newlines.partition_point(|newline| *newline < at) + 1
+    }
+}
+
+/// The text of a value, if it has this form; else what is expected in its place.
+fn written(form: Form, value: &DeValue<'_>) -> Result<String, &'static str> {
+    match (form, value) {
+        (Form::Text, DeValue::String(text)) => Ok(text.to_string()),
+        (Form::Switch, DeValue::Boolean(value)) => Ok(value.to_string()),
+        // In digits, whatever its base.
+        (Form::Number, DeValue::Integer(number)) => Ok(i64::from_str_radix(number.as_str(), number.radix())
+            .map_or_else(|_| number.to_string(), |number| number.to_string())),
+        (Form::Text, _) => Err("a string is expected, such as \"VALUE\""),
+        (Form::Switch, _) => Err("true or false is expected"),
+        (Form::Number, _) => Err("a number is expected, such as VALUE"),
     }
 }
 

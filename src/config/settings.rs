@@ -1,6 +1,6 @@
 //! The one table of settings: flags, environment, file keys, `check` and the help are all made of it.
 
-use super::values::{Choice as _, DAY, HOUR, Invalid, address, choice, duration, log_filter};
+use super::values::{Choice as _, DAY, HOUR, Invalid, address, choice, duration, log_filter, number};
 use super::{Config, PREFIX};
 
 /// One setting. Its flag and its environment variable follow from its key.
@@ -16,6 +16,21 @@ pub struct Setting {
     /// Parses and stores a value; leaves the configuration alone where it refuses.
     pub(super) set: fn(&mut Config, &str) -> Result<(), Invalid>,
 }
+
+/// How a value is written in the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// In quotes.
+    Text,
+    /// `true` or `false`.
+    Switch,
+    /// In digits.
+    Number,
+}
+
+const MEBIBYTE: usize = 1024 * 1024;
+/// The HTTP library takes no longer one.
+const LONGEST_URI: usize = 65_534;
 
 /// Every setting: the top-level keys first, then each table's keys together, as a file must have them.
 pub static SETTINGS: &[Setting] = &[
@@ -74,6 +89,13 @@ pub static SETTINGS: &[Setting] = &[
         help: "How long the upstream may take to answer a websocket handshake",
         get: |config| humantime::format_duration(config.handshake_timeout).to_string(),
         set: |config, text| duration(text, DAY).map(|value| config.handshake_timeout = value),
+    },
+    Setting {
+        key: "trusted_proxies",
+        value_name: "CIDRS",
+        help: "Whose X-Forwarded-* fields are believed: addresses and networks with commas between, private, or none",
+        get: |config| config.trusted_proxies.to_string(),
+        set: |config, text| text.parse().map(|value| config.trusted_proxies = value),
     },
     Setting {
         key: "heartbeat.mode",
@@ -145,6 +167,34 @@ pub static SETTINGS: &[Setting] = &[
         get: |config| humantime::format_duration(config.watchdog.ack_timeout).to_string(),
         set: |config, text| duration(text, HOUR).map(|value| config.watchdog.ack_timeout = value),
     },
+    Setting {
+        key: "limits.header_bytes",
+        value_name: "BYTES",
+        help: "How large the header of a request may be",
+        get: |config| config.limits.header_bytes.to_string(),
+        set: |config, text| number(text, 1024..=MEBIBYTE).map(|value| config.limits.header_bytes = value),
+    },
+    Setting {
+        key: "limits.uri_bytes",
+        value_name: "BYTES",
+        help: "How long the target of a request may be",
+        get: |config| config.limits.uri_bytes.to_string(),
+        set: |config, text| number(text, 256..=LONGEST_URI).map(|value| config.limits.uri_bytes = value),
+    },
+    Setting {
+        key: "limits.idle_timeout",
+        value_name: "DURATION",
+        help: "How long the header of a request may take, and how long a kept connection may be idle before it",
+        get: |config| humantime::format_duration(config.limits.idle_timeout).to_string(),
+        set: |config, text| duration(text, DAY).map(|value| config.limits.idle_timeout = value),
+    },
+    Setting {
+        key: "limits.body_timeout",
+        value_name: "DURATION",
+        help: "How long the body of a request may pause",
+        get: |config| humantime::format_duration(config.limits.body_timeout).to_string(),
+        set: |config, text| duration(text, DAY).map(|value| config.limits.body_timeout = value),
+    },
 ];
 
 impl Setting {
@@ -173,9 +223,16 @@ impl Setting {
         if self.key == "watchdog.mode" { self.table() } else { self.key }
     }
 
-    /// Whether the file says `true` or `false`, without quotes.
-    pub fn is_switch(&self) -> bool {
-        bool::ALL.iter().any(|value| value.word() == self.default_text())
+    /// How the file writes the value; the default shows it.
+    pub fn form(&self) -> Form {
+        let default = self.default_text();
+        if bool::ALL.iter().any(|value| value.word() == default) {
+            Form::Switch
+        } else if default.parse::<u64>().is_ok() {
+            Form::Number
+        } else {
+            Form::Text
+        }
     }
 
     /// The default as one would write it.

@@ -63,6 +63,7 @@ fn nothing_written_gives_the_defaults_without_a_warning() {
             ("drain_timeout", "10s"),
             ("connect_timeout", "5s"),
             ("handshake_timeout", "30s"),
+            ("trusted_proxies", "private"),
             ("heartbeat.mode", "auto"),
             ("heartbeat.proof", "pong"),
             ("heartbeat.ack", "compatible"),
@@ -73,6 +74,10 @@ fn nothing_written_gives_the_defaults_without_a_warning() {
             ("watchdog.mode", "off"),
             ("watchdog.interval", "10s"),
             ("watchdog.ack_timeout", "5s"),
+            ("limits.header_bytes", "65536"),
+            ("limits.uri_bytes", "16384"),
+            ("limits.idle_timeout", "1m 15s"),
+            ("limits.body_timeout", "1m"),
         ]
     );
     assert!(loaded.settings.iter().all(|setting| setting.origin == Origin::Default));
@@ -92,7 +97,7 @@ fn flag_and_variable_follow_from_the_key() {
 fn the_keys_of_a_table_stand_together_below_the_top_level() {
     let mut tables: Vec<_> = SETTINGS.iter().map(Setting::table).collect();
     tables.dedup();
-    assert_eq!(tables, ["", "heartbeat", "session", "watchdog"]);
+    assert_eq!(tables, ["", "heartbeat", "session", "watchdog", "limits"]);
 }
 
 #[test]
@@ -208,13 +213,33 @@ fn unknown_keys_without_a_near_one_list_the_known_ones() {
         file_problems("colour = 1\n\"a\\nb\" = 1\n[heartbeat]\nxyz = 1\n[tls]\n"),
         [
             "sidecar.toml:1: colour: unknown key; known here: listen, upstream, admin, log_format, log_level, \
-             drain_timeout, connect_timeout, handshake_timeout, [heartbeat], [session], [watchdog]",
+             drain_timeout, connect_timeout, handshake_timeout, trusted_proxies, [heartbeat], [session], [watchdog], \
+             [limits]",
             "sidecar.toml:2: \"a\\nb\": unknown key; known here: listen, upstream, admin, log_format, log_level, \
-             drain_timeout, connect_timeout, handshake_timeout, [heartbeat], [session], [watchdog]",
+             drain_timeout, connect_timeout, handshake_timeout, trusted_proxies, [heartbeat], [session], [watchdog], \
+             [limits]",
             "sidecar.toml:4: heartbeat.xyz: unknown key; known here: heartbeat.mode, heartbeat.proof, heartbeat.ack, \
              heartbeat.native_deadline, heartbeat.stall_after",
-            "sidecar.toml:5: tls: unknown table; known tables: heartbeat, session, watchdog",
+            "sidecar.toml:5: tls: unknown table; known tables: heartbeat, session, watchdog, limits",
         ]
+    );
+}
+
+#[test]
+fn a_number_stands_without_quotes_and_within_bounds() {
+    let loaded = load_file(b"[limits]\nheader_bytes = 8_192\nuri_bytes = 0x1000\n", Sources::default());
+    let limits = loaded.expect("valid").config.limits;
+    assert_eq!((limits.header_bytes, limits.uri_bytes), (8192, 4096));
+    assert_eq!(
+        file_problems("[limits]\nheader_bytes = '8192'\nuri_bytes = -1\n"),
+        [
+            "sidecar.toml:2: limits.header_bytes: a string, where a number is expected, such as 65536",
+            "sidecar.toml:3: limits.uri_bytes: \"-1\" is no number between 256 and 65534",
+        ]
+    );
+    assert_eq!(
+        problems(&[("limits-header-bytes", "9999999")], &[]),
+        "--limits-header-bytes: 9999999 is out of bounds: at least 1024 and at most 1048576"
     );
 }
 

@@ -1,6 +1,7 @@
 //! The texts of values and what they mean: each is parsed here, once, or refused in words for the one who wrote it.
 
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
@@ -123,6 +124,16 @@ pub fn duration(text: &str, limit: Duration) -> Result<Duration, Invalid> {
         return Err(Invalid(format!("{text:?} is out of bounds: more than 0s and at most {limit}")));
     }
     Ok(value)
+}
+
+/// A number within bounds, in digits.
+pub(super) fn number(text: &str, bounds: RangeInclusive<usize>) -> Result<usize, Invalid> {
+    let (least, most) = (bounds.start(), bounds.end());
+    let value = text.parse().map_err(|_| Invalid(format!("{text:?} is no number between {least} and {most}")))?;
+    if bounds.contains(&value) {
+        return Ok(value);
+    }
+    Err(Invalid(format!("{text} is out of bounds: at least {least} and at most {most}")))
 }
 
 /// A filter for log lines: a level, or directives `TARGET=LEVEL` and levels with commas between.

@@ -47,6 +47,27 @@ pub enum Takeover {
     Timeout,
 }
 
+/// Why an HTTP request was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rejected {
+    /// It is no HTTP/1.0 or HTTP/1.1.
+    Malformed,
+    /// The length of its body cannot be told, or the body breaks off.
+    Framing,
+    /// It names no host, several, or an invalid one.
+    Host,
+    /// `CONNECT` or `TRACE`.
+    Method,
+    /// It expects what nobody knows.
+    Expectation,
+    /// It asks for a websocket in another way than RFC 6455 §4.1.
+    Handshake,
+    /// Its header or its target is too large.
+    Size,
+    /// Its body paused for too long.
+    Timeout,
+}
+
 /// Why a session was reconnected to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reconnect {
@@ -271,6 +292,16 @@ labels! {
         Invalid = "invalid",
     }
     Takeover { Closed = "closed", Timeout = "timeout", }
+    Rejected {
+        Malformed = "malformed",
+        Framing = "framing",
+        Host = "host",
+        Method = "method",
+        Expectation = "expectation",
+        Handshake = "handshake",
+        Size = "size",
+        Timeout = "timeout",
+    }
     Reconnect { Watchdog = "watchdog", Other = "other", }
     WatchdogPage {
         Added = "added",
@@ -361,6 +392,7 @@ mod tests {
         assert_sound::<Withheld>();
         assert_sound::<Handshake>();
         assert_sound::<Takeover>();
+        assert_sound::<Rejected>();
         assert_sound::<Reconnect>();
         assert_sound::<WatchdogPage>();
         assert_sound::<Initiator>();

@@ -13,10 +13,11 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, 
 use metrics_process::Collector;
 
 pub use labels::{
-    CloseCode, Direction, Handshake, Initiator, LabelValue, Reconnect, Takeover, TapDisabled, WatchdogPage,
+    CloseCode, Direction, Handshake, Initiator, LabelValue, Reconnect, Rejected, Takeover, TapDisabled, WatchdogPage,
 };
 pub use upstream::UpstreamMetrics;
 
+use labels::Family;
 use series::Series;
 
 /// Every series of one sidecar.
@@ -25,6 +26,7 @@ pub struct Metrics {
     handle: PrometheusHandle,
     process: Collector,
     draining: Gauge,
+    http_rejected: Family<Rejected, Counter>,
 }
 
 /// Where handles come from; adds the upstream's label where there is one.
@@ -48,7 +50,9 @@ impl Metrics {
         let registrar = Registrar { recorder: &recorder, upstream: None };
         registrar.gauge(&series::BUILD_INFO, &[("version", env!("CARGO_PKG_VERSION"))]).set(1.0);
         let draining = registrar.gauge(&series::DRAINING, &[]);
-        Arc::new(Self { handle: recorder.handle(), recorder, process, draining })
+        let http_rejected =
+            Family::new(|r: Rejected| registrar.counter(&series::HTTP_REJECTED, &[("reason", r.name())]));
+        Arc::new(Self { handle: recorder.handle(), recorder, process, draining, http_rejected })
     }
 
     /// Registers the series of an upstream at zero. The same name twice gives handles to the same series.
@@ -59,6 +63,11 @@ impl Metrics {
     /// Whether the sidecar drains.
     pub fn draining(&self, draining: bool) {
         self.draining.set(if draining { 1.0 } else { 0.0 });
+    }
+
+    /// A request was refused.
+    pub fn http_rejected(&self, reason: Rejected) {
+        self.http_rejected.get(reason).increment(1);
     }
 
     /// Everything in Prometheus' text format 0.0.4, the `process_*` series read anew. Does what [`Self::upkeep`] does.
@@ -133,6 +142,7 @@ mod tests {
             assert!(!values.is_empty());
             names.extend(values.iter().map(|value| format!("{name}{{upstream=\"app\",{label}=\"{value}\"}}")));
         }
+        names.extend(Rejected::ALL.iter().map(|it| format!("http_rejected_total{{reason=\"{}\"}}", it.name())));
         for initiator in ["browser", "upstream", "sidecar"] {
             names.extend(CODES.map(|code| {
                 format!("connections_closed_total{{upstream=\"app\",initiator=\"{initiator}\",code=\"{code}\"}}")
@@ -251,6 +261,7 @@ mod tests {
         app.write_stall(Direction::UpstreamToBrowser);
         app.http_request(&Method::DELETE, StatusCode::NOT_FOUND, second);
         metrics.draining(true);
+        metrics.http_rejected(Rejected::Host);
         let text = metrics.render();
         for (series, expected) in COUNTED {
             assert!(value(&text, series) == *expected, "{series} in:\n{text}");
@@ -293,6 +304,8 @@ mod tests {
         ("http_requests_total{upstream=\"app\",method=\"DELETE\",code=\"4xx\"}", 1.0),
         ("http_request_seconds_count{upstream=\"app\"}", 1.0),
         ("draining", 1.0),
+        ("http_rejected_total{reason=\"host\"}", 1.0),
+        ("http_rejected_total{reason=\"size\"}", 0.0),
     ];
 
     #[test]

@@ -75,6 +75,11 @@ pub(super) const HTTP_REQUESTS: Series = Series::new(
     "Plain HTTP requests answered, by method and class of the status code.",
 );
 
+pub(super) const HTTP_REJECTED: Series = Series::new(
+    "heartbeat_sidecar_http_rejected_total",
+    "HTTP requests that were refused, wholly or half way, before the app server could misread them, by why.",
+);
+
 pub(super) const CONNECTIONS: Series =
     Series::new("heartbeat_sidecar_connections", "Websocket connections that are open now.");
 pub(super) const UPSTREAM_ACKS_NATIVELY: Series = Series::new(

@@ -1,11 +1,34 @@
-//! The body of a response: bytes of our own, then what the upstream still sends.
+//! Bodies: a request's must not pause for ever; a response's is bytes of our own, then what the upstream still sends.
 
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use tokio::time::Sleep;
+
+/// The body of a request to the upstream.
+#[derive(Debug, Default)]
+pub(super) struct RequestBody {
+    /// `None` is a body without a byte.
+    body: Option<Incoming>,
+    patience: Duration,
+    /// Runs while the upstream waits for the next bytes.
+    pause: Option<Pin<Box<Sleep>>>,
+}
+
+/// Why the rest of a request's body does not come.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum RequestBodyError {
+    /// It breaks its framing, or the client has left.
+    #[error("the body of the request broke off")]
+    Broken(#[source] hyper::Error),
+    /// Nothing came for so long.
+    #[error("the body of the request paused for {0:?}")]
+    Paused(Duration),
+}
 
 /// The body of a response to the browser.
 #[derive(Debug, Default)]
@@ -14,6 +37,38 @@ pub struct ResponseBody {
     front: Bytes,
     /// What follows; `None` if nothing does.
     rest: Option<Incoming>,
+}
+
+impl RequestBody {
+    /// A body that may pause for so long at a time.
+    pub(super) fn new(body: Incoming, patience: Duration) -> Self {
+        Self { body: Some(body), patience, pause: None }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = RequestBodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        let Self { body, patience, pause } = self.get_mut();
+        let Some(body) = body else { return Poll::Ready(None) };
+        if let Poll::Ready(frame) = Pin::new(body).poll_frame(cx) {
+            *pause = None;
+            return Poll::Ready(frame.map(|frame| frame.map_err(RequestBodyError::Broken)));
+        }
+        let pause = pause.get_or_insert_with(|| Box::pin(tokio::time::sleep(*patience)));
+        ready!(pause.as_mut().poll(cx));
+        Poll::Ready(Some(Err(RequestBodyError::Paused(*patience))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+    }
 }
 
 impl ResponseBody {

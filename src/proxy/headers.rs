@@ -67,15 +67,20 @@ pub(super) fn keep_upgrade(headers: &mut HeaderMap) {
     headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
 }
 
-/// Tells the upstream for whom the request is: the peer is appended to `X-Forwarded-For`; `-Proto` and `-Host` are
-/// set where no proxy before has set them.
-pub(super) fn add_forwarded(headers: &mut HeaderMap, peer: IpAddr) {
+/// Tells the upstream for whom the request is. What a trusted peer says of those before it is kept and the peer appended;
+/// what anyone else says of that is replaced.
+pub(super) fn add_forwarded(headers: &mut HeaderMap, peer: IpAddr, trusted: bool) {
+    let foreign: Vec<HeaderName> =
+        headers.keys().filter(|name| is_twin(name) || (!trusted && is_forwarded(name))).cloned().collect();
+    for name in foreign {
+        headers.remove(name);
+    }
     let mut path = Vec::new();
     for value in headers.get_all(&FORWARDED_FOR) {
         path.extend_from_slice(value.as_bytes());
         path.extend_from_slice(b", ");
     }
-    path.extend_from_slice(peer.to_canonical().to_string().as_bytes());
+    path.extend_from_slice(peer.to_string().as_bytes());
     if let Ok(value) = HeaderValue::from_bytes(&path) {
         headers.insert(FORWARDED_FOR, value);
     }
@@ -83,6 +88,17 @@ pub(super) fn add_forwarded(headers: &mut HeaderMap, peer: IpAddr) {
     if let Some(host) = headers.get(header::HOST).cloned() {
         headers.entry(FORWARDED_HOST).or_insert(host);
     }
+}
+
+/// Whether a field says for whom a proxy has passed a request on (RFC 7239, and what was in use before it).
+fn is_forwarded(name: &HeaderName) -> bool {
+    name.as_str().starts_with("x-forwarded-") || *name == header::FORWARDED || name == "x-real-ip"
+}
+
+/// Whether a field is taken for such a one where underscores count as dashes (RFC 3875 §4.1.18). No proxy sends these.
+fn is_twin(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    name.contains('_') && name.replace('_', "-").parse().is_ok_and(|name| is_forwarded(&name))
 }
 
 /// The fields of the websocket handshake pass, whatever `Connection` says.
@@ -136,11 +152,29 @@ mod tests {
     }
 
     #[test]
-    fn the_peer_is_appended_and_what_a_proxy_before_said_is_kept() {
-        let mut map = headers(&[("host", "app"), ("x-forwarded-for", "192.0.2.1"), ("x-forwarded-proto", "https")]);
-        add_forwarded(&mut map, "::ffff:198.51.100.7".parse().expect("an address"));
+    fn a_trusted_peer_is_appended_to_what_it_says_and_of_others_nothing_is_kept() {
+        let said = [("host", "app"), ("x-forwarded-for", "192.0.2.1"), ("x-forwarded-proto", "https")];
+        let peer = "198.51.100.7".parse().expect("an address");
+        let mut map = headers(&said);
+        add_forwarded(&mut map, peer, true);
         assert_eq!(map["x-forwarded-for"], "192.0.2.1, 198.51.100.7");
         assert_eq!(map["x-forwarded-proto"], "https");
         assert_eq!(map["x-forwarded-host"], "app");
+        let mut map = headers(&said);
+        map.extend(headers(&[("x-forwarded-port", "1"), ("forwarded", "for=1"), ("x-real-ip", "1")]));
+        add_forwarded(&mut map, peer, false);
+        let told = [("host", "app"), ("x-forwarded-for", "198.51.100.7"), ("x-forwarded-proto", "http")];
+        assert_eq!(map, headers(&[&told[..], &[("x-forwarded-host", "app")]].concat()));
+    }
+
+    #[test]
+    fn twins_with_underscores_go_whoever_sends_them() {
+        for trusted in [true, false] {
+            let mut map =
+                headers(&[("x_forwarded_for", "1"), ("x-forwarded_proto", "1"), ("x_real_ip", "1"), ("x_own", "1")]);
+            add_forwarded(&mut map, "192.0.2.1".parse().expect("an address"), trusted);
+            let left: Vec<_> = map.keys().map(HeaderName::as_str).filter(|name| name.contains('_')).collect();
+            assert_eq!(left, ["x_own"]);
+        }
     }
 }

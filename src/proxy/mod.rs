@@ -2,6 +2,7 @@
 //!
 //! Law: bodies, status and end-to-end header fields reach the other side as they were.
 
+mod admission;
 mod body;
 mod headers;
 mod page;
@@ -16,16 +17,19 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use http::header::{self, HeaderValue};
-use http::{Method, Request, Response, StatusCode, Uri, Version};
+use http::{Request, Response, StatusCode, Uri, Version};
 use http_body::Body as _;
-use http_body_util::{Either, Empty};
 use hyper::body::Incoming;
 
+use self::admission::Rejection;
 pub use self::body::ResponseBody;
+use self::body::{RequestBody, RequestBodyError};
 use self::page::Navigation;
-use self::upstream::{ConnectError, RequestBody, Upstream};
+use self::upstream::{ConnectError, Upstream};
+use crate::config::{Config, Limits, TrustedProxies};
 use crate::drain::Drain;
 use crate::heartbeat::learning::Learning;
+use crate::metrics::Metrics;
 use crate::session::Sessions;
 
 /// The proxy in front of one upstream.
@@ -34,6 +38,14 @@ pub struct Proxy {
     upstream: Arc<Upstream>,
     sessions: Sessions,
     drain: Drain,
+    edge: Arc<Edge>,
+}
+
+/// What holds for every request, wherever it goes.
+struct Edge {
+    limits: Limits,
+    trusted_proxies: TrustedProxies,
+    metrics: Arc<Metrics>,
 }
 
 /// An answer of our own to a request that the upstream does not answer.
@@ -47,17 +59,26 @@ enum Refusal {
 
 impl Proxy {
     /// A proxy whose websocket sessions are entered in `sessions` and held by `drain`.
-    pub fn new(upstream: Arc<Upstream>, sessions: Sessions, drain: Drain) -> Self {
-        Self { upstream, sessions, drain }
+    pub fn new(
+        config: &Config,
+        upstream: Arc<Upstream>,
+        sessions: Sessions,
+        drain: Drain,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let (limits, trusted_proxies) = (config.limits, config.trusted_proxies.clone());
+        Self { upstream, sessions, drain, edge: Arc::new(Edge { limits, trusted_proxies, metrics }) }
     }
 
     /// Answers one request of the browser behind `peer`.
     pub async fn handle(&self, mut request: Request<Incoming>, peer: IpAddr) -> Response<ResponseBody> {
-        headers::add_forwarded(request.headers_mut(), peer);
+        if let Err(rejection) = admission::judge(&request, &self.edge.limits) {
+            return self.reject(rejection);
+        }
+        let peer = peer.to_canonical();
+        headers::add_forwarded(request.headers_mut(), peer, self.edge.trusted_proxies.contains(peer));
         to_origin_form(&mut request);
-        let websocket = request.method() == Method::GET
-            && request.version() == Version::HTTP_11
-            && headers::asks_for_websocket(request.headers());
+        let websocket = headers::asks_for_websocket(request.headers());
         *request.version_mut() = Version::HTTP_11;
         if websocket {
             return self.upgrade(request).await;
@@ -85,7 +106,8 @@ impl Proxy {
         }
         // A safe request may be sent again (RFC 9110 §9.2.2): the kept connection may have closed under it.
         let again = (!has_body && request.method().is_safe()).then(|| without_body(&request));
-        let mut answer = self.upstream.request(request.map(Either::Left)).await;
+        let mut answer =
+            self.upstream.request(request.map(|body| RequestBody::new(body, self.edge.limits.body_timeout))).await;
         if let (Err(error), Some(again)) = (&answer, again)
             && !error.is_connect()
         {
@@ -105,6 +127,9 @@ impl Proxy {
                 }
             }
             Err(error) => {
+                if let Some(broken) = causes(&error).find_map(|cause| cause.downcast_ref::<RequestBodyError>()) {
+                    return self.reject(Rejection::of_body(broken));
+                }
                 let connect = error.source().and_then(|source| source.downcast_ref::<ConnectError>());
                 if connect.is_some() {
                     self.upstream.knowledge.learn(Learning::on_gone);
@@ -134,6 +159,15 @@ impl Proxy {
             }
             Err(error) => self.refuse(Refusal::BadGateway, &Chain(&error)),
         }
+    }
+
+    /// Answers a request of which nothing, or no more, is forwarded; then its connection is closed.
+    fn reject(&self, rejection: Rejection) -> Response<ResponseBody> {
+        self.edge.metrics.http_rejected(rejection.reason);
+        tracing::debug!(status = rejection.status.as_u16(), "request refused: {}", rejection.text.trim_end());
+        let mut response = respond(rejection.status, rejection.text);
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        response
     }
 
     fn refuse(&self, refusal: Refusal, why: &dyn fmt::Display) -> Response<ResponseBody> {
@@ -179,18 +213,18 @@ fn respond(status: StatusCode, text: &'static str) -> Response<ResponseBody> {
 }
 
 /// An error with its causes, for one log line.
-struct Chain<'a>(&'a dyn Error);
+struct Chain<'a>(&'a (dyn Error + 'static));
 
 impl fmt::Display for Chain<'_> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{}", self.0)?;
-        let mut cause = self.0.source();
-        while let Some(error) = cause {
-            write!(formatter, ": {error}")?;
-            cause = error.source();
-        }
-        Ok(())
+        causes(self.0).skip(1).try_for_each(|cause| write!(formatter, ": {cause}"))
     }
+}
+
+/// An error, its cause, and so on.
+fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |&error| error.source())
 }
 
 /// The target as an origin server wants it (RFC 9112 §3.2.1); the authority goes to `Host`, if there is none.
@@ -204,7 +238,7 @@ fn to_origin_form(request: &mut Request<Incoming>) {
 }
 
 fn without_body(request: &Request<Incoming>) -> Request<RequestBody> {
-    let mut copy = Request::new(Either::Right(Empty::new()));
+    let mut copy = Request::new(RequestBody::default());
     *copy.method_mut() = request.method().clone();
     *copy.uri_mut() = request.uri().clone();
     *copy.headers_mut() = request.headers().clone();

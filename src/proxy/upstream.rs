@@ -6,15 +6,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::{Request, Response, Uri};
-use http_body_util::{Either, Empty};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::client::legacy::{Client, Error as ClientError};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::{TcpStream, UnixStream};
 
+use super::body::RequestBody;
 use super::watchdog::Watchdog;
 use crate::config::{Config, SessionSettings, UpstreamAddress};
 use crate::heartbeat::Settings;
@@ -26,9 +25,6 @@ use crate::session::takeover::Holders;
 /// How long an idle connection is kept for the next request: less than the 5 s after which uvicorn (Streamlit 1.57+)
 /// closes it, so that a request seldom meets a connection that is about to close.
 const POOL_IDLE: Duration = Duration::from_secs(4);
-
-/// The body of a request to the upstream.
-pub(super) type RequestBody = Either<Incoming, Empty<Bytes>>;
 
 /// An app server.
 pub struct Upstream {

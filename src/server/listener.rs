@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::server::conn::http1;
@@ -9,26 +10,30 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 
+use crate::config::Limits;
 use crate::drain::{Drain, Guard};
+use crate::metrics::{Metrics, Rejected};
 use crate::proxy::Proxy;
 use crate::relay::stream::Stream;
-
-/// How long the head of a request may take, and how long a kept connection may stay idle before it (hyper has one
-/// clock for both). Longer than the 60 s after which common load balancers let go of an idle connection: if this side
-/// were first, they would now and then send a request into a closing one.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(75);
 
 /// How long accepting rests when the system has no file handle left (`accept(2)`: EMFILE, ENFILE, ENOBUFS, ENOMEM).
 const EXHAUSTED_REST: Duration = Duration::from_millis(100);
 
 /// Serves until the drain starts; connections that are open then finish what they do.
-pub async fn serve(listener: TcpListener, proxy: Proxy, drain: Drain) {
+pub async fn serve(listener: TcpListener, proxy: Proxy, limits: Limits, metrics: Arc<Metrics>, drain: Drain) {
+    let mut http = http1::Builder::new();
+    // hyper has one clock for an idle connection and for a slow header. Its buffer holds a header and a target, or some
+    // of a body.
+    http.timer(TokioTimer::new())
+        .header_read_timeout(limits.idle_timeout)
+        .max_buf_size(limits.header_bytes + limits.uri_bytes)
+        .preserve_header_case(true);
     loop {
         let (stream, peer) = tokio::select! {
             () = drain.draining() => return,
             accepted = accept(&listener) => accepted,
         };
-        tokio::spawn(connection(stream, peer, proxy.clone(), drain.guard()));
+        tokio::spawn(connection(http.clone(), stream, peer, proxy.clone(), metrics.clone(), drain.guard()));
     }
 }
 
@@ -51,7 +56,14 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
 
-async fn connection(stream: TcpStream, peer: SocketAddr, proxy: Proxy, guard: Guard) {
+async fn connection(
+    http: http1::Builder,
+    stream: TcpStream,
+    peer: SocketAddr,
+    proxy: Proxy,
+    metrics: Arc<Metrics>,
+    guard: Guard,
+) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "a browser left before it was served");
         return;
@@ -60,12 +72,7 @@ async fn connection(stream: TcpStream, peer: SocketAddr, proxy: Proxy, guard: Gu
         let proxy = proxy.clone();
         async move { Ok::<_, std::convert::Infallible>(proxy.handle(request, peer.ip()).await) }
     });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
-        .preserve_header_case(true)
-        .serve_connection(TokioIo::new(Stream::Tcp(stream)), service)
-        .with_upgrades();
+    let connection = http.serve_connection(TokioIo::new(Stream::Tcp(stream)), service).with_upgrades();
     let mut connection = std::pin::pin!(connection);
     let served = tokio::select! {
         served = connection.as_mut() => served,
@@ -75,6 +82,21 @@ async fn connection(stream: TcpStream, peer: SocketAddr, proxy: Proxy, guard: Gu
         }
     };
     if let Err(error) = served {
+        if let Some(reason) = rejected(&error) {
+            metrics.http_rejected(reason);
+        }
         tracing::debug!(%error, "a connection ended early");
+    }
+}
+
+/// What hyper has refused by itself, with an answer where one makes sense.
+fn rejected(error: &hyper::Error) -> Option<Rejected> {
+    if error.is_parse_too_large() {
+        Some(Rejected::Size)
+    } else if error.is_parse() {
+        Some(Rejected::Malformed)
+    } else {
+        // A slow header is none of them: hyper does not tell it from a kept connection that nobody used any more.
+        None
     }
 }

@@ -3,43 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import re
 import shlex
-import shutil
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Callable, ContextManager, Iterator
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser
+from support import chromium as chromiums
+from support.app import App, versions
 from support.app_page import AppPage
 from support.host_page import HostedPage, HostServer
 from support.network import Network
-from support.sidecar import REPOSITORY, Sidecar
-from support.streamlit_server import StreamlitServer
-from support.version import Version
+from support.sidecar import Sidecar
 
-ARTIFACTS = REPOSITORY / "target" / "test-artifacts"
+NETWORK = versions("HEARTBEAT_SIDECAR_TEST_NETWORK", "1.53.1 1.67.0")
+"""The versions whose page loses its network; `tests/run` sets them."""
 
 OpenPage = Callable[..., ContextManager[AppPage]]
-
-
-@dataclass(frozen=True)
-class App:
-    """A running server of the test app."""
-
-    version: Version
-    server: StreamlitServer
-
-
-def environment(version: str) -> Path:
-    """The Python of `tests/run`'s environment for that Streamlit."""
-    cache = os.environ.get("HEARTBEAT_SIDECAR_TEST_CACHE")
-    assert cache, "HEARTBEAT_SIDECAR_TEST_CACHE is not set: start these tests with `tests/run --only network`"
-    python = Path(cache) / f"streamlit-{version}" / "bin" / "python"
-    assert python.exists(), f"{python} is missing: `tests/run --only network` makes it"
-    return python
 
 
 @pytest.fixture(scope="session")
@@ -57,17 +36,11 @@ def network(cable: Network) -> Iterator[Network]:
 
 @pytest.fixture(scope="session")
 def chromium(cable: Network, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    executable = shutil.which("chromium")
-    assert executable, "chromium is missing: it comes with Debian's package of that name"
     launcher = tmp_path_factory.mktemp("chromium") / "launch"
-    launcher.write_text(f'#!/bin/sh\nexec {shlex.join([*cable.at_far_end, executable])} "$@"\n')
+    launcher.write_text(f'#!/bin/sh\nexec {shlex.join([*cable.at_far_end, chromiums.executable()])} "$@"\n')
     launcher.chmod(0o755)
-    quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"]
-    arguments = ["--no-sandbox", "--disable-gpu", "--disable-quic", cable.resolver_rule, *quiet]
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=launcher, args=arguments)
+    with chromiums.launched(launcher, cable.resolver_rule) as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="session")
@@ -79,11 +52,9 @@ def host(cable: Network) -> Iterator[HostServer]:
 
 @pytest.fixture(scope="module")
 def app(request: pytest.FixtureRequest, host: HostServer) -> Iterator[App]:
-    version: Version = request.param
-    options = {"client.allowedOrigins": host.origin} if version.acks_natively else {}
-    server = StreamlitServer(environment(version.name), options=options)
-    yield App(version, server)
-    server.stop()
+    running = App(request.param, host)
+    yield running
+    running.stop()
 
 
 @pytest.fixture
@@ -100,8 +71,7 @@ def open_page(
             page.open()
             yield page
         except BaseException:
-            ARTIFACTS.mkdir(parents=True, exist_ok=True)
-            page.save_evidence(ARTIFACTS / re.sub(r"[^\w.-]+", "-", request.node.name).strip("-"))
+            page.save_evidence(request.node.name)
             raise
         finally:
             page.close()

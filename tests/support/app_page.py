@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from playwright.sync_api import Browser, Frame, Locator, Response, Route, expect
 
-from support import stream_watch
+from support import status_watch, stream_watch
 from support.relay import Relay
-from support.sidecar import Sidecar
+from support.sidecar import REPOSITORY, Sidecar
 from support.stream_watch import Stream
 
+_ARTIFACTS = REPOSITORY / "target" / "test-artifacts"
 _SECONDS = 30
 _MILLISECONDS = _SECONDS * 1000
 
@@ -36,6 +38,7 @@ class AppPage:
         self.page = self._context.new_page()
         self.page.set_default_timeout(_MILLISECONDS)
         self.page.add_init_script(stream_watch.SCRIPT)
+        self.page.add_init_script(status_watch.SCRIPT)
         self.frame = self.page.main_frame
         self.page.on("pageerror", lambda error: self.console.append(f"uncaught: {error}"))
         self.page.on("response", lambda answer: self._failed.append(answer) if answer.status >= 400 else None)
@@ -70,8 +73,11 @@ class AppPage:
         connecting = self.frame.get_by_test_id("stStatusWidget").filter(has_text="Connecting")
         expect(connecting).to_have_count(0, timeout=_MILLISECONDS)
 
-    def move_slider(self, label: str, key: str = "ArrowRight") -> None:
-        self.frame.locator(".stSlider").filter(has_text=label).get_by_role("slider").press(key)
+    def move_slider(self, label: str, key: str = "ArrowRight") -> int:
+        """Returns what the slider shows then: what it did before, while the page knows that it is not connected."""
+        slider = self.frame.locator(".stSlider").filter(has_text=label).get_by_role("slider")
+        slider.press(key)
+        return int(slider.evaluate("(slider) => slider.ariaValueNow ?? slider.value"))
 
     @property
     def stream(self) -> Stream:
@@ -90,8 +96,10 @@ class AppPage:
         stream_watch.wait_for_acks(self.frame, before + 1)
         return self.acks[before]
 
-    def save_evidence(self, stem: Path) -> None:
-        """Screenshot, console, failed requests and the sidecar's log, next to each other."""
+    def save_evidence(self, name: str) -> None:
+        """Screenshot, console, failed requests and the sidecar's log, next to each other under the test's name."""
+        _ARTIFACTS.mkdir(parents=True, exist_ok=True)
+        stem = _ARTIFACTS / re.sub(r"[^\w.-]+", "-", name).strip("-")
         self.page.screenshot(path=f"{stem}.png", full_page=True)
         failed = [f"{it.status} {it.request.method} {it.url} {it.request.all_headers()}" for it in self._failed]
         notes = [*self.console, "", *failed, "", *self.sidecar.process.lines]

@@ -13,10 +13,11 @@ from support import known
 SCRIPT = """
 (() => {
   const Native = window.WebSocket;
-  const watched = (window.watched = { stream: null, opened: [], left: [], sent: [], received: [] });
+  const watched = (window.watched = { stream: null, opened: [], left: [], sent: [], received: [], largest: 0 });
   const note = async (list, data) => {
     const at = performance.now();
     const bytes = new Uint8Array(data instanceof Blob ? await data.arrayBuffer() : data);
+    if (list === watched.received) watched.largest = Math.max(watched.largest, bytes.length);
     if (bytes.length > 16) return;
     list.push({ at, data: Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join("") });
   };
@@ -69,6 +70,8 @@ class Stream:
     """When the page's own script has closed one."""
     heartbeats: list[Noted]
     acks: list[Noted]
+    largest: int
+    """Bytes of the largest message that has come."""
 
     @classmethod
     def of(cls, frame: Frame) -> Stream:
@@ -82,6 +85,7 @@ class Stream:
             [at / 1000 for at in watched["left"]],
             [message for message in sent if message.data == known.HEARTBEAT],
             [message for message in received if message.data in known.ACKS],
+            watched["largest"],
         )
 
     def latencies(self) -> list[float]:

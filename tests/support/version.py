@@ -21,6 +21,11 @@ class Version:
         return self.line >= (1, 55)
 
     @property
+    def obeys_hosts(self) -> bool:
+        """Whether its page sends a heartbeat when its host asks for one."""
+        return self.line >= (1, 29)
+
+    @property
     def keeps_sessions(self) -> bool:
         """Whether a page that comes back gets its session although its old socket seems to live."""
         return not (1, 21) <= self.line <= (1, 60)

@@ -8,6 +8,7 @@ pub(crate) mod wire;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use heartbeat_sidecar::app;
 use heartbeat_sidecar::config::{Config, UpstreamAddress};
 use tokio::net::TcpListener;
@@ -78,6 +79,11 @@ impl App {
     pub(crate) fn accept(&self) -> impl Future<Output = Wire> {
         let accepted = soon(self.listener.accept());
         async { Wire::new(accepted.await.unwrap().0) }
+    }
+
+    /// Whether no connection waits to be taken.
+    pub(crate) fn is_untouched(&self) -> bool {
+        self.listener.accept().now_or_never().is_none()
     }
 
     /// Takes a handshake and answers it, with these header lines besides.

@@ -1,0 +1,143 @@
+//! Refuses requests that could mean one thing here and another to the app, or that are larger than anyone needs.
+//!
+//! Law: what is refused is refused before a byte of it is forwarded. hyper has refused before what it cannot parse.
+
+use http::header::{self, HeaderMap};
+use http::uri::Authority;
+use http::{Method, Request, StatusCode, Version};
+
+use super::body::RequestBodyError;
+use super::headers;
+use crate::config::Limits;
+use crate::metrics::Rejected;
+
+/// A request that is not forwarded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Rejection {
+    pub(super) status: StatusCode,
+    pub(super) reason: Rejected,
+    /// What the client is told.
+    pub(super) text: &'static str,
+}
+
+impl Rejection {
+    /// For a request whose body stops half way.
+    pub(super) fn of_body(error: &RequestBodyError) -> Self {
+        match error {
+            RequestBodyError::Broken(_) => {
+                let text = "400 Bad Request: the body of the request broke off\n";
+                rejection(StatusCode::BAD_REQUEST, Rejected::Framing, text)
+            }
+            RequestBodyError::Paused(_) => {
+                let text = "408 Request Timeout: the body of the request took too long\n";
+                rejection(StatusCode::REQUEST_TIMEOUT, Rejected::Timeout, text)
+            }
+        }
+    }
+}
+
+/// Whether a request may be forwarded.
+///
+/// # Errors
+/// The answer that it gets instead, after which its connection is closed.
+pub(super) fn judge<B>(request: &Request<B>, limits: &Limits) -> Result<(), Rejection> {
+    method(request.method())?;
+    size(request, limits)?;
+    host(request)?;
+    framing(request.headers())?;
+    expectation(request.headers())?;
+    handshake(request)
+}
+
+const fn rejection(status: StatusCode, reason: Rejected, text: &'static str) -> Rejection {
+    Rejection { status, reason, text }
+}
+
+/// Neither means anything to an app behind a reverse proxy (RFC 9110 §9.3.6, §9.3.8).
+fn method(method: &Method) -> Result<(), Rejection> {
+    if matches!(*method, Method::CONNECT | Method::TRACE) {
+        let text = "405 Method Not Allowed: CONNECT and TRACE are not served here\n";
+        return Err(rejection(StatusCode::METHOD_NOT_ALLOWED, Rejected::Method, text));
+    }
+    Ok(())
+}
+
+fn size<B>(request: &Request<B>, limits: &Limits) -> Result<(), Rejection> {
+    let target = request.uri().to_string().len();
+    if target > limits.uri_bytes {
+        let text = "414 URI Too Long\n";
+        return Err(rejection(StatusCode::URI_TOO_LONG, Rejected::Size, text));
+    }
+    // As on the wire: a colon, a space and the end of the line.
+    let header: usize = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    if header > limits.header_bytes {
+        let text = "431 Request Header Fields Too Large\n";
+        return Err(rejection(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, Rejected::Size, text));
+    }
+    Ok(())
+}
+
+/// Exactly one valid host, which the target does not contradict (RFC 9112 §3.2). HTTP/1.0 knows no `Host`.
+fn host<B>(request: &Request<B>) -> Result<(), Rejection> {
+    const REFUSED: Rejection = rejection(
+        StatusCode::BAD_REQUEST,
+        Rejected::Host,
+        "400 Bad Request: a request needs one Host, and its target must not name another\n",
+    );
+    let target = request.uri();
+    if target.authority().is_some() && target.scheme().is_none() {
+        return Err(REFUSED);
+    }
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    let host = match (hosts.next(), hosts.next()) {
+        (Some(host), None) => host.to_str().map_err(|_not_ascii| REFUSED)?,
+        (None, _) if request.version() == Version::HTTP_10 => return Ok(()),
+        _ => return Err(REFUSED),
+    };
+    let valid = host.parse::<Authority>().is_ok() && !host.contains('@');
+    let agrees = target.authority().is_none_or(|authority| authority.as_str().eq_ignore_ascii_case(host));
+    if valid && agrees { Ok(()) } else { Err(REFUSED) }
+}
+
+/// A length that two readers cannot take differently (RFC 9112 §6). Of a length beside chunks hyper drops the length and
+/// closes the connection afterwards, as §6.3 has it.
+fn framing(headers: &HeaderMap) -> Result<(), Rejection> {
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    let coding = (codings.next(), codings.next());
+    let chunked_or_none = match coding {
+        (None, _) => true,
+        (Some(coding), None) => coding.as_bytes().eq_ignore_ascii_case(b"chunked"),
+        (Some(_), Some(_)) => false,
+    };
+    let length = headers.get(header::CONTENT_LENGTH);
+    let representable = length.is_none_or(|value| value.to_str().is_ok_and(|value| value.parse::<i64>().is_ok()));
+    if chunked_or_none && representable {
+        return Ok(());
+    }
+    let text = "400 Bad Request: the length of the body cannot be told\n";
+    Err(rejection(StatusCode::BAD_REQUEST, Rejected::Framing, text))
+}
+
+/// RFC 9110 §10.1.1 knows one expectation.
+fn expectation(headers: &HeaderMap) -> Result<(), Rejection> {
+    let known =
+        headers.get_all(header::EXPECT).iter().all(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+    if known {
+        return Ok(());
+    }
+    let text = "417 Expectation Failed\n";
+    Err(rejection(StatusCode::EXPECTATION_FAILED, Rejected::Expectation, text))
+}
+
+/// Whoever asks for a websocket does it as RFC 6455 §4.1 says; which version it speaks, the app judges.
+fn handshake<B>(request: &Request<B>) -> Result<(), Rejection> {
+    if !headers::asks_for_websocket(request.headers()) {
+        return Ok(());
+    }
+    let keys = request.headers().get_all(header::SEC_WEBSOCKET_KEY).iter().count();
+    if request.method() == Method::GET && request.version() == Version::HTTP_11 && keys == 1 {
+        return Ok(());
+    }
+    let text = "400 Bad Request: a websocket is asked for with GET, HTTP/1.1 and one Sec-WebSocket-Key\n";
+    Err(rejection(StatusCode::BAD_REQUEST, Rejected::Handshake, text))
+}

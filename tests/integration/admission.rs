@@ -1,0 +1,233 @@
+//! What is refused before the app sees a byte of it, and what goes on in one form only.
+
+use std::time::Duration;
+
+use crate::support::{App, KEY, Sidecar, handshake, soon};
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: app.test\r\n";
+const POST: &str = "POST / HTTP/1.1\r\nHost: app.test\r\n";
+
+/// The status that a request gets from the sidecar alone, whose connection is then closed. The app must not have heard of
+/// it, and it must be counted.
+async fn refused(request: impl AsRef<[u8]>, reason: &str) -> String {
+    let (app, sidecar) = Sidecar::with_app().await;
+    let mut browser = sidecar.connect().await;
+    browser.send(request).await;
+    let answer = browser.rest().await.unwrap();
+    let answer = String::from_utf8(answer).unwrap();
+    assert_eq!(sidecar.metric("http_rejected_total", &[("reason", reason)]).await, 1.0, "{reason}: {answer}");
+    assert_eq!(sidecar.metric("http_rejected_total", &[]).await, 1.0);
+    assert!(app.is_untouched(), "the app was asked");
+    answer.split(' ').nth(1).unwrap_or("none").to_owned()
+}
+
+/// The head that the app gets of a request.
+async fn forwarded(request: impl AsRef<[u8]>) -> String {
+    let (app, sidecar) = Sidecar::with_app().await;
+    let mut browser = sidecar.connect().await;
+    browser.send(request).await;
+    let head = app.accept().await.head().await;
+    assert_eq!(sidecar.metric("http_rejected_total", &[]).await, 0.0);
+    head
+}
+
+#[tokio::test]
+async fn a_body_whose_length_two_readers_could_take_differently_is_refused() {
+    for lines in [
+        "Content-Length: 1\r\nContent-Length: 2\r\n",
+        "Content-Length: +1\r\n",
+        "Content-Length: -1\r\n",
+        "Content-Length: 0x1\r\n",
+        "Content-Length: 1, 1\r\n",
+        "Transfer-Encoding: gzip\r\n",
+    ] {
+        assert_eq!(refused(format!("{POST}{lines}\r\na"), "malformed").await, "400", "{lines}");
+    }
+    for lines in [
+        "Content-Length: 9223372036854775808\r\n",
+        "Transfer-Encoding: gzip, chunked\r\n",
+        "Transfer-Encoding: chunked, chunked\r\n",
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+    ] {
+        assert_eq!(refused(format!("{POST}{lines}\r\n0\r\n\r\n"), "framing").await, "400", "{lines}");
+    }
+    let old = "POST / HTTP/1.0\r\nHost: app.test\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
+    assert_eq!(refused(old, "malformed").await, "400");
+}
+
+#[tokio::test]
+async fn a_length_beside_chunks_never_reaches_the_app_and_ends_the_connection() {
+    for lines in
+        ["Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n"]
+    {
+        let (app, sidecar) = Sidecar::with_app().await;
+        let mut browser = sidecar.connect().await;
+        browser.send(format!("{POST}{lines}\r\n0\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: app.test\r\n\r\n")).await;
+        let mut upstream = app.accept().await;
+        let head = upstream.head().await.to_ascii_lowercase();
+        assert!(head.contains("transfer-encoding: chunked") && !head.contains("content-length"), "{head}");
+        upstream.expect("0\r\n\r\n").await;
+        upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+        let answer = String::from_utf8(browser.rest().await.unwrap()).unwrap();
+        assert!(answer.ends_with("\r\n\r\nok"), "one answer and the end: {answer}");
+        assert!(app.is_untouched());
+    }
+}
+
+#[tokio::test]
+async fn a_header_that_is_none_is_refused() {
+    for lines in
+        ["X : 1\r\n", "X: 1\r\n 2\r\n", "X: a\0b\r\n", "X: a\x01b\r\n", "X: a\rb\r\n", "X(: a\r\n", ": a\r\n", "X\r\n"]
+    {
+        assert_eq!(refused(format!("{GET}{lines}\r\n"), "malformed").await, "400", "{lines:?}");
+    }
+}
+
+#[tokio::test]
+async fn line_ends_reach_the_app_in_one_form() {
+    let head = forwarded("GET / HTTP/1.1\nHost: app.test\nX-One: 1\n\n").await;
+    assert!(head.contains("\r\nX-One: 1\r\n") && !head.replace("\r\n", "").contains('\n'), "{head:?}");
+}
+
+#[tokio::test]
+async fn a_request_needs_one_valid_host_that_its_target_agrees_with() {
+    for lines in ["\r\n", "Host: a\r\nHost: b\r\n\r\n", "Host: a b\r\n\r\n", "Host: a/b\r\n\r\n", "Host: u@a\r\n\r\n"] {
+        assert_eq!(refused(format!("GET / HTTP/1.1\r\n{lines}"), "host").await, "400", "{lines:?}");
+    }
+    assert_eq!(refused("GET / HTTP/1.1\r\nHost:\r\n\r\n", "host").await, "400");
+    assert_eq!(refused("GET / HTTP/1.1\r\nHost: \u{e4}\r\n\r\n", "host").await, "400");
+    assert_eq!(refused("GET http://b/ HTTP/1.1\r\nHost: a\r\n\r\n", "host").await, "400");
+    for host in ["a", "A.b-c_d:8501", "192.0.2.1:1", "[::1]:8500"] {
+        assert!(
+            forwarded(format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n")).await.contains(&format!("Host: {host}\r\n"))
+        );
+        let head = forwarded(format!("GET http://{host}/x HTTP/1.1\r\nHost: {host}\r\n\r\n")).await;
+        assert!(head.starts_with("GET /x HTTP/1.1\r\n"), "{head}");
+    }
+}
+
+#[tokio::test]
+async fn methods_that_are_not_for_apps_are_refused() {
+    assert_eq!(refused("CONNECT a:80 HTTP/1.1\r\nHost: a:80\r\n\r\n", "method").await, "405");
+    assert_eq!(refused("TRACE / HTTP/1.1\r\nHost: a\r\n\r\n", "method").await, "405");
+}
+
+#[tokio::test]
+async fn other_protocols_are_refused() {
+    for request in [
+        "GET /\r\n\r\n",
+        "GET / HTTP/2.0\r\nHost: a\r\n\r\n",
+        "GET / HTTP/1.2\r\nHost: a\r\n\r\n",
+        "\x16\x03\x01\x02\x00\r\n",
+    ] {
+        assert_eq!(refused(request, "malformed").await, "400", "{request:?}");
+    }
+    assert_eq!(
+        refused("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "malformed").await,
+        "none",
+        "a client of HTTP/2 hears the end"
+    );
+}
+
+#[tokio::test]
+async fn headers_and_targets_have_bounds() {
+    let long = |length| "a".repeat(length);
+    assert_eq!(refused(format!("{GET}X: {}\r\n\r\n", long(64 * 1024)), "size").await, "431");
+    assert_eq!(refused(format!("{GET}X: {}\r\n\r\n", long(1 << 20)), "size").await, "431");
+    assert_eq!(refused(format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", long(16 * 1024)), "size").await, "414");
+    let many: String = (0..100).map(|number| format!("X{number}: 1\r\n")).collect();
+    assert_eq!(refused(format!("{GET}{many}\r\n"), "size").await, "431");
+    forwarded(format!("{GET}X: {}\r\n\r\n", long(60_000))).await;
+    forwarded(format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", long(16_000))).await;
+}
+
+#[tokio::test]
+async fn an_unknown_expectation_fails() {
+    assert_eq!(refused(format!("{POST}Expect: 200-ok\r\nContent-Length: 1\r\n\r\na"), "expectation").await, "417");
+}
+
+#[tokio::test]
+async fn a_websocket_is_asked_for_as_the_rfc_says() {
+    let good = handshake("/_stcore/stream", "");
+    let key = format!("Sec-WebSocket-Key: {KEY}\r\n");
+    for bad in [
+        good.replace(&key, ""),
+        good.replace(&key, &key.repeat(2)),
+        good.replace("GET ", "POST "),
+        good.replace("HTTP/1.1", "HTTP/1.0"),
+    ] {
+        assert_eq!(refused(&bad, "handshake").await, "400", "{bad}");
+    }
+    assert!(forwarded(good.replace("Version: 13", "Version: 12")).await.contains("Version: 12"), "the app judges that");
+}
+
+#[tokio::test]
+async fn a_body_that_breaks_its_framing_is_aborted_and_not_ended() {
+    for chunks in ["1;a\nb\r\na\r\n", "1\r\nab\r\n", "fffffffffffffffff\r\na\r\n", "0x1\r\na\r\n", "-1\r\na\r\n"] {
+        let (app, sidecar) = Sidecar::with_app().await;
+        let mut browser = sidecar.connect().await;
+        browser.send(format!("{POST}Transfer-Encoding: chunked\r\n\r\n{chunks}0\r\n\r\n")).await;
+        let answer = String::from_utf8(browser.rest().await.unwrap()).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{chunks:?}: {answer}");
+        let got = app.accept().await.rest().await.map(|bytes| String::from_utf8(bytes).unwrap());
+        assert!(got.is_err() || got.as_ref().is_ok_and(|got| !got.ends_with("0\r\n\r\n")), "{chunks:?}: {got:?}");
+        assert_eq!(sidecar.metric("http_rejected_total", &[("reason", "framing")]).await, 1.0);
+    }
+}
+
+#[tokio::test]
+async fn trailers_that_mean_something_to_a_header_are_dropped() {
+    let (app, sidecar) = Sidecar::with_app().await;
+    let mut browser = sidecar.connect().await;
+    let trailers = "X-Sum: 1\r\nHost: evil\r\nContent-Length: 9\r\nTransfer-Encoding: gzip\r\n";
+    let announced = "Trailer: X-Sum, Host, Content-Length, Transfer-Encoding\r\nTransfer-Encoding: chunked\r\n";
+    browser.send(format!("{POST}{announced}\r\n1\r\na\r\n0\r\n{trailers}\r\n")).await;
+    let mut upstream = app.accept().await;
+    upstream.head().await;
+    upstream.expect("1\r\na\r\n0\r\nx-sum: 1\r\n\r\n").await;
+}
+
+#[tokio::test]
+async fn a_slow_header_and_a_paused_body_meet_their_timeouts() {
+    let app = App::bind().await;
+    let mut config = app.config();
+    config.limits.idle_timeout = Duration::from_millis(100);
+    config.limits.body_timeout = Duration::from_millis(100);
+    let sidecar = Sidecar::start(config).await;
+    let mut slow = sidecar.connect().await;
+    slow.send("GET / HTTP/1.1\r\nHost: a").await;
+    assert_eq!(slow.rest().await.unwrap(), b"");
+    let mut idle = sidecar.connect().await;
+    idle.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").await;
+    let mut upstream = app.accept().await;
+    upstream.head().await;
+    upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+    assert!(idle.rest().await.unwrap().ends_with(b"ok"), "a kept connection ends too, and that is no refusal");
+    drop(upstream);
+    let mut paused = sidecar.connect().await;
+    paused.send(format!("{POST}Content-Length: 9\r\n\r\nhalf")).await;
+    let answer = String::from_utf8(paused.rest().await.unwrap()).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+    let mut upstream = app.accept().await;
+    upstream.head().await;
+    let body = upstream.rest().await;
+    assert!(body.is_err() || body.as_ref().is_ok_and(|body| body == b"half"), "{body:?}");
+    assert_eq!(sidecar.metric("http_rejected_total", &[("reason", "timeout")]).await, 1.0);
+}
+
+#[tokio::test]
+async fn a_peer_that_is_no_trusted_proxy_is_not_believed() {
+    let app = App::bind().await;
+    let mut config = app.config();
+    config.trusted_proxies = "192.0.2.0/24".parse().unwrap();
+    let sidecar = Sidecar::start(config).await;
+    let mut browser = sidecar.connect().await;
+    let said =
+        "X-Forwarded-For: 192.0.2.1\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Host: b\r\nX_Forwarded_For: 1\r\n";
+    browser.send(format!("{GET}{said}\r\n")).await;
+    let head = soon(app.accept()).await.head().await.to_ascii_lowercase();
+    for line in ["x-forwarded-for: 127.0.0.1\r\n", "x-forwarded-proto: http\r\n", "x-forwarded-host: app.test\r\n"] {
+        assert!(head.contains(line), "{head}");
+    }
+    assert!(!head.contains("192.0.2.1") && !head.contains("x_forwarded_for"), "{head}");
+}
