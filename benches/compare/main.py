@@ -25,6 +25,13 @@ class Samples:
         for name, value in sample.items():
             self.values.setdefault(row, {}).setdefault(kind, {}).setdefault(name, []).append(value)
 
+    def take(self, values):
+        """Takes the samples of another run in."""
+        for row, kinds in values.items():
+            for kind, names in kinds.items():
+                for name, more in names.items():
+                    self.values.setdefault(row, {}).setdefault(kind, {}).setdefault(name, []).extend(more)
+
     def get(self, row, kind, name):
         return self.values.get(row, {}).get(kind, {}).get(name, [])
 
@@ -80,10 +87,13 @@ def arguments():
     parser = argparse.ArgumentParser(prog="benches/run", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="less of everything, in two minutes")
     parser.add_argument("--rounds", type=int, help="how often each proxy has its turn")
-    parser.add_argument("--only", help=f"some of {','.join(GROUPS)}")
+    parser.add_argument("--only", help=f"some of {','.join(GROUPS)}; '' for none")
     parser.add_argument("--kinds", help="some proxies, such as sidecar,haproxy,haproxy-tuned; direct is always there")
     parser.add_argument("--hold", type=float, metavar="SECONDS", help="how long to hold idle sessions")
-    parser.add_argument("--json", type=pathlib.Path, help="where every sample is written to")
+    parser.add_argument("--json", type=pathlib.Path, default=REPOSITORY / "target/benches/last.json",
+                        help="where every sample is written to")
+    parser.add_argument("--with", dest="others", type=pathlib.Path, nargs="*", default=[], metavar="JSON",
+                        help="samples of other runs of the same builds, for the tables")
     return parser.parse_args()
 
 
@@ -92,7 +102,7 @@ def main():
     scale = rows.QUICK if options.quick else rows.FULL
     scale.rounds = options.rounds or scale.rounds
     scale.hold_seconds = options.hold or scale.hold_seconds
-    groups = options.only.split(",") if options.only else GROUPS
+    groups = GROUPS if options.only is None else [group for group in options.only.split(",") if group]
     kinds = options.kinds.split(",") if options.kinds else rows.PROXIES
     samples = Samples()
     with contextlib.ExitStack() as stack:
@@ -115,10 +125,10 @@ def main():
             for kind, sample in rows.hold(upstream, directory, scale).items():
                 samples.add("hold", kind, sample)
     say("done")
-    if options.json:
+    if groups:
         options.json.write_text(json.dumps(samples.values, indent=1))
-    last = REPOSITORY / "target/benches/last.json"
-    last.write_text(json.dumps(samples.values))
+    for other in options.others:
+        samples.take(json.loads(other.read_text()))
     print(report.report(samples, kinds, scale))
 
 

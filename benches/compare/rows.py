@@ -101,7 +101,9 @@ def slow(megabytes):
 def idle(kind, upstream, directory, scale):
     """In a fresh process, since one that was busy before takes what it has kept."""
     with running(kind, upstream, directory) as proxy:
-        return proxy.load("idle", "--sessions", scale.idle_sessions, path=f"{STREAM}&answer=250")
+        # What is given back afterwards is a goal of the sidecar's only.
+        rest = 25 if kind.startswith("sidecar") else 0
+        return proxy.load("idle", "--sessions", scale.idle_sessions, "--rest", rest, path=f"{STREAM}&answer=250")
 
 
 def hold(upstream, directory, scale):

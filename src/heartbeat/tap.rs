@@ -108,6 +108,11 @@ impl Tap {
         }
     }
 
+    /// [`Tap::settle`] has nothing to do, whatever the time is.
+    pub fn is_idle(&self) -> bool {
+        self.policy.is_idle() && self.closing.is_none()
+    }
+
     /// When [`Tap::settle`] must be called, if nothing happens before.
     pub fn deadline(&self) -> Option<Instant> {
         self.policy.deadline()
@@ -238,7 +243,7 @@ impl Tap {
         let peek = self.depth == Depth::Messages;
         let Some((kind, bytes)) = self.lane_mut(run.from).advance(payload, ends_frame, peek) else {
             // A frame has ended inside a message: a ping may be waiting for that.
-            if ends_frame && (!self.policy.is_idle() || self.closing.is_some()) {
+            if ends_frame && !self.is_idle() {
                 run.flush(self.muted(run.from), carrier);
                 self.settle(now, carrier);
             }
@@ -256,7 +261,7 @@ impl Tap {
         if teaches {
             self.heed(carrier.capability());
         }
-        if !self.policy.is_idle() || self.closing.is_some() {
+        if !self.is_idle() {
             run.flush(self.muted(run.from), carrier);
             self.settle(now, carrier);
         }

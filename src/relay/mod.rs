@@ -153,7 +153,7 @@ impl Session {
 
     /// Does what is due by the clock, and what a receiver had no room for before.
     fn poll_timer(&mut self, cx: &mut Context<'_>) {
-        loop {
+        while !self.tap.is_idle() {
             self.tap.settle(Instant::now(), &mut self.ends);
             let Some(deadline) = self.tap.deadline().map(tokio::time::Instant::from_std) else {
                 self.timer = None;
@@ -170,6 +170,7 @@ impl Session {
                 return;
             }
         }
+        self.timer = None;
     }
 
     fn poll_stop(&mut self, cx: &mut Context<'_>) {

@@ -14,9 +14,6 @@ use crate::wire::{self, ACK, HEARTBEAT};
 const AT_ONCE: usize = 50;
 /// After this nothing is under way any more.
 const REST: Duration = Duration::from_millis(800);
-/// After this a process has given back what it will: allocators keep free pages for some seconds, for whoever comes next.
-const CLOSED_REST: Duration = Duration::from_secs(15);
-
 /// Opens sessions, measures their memory, closes them.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Idle {
@@ -27,6 +24,9 @@ pub(crate) struct Idle {
     /// Sessions that are open already when the count begins.
     #[arg(long, default_value_t = 200)]
     warm: usize,
+    /// Seconds after which a process has given back what it will: allocators keep free pages for whoever comes next.
+    #[arg(long, default_value_t = 25.0)]
+    rest: f64,
 }
 
 /// Holds sessions that send heartbeats.
@@ -42,6 +42,9 @@ pub(crate) struct Hold {
     /// For how long, in seconds.
     #[arg(long)]
     seconds: f64,
+    /// As with `idle`.
+    #[arg(long, default_value_t = 25.0)]
+    rest: f64,
 }
 
 impl Idle {
@@ -58,7 +61,7 @@ impl Idle {
         tokio::time::sleep(REST).await;
         let open = process.memory()?.anonymous;
         drop((warm, sessions));
-        tokio::time::sleep(CLOSED_REST).await;
+        tokio::time::sleep(Duration::from_secs_f64(self.rest)).await;
         let closed = process.memory()?.anonymous;
         Ok(json!({
             "bytes_per_session": (open - before) as f64 / self.sessions as f64,
@@ -97,7 +100,7 @@ impl Hold {
         let (cpu, seconds) = (process.cpu()? - cpu, begun.elapsed().as_secs_f64());
         let held = process.memory()?.anonymous;
         drop(streams);
-        tokio::time::sleep(CLOSED_REST).await;
+        tokio::time::sleep(Duration::from_secs_f64(self.rest)).await;
         Ok(json!({
             "acks": acks,
             "cpu_seconds": cpu.as_secs_f64(),
