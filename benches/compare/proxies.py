@@ -199,8 +199,13 @@ def wait_for(port, process, log):
 
 
 def only_child(pid):
-    [child] = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return int(child)
+    """The worker, which comes a moment after the socket that it listens on."""
+    for _attempt in range(500):
+        children = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        if children:
+            return int(children[0])
+        time.sleep(0.02)
+    raise RuntimeError(f"process {pid} has no worker")
 
 
 def end(process):

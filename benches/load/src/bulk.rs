@@ -1,8 +1,8 @@
 //! Large messages: read at full speed, slowly, or not at all.
 
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::mem::MaybeUninit;
 use std::net::TcpStream;
+use std::os::fd::AsRawFd as _;
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
@@ -140,24 +140,16 @@ impl First {
 }
 
 /// Takes bytes off the socket without copying them (tcp(7), `MSG_TRUNC`): the reader is not to be the bottleneck.
+#[allow(unsafe_code)]
 fn discard(stream: &TcpStream, limit: usize) -> anyhow::Result<usize> {
-    let mut nowhere = [const { MaybeUninit::uninit() }; 1];
     loop {
-        // The kernel writes nothing, so that the length may be more than the buffer has.
-        let result = discard_at(stream, nowhere.as_mut_ptr(), limit);
-        match result {
+        // SAFETY: with MSG_TRUNC a TCP socket writes nothing to the buffer; the descriptor is open while borrowed.
+        let count = unsafe { libc::recv(stream.as_raw_fd(), std::ptr::null_mut(), limit, libc::MSG_TRUNC) };
+        match usize::try_from(count).map_err(|_negative| std::io::Error::last_os_error()) {
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             result => return some(result?),
         }
     }
-}
-
-#[allow(unsafe_code)]
-fn discard_at(stream: &TcpStream, nowhere: *mut MaybeUninit<u8>, limit: usize) -> std::io::Result<usize> {
-    use std::os::fd::AsRawFd as _;
-    // SAFETY: with MSG_TRUNC a TCP socket copies nothing to the buffer; the descriptor is open while borrowed.
-    let count = unsafe { libc::recv(stream.as_raw_fd(), nowhere.cast(), limit, libc::MSG_TRUNC) };
-    usize::try_from(count).map_err(|_negative| std::io::Error::last_os_error())
 }
 
 fn some(count: usize) -> anyhow::Result<usize> {
