@@ -177,9 +177,9 @@ impl Session {
         self.live.traffic(direction).bytes.fetch_add(bytes, Relaxed);
     }
 
-    /// A whole message was relayed in this direction.
-    pub fn message(&self, direction: Direction) {
-        self.live.traffic(direction).messages.fetch_add(1, Relaxed);
+    /// So many whole messages were relayed in this direction.
+    pub fn messages(&self, direction: Direction, count: u64) {
+        self.live.traffic(direction).messages.fetch_add(count, Relaxed);
     }
 
     /// A heartbeat was read now.
@@ -273,7 +273,7 @@ mod tests {
         session.bytes(Direction::BrowserToUpstream, 9);
         session.bytes(Direction::UpstreamToBrowser, 4096);
         session.bytes(Direction::UpstreamToBrowser, 1);
-        session.message(Direction::UpstreamToBrowser);
+        session.messages(Direction::UpstreamToBrowser, 1);
         session.version("1.39.0");
         session.version("1.55.0");
         tokio::time::advance(Duration::from_secs(5)).await;

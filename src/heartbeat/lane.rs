@@ -18,18 +18,6 @@ const UPSTREAM: Allowance = Allowance { burst: 1 << 20, per_second: 0 };
 /// Bytes that are unmasked at a time on their way to the inflater.
 const UNMASKED: usize = 1024;
 
-/// The message under way.
-#[derive(Debug, Default)]
-struct Message {
-    bytes: u64,
-    binary: bool,
-    compressed: bool,
-    /// What it is, once its front was enough to tell.
-    kind: Option<Kind>,
-    /// Its unmasked front, kept only while it comes in pieces.
-    front: Vec<u8>,
-}
-
 /// What a whole message was.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -37,20 +25,37 @@ pub(super) enum Kind {
     Forward(Forward),
 }
 
-/// One direction.
+/// One direction; every byte of it counts for each idle session.
 #[derive(Debug)]
 pub(super) struct Lane {
-    sender: Sender,
     pub(super) scanner: Scanner,
-    /// The frame under way: its header and how much of its payload has come.
-    frame: Option<(Header, u64)>,
-    message: Message,
-    /// Reads compressed messages; `None` where there are none, or nothing more is wanted of them or can be had.
-    inflater: Option<Box<Inflater>>,
+    sender: Sender,
+    /// The frame under way is the last one of its message; control frames count as none.
+    last: bool,
+    control: bool,
+    mask: Option<[u8; 4]>,
+    /// Payload bytes of the frame and of the message under way that have come.
+    of_frame: u64,
+    of_message: u64,
+    binary: bool,
+    compressed: bool,
     /// A close frame came from the sender.
     pub(super) closed: bool,
     /// A close frame of our own went in, or the sender has ended inside a frame: nothing may follow.
     pub(super) farewell: bool,
+    /// What is known of a message that comes in pieces.
+    pieces: Option<Box<Pieces>>,
+    /// Reads compressed messages; `None` where there are none, or nothing more is wanted of them or can be had.
+    inflater: Option<Box<Inflater>>,
+}
+
+/// A message of which more is to come.
+#[derive(Debug, Default)]
+struct Pieces {
+    /// What it is, once its front was enough to tell.
+    kind: Option<Kind>,
+    /// Its unmasked front, until then.
+    front: Vec<u8>,
 }
 
 impl Lane {
@@ -61,13 +66,19 @@ impl Lane {
             Sender::Upstream => Inflater::new(deflate.upstream, UPSTREAM),
         });
         Self {
-            sender,
             scanner: Scanner::new(sender, extensions),
-            frame: None,
-            message: Message::default(),
-            inflater: inflater.map(Box::new),
+            sender,
+            last: false,
+            control: false,
+            mask: None,
+            of_frame: 0,
+            of_message: 0,
+            binary: false,
+            compressed: false,
             closed: false,
             farewell: false,
+            pieces: None,
+            inflater: inflater.map(Box::new),
         }
     }
 
@@ -77,10 +88,11 @@ impl Lane {
     }
 
     pub(super) fn begin(&mut self, header: Header) {
-        self.frame = Some((header, 0));
-        if !header.opcode.is_control() && header.opcode != Opcode::Continuation {
-            let (binary, compressed) = (header.opcode == Opcode::Binary, header.reserved & COMPRESSED != 0);
-            self.message = Message { binary, compressed, ..Message::default() };
+        self.control = header.opcode.is_control();
+        (self.last, self.mask, self.of_frame) = (header.fin, header.mask, 0);
+        if !self.control && header.opcode != Opcode::Continuation {
+            (self.binary, self.of_message, self.pieces) = (header.opcode == Opcode::Binary, 0, None);
+            self.compressed = header.reserved & COMPRESSED != 0;
         }
     }
 
@@ -93,86 +105,99 @@ impl Lane {
         peek: bool,
         now: Instant,
     ) -> Option<(Kind, u64)> {
-        let (header, before) = self.frame?;
-        let after = before + payload.len() as u64;
-        self.frame = if ends_frame { None } else { Some((header, after)) };
-        if header.opcode.is_control() {
+        let offset = self.of_frame;
+        self.of_frame += payload.len() as u64;
+        if self.control {
             return None;
         }
-        self.message.bytes += payload.len() as u64;
-        let ends = ends_frame && header.fin;
-        let masked = header.mask.map(|key| (key, before));
-        if self.message.compressed {
-            if peek && self.inflate(payload, masked, ends, now).is_err() {
-                self.inflater = None;
-            }
-        } else if self.message.kind.is_none() && self.message.binary && peek {
-            self.look(payload, masked, ends);
+        let first = self.of_message == 0 && self.pieces.is_none();
+        self.of_message += payload.len() as u64;
+        let ends = ends_frame && self.last;
+        let (looks, whole) = (self.binary && peek && !self.compressed, ends && first);
+        if self.compressed && peek && self.inflate(payload, offset, ends, now).is_err() {
+            self.inflater = None;
+        }
+        if looks && !whole {
+            self.look(payload, offset, ends);
         }
         if !ends {
             return None;
         }
-        let message = std::mem::take(&mut self.message);
-        let kind = message.kind.unwrap_or_else(|| self.unknown());
-        if let Kind::Forward(Forward::NewSession(Some(_))) = kind {
-            // Nothing else that an upstream says is worth inflating all of it.
-            self.inflater = None;
-        }
-        Some((kind, message.bytes))
+        let kind = match looks && whole {
+            true => Some(self.name(payload, offset)),
+            false => self.pieces.take().and_then(|pieces| pieces.kind),
+        };
+        let kind = match kind {
+            // In pieces it cannot be withheld; it passes unanswered.
+            Some(Kind::Back(BackType::AppHeartbeat)) if !self.compressed => self.unknown(),
+            Some(Kind::Forward(Forward::NewSession(Some(announcement)))) => {
+                // Nothing else that an upstream says is worth inflating all of it.
+                self.inflater = None;
+                Kind::Forward(Forward::NewSession(Some(announcement)))
+            }
+            Some(kind) => kind,
+            None => self.unknown(),
+        };
+        Some((kind, self.of_message))
     }
 
-    /// Tries to tell what the message is; `ends` says that no more of it comes.
-    fn look(&mut self, payload: &[u8], masked: Option<([u8; 4], u64)>, ends: bool) {
-        let limit = self.sender.prefix();
-        let front = &mut self.message.front;
-        let taken = &payload[..payload.len().min(limit - front.len())];
-        let enough = ends || front.len() + taken.len() == limit;
-        let whole = ends && taken.len() == payload.len();
-        if enough && front.is_empty() && masked.is_none() {
-            self.message.kind = Some(self.sender.kind(taken, whole));
+    /// Names a message that is all here.
+    fn name(&self, payload: &[u8], offset: u64) -> Kind {
+        let front = &payload[..payload.len().min(self.sender.limit())];
+        let whole = front.len() == payload.len();
+        let Some(key) = self.mask else {
+            return self.sender.kind(front, whole);
+        };
+        let mut unmasked = [0; messages::BACK_PREFIX];
+        let unmasked = &mut unmasked[..front.len()];
+        unmasked.copy_from_slice(front);
+        frame::mask(unmasked, key, offset);
+        self.sender.kind(unmasked, whole)
+    }
+
+    /// Tries to tell what a message is of which this is a piece; `ends` says that no more of it comes.
+    fn look(&mut self, payload: &[u8], offset: u64, ends: bool) {
+        let (sender, limit) = (self.sender, self.sender.limit());
+        let Pieces { kind, front } = &mut **self.pieces.get_or_insert_default();
+        if kind.is_some() {
             return;
         }
         let start = front.len();
+        let taken = &payload[..payload.len().min(limit - start)];
+        let (enough, whole) = (ends || start + taken.len() == limit, ends && taken.len() == payload.len());
+        if enough && start == 0 && self.mask.is_none() {
+            *kind = Some(sender.kind(taken, whole));
+            return;
+        }
         front.extend_from_slice(taken);
-        if let Some((key, offset)) = masked {
+        if let Some(key) = self.mask {
             frame::mask(&mut front[start..], key, offset);
         }
         if enough {
-            let front = std::mem::take(front);
-            self.message.kind = Some(match self.sender.kind(&front, whole) {
-                // A heartbeat in pieces cannot be withheld; it passes unanswered.
-                Kind::Back(BackType::AppHeartbeat) => self.unknown(),
-                kind => kind,
-            });
+            *kind = Some(sender.kind(&std::mem::take(front), whole));
         }
     }
 
     /// Inflates all of a compressed message, since later ones may refer back to any of it, and keeps its front.
-    fn inflate(
-        &mut self,
-        payload: &[u8],
-        masked: Option<([u8; 4], u64)>,
-        ends: bool,
-        now: Instant,
-    ) -> Result<(), Unreadable> {
+    fn inflate(&mut self, payload: &[u8], offset: u64, ends: bool, now: Instant) -> Result<(), Unreadable> {
         let Some(inflater) = &mut self.inflater else { return Ok(()) };
-        let (front, limit) = (&mut self.message.front, self.sender.prefix());
+        let limit = self.sender.limit();
+        let Pieces { kind, front } = &mut **self.pieces.get_or_insert_default();
         // One byte more than the front tells that it is not the whole message.
         let mut output = |bytes: &[u8]| front.extend_from_slice(&bytes[..bytes.len().min(limit + 1 - front.len())]);
         let mut unmasked = [0; UNMASKED];
-        for (at, piece) in (0..).step_by(UNMASKED).zip(payload.chunks(UNMASKED)) {
+        for (at, piece) in (offset..).step_by(UNMASKED).zip(payload.chunks(UNMASKED)) {
             let plain = &mut unmasked[..piece.len()];
             plain.copy_from_slice(piece);
-            if let Some((key, offset)) = masked {
-                frame::mask(plain, key, offset + at);
+            if let Some(key) = self.mask {
+                frame::mask(plain, key, at);
             }
             inflater.push(plain, now, &mut output)?;
         }
         if ends {
             inflater.finish(now, output)?;
-            let front = std::mem::take(&mut self.message.front);
             let (prefix, whole) = (&front[..front.len().min(limit)], front.len() <= limit);
-            self.message.kind = self.message.binary.then(|| self.sender.kind(prefix, whole));
+            *kind = self.binary.then(|| self.sender.kind(prefix, whole));
         }
         Ok(())
     }
@@ -186,8 +211,8 @@ impl Lane {
 }
 
 impl Sender {
-    /// Bytes at the front of a message that tell what it is.
-    fn prefix(self) -> usize {
+    /// Bytes at the front of a message that are enough to name it.
+    fn limit(self) -> usize {
         match self {
             Self::Browser => messages::BACK_PREFIX,
             Self::Upstream => messages::FORWARD_PREFIX,

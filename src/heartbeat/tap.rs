@@ -10,6 +10,7 @@ use super::lane::{Kind, Lane};
 use super::liveness::Pong;
 use super::policy::{Passage, Policy, Room, Verb};
 use super::{Capability, Settings, Withheld};
+use crate::streamlit::ack::AckForm;
 use crate::streamlit::messages::{self, BackType, Forward};
 use crate::websocket::frame::{self, ControlFrame, Header, MAX_CONTROL, Opcode};
 use crate::websocket::inflate::{COMPRESSED, Deflate};
@@ -37,7 +38,7 @@ pub enum Depth {
 #[derive(Debug)]
 pub struct Tap {
     depth: Depth,
-    settings: Settings,
+    ack: AckForm,
     policy: Policy,
     browser: Lane,
     upstream: Lane,
@@ -56,7 +57,7 @@ impl Tap {
         let lane = |sender| Lane::new(sender, depth != Depth::Messages, deflate);
         Self {
             depth,
-            settings,
+            ack: settings.ack,
             policy: Policy::new(settings, nonce),
             browser: lane(Sender::Browser),
             upstream: lane(Sender::Upstream),
@@ -117,6 +118,11 @@ impl Tap {
         if let Some(code) = self.closing {
             self.say_farewell(code, carrier);
         }
+    }
+
+    /// [`Tap::settle`] has nothing to do, whatever the time is.
+    pub fn is_idle(&self) -> bool {
+        self.policy.is_idle() && self.closing.is_none()
     }
 
     /// When [`Tap::settle`] must be called, if nothing happens before.
@@ -261,7 +267,7 @@ impl Tap {
         }
         let Some((kind, bytes)) = advanced else {
             // A frame has ended inside a message: a ping may be waiting for that.
-            if ends_frame && (!self.policy.is_idle() || self.closing.is_some()) {
+            if ends_frame && !self.is_idle() {
                 run.flush(self.muted(run.from), carrier);
                 self.settle(now, carrier);
             }
@@ -283,7 +289,7 @@ impl Tap {
         if teaches {
             self.heed(carrier.capability());
         }
-        if !self.policy.is_idle() || self.closing.is_some() {
+        if !self.is_idle() {
             run.flush(self.muted(run.from), carrier);
             self.settle(now, carrier);
         }
@@ -298,7 +304,7 @@ impl Tap {
                     carrier.insert(Sender::Browser, ping.as_bytes());
                 }
                 Verb::Ack(waited) => {
-                    carrier.insert(Sender::Upstream, self.settings.ack.frame());
+                    carrier.insert(Sender::Upstream, self.ack.frame());
                     carrier.note(Note::Ack(waited));
                 }
                 Verb::NativeAckOverdue => carrier.note(Note::NativeAckOverdue),

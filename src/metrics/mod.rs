@@ -257,8 +257,8 @@ mod tests {
         app.connection_opened();
         app.connection_opened();
         app.connection_closed(Initiator::Sidecar, CloseCode::GoingAway, second);
-        app.back_message(BackType::RerunScript, 7);
-        app.forward_message(ForwardType::Unknown, 200_000_000);
+        app.back_messages(BackType::RerunScript, 1, 7);
+        app.forward_messages(ForwardType::Unknown, 1, 200_000_000);
         app.script_run(ScriptResult::EarlyForRerun, None);
         app.script_run(ScriptResult::Success, Some(second));
         app.tap_disabled(Lost::Masking.into());

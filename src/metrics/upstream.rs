@@ -168,14 +168,14 @@ impl UpstreamMetrics {
         self.connection_duration.record(lasted);
     }
 
-    /// A BackMsg was relayed; its payload in bytes.
-    pub fn back_message(&self, kind: BackType, bytes: u64) {
-        self.back_messages.get(kind).count(bytes);
+    /// So many BackMsgs were relayed; their payload in bytes.
+    pub fn back_messages(&self, kind: BackType, messages: u64, bytes: u64) {
+        self.back_messages.get(kind).count(messages, bytes);
     }
 
-    /// A ForwardMsg was relayed; its payload in bytes.
-    pub fn forward_message(&self, kind: ForwardType, bytes: u64) {
-        self.forward_messages.get(kind).count(bytes);
+    /// So many ForwardMsgs were relayed; their payload in bytes.
+    pub fn forward_messages(&self, kind: ForwardType, messages: u64, bytes: u64) {
+        self.forward_messages.get(kind).count(messages, bytes);
     }
 
     /// A script run ended; how long it took, if its start was seen.
@@ -209,8 +209,8 @@ impl Traffic {
         Self { messages: to.counter(&series::MESSAGES, &labels), bytes: to.counter(&series::MESSAGE_BYTES, &labels) }
     }
 
-    fn count(&self, bytes: u64) {
-        self.messages.increment(1);
+    fn count(&self, messages: u64, bytes: u64) {
+        self.messages.increment(messages);
         self.bytes.increment(bytes);
     }
 }

@@ -10,13 +10,19 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead as _, ReadBuf};
 
 use super::stream::Stream;
+use crate::heartbeat::tap::MAX_CARRY;
 
-/// Bytes that one read may take, in front of which stands what the last one left over.
-const READ_SIZE: usize = 64 * 1024;
+/// Bytes that the first read of a connection may take.
+const MIN_READ: u32 = 16 << 10;
+
+/// Bytes that a read may take where much comes and all of it is taken. Measured: fewer and larger system calls make up
+/// for more than the second-level cache that they overflow; twice as much gains nothing.
+const MAX_READ: u32 = 1 << 20;
 
 thread_local! {
     /// Read into by every session of a worker in turn, so that an idle one needs none.
-    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_SIZE].into_boxed_slice());
+    /// In front of what is read stands what was kept. The system gives the pages when they are first written.
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; MAX_CARRY + MAX_READ as usize].into_boxed_slice());
 }
 
 /// Lends the worker's scratch.
@@ -30,7 +36,7 @@ pub(super) enum Inflow {
     /// So many bytes at the front of the scratch: what was kept, and what came.
     Bytes(usize),
     /// The peer's end of stream, after these bytes that belong to nothing whole.
-    End(Vec<u8>),
+    End(Box<[u8]>),
     /// The connection is broken.
     Broken,
 }
@@ -46,23 +52,32 @@ enum Half {
     Broken,
 }
 
-/// A socket and what is under way on it.
+/// A socket and what is under way on it; every byte of it counts for each idle session.
 #[derive(Debug)]
 pub(super) struct End {
     stream: Stream,
     inbound: Half,
     outbound: Half,
+    /// Bytes that the next read may take: more where reads come back full, less where the receiver falls behind, so
+    /// that little is kept for a slow one.
+    appetite: u32,
     /// Read, but too little to be judged.
-    carry: Vec<u8>,
-    /// Written by us, not yet taken by the kernel, from `backlog_start` on.
-    backlog: Vec<u8>,
-    backlog_start: usize,
+    carry: Box<[u8]>,
+    backlog: Option<Box<Backlog>>,
+}
+
+/// Written by us, not yet taken by the kernel, from `start` on.
+#[derive(Debug)]
+struct Backlog {
+    bytes: Vec<u8>,
+    start: usize,
 }
 
 impl End {
     /// `early` are bytes that came glued to the handshake.
     pub(super) fn new(stream: Stream, early: Vec<u8>) -> Self {
-        Self { stream, inbound: Half::Open, outbound: Half::Open, carry: early, backlog: Vec::new(), backlog_start: 0 }
+        let carry = early.into_boxed_slice();
+        Self { stream, inbound: Half::Open, outbound: Half::Open, appetite: MIN_READ, carry, backlog: None }
     }
 
     pub(super) fn stream(&self) -> &Stream {
@@ -81,7 +96,7 @@ impl End {
 
     /// Nothing waits for the peer.
     pub(super) fn is_clear(&self) -> bool {
-        self.backlog.is_empty()
+        self.backlog.is_none()
     }
 
     /// Both halves ended in order.
@@ -95,19 +110,25 @@ impl End {
     }
 
     /// Bytes that are kept from before; with a new end, those that came glued to the handshake.
-    pub(super) fn take_kept(&mut self) -> Vec<u8> {
+    pub(super) fn take_kept(&mut self) -> Box<[u8]> {
         std::mem::take(&mut self.carry)
     }
 
     /// Keeps bytes that could not be judged yet for the front of the next read.
     pub(super) fn keep(&mut self, rest: &[u8]) {
-        self.carry = rest.to_vec();
+        self.carry = rest.into();
+    }
+
+    /// Reads less at a time: the receiver has fallen behind.
+    pub(super) fn slow_down(&mut self) {
+        self.appetite = (self.appetite / 2).max(MIN_READ);
     }
 
     /// Reads once, behind what is kept.
     pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Poll<Inflow> {
         let kept = self.carry.len();
-        let mut buffer = ReadBuf::new(&mut scratch[kept..]);
+        let limit = (self.appetite as usize).min(scratch.len() - kept);
+        let mut buffer = ReadBuf::new(&mut scratch[kept..][..limit]);
         if ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer)).is_err() {
             self.inbound = Half::Broken;
             return Poll::Ready(Inflow::Broken);
@@ -119,6 +140,9 @@ impl End {
             return Poll::Ready(Inflow::End(carry));
         }
         scratch[..kept].copy_from_slice(&carry);
+        if came == limit {
+            self.appetite = (self.appetite * 2).min(MAX_READ);
+        }
         Poll::Ready(Inflow::Bytes(kept + came))
     }
 
@@ -127,28 +151,27 @@ impl End {
         if self.outbound != Half::Open {
             return false;
         }
-        if !self.backlog.is_empty() {
-            self.backlog.extend_from_slice(bytes);
+        if let Some(backlog) = &mut self.backlog {
+            backlog.bytes.extend_from_slice(bytes);
             return false;
         }
         let taken = self.try_write(bytes);
-        self.backlog.extend_from_slice(&bytes[taken..]);
-        !self.backlog.is_empty()
+        if taken < bytes.len() {
+            self.backlog = Some(Box::new(Backlog { bytes: bytes[taken..].to_vec(), start: 0 }));
+        }
+        self.backlog.is_some()
     }
 
     /// Writes the backlog; ready once there is none.
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        while !self.backlog.is_empty() {
+        while self.backlog.is_some() {
             if ready!(self.stream.poll_write_ready(cx)).is_err() {
                 self.break_off();
-                break;
             }
-            let backlog = std::mem::take(&mut self.backlog);
-            self.backlog_start += self.try_write(&backlog[self.backlog_start..]);
-            if self.backlog_start < backlog.len() && self.outbound == Half::Open {
-                self.backlog = backlog;
-            } else {
-                self.backlog_start = 0;
+            let Some(mut backlog) = self.backlog.take() else { break };
+            backlog.start += self.try_write(&backlog.bytes[backlog.start..]);
+            if backlog.start < backlog.bytes.len() && self.outbound == Half::Open {
+                self.backlog = Some(backlog);
             }
         }
         Poll::Ready(())
@@ -156,8 +179,7 @@ impl End {
 
     /// Drops what the peer has not taken.
     pub(super) fn forget_backlog(&mut self) {
-        self.backlog = Vec::new();
-        self.backlog_start = 0;
+        self.backlog = None;
     }
 
     /// Sends the end of the stream, behind all that was written.

@@ -29,8 +29,8 @@ use crate::websocket::scanner::Sender;
 /// The close code of a drain and of a takeover: the endpoint is going away (RFC 6455 §7.4.1).
 const GOING_AWAY: u16 = 1001;
 
-/// Reads of one direction before other sessions get their turn: at most 1 MiB.
-const READS_PER_TURN: usize = 16;
+/// Bytes of one direction after which other sessions get their turn.
+const BYTES_PER_TURN: usize = 1 << 20;
 
 /// A connection after its handshake, and the bytes that came glued to that.
 #[derive(Debug)]
@@ -53,7 +53,7 @@ pub struct Session {
     handing_over: Option<Pin<Box<Sleep>>>,
     takeover_timeout: Duration,
     /// The page may ask whether bytes reach it.
-    watched: Option<Watched>,
+    watched: Option<Box<Watched>>,
     /// Keeps the process until the session has ended.
     guard: Guard,
 }
@@ -94,7 +94,7 @@ impl Session {
             stop: Some(Box::pin(terms.stop.cancelled_owned())),
             handing_over: None,
             takeover_timeout: terms.takeover_timeout,
-            watched: terms.watched,
+            watched: terms.watched.map(Box::new),
             guard,
         }
     }
@@ -112,11 +112,13 @@ impl Session {
     fn deal(&mut self, from: Sender, bytes: &[u8], now: Instant) {
         let dealt = self.tap.on_bytes(from, bytes, now, &mut self.ends);
         self.ends.end(from).keep(&bytes[dealt..]);
+        self.ends.report.tell();
     }
 
     /// Moves one direction as far as it goes. Answers whether it stopped only to let other sessions have their turn.
     fn poll_direction(&mut self, from: Sender, cx: &mut Context<'_>) -> bool {
-        for _read in 0..READS_PER_TURN {
+        let mut passed = 0;
+        while passed < BYTES_PER_TURN {
             if self.ends.receiver(from).poll_flush(cx).is_pending() || !self.ends.receiver(from).is_writable() {
                 return false;
             }
@@ -133,7 +135,7 @@ impl Session {
             });
             match inflow {
                 Poll::Pending => return false,
-                Poll::Ready(Inflow::Bytes(_)) => {}
+                Poll::Ready(Inflow::Bytes(length)) => passed += length,
                 Poll::Ready(Inflow::End(rest)) => self.end(from, &rest),
                 Poll::Ready(Inflow::Broken) => {
                     self.end(from, &[]);
@@ -151,7 +153,7 @@ impl Session {
 
     /// Does what is due by the clock, and what a receiver had no room for before.
     fn poll_timer(&mut self, cx: &mut Context<'_>) {
-        loop {
+        while !self.tap.is_idle() {
             self.tap.settle(Instant::now(), &mut self.ends);
             let Some(deadline) = self.tap.deadline().map(tokio::time::Instant::from_std) else {
                 self.timer = None;
@@ -168,6 +170,7 @@ impl Session {
                 return;
             }
         }
+        self.timer = None;
     }
 
     fn poll_stop(&mut self, cx: &mut Context<'_>) {
@@ -278,6 +281,7 @@ impl Carrier for Ends {
         self.report.wrote(from, bytes.len());
         if self.receiver(from).write(bytes) {
             self.report.stalled(from);
+            self.end(from).slow_down();
         }
     }
 

@@ -9,13 +9,29 @@ use crate::heartbeat::{AckOrigin, Capability};
 use crate::metrics::{CloseCode, Direction, Initiator, LabelValue as _, TapDisabled, UpstreamMetrics};
 use crate::session::Session;
 use crate::session::takeover::Holding;
-use crate::streamlit::messages::{Announcement, Forward, ScriptResult};
+use crate::streamlit::messages::{Announcement, BackType, Forward, ForwardType, ScriptResult};
 use crate::websocket::scanner::{Lost, Sender};
 
 /// What is known of an upstream, shared by its sessions; the gauge follows it.
 pub struct Knowledge {
     learning: Mutex<Learning>,
     metrics: Arc<UpstreamMetrics>,
+}
+
+/// Messages of one type that came one after the other: told together, since counters are shared and cost more than a
+/// small message's bytes.
+#[derive(Clone, Copy, Debug)]
+struct Run {
+    kind: Counted,
+    messages: u32,
+    bytes: u64,
+}
+
+/// What is counted by direction and type.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Counted {
+    Back(BackType),
+    Forward(ForwardType),
 }
 
 /// The reporter of one session; what it reports last is sent when it is dropped.
@@ -27,6 +43,8 @@ pub struct Report {
     started: Instant,
     last_heartbeat: Option<Instant>,
     script_started: Option<Instant>,
+    /// Not told yet.
+    run: Option<Run>,
     /// Who ended the session first, and how.
     closed: Option<(Initiator, CloseCode)>,
 }
@@ -67,6 +85,7 @@ impl Report {
             started: Instant::now(),
             last_heartbeat: None,
             script_started: None,
+            run: None,
             closed: None,
         }
     }
@@ -106,10 +125,7 @@ impl Report {
     pub(super) fn note(&mut self, note: Note) {
         match note {
             Note::Heartbeat => self.heartbeat(),
-            Note::Back(kind, bytes) => {
-                self.session.message(Direction::BrowserToUpstream);
-                self.metrics.back_message(kind, bytes);
-            }
+            Note::Back(kind, bytes) => self.count(Counted::Back(kind), bytes),
             Note::Forward(message, bytes) => self.forward(message, bytes),
             Note::Ack(waited) => self.ack(AckOrigin::Sidecar, Some(waited)),
             Note::NativeAck(waited) => {
@@ -135,6 +151,40 @@ impl Report {
         }
     }
 
+    /// One more message.
+    fn count(&mut self, kind: Counted, bytes: u64) {
+        match &mut self.run {
+            Some(run) if run.kind == kind => {
+                run.messages += 1;
+                run.bytes += bytes;
+            }
+            run => {
+                let before = run.replace(Run { kind, messages: 1, bytes });
+                self.tell_of(before);
+            }
+        }
+    }
+
+    /// Tells what was counted since the last time.
+    pub(super) fn tell(&mut self) {
+        let run = self.run.take();
+        self.tell_of(run);
+    }
+
+    fn tell_of(&self, run: Option<Run>) {
+        let Some(Run { kind, messages, bytes }) = run else { return };
+        match kind {
+            Counted::Back(kind) => {
+                self.session.messages(Direction::BrowserToUpstream, messages.into());
+                self.metrics.back_messages(kind, messages.into(), bytes);
+            }
+            Counted::Forward(kind) => {
+                self.session.messages(Direction::UpstreamToBrowser, messages.into());
+                self.metrics.forward_messages(kind, messages.into(), bytes);
+            }
+        }
+    }
+
     fn heartbeat(&mut self) {
         let now = Instant::now();
         let interval = self.last_heartbeat.replace(now).map(|last| now - last);
@@ -148,8 +198,7 @@ impl Report {
     }
 
     fn forward(&mut self, message: Forward, bytes: u64) {
-        self.session.message(Direction::UpstreamToBrowser);
-        self.metrics.forward_message(message.kind(), bytes);
+        self.count(Counted::Forward(message.kind()), bytes);
         match message {
             Forward::NewSession(announcement) => self.new_session(announcement),
             Forward::ScriptFinished(result) => self.script_finished(result),

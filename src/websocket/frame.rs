@@ -84,9 +84,14 @@ impl Header {
 }
 
 /// Applies a masking key to `bytes` that begin at `offset` of their payload (RFC 6455 §5.3).
-pub fn mask(bytes: &mut [u8], key: [u8; 4], offset: u64) {
-    for (byte, at) in bytes.iter_mut().zip(offset..) {
-        *byte ^= key[(at % 4) as usize];
+pub fn mask(bytes: &mut [u8], mut key: [u8; 4], offset: u64) {
+    key.rotate_left((offset % 4) as usize);
+    let (words, tail) = bytes.as_chunks_mut();
+    for word in words {
+        *word = (u32::from_ne_bytes(*word) ^ u32::from_ne_bytes(key)).to_ne_bytes();
+    }
+    for (byte, key) in tail.iter_mut().zip(key) {
+        *byte ^= key;
     }
 }
 

@@ -1,6 +1,7 @@
 //! The sidecar over real sockets: what goes in on one side and what comes out on the other.
 
 mod admission;
+mod bulk;
 mod deflate;
 mod drain;
 mod exact;

@@ -1,0 +1,116 @@
+"""What is measured: each row of the table, one sample of one proxy at a time."""
+
+import dataclasses
+from concurrent.futures import ThreadPoolExecutor
+
+from proxies import running
+
+# A server that tells the sidecar that it does not answer heartbeats, so that the sidecar does.
+STREAM = "/_stcore/stream?version=1.53.1"
+# The same bytes on a path where the sidecar looks at frames only.
+UNTAPPED = "/other?version=1.53.1"
+
+KIB, MIB = 1 << 10, 1 << 20
+SIZES = {"1 KiB": KIB, "64 KiB": 64 * KIB, "4 MiB": 4 * MIB, "64 MiB": 64 * MIB}
+
+TUNNELS = ["haproxy", "haproxy-tuned", "nginx", "nginx-tuned", "envoy"]
+PROXIES = ["sidecar", *TUNNELS]
+
+
+@dataclasses.dataclass
+class Scale:
+    """How much of everything one sample takes."""
+
+    rounds: int
+    idle_rounds: int
+    idle_sessions: int
+    turns: int
+    paced_turns: int
+    shakes: int
+    bulk: int
+    tap_repeats: int
+    hold_sessions: int
+    hold_seconds: float
+    hold_every: float
+
+
+QUICK = Scale(rounds=2, idle_rounds=1, idle_sessions=2000, turns=300, paced_turns=20, shakes=1000, bulk=192 * MIB,
+              tap_repeats=2, hold_sessions=500, hold_seconds=6, hold_every=2)
+FULL = Scale(rounds=9, idle_rounds=3, idle_sessions=9000, turns=1000, paced_turns=50, shakes=4000, bulk=1024 * MIB,
+             tap_repeats=3, hold_sessions=9000, hold_seconds=600, hold_every=30)
+
+
+@dataclasses.dataclass
+class Row:
+    """A row: what each of its kinds of proxy is measured by."""
+
+    name: str
+    unit: str
+    kinds: list
+    measure: object
+    group: str
+
+
+def rows(scale, kinds):
+    """Every row that is measured once a round. A measure takes a proxy and gives one number or several named ones."""
+    direct = ["direct", *kinds]
+    found = []
+    for name, size in SIZES.items():
+        found.append(Row(f"CPU per GB, {name} messages", "s", direct, bulk(STREAM, size, scale), "bulk"))
+    found.append(Row("CPU per round trip, 64 sessions at full speed", "µs", direct, turns(STREAM, scale), "turns"))
+    found.append(Row("latency, 64 sessions at 1,500 round trips/s", "µs", direct, paced(scale), "latency"))
+    found.append(Row("CPU per handshake", "µs", kinds, shakes(scale), "shake"))
+    return found
+
+
+def bulk(path, size, scale):
+    total = max(scale.bulk, size)
+    return lambda proxy: proxy.load("bulk", "--size", size, "--total", total, path=path)
+
+
+def turns(path, scale):
+    return lambda proxy: proxy.load("turns", "--turns", scale.turns, path=f"{path}&answer=250")
+
+
+def paced(scale):
+    return lambda proxy: proxy.load("turns", "--turns", scale.paced_turns, "--rate", 1500, path=f"{STREAM}&answer=250")
+
+
+def shakes(scale):
+    return lambda proxy: proxy.load("shake", "--times", scale.shakes, path="/_stcore/stream")
+
+
+def ack(say, path, scale):
+    """One session, one thing after the other."""
+    return lambda proxy: proxy.load("turns", "--sessions", 1, "--turns", 2 * scale.turns, "--say", say, path=path)
+
+
+def first_byte(proxy):
+    return proxy.load("first", "--size", 50 * MIB, path=STREAM)
+
+
+def stall(proxy):
+    return proxy.load("stall", "--size", 200_000_000, path=STREAM)
+
+
+def slow(megabytes):
+    return lambda proxy: proxy.load("bulk", "--size", megabytes * 1_000_000, "--total", megabytes * 1_000_000, "--rate", 100,
+                                    path=STREAM)
+
+
+def idle(kind, upstream, directory, scale):
+    """In a fresh process, since one that was busy before takes what it has kept."""
+    with running(kind, upstream, directory) as proxy:
+        # What is given back afterwards is a goal of the sidecar's only.
+        rest = 25 if kind.startswith("sidecar") else 0
+        return proxy.load("idle", "--sessions", scale.idle_sessions, "--rest", rest, path=f"{STREAM}&answer=250")
+
+
+def hold(upstream, directory, scale):
+    """Both at the same time, under the same conditions, in fresh processes."""
+    path = f"{STREAM}&acks=1"
+    arguments = ["--sessions", scale.hold_sessions, "--seconds", scale.hold_seconds, "--every", scale.hold_every]
+    with running("sidecar", upstream, directory) as sidecar, running("haproxy", upstream, directory) as haproxy:
+        with ThreadPoolExecutor() as pool:
+            held = [pool.submit(proxy.load, "hold", *arguments, path=path) for proxy in (sidecar, haproxy)]
+            return {"sidecar": held[0].result(), "haproxy": held[1].result()}

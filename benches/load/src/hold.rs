@@ -1,0 +1,162 @@
+//! Sessions that are open and say little: what they weigh, and what holding them costs.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use crate::Target;
+use crate::watch::Process;
+use crate::wire::{self, ACK, HEARTBEAT};
+
+/// Sessions that open at the same time.
+const AT_ONCE: usize = 50;
+/// After this nothing is under way any more.
+const REST: Duration = Duration::from_millis(800);
+/// Opens sessions, measures their memory, closes them.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Idle {
+    #[command(flatten)]
+    target: Target,
+    #[arg(long)]
+    sessions: usize,
+    /// Sessions that are open already when the count begins.
+    #[arg(long, default_value_t = 200)]
+    warm: usize,
+    /// Seconds after which a process has given back what it will: allocators keep free pages for whoever comes next.
+    #[arg(long, default_value_t = 25.0)]
+    rest: f64,
+}
+
+/// Holds sessions that send heartbeats.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Hold {
+    #[command(flatten)]
+    target: Target,
+    #[arg(long)]
+    sessions: usize,
+    /// Seconds from one heartbeat of a session to its next.
+    #[arg(long, default_value_t = 30.0)]
+    every: f64,
+    /// For how long, in seconds.
+    #[arg(long)]
+    seconds: f64,
+    /// As with `idle`.
+    #[arg(long, default_value_t = 25.0)]
+    rest: f64,
+}
+
+impl Idle {
+    pub(crate) fn run(self) -> anyhow::Result<Value> {
+        tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(self.idle())
+    }
+
+    async fn idle(self) -> anyhow::Result<Value> {
+        let process = Process::new(self.target.watch);
+        let warm = open_all(&self.target, self.warm).await?;
+        tokio::time::sleep(REST).await;
+        let before = process.memory()?.anonymous;
+        let sessions = open_all(&self.target, self.sessions).await?;
+        tokio::time::sleep(REST).await;
+        let open = process.memory()?.anonymous;
+        drop((warm, sessions));
+        tokio::time::sleep(Duration::from_secs_f64(self.rest)).await;
+        let closed = process.memory()?.anonymous;
+        Ok(json!({
+            "bytes_per_session": (open - before) as f64 / self.sessions as f64,
+            "before_bytes": before,
+            "open_bytes": open,
+            "closed_bytes": closed,
+        }))
+    }
+}
+
+impl Hold {
+    pub(crate) fn run(self) -> anyhow::Result<Value> {
+        tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(self.hold())
+    }
+
+    async fn hold(self) -> anyhow::Result<Value> {
+        let process = Process::new(self.target.watch);
+        let before = process.memory()?.anonymous;
+        let sessions = open_all(&self.target, self.sessions).await?;
+        tokio::time::sleep(REST).await;
+        let open = process.memory()?.anonymous;
+        let (cpu, begun) = (process.cpu()?, Instant::now());
+        let every = Duration::from_secs_f64(self.every);
+        let until = tokio::time::Instant::now() + Duration::from_secs_f64(self.seconds);
+        let mut tasks = Vec::with_capacity(sessions.len());
+        for (number, stream) in sessions.into_iter().enumerate() {
+            let first = tokio::time::Instant::now() + every.mul_f64(number as f64 / self.sessions as f64);
+            tasks.push(tokio::spawn(beat(stream, first, every, until)));
+        }
+        let (mut acks, mut streams) = (0, Vec::with_capacity(tasks.len()));
+        for task in tasks {
+            let (stream, acked) = task.await??;
+            acks += acked;
+            streams.push(stream);
+        }
+        let (cpu, seconds) = (process.cpu()? - cpu, begun.elapsed().as_secs_f64());
+        let held = process.memory()?.anonymous;
+        drop(streams);
+        tokio::time::sleep(Duration::from_secs_f64(self.rest)).await;
+        Ok(json!({
+            "acks": acks,
+            "cpu_seconds": cpu.as_secs_f64(),
+            "cpu_us_per_heartbeat": cpu.as_secs_f64() * 1e6 / f64::from(acks),
+            "cpu_share": cpu.as_secs_f64() / seconds,
+            "before_bytes": before,
+            "open_bytes": open,
+            "held_bytes": held,
+            "closed_bytes": process.memory()?.anonymous,
+        }))
+    }
+}
+
+/// Sends heartbeats until the time is over; how many were acked.
+async fn beat(
+    mut stream: TcpStream,
+    first: tokio::time::Instant,
+    every: Duration,
+    until: tokio::time::Instant,
+) -> anyhow::Result<(TcpStream, u32)> {
+    let (mut due, mut acked) = (first, 0);
+    while due < until {
+        tokio::time::sleep_until(due).await;
+        stream.write_all(&HEARTBEAT).await?;
+        let mut ack = ACK;
+        stream.read_exact(&mut ack).await?;
+        anyhow::ensure!(ack == ACK, "no ack: {ack:02x?}");
+        acked += 1;
+        due += every;
+    }
+    tokio::time::sleep_until(until).await;
+    Ok((stream, acked))
+}
+
+/// Opens sessions, each of which has been busy once: a turn, where the path asks for answers.
+async fn open_all(target: &Target, count: usize) -> anyhow::Result<Vec<TcpStream>> {
+    let answer = wire::number(&target.path, "answer").map_or(0, |length| wire::delta(length).len());
+    let mut sessions = Vec::with_capacity(count);
+    while sessions.len() < count {
+        let some = AT_ONCE.min(count - sessions.len());
+        let tasks: Vec<_> = (0..some)
+            .map(|_session| {
+                let (at, path) = (target.at, target.path.clone());
+                tokio::spawn(async move {
+                    let mut stream = wire::open(at, &path).await?;
+                    if answer > 0 {
+                        stream.write_all(&wire::rerun(100)).await?;
+                        stream.read_exact(&mut vec![0; answer]).await?;
+                    }
+                    anyhow::Ok(stream)
+                })
+            })
+            .collect();
+        for task in tasks {
+            sessions.push(task.await??);
+        }
+    }
+    Ok(sessions)
+}

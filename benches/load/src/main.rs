@@ -1,0 +1,77 @@
+//! The app server and the browsers of the comparison: one command a kind of load, one line of JSON a measurement.
+//!
+//! Law: frames are made before the clock starts, so that both ends cost less than any proxy between them.
+
+mod bulk;
+mod hold;
+mod serve;
+mod shake;
+mod turns;
+mod watch;
+mod wire;
+
+use std::net::SocketAddr;
+
+use clap::{Parser, Subcommand};
+
+/// What the process is to be.
+#[derive(Debug, Parser)]
+#[command(about = "App server and browsers for benches/run")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// The loads.
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Be the app server; what it does stands in the query of each websocket's path (see `serve.rs`).
+    Serve {
+        /// Where to listen; port 0 lets the system choose. The address is printed.
+        #[arg(long, default_value = "127.0.0.1:0")]
+        listen: SocketAddr,
+    },
+    /// Read messages as fast as they come.
+    Bulk(bulk::Bulk),
+    /// Ask for one large message and do not read it.
+    Stall(bulk::Stall),
+    /// Measure how long the first byte of a slow message takes.
+    First(bulk::First),
+    /// Say small things and wait for each answer.
+    Turns(turns::Turns),
+    /// Open sessions, measure the memory that they take, close them.
+    Idle(hold::Idle),
+    /// Hold sessions that send heartbeats now and then.
+    Hold(hold::Hold),
+    /// Open and close sessions.
+    Shake(shake::Shake),
+}
+
+/// Which proxy is measured.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Target {
+    /// Where browsers connect.
+    #[arg(long)]
+    at: SocketAddr,
+    /// Path and query of the websocket.
+    #[arg(long, default_value = "/_stcore/stream")]
+    path: String,
+    /// The process whose CPU time and memory are measured.
+    #[arg(long)]
+    watch: i32,
+}
+
+fn main() -> anyhow::Result<()> {
+    let line = match Arguments::parse().command {
+        Command::Serve { listen } => return serve::serve(listen),
+        Command::Bulk(bulk) => bulk.run()?,
+        Command::Stall(stall) => stall.run()?,
+        Command::First(first) => first.run()?,
+        Command::Turns(turns) => turns.run()?,
+        Command::Idle(idle) => idle.run()?,
+        Command::Hold(hold) => hold.run()?,
+        Command::Shake(shake) => shake.run()?,
+    };
+    println!("{line}");
+    Ok(())
+}

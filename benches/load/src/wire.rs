@@ -1,0 +1,130 @@
+//! Websocket frames (RFC 6455 §5.2) and Streamlit messages, made once and sent often.
+
+use std::net::SocketAddr;
+
+use anyhow::{Context as _, ensure};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+/// The key of RFC 6455 §1.3, which every browser here sends.
+pub(crate) const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+/// The answer to [`KEY`].
+pub(crate) const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+
+/// `BackMsg { app_heartbeat: true }`, masked.
+pub(crate) const HEARTBEAT: [u8; 9] = [0x82, 0x83, 1, 2, 3, 4, 0x88 ^ 1, 1 ^ 2, 1 ^ 3];
+/// The payload of [`HEARTBEAT`].
+pub(crate) const HEARTBEAT_PAYLOAD: [u8; 3] = [0x88, 0x01, 0x01];
+/// The ack in the form that the sidecar sends too, so that all acks are of one length.
+pub(crate) const ACK: [u8; 7] = [0x82, 0x05, 0x52, 0x00, 0xd0, 0x01, 0x01];
+
+const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
+
+/// A whole frame of a server.
+pub(crate) fn plain(payload: &[u8]) -> Vec<u8> {
+    let mut frame = header(payload.len());
+    frame.extend_from_slice(payload);
+    frame
+}
+
+/// The header of a server's binary message.
+pub(crate) fn header(length: usize) -> Vec<u8> {
+    match length {
+        0..126 => vec![0x82, length as u8],
+        126..0x1_0000 => [&[0x82, 126][..], &(length as u16).to_be_bytes()].concat(),
+        _ => [&[0x82, 127][..], &(length as u64).to_be_bytes()].concat(),
+    }
+}
+
+/// A `BackMsg { rerun_script }` whose payload is so many bytes, 3 to 129, masked.
+pub(crate) fn rerun(length: usize) -> Vec<u8> {
+    let mut payload = vec![0x5a, (length - 2) as u8];
+    payload.resize(length, b'w');
+    let mut frame = match length {
+        0..126 => vec![0x82, 0x80 | length as u8],
+        _ => vec![0x82, 0xfe, 0, length as u8],
+    };
+    frame.extend(MASK);
+    frame.extend(payload.iter().zip(MASK.iter().cycle()).map(|(byte, key)| byte ^ key));
+    frame
+}
+
+/// The front of a `ForwardMsg { hash, metadata, delta }` of so many bytes in all, as Streamlit lays it out; anything
+/// may fill up the rest.
+pub(crate) fn delta_front(length: usize) -> Vec<u8> {
+    let mut front = vec![0x0a, 32];
+    front.extend([b'h'; 32]);
+    front.extend([0x12, 0x02, 0x20, 0x00, 0x2a]);
+    let mut rest = length.saturating_sub(front.len() + 1);
+    // The length of a varint is one byte more with each seven bits of what it says.
+    let mut limit = 0x80;
+    while rest >= limit {
+        rest -= 1;
+        limit <<= 7;
+    }
+    while rest >= 0x80 {
+        front.push(rest as u8 | 0x80);
+        rest >>= 7;
+    }
+    front.push(rest as u8);
+    front.truncate(length);
+    front
+}
+
+/// A whole frame with a delta of so many bytes.
+pub(crate) fn delta(length: usize) -> Vec<u8> {
+    let mut payload = delta_front(length);
+    payload.resize(length, b'd');
+    plain(&payload)
+}
+
+/// A whole frame with the `ForwardMsg { new_session }` of a server of this version.
+pub(crate) fn new_session(version: &str) -> Vec<u8> {
+    let field = |tag: u8, value: &[u8]| [&[tag, value.len() as u8][..], value].concat();
+    let environment = field(0x1a, &field(0x0a, version.as_bytes()));
+    let initialize = field(0x0a, &environment);
+    plain(&[field(0x0a, b"0123456789abcdef0123456789abcdef"), field(0x22, &initialize)].concat())
+}
+
+/// The value of a key in a path's query.
+pub(crate) fn query<'a>(path: &'a str, key: &str) -> Option<&'a str> {
+    let (_path, query) = path.split_once('?')?;
+    query.split('&').find_map(|pair| pair.strip_prefix(key)?.strip_prefix('='))
+}
+
+/// A number in a path's query.
+pub(crate) fn number(path: &str, key: &str) -> Option<usize> {
+    query(path, key)?.parse().ok()
+}
+
+/// A browser's handshake.
+pub(crate) fn handshake(path: &str) -> String {
+    format!(
+        "GET {path} HTTP/1.1\r\nHost: app.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Origin: http://app.test\r\nSec-WebSocket-Protocol: streamlit\r\n\
+         User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/140.0.0.0\r\n\
+         Accept-Language: en-GB,en;q=0.9\r\nPragma: no-cache\r\nCache-Control: no-cache\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n\r\n"
+    )
+}
+
+/// Connects as a browser and takes what a server that names its version says first.
+pub(crate) async fn open(at: SocketAddr, path: &str) -> anyhow::Result<TcpStream> {
+    let mut stream = TcpStream::connect(at).await.context("cannot connect")?;
+    stream.set_nodelay(true)?;
+    stream.write_all(handshake(path).as_bytes()).await?;
+    let mut came = Vec::with_capacity(1024);
+    let head = loop {
+        ensure!(stream.read_buf(&mut came).await? > 0, "ended within the handshake");
+        if let Some(at) = came.windows(4).position(|window| window == b"\r\n\r\n") {
+            break at + 4;
+        }
+    };
+    ensure!(came.starts_with(b"HTTP/1.1 101 "), "refused: {}", came.escape_ascii());
+    let first = query(path, "version").map(new_session).unwrap_or_default();
+    let mut rest = vec![0; (head + first.len()).saturating_sub(came.len())];
+    stream.read_exact(&mut rest).await?;
+    came.extend(rest);
+    ensure!(came[head..] == first, "not what the server says first: {}", came[head..].escape_ascii());
+    Ok(stream)
+}
