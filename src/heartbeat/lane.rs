@@ -49,7 +49,7 @@ pub(super) struct Lane {
     inflater: Option<Box<Inflater>>,
     /// A close frame came from the sender.
     pub(super) closed: bool,
-    /// A close frame of our own went in: nothing may follow it.
+    /// A close frame of our own went in, or the sender has ended inside a frame: nothing may follow.
     pub(super) farewell: bool,
 }
 

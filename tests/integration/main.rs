@@ -4,6 +4,7 @@ mod admission;
 mod deflate;
 mod drain;
 mod exact;
+mod frames;
 mod golden;
 mod heartbeat;
 mod http;
