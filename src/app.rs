@@ -12,7 +12,7 @@ use crate::metrics::Metrics;
 use crate::proxy::Proxy;
 use crate::proxy::upstream::Upstream;
 use crate::server::admin::{self, AdminState};
-use crate::server::listener;
+use crate::server::listener::{self, Entrance};
 use crate::session::Sessions;
 
 /// The name of the one upstream, in metrics and logs.
@@ -82,7 +82,8 @@ impl Sidecar {
         let upkeep = tokio::spawn(keep_up(metrics.clone()));
         let upstream = Arc::new(Upstream::new(&config, UPSTREAM_NAME, metrics.upstream(UPSTREAM_NAME)));
         let proxy = Proxy::new(&config, upstream, sessions.clone(), drain.clone(), metrics.clone());
-        let public = tokio::spawn(listener::serve(public, proxy, config.limits, metrics.clone(), drain.clone()));
+        let entrance = Entrance::new(&config, proxy, metrics.clone());
+        let public = tokio::spawn(listener::serve(public, entrance, drain.clone()));
 
         stop.await;
         metrics.draining(true);

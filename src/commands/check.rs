@@ -106,6 +106,8 @@ drain_timeout     = \"10s\"                 # default
 connect_timeout   = \"5s\"                  # default
 handshake_timeout = \"30s\"                 # default
 trusted_proxies   = \"private\"             # default
+proxy_protocol    = false                 # default
+allowed_origins   = \"any\"                 # default
 
 [heartbeat]
 mode              = \"auto\"                # default
@@ -177,9 +179,10 @@ body_timeout      = \"1m\"                  # default
         );
         let durations = prop::array::uniform10(duration());
         let proxies = prop::sample::select(vec!["none", "private", "10.0.0.0/8, 2001:db8::/32"]);
+        let origins = prop::sample::select(vec!["any", "https://a.example, http://[::1]:8500"]);
         let bytes = (1024..9999_u32, 256..9999_u32);
-        (1..8000_u16, 1..999_u16, upstream, words, durations, proxies, bytes).prop_map(
-            |(port, gap, upstream, words, durations, proxies, bytes)| {
+        (1..8000_u16, 1..999_u16, upstream, words, durations, proxies, origins, bytes).prop_map(
+            |(port, gap, upstream, words, durations, proxies, origins, bytes)| {
                 let [drain, connect, handshake, native, stall, takeover, interval, ack_timeout, idle, pause] =
                     durations;
                 // Who never answers cannot be watched.
@@ -204,6 +207,8 @@ body_timeout      = \"1m\"                  # default
                     ("watchdog.interval", interval),
                     ("watchdog.ack_timeout", ack_timeout),
                     ("trusted_proxies", proxies.to_owned()),
+                    ("proxy_protocol", words.5.to_owned()),
+                    ("allowed_origins", origins.to_owned()),
                     ("limits.header_bytes", bytes.0.to_string()),
                     ("limits.uri_bytes", bytes.1.to_string()),
                     ("limits.idle_timeout", idle),

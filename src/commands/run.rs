@@ -42,11 +42,20 @@ fn start(loaded: config::Loaded) -> anyhow::Result<ExitCode> {
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
+    raise_handle_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
     let result = runtime.block_on(serve(loaded.config));
     // Sessions that outlived the drain are cut here; a name look-up that still hangs is not waited for.
     runtime.shutdown_timeout(Duration::from_millis(100));
     result
+}
+
+/// A session takes two file handles, and the soft limit is 1024 on many systems.
+fn raise_handle_limit() {
+    match rlimit::increase_nofile_limit(rlimit::INFINITY) {
+        Ok(limit) => tracing::info!(limit, "file handles: two for each session"),
+        Err(error) => tracing::warn!(%error, "the limit of file handles stays as it is"),
+    }
 }
 
 async fn serve(config: config::Config) -> anyhow::Result<ExitCode> {

@@ -1,5 +1,6 @@
 //! What the sidecar is to do: valid by construction, each value with its origin; flag > environment > file > default.
 
+mod origins;
 mod proxies;
 mod raw;
 mod settings;
@@ -16,6 +17,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use origins::AllowedOrigins;
 pub use proxies::TrustedProxies;
 pub use settings::{Form, SETTINGS, Setting};
 pub use upstream::UpstreamAddress;
@@ -42,6 +44,10 @@ pub struct Config {
     pub upstream: UpstreamAddress,
     /// Whose word counts on for whom a request is.
     pub trusted_proxies: TrustedProxies,
+    /// Every connection begins with a header of the PROXY protocol, and comes from a trusted proxy.
+    pub proxy_protocol: bool,
+    /// Whose pages may open websockets.
+    pub allowed_origins: AllowedOrigins,
     /// What happens to heartbeats.
     pub heartbeat: Settings,
     /// What happens when a browser reconnects.
@@ -211,6 +217,8 @@ impl Default for Config {
             admin: ([127, 0, 0, 1], 9600).into(),
             upstream: UpstreamAddress::Http { host: "127.0.0.1".to_owned(), port: 8501 },
             trusted_proxies: TrustedProxies::default(),
+            proxy_protocol: false,
+            allowed_origins: AllowedOrigins::default(),
             heartbeat: Settings::default(),
             session: SessionSettings { takeover: true, takeover_timeout: Duration::from_millis(500) },
             watchdog: WatchdogSettings::default(),

@@ -98,6 +98,20 @@ pub static SETTINGS: &[Setting] = &[
         set: |config, text| text.parse().map(|value| config.trusted_proxies = value),
     },
     Setting {
+        key: "proxy_protocol",
+        value_name: "true|false",
+        help: "Whether connections begin with a header of the PROXY protocol, as of load balancers that pass bytes",
+        get: |config| config.proxy_protocol.word().to_owned(),
+        set: |config, text| choice(text).map(|value| config.proxy_protocol = value),
+    },
+    Setting {
+        key: "allowed_origins",
+        value_name: "ORIGINS",
+        help: "Whose pages may open websockets: origins with commas between, or any, which leaves it to the app",
+        get: |config| config.allowed_origins.to_string(),
+        set: |config, text| text.parse().map(|value| config.allowed_origins = value),
+    },
+    Setting {
         key: "heartbeat.mode",
         value_name: "auto|answer|forward",
         help: "Who answers heartbeats: the upstream where it can, always the sidecar, never the sidecar",

@@ -64,6 +64,8 @@ fn nothing_written_gives_the_defaults_without_a_warning() {
             ("connect_timeout", "5s"),
             ("handshake_timeout", "30s"),
             ("trusted_proxies", "private"),
+            ("proxy_protocol", "false"),
+            ("allowed_origins", "any"),
             ("heartbeat.mode", "auto"),
             ("heartbeat.proof", "pong"),
             ("heartbeat.ack", "compatible"),
@@ -213,11 +215,11 @@ fn unknown_keys_without_a_near_one_list_the_known_ones() {
         file_problems("colour = 1\n\"a\\nb\" = 1\n[heartbeat]\nxyz = 1\n[tls]\n"),
         [
             "sidecar.toml:1: colour: unknown key; known here: listen, upstream, admin, log_format, log_level, \
-             drain_timeout, connect_timeout, handshake_timeout, trusted_proxies, [heartbeat], [session], [watchdog], \
-             [limits]",
+             drain_timeout, connect_timeout, handshake_timeout, trusted_proxies, proxy_protocol, \
+             allowed_origins, [heartbeat], [session], [watchdog], [limits]",
             "sidecar.toml:2: \"a\\nb\": unknown key; known here: listen, upstream, admin, log_format, log_level, \
-             drain_timeout, connect_timeout, handshake_timeout, trusted_proxies, [heartbeat], [session], [watchdog], \
-             [limits]",
+             drain_timeout, connect_timeout, handshake_timeout, trusted_proxies, proxy_protocol, \
+             allowed_origins, [heartbeat], [session], [watchdog], [limits]",
             "sidecar.toml:4: heartbeat.xyz: unknown key; known here: heartbeat.mode, heartbeat.proof, heartbeat.ack, \
              heartbeat.native_deadline, heartbeat.stall_after",
             "sidecar.toml:5: tls: unknown table; known tables: heartbeat, session, watchdog, limits",

@@ -66,7 +66,7 @@ enum Stage {
 struct Waiting {
     since: Instant,
     stage: Stage,
-    /// The upstream has seen it and may still answer it.
+    /// The upstream has seen it and may still answer it, which would be seen.
     forwarded: bool,
     /// It was counted as withheld already.
     stalled: bool,
@@ -100,16 +100,28 @@ impl Policy {
             (Mode::Forward, _) | (Mode::Auto, Capability::Unknown | Capability::Native) => false,
         };
         let stage = if answer_here { self.unproved() } else { Stage::Native };
+        self.await_ack(now, stage, !answer_here);
+        if answer_here { Passage::Withhold } else { Passage::Forward }
+    }
+
+    /// A heartbeat came from the browser that passes on, in a session whose native acks cannot be seen. It is answered
+    /// as if the upstream were silent: should there be a native ack too, it stops a timer that has stopped already.
+    pub fn on_compressed_heartbeat(&mut self, now: Instant) {
+        if !self.closing && self.settings.mode != Mode::Forward {
+            self.await_ack(now, self.unproved(), false);
+        }
+    }
+
+    fn await_ack(&mut self, since: Instant, stage: Stage, forwarded: bool) {
         let full = self.waiting.len() == MAX_WAITING;
         match self.waiting.last_mut().filter(|_| full) {
             // It shares the newest one's ack, which therefore must not be released by a proof older than itself.
             Some(newest) => {
                 newest.stage = stage;
-                newest.forwarded |= !answer_here;
+                newest.forwarded |= forwarded;
             }
-            None => self.waiting.push(Waiting { since: now, stage, forwarded: !answer_here, stalled: false }),
+            None => self.waiting.push(Waiting { since, stage, forwarded, stalled: false }),
         }
-        if answer_here { Passage::Withhold } else { Passage::Forward }
     }
 
     /// An ack of the upstream's own came by: how long its heartbeat waited, if one did.
@@ -382,6 +394,22 @@ mod tests {
     fn mode_answer_withholds_from_a_native_upstream_too() {
         let (start, mut policy) = (Instant::now(), policy(Settings { mode: Mode::Answer, ..Settings::default() }));
         assert_eq!(policy.on_heartbeat(start, Capability::Native), Passage::Withhold);
+    }
+
+    #[test]
+    fn a_heartbeat_whose_native_ack_cannot_be_seen_is_answered_after_a_proof_and_teaches_nothing() {
+        for mode in [Mode::Auto, Mode::Answer] {
+            let (start, mut policy) = (Instant::now(), policy(Settings { mode, ..Settings::default() }));
+            policy.on_compressed_heartbeat(start);
+            let tag = ping(&mut policy, start);
+            assert_eq!(policy.next(start + MS, ROOM), None);
+            let _proof = policy.on_pong(&tag, start + 2 * MS);
+            assert_eq!(policy.next(start + 2 * MS, ROOM), Some(Verb::Ack(2 * MS)));
+            assert_eq!(policy.next(start + Duration::from_secs(60), ROOM), None);
+        }
+        let (start, mut policy) = (Instant::now(), policy(Settings { mode: Mode::Forward, ..Settings::default() }));
+        policy.on_compressed_heartbeat(start);
+        assert!(policy.is_idle());
     }
 
     #[test]

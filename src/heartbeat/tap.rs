@@ -13,6 +13,7 @@ use super::{Capability, Settings, Withheld};
 use crate::streamlit::ack::AckForm;
 use crate::streamlit::messages::{self, BackType, Forward};
 use crate::websocket::frame::{self, ControlFrame, Header, MAX_CONTROL, Opcode};
+use crate::websocket::inflate::{COMPRESSED, Deflate};
 use crate::websocket::scanner::{Lost, Mark, Sender};
 
 /// Longest run of bytes, in one direction, that the tap leaves with the caller until more of it has come: a frame
@@ -24,6 +25,9 @@ pub const MAX_CARRY: usize = frame::MAX_HEADER + MAX_CONTROL;
 pub enum Depth {
     /// Messages too: heartbeats are answered.
     Messages,
+    /// Messages too, though some are compressed. A heartbeat is answered but never withheld: what comes later may refer
+    /// back to it. Of the upstream only as much is inflated as names its version, so its own acks are not seen.
+    Compressed(Deflate),
     /// Frames only, so that a close frame can go in at a boundary. Extensions may have been negotiated.
     Frames,
     /// Nothing any more: the stream could not be followed.
@@ -46,8 +50,11 @@ pub struct Tap {
 impl Tap {
     /// The tap of a session whose handshake is done. `nonce` must be random.
     pub fn new(depth: Depth, settings: Settings, nonce: u64) -> Self {
-        let extensions = depth == Depth::Frames;
-        let lane = |sender| Lane::new(sender, extensions);
+        let deflate = match depth {
+            Depth::Compressed(deflate) => Some(deflate),
+            Depth::Messages | Depth::Frames | Depth::Off => None,
+        };
+        let lane = |sender| Lane::new(sender, depth != Depth::Messages, deflate);
         Self {
             depth,
             ack: settings.ack,
@@ -70,6 +77,9 @@ impl Tap {
             }
             match self.lane_mut(from).scanner.next(&bytes[run.at..], |header| wanted(from, header)) {
                 Mark::Incomplete => break,
+                Mark::Whole(header) | Mark::Start(header) if !self.depth.allows(&header) => {
+                    self.lose(Lost::ReservedBits, carrier);
+                }
                 Mark::Whole(header) => self.on_frame(header, &mut run, now, carrier),
                 Mark::Start(header) => {
                     run.at += header.length;
@@ -215,7 +225,7 @@ impl Tap {
         now: Instant,
         carrier: &mut impl Carrier,
     ) {
-        if self.depth != Depth::Messages {
+        if !self.depth.sees_messages() {
             return carrier.note(Note::Back(BackType::Unknown, payload.len() as u64));
         }
         let kind = messages::back(payload, true);
@@ -223,13 +233,20 @@ impl Tap {
         if kind != BackType::AppHeartbeat {
             return;
         }
-        carrier.note(Note::Heartbeat);
-        let capability = carrier.capability();
-        match self.policy.on_heartbeat(now, capability) {
+        match self.on_heartbeat(now, carrier) {
             Passage::Withhold => run.cut(frame, self.muted(run.from), carrier),
             Passage::Forward => run.flush(self.muted(run.from), carrier),
         }
         self.obey(now, carrier);
+    }
+
+    fn on_heartbeat(&mut self, now: Instant, carrier: &mut impl Carrier) -> Passage {
+        carrier.note(Note::Heartbeat);
+        if let Depth::Compressed(_) = self.depth {
+            self.policy.on_compressed_heartbeat(now);
+            return Passage::Forward;
+        }
+        self.policy.on_heartbeat(now, carrier.capability())
     }
 
     fn on_payload(
@@ -240,8 +257,13 @@ impl Tap {
         now: Instant,
         carrier: &mut impl Carrier,
     ) {
-        let peek = self.depth == Depth::Messages;
-        let Some((kind, bytes)) = self.lane_mut(run.from).advance(payload, ends_frame, peek) else {
+        let peek = self.depth.sees_messages();
+        let advanced = self.lane_mut(run.from).advance(payload, ends_frame, peek, now);
+        if matches!(self.depth, Depth::Compressed(_)) && !self.browser.inflates() {
+            carrier.note(Note::Lost(Lost::Compression));
+            self.depth = Depth::Frames;
+        }
+        let Some((kind, bytes)) = advanced else {
             // A frame has ended inside a message: a ping may be waiting for that.
             if ends_frame && !self.is_idle() {
                 run.flush(self.muted(run.from), carrier);
@@ -249,12 +271,16 @@ impl Tap {
             }
             return;
         };
+        let heartbeat = kind == Kind::Back(BackType::AppHeartbeat);
         let native_ack = kind == Kind::Forward(Forward::Other(messages::ForwardType::HeartbeatAck));
         let teaches = matches!(kind, Kind::Forward(Forward::NewSession(_)));
         carrier.note(match kind {
             Kind::Back(kind) => Note::Back(kind, bytes),
             Kind::Forward(kind) => Note::Forward(kind, bytes),
         });
+        if heartbeat {
+            let _passed = self.on_heartbeat(now, carrier);
+        }
         if native_ack {
             carrier.note(Note::NativeAck(self.policy.on_native_ack(now)));
         }
@@ -333,7 +359,7 @@ impl Tap {
     }
 
     fn lose(&mut self, lost: Lost, carrier: &mut impl Carrier) {
-        if self.depth == Depth::Messages {
+        if self.depth.sees_messages() {
             carrier.note(Note::Lost(lost));
         }
         self.depth = Depth::Off;
@@ -345,6 +371,26 @@ impl Tap {
     fn key(&mut self) -> [u8; 4] {
         self.keys = self.keys.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         [(self.keys >> 32) as u8, (self.keys >> 40) as u8, (self.keys >> 48) as u8, (self.keys >> 56) as u8]
+    }
+}
+
+impl Depth {
+    /// Heartbeats are seen.
+    pub fn sees_messages(self) -> bool {
+        match self {
+            Self::Messages | Self::Compressed(_) => true,
+            Self::Frames | Self::Off => false,
+        }
+    }
+
+    /// Whether the reserved bits of a frame that the scanner has let through mean what was negotiated: permessage-deflate
+    /// sets RSV1 on the first frame of a message and nothing else (RFC 7692 §6).
+    fn allows(self, header: &Header) -> bool {
+        let compressible = matches!(header.opcode, Opcode::Text | Opcode::Binary);
+        match self {
+            Self::Compressed(_) => header.reserved == 0 || (header.reserved == COMPRESSED && compressible),
+            Self::Messages | Self::Frames | Self::Off => true,
+        }
     }
 }
 

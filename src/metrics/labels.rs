@@ -62,6 +62,10 @@ pub enum Rejected {
     Expectation,
     /// It asks for a websocket in another way than RFC 6455 §4.1.
     Handshake,
+    /// It asks for a websocket from a page of an origin that is not allowed.
+    Origin,
+    /// Its connection does not begin with a PROXY protocol header of a trusted proxy.
+    ProxyProtocol,
     /// Its header or its target is too large.
     Size,
     /// Its body paused for too long.
@@ -95,7 +99,9 @@ pub enum WatchdogPage {
 /// Why a session's bytes flow on untapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TapDisabled {
-    /// The two sides negotiated compression.
+    /// The two sides negotiated an extension other than permessage-deflate.
+    Extension,
+    /// See [`Lost::Compression`].
     Compression,
     /// See [`Lost::ReservedBits`].
     ReservedBits,
@@ -211,6 +217,7 @@ impl From<Option<u16>> for CloseCode {
 impl From<Lost> for TapDisabled {
     fn from(lost: Lost) -> Self {
         match lost {
+            Lost::Compression => Self::Compression,
             Lost::ReservedBits => Self::ReservedBits,
             Lost::Masking => Self::Masking,
             Lost::Length => Self::Length,
@@ -299,6 +306,8 @@ labels! {
         Method = "method",
         Expectation = "expectation",
         Handshake = "handshake",
+        Origin = "origin",
+        ProxyProtocol = "proxy_protocol",
         Size = "size",
         Timeout = "timeout",
     }
@@ -313,6 +322,7 @@ labels! {
     Initiator { Browser = "browser", Upstream = "upstream", Sidecar = "sidecar", }
     Direction { BrowserToUpstream = "browser_to_upstream", UpstreamToBrowser = "upstream_to_browser", }
     TapDisabled {
+        Extension = "extension",
         Compression = "compression",
         ReservedBits = "reserved_bits",
         Masking = "masking",

@@ -189,7 +189,11 @@ mod tests {
         ("reconnects_total", "cause", &["watchdog", "other"]),
         ("watchdog_pages_total", "result", &["added", "present", "not_streamlit", "forbidden", "encoded"]),
         ("script_runs_total", "result", &["success", "compile_error", "early_for_rerun", "other"]),
-        ("tap_disabled_total", "reason", &["compression", "reserved_bits", "masking", "length", "fragmentation"]),
+        (
+            "tap_disabled_total",
+            "reason",
+            &["extension", "compression", "reserved_bits", "masking", "length", "fragmentation"],
+        ),
         ("write_stalls_total", "direction", &["browser_to_upstream", "upstream_to_browser"]),
         ("connection_duration_seconds_bucket", "le", &["1", "30", "60", "240", "3600", "86400", "+Inf"]),
         ("proof_rtt_seconds_bucket", "le", &["0.0001", "60", "+Inf"]),

@@ -2,13 +2,13 @@
 //!
 //! Law: what is refused is refused before a byte of it is forwarded. hyper has refused before what it cannot parse.
 
-use http::header::{self, HeaderMap};
+use http::header::{self, HeaderMap, HeaderValue};
 use http::uri::Authority;
 use http::{Method, Request, StatusCode, Version};
 
 use super::body::RequestBodyError;
 use super::headers;
-use crate::config::Limits;
+use crate::config::{AllowedOrigins, Limits};
 use crate::metrics::Rejected;
 
 /// A request that is not forwarded.
@@ -40,13 +40,13 @@ impl Rejection {
 ///
 /// # Errors
 /// The answer that it gets instead, after which its connection is closed.
-pub(super) fn judge<B>(request: &Request<B>, limits: &Limits) -> Result<(), Rejection> {
+pub(super) fn judge<B>(request: &Request<B>, limits: &Limits, origins: &AllowedOrigins) -> Result<(), Rejection> {
     method(request.method())?;
     size(request, limits)?;
     host(request)?;
     framing(request.headers())?;
     expectation(request.headers())?;
-    handshake(request)
+    handshake(request, origins)
 }
 
 const fn rejection(status: StatusCode, reason: Rejected, text: &'static str) -> Rejection {
@@ -130,14 +130,19 @@ fn expectation(headers: &HeaderMap) -> Result<(), Rejection> {
 }
 
 /// Whoever asks for a websocket does it as RFC 6455 §4.1 says; which version it speaks, the app judges.
-fn handshake<B>(request: &Request<B>) -> Result<(), Rejection> {
+fn handshake<B>(request: &Request<B>, origins: &AllowedOrigins) -> Result<(), Rejection> {
     if !headers::asks_for_websocket(request.headers()) {
         return Ok(());
     }
     let keys = request.headers().get_all(header::SEC_WEBSOCKET_KEY).iter().count();
-    if request.method() == Method::GET && request.version() == Version::HTTP_11 && keys == 1 {
-        return Ok(());
+    if request.method() != Method::GET || request.version() != Version::HTTP_11 || keys != 1 {
+        let text = "400 Bad Request: a websocket is asked for with GET, HTTP/1.1 and one Sec-WebSocket-Key\n";
+        return Err(rejection(StatusCode::BAD_REQUEST, Rejected::Handshake, text));
     }
-    let text = "400 Bad Request: a websocket is asked for with GET, HTTP/1.1 and one Sec-WebSocket-Key\n";
-    Err(rejection(StatusCode::BAD_REQUEST, Rejected::Handshake, text))
+    let origin = request.headers().get(header::ORIGIN).map(HeaderValue::as_bytes);
+    if !origins.allow(origin) {
+        let text = "403 Forbidden: pages of this origin may not open websockets here\n";
+        return Err(rejection(StatusCode::FORBIDDEN, Rejected::Origin, text));
+    }
+    Ok(())
 }

@@ -26,7 +26,7 @@ pub use self::body::ResponseBody;
 use self::body::{RequestBody, RequestBodyError};
 use self::page::Navigation;
 use self::upstream::{ConnectError, Upstream};
-use crate::config::{Config, Limits, TrustedProxies};
+use crate::config::{AllowedOrigins, Config, Limits, TrustedProxies};
 use crate::drain::Drain;
 use crate::heartbeat::learning::Learning;
 use crate::metrics::Metrics;
@@ -45,6 +45,7 @@ pub struct Proxy {
 struct Edge {
     limits: Limits,
     trusted_proxies: TrustedProxies,
+    allowed_origins: AllowedOrigins,
     metrics: Arc<Metrics>,
 }
 
@@ -66,13 +67,14 @@ impl Proxy {
         drain: Drain,
         metrics: Arc<Metrics>,
     ) -> Self {
-        let (limits, trusted_proxies) = (config.limits, config.trusted_proxies.clone());
-        Self { upstream, sessions, drain, edge: Arc::new(Edge { limits, trusted_proxies, metrics }) }
+        let (trusted_proxies, allowed_origins) = (config.trusted_proxies.clone(), config.allowed_origins.clone());
+        let edge = Edge { limits: config.limits, trusted_proxies, allowed_origins, metrics };
+        Self { upstream, sessions, drain, edge: Arc::new(edge) }
     }
 
     /// Answers one request of the browser behind `peer`.
     pub async fn handle(&self, mut request: Request<Incoming>, peer: IpAddr) -> Response<ResponseBody> {
-        if let Err(rejection) = admission::judge(&request, &self.edge.limits) {
+        if let Err(rejection) = admission::judge(&request, &self.edge.limits, &self.edge.allowed_origins) {
             return self.reject(rejection);
         }
         let peer = peer.to_canonical();

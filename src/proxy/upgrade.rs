@@ -23,6 +23,7 @@ use crate::relay::{Report, Session, Side, Terms};
 use crate::session::takeover::{Holding, Turn};
 use crate::session::{SessionInfo, Sessions};
 use crate::streamlit::handshake::{self, SessionId};
+use crate::websocket::inflate::Deflate;
 
 /// Why there is no session.
 #[derive(Debug, thiserror::Error)]
@@ -91,11 +92,20 @@ impl Proxy {
 
     /// How much of the session the tap can look at.
     fn depth(&self, stream_path: bool, answer: &HeaderMap) -> Depth {
-        let extensions = answer.contains_key(header::SEC_WEBSOCKET_EXTENSIONS);
-        if stream_path && extensions {
-            self.upstream.metrics.tap_disabled(TapDisabled::Compression);
+        if !stream_path {
+            return Depth::Frames;
         }
-        if stream_path && !extensions { Depth::Messages } else { Depth::Frames }
+        if !answer.contains_key(header::SEC_WEBSOCKET_EXTENSIONS) {
+            return Depth::Messages;
+        }
+        let extensions = answer.get_all(header::SEC_WEBSOCKET_EXTENSIONS).iter();
+        match Deflate::negotiated(extensions.map(|line| line.to_str().unwrap_or_default())) {
+            Some(deflate) => Depth::Compressed(deflate),
+            None => {
+                self.upstream.metrics.tap_disabled(TapDisabled::Extension);
+                Depth::Frames
+            }
+        }
     }
 }
 
@@ -172,7 +182,7 @@ impl Joining {
             return;
         };
         let Self { upstream, sessions, depth, resumed, token, turn } = self;
-        let tapped = depth == Depth::Messages;
+        let tapped = depth.sees_messages();
         let session = sessions.open(SessionInfo { upstream: upstream.name.clone(), tapped });
         let stop = guard.stop();
         let mut holding = Holding::new(upstream.session.takeover.then(|| upstream.holders.clone()), stop.clone());

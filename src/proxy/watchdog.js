@@ -7,6 +7,7 @@
 (() => {
   "use strict";
 
+  const { src } = document.currentScript;
   const { mode, interval, ackTimeout } = document.currentScript.dataset; // the latter two in milliseconds
   const NativeWebSocket = window.WebSocket;
   const nativeFetch = window.fetch.bind(window);
@@ -19,6 +20,10 @@
   // Of its timeout, when a heartbeat without an ack makes the script ask, and for how long the answer may be thought over.
   const ASK_AFTER = 0.6;
   const ASK_FOR = 0.25;
+
+  // As many connections as browsers keep to one host, and how long a living one may take to answer, in milliseconds.
+  const KEPT_CONNECTIONS = 6;
+  const ANSWER_TIME = 200;
 
   // Whether acks have come over this connection or the one before. A page that never gets any, since its acks are not
   // answered on its way, must not reconnect for ever.
@@ -112,10 +117,12 @@
     }
 
     // On a dead network the browser would report the end of a closed connection a minute later.
-    #giveUp() {
+    async #giveUp() {
       this.#rest();
       acksCome = this.#acked;
       replacesDead = true;
+      await dropDeadConnections();
+      if (this.readyState === NativeWebSocket.CLOSED) return;
       this.dispatchEvent(new CloseEvent("close", { code: 1006, wasClean: false }));
       this.#dead = true;
       super.close();
@@ -131,6 +138,17 @@
       this.#stopTimer();
       clearInterval(this.#beats);
     }
+  }
+
+  // The browser keeps connections for later requests. If these died with this one, the page's next requests, by which it
+  // looks for the server, would wait on them, 15 s for each two. A connection whose request is aborted is closed;
+  // one that lives has answered by then, and is kept.
+  async function dropDeadConnections() {
+    const questions = new AbortController();
+    const question = { method: "HEAD", cache: "no-store", signal: questions.signal };
+    for (let kept = 0; kept < KEPT_CONNECTIONS; kept++) nativeFetch(src, question).catch(() => {});
+    await new Promise((resume) => setTimeout(resume, ANSWER_TIME));
+    questions.abort();
   }
 
   function isStream(url, protocols) {

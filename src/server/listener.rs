@@ -1,7 +1,7 @@
 //! Accepts browsers and serves HTTP/1.1 to each until the drain.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +10,8 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::config::Limits;
+use super::proxy_protocol::{self, ProxyProtocolError};
+use crate::config::{Config, TrustedProxies};
 use crate::drain::{Drain, Guard};
 use crate::metrics::{Metrics, Rejected};
 use crate::proxy::Proxy;
@@ -19,21 +20,52 @@ use crate::relay::stream::Stream;
 /// How long accepting rests when the system has no file handle left (`accept(2)`: EMFILE, ENFILE, ENOBUFS, ENOMEM).
 const EXHAUSTED_REST: Duration = Duration::from_millis(100);
 
+/// How browsers are let in.
+pub struct Entrance {
+    http: http1::Builder,
+    /// `Some` where connections begin with a header of the PROXY protocol; from whom.
+    proxy_protocol: Option<TrustedProxies>,
+    /// How long that header may take.
+    patience: Duration,
+    proxy: Proxy,
+    metrics: Arc<Metrics>,
+}
+
+impl Entrance {
+    /// The entrance to `proxy`, as configured.
+    pub fn new(config: &Config, proxy: Proxy, metrics: Arc<Metrics>) -> Self {
+        let limits = &config.limits;
+        let mut http = http1::Builder::new();
+        // hyper has one clock for an idle connection and for a slow header. Its buffer holds a header and a target, or
+        // some of a body.
+        http.timer(TokioTimer::new())
+            .header_read_timeout(limits.idle_timeout)
+            .max_buf_size(limits.header_bytes + limits.uri_bytes)
+            .preserve_header_case(true);
+        let proxy_protocol = config.proxy_protocol.then(|| config.trusted_proxies.clone());
+        Self { http, proxy_protocol, patience: limits.idle_timeout, proxy, metrics }
+    }
+
+    /// For whom a connection is.
+    async fn client(&self, stream: &mut TcpStream, peer: SocketAddr) -> Result<IpAddr, ProxyProtocolError> {
+        let Some(trusted) = &self.proxy_protocol else { return Ok(peer.ip()) };
+        if !trusted.contains(peer.ip()) {
+            return Err(ProxyProtocolError::Untrusted);
+        }
+        let client = proxy_protocol::client(stream, peer.ip());
+        tokio::time::timeout(self.patience, client).await.map_err(|_elapsed| ProxyProtocolError::TimedOut)?
+    }
+}
+
 /// Serves until the drain starts; connections that are open then finish what they do.
-pub async fn serve(listener: TcpListener, proxy: Proxy, limits: Limits, metrics: Arc<Metrics>, drain: Drain) {
-    let mut http = http1::Builder::new();
-    // hyper has one clock for an idle connection and for a slow header. Its buffer holds a header and a target, or some
-    // of a body.
-    http.timer(TokioTimer::new())
-        .header_read_timeout(limits.idle_timeout)
-        .max_buf_size(limits.header_bytes + limits.uri_bytes)
-        .preserve_header_case(true);
+pub async fn serve(listener: TcpListener, entrance: Entrance, drain: Drain) {
+    let entrance = Arc::new(entrance);
     loop {
         let (stream, peer) = tokio::select! {
             () = drain.draining() => return,
             accepted = accept(&listener) => accepted,
         };
-        tokio::spawn(connection(http.clone(), stream, peer, proxy.clone(), metrics.clone(), drain.guard()));
+        tokio::spawn(connection(entrance.clone(), stream, peer, drain.guard()));
     }
 }
 
@@ -56,23 +88,24 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
 
-async fn connection(
-    http: http1::Builder,
-    stream: TcpStream,
-    peer: SocketAddr,
-    proxy: Proxy,
-    metrics: Arc<Metrics>,
-    guard: Guard,
-) {
+async fn connection(entrance: Arc<Entrance>, mut stream: TcpStream, peer: SocketAddr, guard: Guard) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "a browser left before it was served");
         return;
     }
+    let client = match entrance.client(&mut stream, peer).await {
+        Ok(client) => client,
+        Err(error) => {
+            entrance.metrics.http_rejected(Rejected::ProxyProtocol);
+            tracing::debug!(%peer, %error, "connection refused");
+            return;
+        }
+    };
     let service = service_fn(|request| {
-        let proxy = proxy.clone();
-        async move { Ok::<_, std::convert::Infallible>(proxy.handle(request, peer.ip()).await) }
+        let proxy = entrance.proxy.clone();
+        async move { Ok::<_, std::convert::Infallible>(proxy.handle(request, client).await) }
     });
-    let connection = http.serve_connection(TokioIo::new(Stream::Tcp(stream)), service).with_upgrades();
+    let connection = entrance.http.serve_connection(TokioIo::new(Stream::Tcp(stream)), service).with_upgrades();
     let mut connection = std::pin::pin!(connection);
     let served = tokio::select! {
         served = connection.as_mut() => served,
@@ -83,7 +116,7 @@ async fn connection(
     };
     if let Err(error) = served {
         if let Some(reason) = rejected(&error) {
-            metrics.http_rejected(reason);
+            entrance.metrics.http_rejected(reason);
         }
         tracing::debug!(%error, "a connection ended early");
     }

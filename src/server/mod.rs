@@ -2,3 +2,4 @@
 
 pub mod admin;
 pub mod listener;
+mod proxy_protocol;

@@ -28,6 +28,9 @@ pub enum Lost {
     /// A continuation of nothing, new data inside a message, or a control frame in pieces (RFC 6455 §5.4).
     #[error("frames do not add up to messages")]
     Fragmentation,
+    /// Compressed messages that cannot be inflated, or that inflate to too much. Frames can still be followed.
+    #[error("compressed messages cannot be read")]
+    Compression,
 }
 
 /// What stands at the front of the bytes.

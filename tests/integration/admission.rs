@@ -231,3 +231,45 @@ async fn a_peer_that_is_no_trusted_proxy_is_not_believed() {
     }
     assert!(!head.contains("192.0.2.1") && !head.contains("x_forwarded_for"), "{head}");
 }
+
+#[tokio::test]
+async fn pages_of_other_origins_may_not_open_websockets_if_some_are_listed() {
+    let app = App::bind().await;
+    let mut config = app.config();
+    config.allowed_origins = "https://app.test".parse().unwrap();
+    let sidecar = Sidecar::start(config).await;
+    let mut other = sidecar.connect().await;
+    other.send(handshake("/_stcore/stream", "Origin: https://evil.test\r\n")).await;
+    assert!(String::from_utf8(other.rest().await.unwrap()).unwrap().starts_with("HTTP/1.1 403 "));
+    assert!(app.is_untouched());
+    for line in ["Origin: https://App.test\r\n", ""] {
+        let mut browser = sidecar.connect().await;
+        browser.send(handshake("/_stcore/stream", line)).await;
+        app.shake_hands("").await;
+        assert!(browser.head().await.starts_with("HTTP/1.1 101 "));
+    }
+    assert_eq!(sidecar.metric("http_rejected_total", &[("reason", "origin")]).await, 1.0);
+}
+
+#[tokio::test]
+async fn the_client_is_whom_the_proxy_protocol_names() {
+    let app = App::bind().await;
+    let mut config = app.config();
+    config.proxy_protocol = true;
+    let sidecar = Sidecar::start(config.clone()).await;
+    let mut browser = sidecar.connect().await;
+    browser.send(format!("PROXY TCP4 203.0.113.7 10.0.0.1 1 80\r\n{GET}X-Forwarded-For: 192.0.2.1\r\n\r\n")).await;
+    let head = app.accept().await.head().await.to_ascii_lowercase();
+    assert!(head.contains("x-forwarded-for: 203.0.113.7\r\n"), "a client behind the proxy is not trusted: {head}");
+    let mut without = sidecar.connect().await;
+    without.send(format!("{GET}\r\n")).await;
+    let _closed_or_reset = without.rest().await;
+    assert_eq!(sidecar.metric("http_rejected_total", &[("reason", "proxy_protocol")]).await, 1.0);
+
+    config.trusted_proxies = "none".parse().unwrap();
+    let sidecar = Sidecar::start(config).await;
+    let mut stranger = sidecar.connect().await;
+    stranger.send(format!("PROXY TCP4 203.0.113.7 10.0.0.1 1 80\r\n{GET}\r\n")).await;
+    let _closed_or_reset = stranger.rest().await;
+    assert_eq!(sidecar.metric("http_rejected_total", &[("reason", "proxy_protocol")]).await, 1.0);
+}

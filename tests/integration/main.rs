@@ -2,6 +2,7 @@
 
 mod admission;
 mod bulk;
+mod deflate;
 mod drain;
 mod exact;
 mod golden;

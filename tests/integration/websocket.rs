@@ -186,16 +186,16 @@ async fn other_paths_are_relayed_untapped() {
 }
 
 #[tokio::test]
-async fn a_compressed_session_is_relayed_untapped_and_counted() {
+async fn a_session_with_an_unknown_extension_is_relayed_untapped_and_counted() {
     let (app, sidecar) = Sidecar::with_app().await;
-    let lines = "Sec-WebSocket-Extensions: permessage-deflate\r\n";
+    let lines = "Sec-WebSocket-Extensions: permessage-deflate, x-other\r\n";
     let Session { mut browser, app: mut upstream } = sidecar.open_with(&app, STREAM, lines).await;
     let compressed = masked(0xc2, [0xea, 0x60, 0x64, 0x04, 0x00]);
     browser.send([compressed.clone(), heartbeat()].concat()).await;
     upstream.expect([compressed, heartbeat()].concat()).await;
     upstream.send(plain(0xc2, [0x0a, 0x60, 0x00])).await;
     browser.expect(plain(0xc2, [0x0a, 0x60, 0x00])).await;
-    assert_eq!(sidecar.metric("tap_disabled_total", &[("reason", "compression")]).await, 1.0);
+    assert_eq!(sidecar.metric("tap_disabled_total", &[("reason", "extension")]).await, 1.0);
     assert_eq!(sidecar.metric("tap_disabled_total", &[]).await, 1.0);
     assert_eq!(sidecar.metric("heartbeats_total", &[]).await, 0.0);
 }

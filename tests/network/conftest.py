@@ -84,6 +84,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     reports = terminalreporter.getreports("passed")
     rows = [row for report in reports for key, row in report.user_properties if key == "measured"]
     if rows:
-        terminalreporter.section("a network that died in silence, as the pages saw it")
-        for row in [" | ".join(rows[0]), *(" | ".join(row.values()) for row in rows)]:
-            terminalreporter.line(row)
+        terminalreporter.section("what the pages lived through")
+    columns: list[str] = []
+    for row in rows:
+        if list(row) != columns:
+            columns = list(row)
+            terminalreporter.line("\n" + " | ".join(columns))
+        terminalreporter.line(" | ".join(row.values()))

@@ -7,8 +7,10 @@ import re
 import time
 
 import pytest
+from conftest import NETWORK
 from playwright.sync_api import Request, expect
-from support import known, stream_watch
+from support import status_watch, stream_watch
+from support.app import App
 from support.app_page import AppPage
 from support.host_page import HostedPage
 from support.network import Network
@@ -18,12 +20,22 @@ INTERVAL_SECONDS = 3.0
 ACK_TIMEOUT_SECONDS = 2.0
 """Shorter than the interval: in 1.55 and later each heartbeat starts the timer anew."""
 
-VERSIONS = [Version(name) for name in ("1.32.0", "1.53.1", "1.55.0", "1.60.0", "1.67.0")]
-FORGETFUL = VERSIONS[:-1]
+WATCHDOG = {
+    "--watchdog": "self",
+    "--watchdog-interval": f"{INTERVAL_SECONDS:.0f}s",
+    "--watchdog-ack-timeout": f"{ACK_TIMEOUT_SECONDS:.0f}s",
+}
+"""For pages that do not watch for acks themselves."""
+
+FORGETFUL = [version for version in NETWORK if not version.keeps_sessions]
 """These servers start an empty session while they still hold the old connection; 1.61 mended that."""
 
 RUNS_BEFORE = 4
 """Script runs before the network dies, and more than a new session sees here: one for the connection, one a click."""
+
+
+CONNECTED_WITHIN = 5.0
+"""Seconds from the network's return, for a page with the watchdog that has noticed just before it."""
 
 
 class Return(enum.Enum):
@@ -34,32 +46,12 @@ class Return(enum.Enum):
     SOON = "as soon as the page has noticed", 15.0
     LATE = "when the page has tried to reach the server for the second time", 45.0
     # Streamlit asks for the server's health before it connects, and gives each answer 15 s: once for every dead
-    # connection that Chromium keeps for its next request, of which it keeps up to six.
+    # connection that Chromium keeps for its next request, of which it keeps up to six. The watchdog drops these.
     ELSEWHERE = "as soon as the page has noticed, without the connections that were open", 120.0
 
 
-each = pytest.mark.parametrize("app", VERSIONS, ids=lambda version: version.name, indirect=True)
+each = pytest.mark.parametrize("app", NETWORK, ids=lambda version: version.name, indirect=True)
 each_forgetful = pytest.mark.parametrize("app", FORGETFUL, ids=lambda version: version.name, indirect=True)
-
-# What the user sees of a lost connection; asked in the page at each of its frames, so it can be measured.
-_CONNECTING = """
-[...document.querySelectorAll("[data-testid=stStatusWidget]")].some((widget) => /connecting/i.test(widget.textContent))
-"""
-
-# What a watchdog in the page does where the frontend has none: a heartbeat, and when no ack comes, a close event for
-# the frontend at once; the socket itself reports on a dead network only after a minute.
-_WATCH = """
-([heartbeat, ackTimeout]) => {
-  const stream = watched.stream;
-  stream.send(new Uint8Array(heartbeat));
-  setTimeout(() => {
-    stream.dispatchEvent(new CloseEvent("close", { code: 1006, wasClean: false }));
-    for (const type of ["message", "error", "close"])
-      stream.addEventListener(type, (event) => event.stopImmediatePropagation(), { capture: true });
-    stream.close();
-  }, ackTimeout * 1000);
-}
-"""
 
 
 class Outage:
@@ -92,30 +84,29 @@ class Outage:
 
     def lose_network(self) -> None:
         """Every packet is lost, and the page must notice."""
-        page, patience = self._page, ACK_TIMEOUT_SECONDS + 2
+        page = self._page
         if isinstance(page, HostedPage):
             page.start_heartbeats(10_000, interval=INTERVAL_SECONDS, ack_timeout=ACK_TIMEOUT_SECONDS)
-            stream_watch.wait_for_acks(page.frame, 1)
-            patience += INTERVAL_SECONDS
+        stream_watch.wait_for_acks(page.frame, 1)
         assert len(page.stream.opened) == 1, "the page has connected again before anything had happened to it"
         self._pings = 0
         self._network.drop()
         lost = time.monotonic()
-        if not isinstance(page, HostedPage):
-            page.frame.evaluate(_WATCH, [list(known.HEARTBEAT), ACK_TIMEOUT_SECONDS])
-        page.frame.wait_for_function(_CONNECTING, timeout=patience * 1000)
+        status_watch.wait_until_connecting(page.frame, INTERVAL_SECONDS + ACK_TIMEOUT_SECONDS + 2)
         self.measured["noticed s"] = f"{time.monotonic() - lost:.2f}"
 
     def restore_network(self, how: Return) -> None:
         """Packets pass again, and the page must connect."""
         page, patience = self._page, how.value[1]
+        if how is Return.ELSEWHERE and not isinstance(page, HostedPage):
+            patience = CONNECTED_WITHIN
         while how is Return.LATE and self._pings < 2:
             page.page.wait_for_event("request", self._is_ping, timeout=patience * 1000)
         forgotten = self._network.restore(forget_connections=how is Return.ELSEWHERE)
         restored = time.monotonic()
         stream_watch.wait_for_sockets(page.frame, 2, patience)
         stream_watch.wait_until_open(page.frame, patience)
-        page.frame.wait_for_function(f"!({_CONNECTING.strip()})", timeout=patience * 1000)
+        status_watch.wait_until_connected(page.frame, patience)
         connected = time.monotonic() - restored
         self.measured |= {"back": how.name.lower(), "forgotten": str(forgotten), "connected s": f"{connected:.2f}"}
 
@@ -142,10 +133,14 @@ def _live_through(outage: Outage, how: Return, request: pytest.FixtureRequest) -
     return runs
 
 
+def _watchdog(app: App) -> list[str]:
+    return [] if app.version.acks_natively else [word for setting in WATCHDOG.items() for word in setting]
+
+
 @each
 @pytest.mark.parametrize("how", Return, ids=lambda how: how.name.lower())
 def test_the_page_comes_back_to_its_session(app, open_page, network, how, request) -> None:
-    with open_page() as page:
+    with open_page(*_watchdog(app)) as page:
         runs = _live_through(Outage(page, network, app.version), how, request)
         # A frontend that was interrupted runs the script once more when it connects.
         assert runs in (RUNS_BEFORE + 1, RUNS_BEFORE + 2), f"the session has seen {runs} runs"
@@ -157,7 +152,7 @@ def test_the_page_comes_back_to_its_session(app, open_page, network, how, reques
 
 @each_forgetful
 def test_without_takeover_the_session_is_lost(app, open_page, network, request) -> None:
-    with open_page("--session-takeover", "false") as page:
+    with open_page(*_watchdog(app), "--session-takeover", "false") as page:
         runs = _live_through(Outage(page, network, app.version), Return.SOON, request)
         assert runs < RUNS_BEFORE, f"the session has seen {runs} runs"
         assert page.sidecar.metrics().value("takeovers_total") == 0

@@ -1,22 +1,20 @@
-"""People who use the app at the same time, each in a page behind a sidecar of its own; measures what they live through."""
+"""People who use the app at the same time, each in a page behind a sidecar of its own."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Iterable, Iterator, Mapping
 
-from playwright.sync_api import Browser, TimeoutError
+from playwright.sync_api import Browser, TimeoutError, expect
 from support import status_watch, stream_watch
 from support.app import App
 from support.app_page import AppPage
 from support.host_page import HostedPage, HostServer
-from support.process import Process
-from support.sidecar import Sidecar
+from support.sidecar import NoSidecar, Sidecar
 from support.streamlit_server import APP
 from support.version import Version
 
@@ -52,19 +50,12 @@ class Plan:
         return " ".join(filter(None, [self.version.name, "direct" if self.direct else self.watchdog, heartbeats]))
 
     @property
+    def has_heartbeats(self) -> bool:
+        return self.watchdog != "off" or self.hosted
+
+    @property
     def arguments(self) -> tuple[str, ...]:
         return () if self.watchdog == "off" else ("--watchdog", self.watchdog)
-
-
-class _NoSidecar:
-    """In the place of one where there is none."""
-
-    def __init__(self, upstream: str) -> None:
-        self.address = upstream
-        self.process = Process("nothing", ["true"], os.environ)
-
-    def stop(self) -> None:
-        self.process.stop()
 
 
 @dataclass
@@ -75,16 +66,21 @@ class Visitor:
     page: AppPage
     level: int = 10
     """Where the user has moved the slider."""
-    measured: dict[str, str] = field(default_factory=dict)
+    _runs_before: int = 0
+    """What the page showed when the user clicked last."""
 
     def click(self) -> bool:
         """Moves the slider by one and does not wait for an answer; says whether the page has let it be moved."""
+        self._runs_before = self.runs
         before, self.level = self.level, self.page.move_slider("Level")
         return self.level > before
 
     def wait_for_answer(self, seconds: float = _PATIENCE) -> float:
         """Until the app has answered the last click; returns when that was."""
-        return status_watch.wait_for_text(self.page.frame, f"level {self.level}", seconds)
+        answered = status_watch.wait_for_text(self.page.frame, f"level {self.level}", seconds)
+        # A later line of the page, so it may be drawn a moment later.
+        expect(self.page.frame.get_by_text(f"run {self._runs_before}", exact=True)).to_have_count(0)
+        return answered
 
     def click_until_answered(self, seconds: float) -> float:
         """Clicks again when there is no answer, as people do; returns after how many seconds the last click had one."""
@@ -114,7 +110,7 @@ class Visitor:
 
     def wait_for_acks(self, count: int) -> None:
         """Until the page has got so many, if it gets heartbeats at all."""
-        if self.plan.watchdog != "off" or self.plan.hosted:
+        if self.plan.has_heartbeats:
             stream_watch.wait_for_acks(self.page.frame, count)
 
     @property
@@ -123,16 +119,16 @@ class Visitor:
         text = self.page.frame.get_by_text(re.compile(r"^run \d+$")).inner_text()
         return int(text.removeprefix("run "))
 
+    @property
+    def shows(self) -> str:
+        """The page's status and dialogs, now."""
+        changes = status_watch.history(self.page.frame)
+        return changes[-1].text if changes else ""
+
     def seconds_to_notice(self, lost: float) -> float | None:
         """From `lost` to when the page has said that its connection is, if it has."""
         times = [shown.at for shown in status_watch.history(self.page.frame) if shown.connecting and shown.at >= lost]
         return times[0] - lost if times else None
-
-    def wait_until_noticed(self, seconds: float) -> bool:
-        with contextlib.suppress(TimeoutError):
-            status_watch.wait_until_connecting(self.page.frame, seconds)
-            return True
-        return False
 
     def wait_until_connected(self, seconds: float) -> float:
         """Until the page does not say any more that its connection is lost; returns since when it has not."""
@@ -149,7 +145,7 @@ def visitors(
     script: Path = APP,
     options: Mapping[str, str] | None = None,
 ) -> Iterator[list[Visitor]]:
-    """Opens a page each; the sessions of one version share a server, nothing else. Keeps evidence of a failure."""
+    """Opens a page each; those of one version share a server, nothing else. Keeps evidence of a failure."""
     with contextlib.ExitStack() as stack:
         apps: dict[Version, App] = {}
         opened: list[Visitor] = []
@@ -159,7 +155,7 @@ def visitors(
                 stack.callback(apps[plan.version].stop)
             app = apps[plan.version]
             upstream = app.address if plan.hosted else app.server.address
-            sidecar = _NoSidecar(upstream) if plan.direct else Sidecar(upstream, *plan.arguments)
+            sidecar = NoSidecar(upstream) if plan.direct else Sidecar(upstream, *plan.arguments)
             page = HostedPage(chromium, sidecar, host) if plan.hosted else AppPage(chromium, sidecar)
             stack.callback(page.close)
             opened.append(Visitor(plan, page))

@@ -12,6 +12,7 @@ from google.protobuf.message import Message
 from streamlit.proto.BackMsg_pb2 import BackMsg
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from streamlit.proto.WidgetStates_pb2 import WidgetState
+from websockets.extensions import ClientExtensionFactory
 from websockets.sync.client import connect
 from websockets.typing import Subprotocol
 
@@ -84,6 +85,7 @@ class AppClient:
         entries: Sequence[str] = (),
         headers: Mapping[str, str] | None = None,
         query: str = "",
+        extensions: Sequence[ClientExtensionFactory] = (),
     ) -> None:
         """`entries` follow "streamlit" in the list of subprotocols: the XSRF token, the session id."""
         self._stack = contextlib.ExitStack()
@@ -93,6 +95,7 @@ class AppClient:
             subprotocols=[Subprotocol(entry) for entry in ("streamlit", *entries)],
             additional_headers=dict(headers or {}),
             compression=None,
+            extensions=list(extensions) or None,
             proxy=None,
             max_size=None,
             ping_interval=None,
@@ -113,6 +116,11 @@ class AppClient:
     @property
     def subprotocol(self) -> str | None:
         return self._socket.subprotocol
+
+    @property
+    def extensions(self) -> list[str]:
+        """What was negotiated."""
+        return [extension.name for extension in self._socket.protocol.extensions]
 
     def send(self, **oneof: object) -> None:
         self._socket.send(BackMsg(**oneof).SerializeToString())

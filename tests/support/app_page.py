@@ -102,7 +102,7 @@ class AppPage:
         stem = _ARTIFACTS / re.sub(r"[^\w.-]+", "-", name).strip("-")
         self.page.screenshot(path=f"{stem}.png", full_page=True)
         failed = [f"{it.status} {it.request.method} {it.url} {it.request.all_headers()}" for it in self._failed]
-        notes = [*self.console, "", *failed, "", *self.sidecar.process.lines]
+        notes = [*self.console, "", *failed, "", *self.sidecar.log]
         Path(f"{stem}.txt").write_text("\n".join(notes) + "\n")
 
     def close(self) -> None:

@@ -1,6 +1,6 @@
 """Carries IP packets between two interfaces of the kernel, as well or as badly as it is told.
 
-Law: packets are lost and late, never changed, and those of one server never out of order.
+Law: packets are lost and late, never changed; those of one server stay in order while its line stays as it is.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A relay before an app server or a sidecar: adds an origin to the hosts that its page obeys, or lets open websockets go dead.
+"""A relay before an app server or a sidecar: adds an origin to those that its page obeys, or lets websockets go dead.
 
 Streamlit before 1.55 has the list of those origins hard-coded; platforms answer `_stcore/host-config` themselves.
 Law: whatever else passes is passed as it came.

@@ -22,6 +22,17 @@ def binary() -> Path:
     return path
 
 
+class NoSidecar:
+    """In a sidecar's place where the browser is to reach the app server itself."""
+
+    def __init__(self, upstream: str) -> None:
+        self.address = upstream
+        self.log: list[str] = []
+
+    def stop(self) -> None:
+        """Nothing was started."""
+
+
 class Sidecar:
     """A running sidecar. `settings` are environment variables without their HEARTBEAT_SIDECAR_ prefix."""
 
@@ -46,6 +57,10 @@ class Sidecar:
         """Another process at the same address: it knows nothing of what the first one had learned."""
         self.process.stop()
         self._start(self.address)
+
+    @property
+    def log(self) -> list[str]:
+        return self.process.lines
 
     def metrics_text(self) -> str:
         answer = http.get(self.admin, "/metrics")

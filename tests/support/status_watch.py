@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from playwright.sync_api import Frame
 
-# The status in the corner ("Running…", "Connecting") and dialogs, as they change; each text of the app, as it first comes.
+# The status in the corner ("Running…", "Connecting") and dialogs, as they change; texts of the app, as they first come.
 SCRIPT = """
 (() => {
   const shown = (window.shown = []);

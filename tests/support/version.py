@@ -21,14 +21,19 @@ class Version:
         return self.line >= (1, 55)
 
     @property
-    def obeys_hosts(self) -> bool:
-        """Whether its page sends a heartbeat when its host asks for one."""
-        return self.line >= (1, 29)
+    def does_not_heed_acks(self) -> bool:
+        """Whether its page sends a heartbeat when its host asks for one, and then does not mind if there is no ack."""
+        return (1, 29) <= self.line < (1, 55)
 
     @property
     def keeps_sessions(self) -> bool:
         """Whether a page that comes back gets its session although its old socket seems to live."""
         return not (1, 21) <= self.line <= (1, 60)
+
+    @property
+    def is_impatient(self) -> bool:
+        """Whether its server closes on who takes a second to answer its ping; with the Tornado from `tests/run`."""
+        return (1, 29) <= self.line <= (1, 46)
 
     @property
     def ack(self) -> bytes:

@@ -1,0 +1,131 @@
+//! Reads what a load balancer that passes bytes says of its client: the PROXY protocol, versions 1 and 2.
+//!
+//! Law: not a byte behind the header is read.
+
+use std::io;
+use std::net::IpAddr;
+
+use ppp::{HeaderResult, v1, v2};
+use tokio::io::{AsyncRead, AsyncReadExt as _};
+
+/// The longest line of version 1 (PROXY protocol specification §2.1), with its end.
+const LONGEST_LINE: usize = 107;
+/// The part of version 2 that tells how long the rest is (§2.2).
+const PREFIX: usize = 16;
+/// The longest rest of version 2 that is read: addresses take 36 bytes or, of Unix sockets, 216; TLS details may follow.
+const LONGEST_REST: usize = 4096;
+
+/// Why a connection does not begin as it must.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ProxyProtocolError {
+    /// The connection ended or broke.
+    #[error("no PROXY protocol header came")]
+    Io(#[from] io::Error),
+    /// Something else came.
+    #[error("it begins with no PROXY protocol header")]
+    Malformed,
+    /// The peer is no trusted proxy.
+    #[error("it comes from no trusted proxy")]
+    Untrusted,
+    /// The header took too long.
+    #[error("its PROXY protocol header took too long")]
+    TimedOut,
+}
+
+/// The client's address, for whom a connection that came from `peer` is; `peer` itself where the header names nobody: the
+/// balancer's own health checks.
+///
+/// # Errors
+/// The connection's, and whatever is no header.
+pub(super) async fn client(stream: &mut (impl AsyncRead + Unpin), peer: IpAddr) -> Result<IpAddr, ProxyProtocolError> {
+    let header = read(stream).await?;
+    let named = match HeaderResult::parse(&header) {
+        HeaderResult::V1(Ok(header)) => match header.addresses {
+            v1::Addresses::Tcp4(addresses) => Some(addresses.source_address.into()),
+            v1::Addresses::Tcp6(addresses) => Some(addresses.source_address.into()),
+            v1::Addresses::Unknown => None,
+        },
+        HeaderResult::V2(Ok(header)) => match (header.command, header.addresses) {
+            (v2::Command::Proxy, v2::Addresses::IPv4(addresses)) => Some(addresses.source_address.into()),
+            (v2::Command::Proxy, v2::Addresses::IPv6(addresses)) => Some(addresses.source_address.into()),
+            (v2::Command::Proxy, v2::Addresses::Unix(_) | v2::Addresses::Unspecified) | (v2::Command::Local, _) => None,
+        },
+        HeaderResult::V1(Err(_)) | HeaderResult::V2(Err(_)) => return Err(ProxyProtocolError::Malformed),
+    };
+    Ok(named.unwrap_or(peer))
+}
+
+async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Result<Vec<u8>, ProxyProtocolError> {
+    let mut header = vec![stream.read_u8().await?];
+    match header[0] {
+        b'P' => {
+            // The line's end is the only sign of it, and what follows is not ours.
+            while !header.ends_with(b"\r\n") {
+                if header.len() == LONGEST_LINE {
+                    return Err(ProxyProtocolError::Malformed);
+                }
+                header.push(stream.read_u8().await?);
+            }
+        }
+        b'\r' => {
+            header.resize(PREFIX, 0);
+            stream.read_exact(&mut header[1..]).await?;
+            let rest = usize::from(u16::from_be_bytes([header[PREFIX - 2], header[PREFIX - 1]]));
+            if rest > LONGEST_REST {
+                return Err(ProxyProtocolError::Malformed);
+            }
+            header.resize(PREFIX + rest, 0);
+            stream.read_exact(&mut header[PREFIX..]).await?;
+        }
+        _ => return Err(ProxyProtocolError::Malformed),
+    }
+    Ok(header)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
+
+    /// What is read of the bytes, and what is left.
+    async fn parsed(bytes: &[u8]) -> (Result<String, String>, Vec<u8>) {
+        let mut stream = bytes;
+        let result = client(&mut stream, "10.0.0.1".parse().expect("an address")).await;
+        (result.map(|address| address.to_string()).map_err(|error| error.to_string()), stream.to_vec())
+    }
+
+    #[tokio::test]
+    async fn both_versions_name_the_client_and_nothing_behind_the_header_is_read() {
+        let v2 = |command: u8, family: u8, rest: &[u8]| {
+            [SIGNATURE, &[0x20 | command, family, 0, rest.len() as u8], rest, b"GET /"].concat()
+        };
+        let v4 = [192, 0, 2, 1, 10, 0, 0, 1, 0x80, 0, 0, 80];
+        let tlv = [&v4[..], &[4, 0, 1, 0]].concat();
+        let v6 = [&[0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 7][..], &[0; 20]].concat();
+        for (bytes, address) in [
+            (b"PROXY TCP4 192.0.2.1 10.0.0.1 32768 80\r\nGET /".to_vec(), "192.0.2.1"),
+            (b"PROXY TCP6 2001:db8::7 ::1 32768 80\r\nGET /".to_vec(), "2001:db8::7"),
+            (b"PROXY UNKNOWN\r\nGET /".to_vec(), "10.0.0.1"),
+            (v2(1, 0x11, &v4), "192.0.2.1"),
+            (v2(1, 0x11, &tlv), "192.0.2.1"),
+            (v2(1, 0x21, &v6), "2001:db8::7"),
+            (v2(0, 0x00, &[]), "10.0.0.1"),
+            (v2(0, 0x11, &v4), "10.0.0.1"),
+        ] {
+            assert_eq!(parsed(&bytes).await, (Ok(address.to_owned()), b"GET /".to_vec()), "{}", bytes.escape_ascii());
+        }
+    }
+
+    #[tokio::test]
+    async fn anything_else_is_refused() {
+        let long = [&b"PROXY TCP4 "[..], &[b'1'; 200]].concat();
+        let giant = [SIGNATURE, &[0x21, 0x11, 0xff, 0xff]].concat();
+        let short = [SIGNATURE, &[0x21, 0x11, 0, 2, 1, 2]].concat();
+        for bytes in
+            [&b"GET / HTTP/1.1\r\n"[..], b"PROXY TCP4 x y 1 2\r\n", b"PROXY", b"", &long, &giant, &short, b"\r\n\r\n"]
+        {
+            assert!(parsed(bytes).await.0.is_err(), "{}", bytes.escape_ascii());
+        }
+    }
+}
