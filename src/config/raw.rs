@@ -121,7 +121,7 @@ impl Reader {
     }
 
     fn mistake(&mut self, at: usize, reason: String) {
-        let line = self.line(at);
+        let (line, reason) = (self.line(at), one_line(&reason));
         self.document.mistakes.push(Mistake { line, reason });
     }
 
@@ -143,6 +143,12 @@ fn written(form: Form, value: &DeValue<'_>) -> Result<String, &'static str> {
         (Form::Switch, _) => Err("true or false is expected"),
         (Form::Number, _) => Err("a number is expected, such as VALUE"),
     }
+}
+
+/// Escapes control characters: a parser quotes what it refuses, and a mistake is one line of a log.
+fn one_line(text: &str) -> String {
+    let escaped = |char: char| char.is_control().then(|| char.escape_default().to_string());
+    text.chars().map(|char| escaped(char).unwrap_or_else(|| char.to_string())).collect()
 }
 
 /// What to say of a table that does not exist.

@@ -294,6 +294,13 @@ fn every_syntax_error_is_told_with_its_line() {
 }
 
 #[test]
+fn a_mistake_is_one_line_whatever_the_file_holds() {
+    let problems = file_problems("\"a\u{0}b\" = 'c'\n\"a\u{0}b\" = 'c'\n\"a\u{1b}[2J\" = 'c'\n");
+    assert!(problems.iter().any(|problem| problem == r#"sidecar.toml:2: "a\u{0}b": duplicate key"#), "{problems:?}");
+    assert!(!problems.iter().any(|problem| problem.contains(char::is_control)), "{problems:?}");
+}
+
+#[test]
 fn what_cannot_be_read_is_named() {
     let text = |bytes: &[u8]| load_file(bytes, Sources::default()).expect_err("a refusal");
     assert_eq!(text(b"# a\n# b\xff\n"), ["sidecar.toml:2: not valid UTF-8"]);

@@ -39,14 +39,14 @@ pub(super) struct Lane {
     of_message: u64,
     binary: bool,
     compressed: bool,
-    /// Reads compressed messages; `None` where there are none, or nothing more is wanted of them or can be had.
-    inflater: Option<Box<Inflater>>,
     /// A close frame came from the sender.
     pub(super) closed: bool,
-    /// A close frame of our own went in: nothing may follow it.
+    /// A close frame of our own went in, or the sender has ended inside a frame: nothing may follow.
     pub(super) farewell: bool,
     /// What is known of a message that comes in pieces.
     pieces: Option<Box<Pieces>>,
+    /// Reads compressed messages; `None` where there are none, or nothing more is wanted of them or can be had.
+    inflater: Option<Box<Inflater>>,
 }
 
 /// A message of which more is to come.
@@ -75,10 +75,10 @@ impl Lane {
             of_message: 0,
             binary: false,
             compressed: false,
-            inflater: inflater.map(Box::new),
             closed: false,
             farewell: false,
             pieces: None,
+            inflater: inflater.map(Box::new),
         }
     }
 
@@ -91,8 +91,8 @@ impl Lane {
         self.control = header.opcode.is_control();
         (self.last, self.mask, self.of_frame) = (header.fin, header.mask, 0);
         if !self.control && header.opcode != Opcode::Continuation {
-            (self.binary, self.compressed) = (header.opcode == Opcode::Binary, header.reserved & COMPRESSED != 0);
-            (self.of_message, self.pieces) = (0, None);
+            (self.binary, self.of_message, self.pieces) = (header.opcode == Opcode::Binary, 0, None);
+            self.compressed = header.reserved & COMPRESSED != 0;
         }
     }
 
@@ -110,34 +110,40 @@ impl Lane {
         if self.control {
             return None;
         }
-        let ends = ends_frame && self.last;
-        let whole = ends && self.of_message == 0 && self.pieces.is_none();
+        let first = self.of_message == 0 && self.pieces.is_none();
         self.of_message += payload.len() as u64;
-        let mut kind = None;
-        if self.compressed {
-            if peek && self.inflate(payload, offset, ends, now).is_err() {
-                self.inflater = None;
-            }
-        } else if self.binary && peek {
-            match whole {
-                true => kind = Some(self.name(payload, offset)),
-                false => self.look(payload, offset, ends),
-            }
+        let ends = ends_frame && self.last;
+        let (looks, whole) = (self.binary && peek && !self.compressed, ends && first);
+        if self.compressed && peek && self.inflate(payload, offset, ends, now).is_err() {
+            self.inflater = None;
+        }
+        if looks && !whole {
+            self.look(payload, offset, ends);
         }
         if !ends {
             return None;
         }
-        let kind = kind.or_else(|| self.pieces.take()?.kind).unwrap_or_else(|| self.unknown());
-        if let Kind::Forward(Forward::NewSession(Some(_))) = kind {
-            // Nothing else that an upstream says is worth inflating all of it.
-            self.inflater = None;
-        }
+        let kind = match looks && whole {
+            true => Some(self.name(payload, offset)),
+            false => self.pieces.take().and_then(|pieces| pieces.kind),
+        };
+        let kind = match kind {
+            // In pieces it cannot be withheld; it passes unanswered.
+            Some(Kind::Back(BackType::AppHeartbeat)) if !self.compressed => self.unknown(),
+            Some(Kind::Forward(Forward::NewSession(Some(announcement)))) => {
+                // Nothing else that an upstream says is worth inflating all of it.
+                self.inflater = None;
+                Kind::Forward(Forward::NewSession(Some(announcement)))
+            }
+            Some(kind) => kind,
+            None => self.unknown(),
+        };
         Some((kind, self.of_message))
     }
 
     /// Names a message that is all here.
     fn name(&self, payload: &[u8], offset: u64) -> Kind {
-        let front = &payload[..payload.len().min(self.sender.prefix())];
+        let front = &payload[..payload.len().min(self.sender.limit())];
         let whole = front.len() == payload.len();
         let Some(key) = self.mask else {
             return self.sender.kind(front, whole);
@@ -151,7 +157,7 @@ impl Lane {
 
     /// Tries to tell what a message is of which this is a piece; `ends` says that no more of it comes.
     fn look(&mut self, payload: &[u8], offset: u64, ends: bool) {
-        let (sender, limit) = (self.sender, self.sender.prefix());
+        let (sender, limit) = (self.sender, self.sender.limit());
         let Pieces { kind, front } = &mut **self.pieces.get_or_insert_default();
         if kind.is_some() {
             return;
@@ -168,33 +174,28 @@ impl Lane {
             frame::mask(&mut front[start..], key, offset);
         }
         if enough {
-            *kind = match sender.kind(&std::mem::take(front), whole) {
-                // A heartbeat in pieces cannot be withheld; it passes unanswered.
-                Kind::Back(BackType::AppHeartbeat) => Some(Kind::Back(BackType::Unknown)),
-                kind => Some(kind),
-            };
+            *kind = Some(sender.kind(&std::mem::take(front), whole));
         }
     }
 
     /// Inflates all of a compressed message, since later ones may refer back to any of it, and keeps its front.
     fn inflate(&mut self, payload: &[u8], offset: u64, ends: bool, now: Instant) -> Result<(), Unreadable> {
         let Some(inflater) = &mut self.inflater else { return Ok(()) };
-        let limit = self.sender.prefix();
+        let limit = self.sender.limit();
         let Pieces { kind, front } = &mut **self.pieces.get_or_insert_default();
         // One byte more than the front tells that it is not the whole message.
         let mut output = |bytes: &[u8]| front.extend_from_slice(&bytes[..bytes.len().min(limit + 1 - front.len())]);
         let mut unmasked = [0; UNMASKED];
-        for (at, piece) in (0..).step_by(UNMASKED).zip(payload.chunks(UNMASKED)) {
+        for (at, piece) in (offset..).step_by(UNMASKED).zip(payload.chunks(UNMASKED)) {
             let plain = &mut unmasked[..piece.len()];
             plain.copy_from_slice(piece);
             if let Some(key) = self.mask {
-                frame::mask(plain, key, offset + at);
+                frame::mask(plain, key, at);
             }
             inflater.push(plain, now, &mut output)?;
         }
         if ends {
             inflater.finish(now, output)?;
-            let front = std::mem::take(front);
             let (prefix, whole) = (&front[..front.len().min(limit)], front.len() <= limit);
             *kind = self.binary.then(|| self.sender.kind(prefix, whole));
         }
@@ -210,8 +211,8 @@ impl Lane {
 }
 
 impl Sender {
-    /// Bytes at the front of a message that tell what it is.
-    fn prefix(self) -> usize {
+    /// Bytes at the front of a message that are enough to name it.
+    fn limit(self) -> usize {
         match self {
             Self::Browser => messages::BACK_PREFIX,
             Self::Upstream => messages::FORWARD_PREFIX,

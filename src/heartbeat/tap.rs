@@ -105,6 +105,8 @@ impl Tap {
         if !self.muted(from) {
             carrier.pass(from, rest);
         }
+        // Behind a torn frame one of ours would be read as a part of it.
+        self.lane_mut(from).farewell |= !rest.is_empty();
         self.close_policy(from, carrier);
     }
 
@@ -177,7 +179,7 @@ impl Tap {
         }
     }
 
-    /// Nothing may follow our close frame.
+    /// Nothing may follow our close frame, or a torn one.
     fn muted(&self, from: Sender) -> bool {
         self.lane(from).farewell
     }
@@ -324,8 +326,12 @@ impl Tap {
 
     fn room(&self, carrier: &impl Carrier) -> Room {
         Room {
-            browser: self.upstream.scanner.between_messages() && carrier.is_clear(Sender::Upstream),
-            upstream: self.browser.scanner.between_frames() && carrier.is_clear(Sender::Browser),
+            browser: !self.muted(Sender::Upstream)
+                && self.upstream.scanner.between_messages()
+                && carrier.is_clear(Sender::Upstream),
+            upstream: !self.muted(Sender::Browser)
+                && self.browser.scanner.between_frames()
+                && carrier.is_clear(Sender::Browser),
         }
     }
 

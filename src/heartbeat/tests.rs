@@ -524,3 +524,20 @@ fn an_ack_waits_for_the_end_of_a_compressed_message() {
     let _dealt = tap.on_bytes(Sender::Upstream, &[rest, &pong].concat(), now, &mut wires);
     assert_eq!(wires.to_browser, [&message, AckForm::Compatible.frame()].concat());
 }
+
+#[test]
+fn no_farewell_stands_behind_a_torn_frame() {
+    let (mut tap, mut wires) = tap(Settings::default());
+    let now = Instant::now();
+    let torn = [0x82];
+    assert_eq!(tap.on_bytes(Sender::Upstream, &torn, now, &mut wires), 0);
+    tap.on_end(Sender::Upstream, &torn, &mut wires);
+    tap.close(1001, now, &mut wires);
+    assert_eq!(wires.to_browser, torn);
+    assert_eq!(wires.to_upstream.len(), 8, "the other side is told all the same");
+
+    let (mut tap, mut wires) = self::tap(Settings::default());
+    tap.on_end(Sender::Browser, &torn, &mut wires);
+    assert!(!tap.hand_over(1001, &mut wires), "the upstream cannot be told");
+    assert_eq!(wires.to_upstream, torn);
+}

@@ -5,6 +5,7 @@ mod bulk;
 mod deflate;
 mod drain;
 mod exact;
+mod frames;
 mod golden;
 mod heartbeat;
 mod http;

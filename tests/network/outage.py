@@ -10,8 +10,8 @@ from support import status_watch
 from support.network import Network
 from visitor import CLICKS_BEFORE, Plan, Visitor
 
-PATIENCE = 60.0
-"""Seconds from the return, for a page to connect and to answer."""
+PATIENCE = 150.0
+"""Seconds from the return, for a page to connect and to answer: TCP repeats what was lost after up to 120 s."""
 
 WATCHED = [version for version in NETWORK if version.name in ("1.25.0", "1.29.0", "1.40.0", "1.53.1", "1.67.0")]
 WITH = [Plan(version, "self") for version in WATCHED]
@@ -32,6 +32,8 @@ class Lived:
     shown: str = ""
     """By the page, in the end of the outage: its status, and dialogs if there are any."""
     connected: float | None = None
+    dialogs: int = 0
+    """That cover the page when it is back; people close them."""
     first_answer: float | None = None
     """To the click that was made while the network was dead; a page may have forgotten it."""
     answer: float = 0.0
@@ -48,7 +50,8 @@ class Lived:
         shown = {name: "-" if value is None else f"{value:.1f}" for name, value in times.items()}
         runs = f"{CLICKS_BEFORE + 1} -> {self.runs}"
         told = {"page": str(self.visitor.plan), "says": self.shown or "nothing"}
-        return {**told, **shown, "answer to next click s": f"{self.answer:.1f}", "runs": runs}
+        after = {"dialogs": str(self.dialogs), "answer to next click s": f"{self.answer:.1f}", "runs": runs}
+        return {**told, **shown, **after}
 
 
 def _come_back(everyone: list[Lived], restored: float) -> None:
@@ -56,6 +59,7 @@ def _come_back(everyone: list[Lived], restored: float) -> None:
         if lived.noticed is not None:
             lived.connected = lived.visitor.wait_until_connected(PATIENCE) - restored
     for lived in everyone:
+        lived.dialogs = lived.visitor.close_dialogs()
         in_outage = f"level {lived.visitor.level}"
         lived.answer = lived.visitor.click_until_answered(PATIENCE)
         lived.runs = lived.visitor.runs

@@ -53,11 +53,12 @@ def test_the_page_connects_soon_after_the_network_is_back(outage, plan) -> None:
 
 @with_watchdog
 def test_the_session_survives(outage, plan) -> None:
-    visitor, runs = outage[plan].visitor, outage[plan].runs
+    visitor, runs, dialogs = outage[plan].visitor, outage[plan].runs, outage[plan].dialogs
     # The page shows the answer to the last click, so what the widget holds is what the user had moved it to. Of the
     # script's runs, the one of the click in the outage may be missing, and one for the connection may be added.
     assert visitor.level == 10 + CLICKS_BEFORE + 2
     assert runs in range(CLICKS_BEFORE + 2, CLICKS_BEFORE + 5), "a new session starts at 1"
+    assert dialogs == 0
     expect(visitor.page.dialogs).to_have_count(0)
 
 

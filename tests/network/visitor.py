@@ -93,6 +93,14 @@ class Visitor:
                 self.page.page.wait_for_timeout(_BETWEEN_CLICKS * 1000)
         raise AssertionError(f"{self.plan} has not answered within {seconds} s")
 
+    def close_dialogs(self) -> int:
+        """Returns how many there were."""
+        count = self.page.dialogs.count()
+        if count:
+            self.page.page.keyboard.press("Escape")
+            expect(self.page.dialogs).to_have_count(0)
+        return count
+
     def use(self) -> None:
         """Gives the session a state that can be lost."""
         for _ in range(CLICKS_BEFORE):

@@ -6,6 +6,9 @@ use memchr::memmem;
 /// Platforms change the one or the other.
 const MARKS: [&[u8]; 2] = [b"<title>Streamlit</title>", b"window.prerenderReady"];
 
+/// U+FEFF in UTF-8, which may stand before everything else.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
 /// What is to be said of the front of a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
@@ -25,7 +28,10 @@ pub(super) enum Place {
 /// `<html>`), and what follows must look like Streamlit's head up to its end. Anything else is left alone at the first
 /// byte that shows it, so that no streamed page waits for its end here.
 pub(super) fn place(page: &[u8], script: &str) -> Place {
-    let mut at = if page.starts_with(b"\xef\xbb\xbf") { 3 } else { 0 };
+    if BYTE_ORDER_MARK.starts_with(page) {
+        return Place::Unknown;
+    }
+    let mut at = if page.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len() } else { 0 };
     loop {
         at += page[at..].iter().take_while(|byte| byte.is_ascii_whitespace()).count();
         let rest = &page[at..];
@@ -138,11 +144,11 @@ mod tests {
 
     #[test]
     fn every_front_of_a_page_is_judged_alike_or_not_yet() {
-        let page = "<!-- a --><!doctype html>\n<html><head >\n<title>Streamlit</title></head><body>";
-        let place_of_all = found(page);
+        let page = b"\xef\xbb\xbf<!-- a --><!doctype html>\n<html><head >\n<title>Streamlit</title></head><body>";
+        let place_of_all = place(page, SCRIPT);
         assert!(matches!(place_of_all, Place::At(_)));
         for length in 0..page.len() {
-            let front = found(&page[..length]);
+            let front = place(&page[..length], SCRIPT);
             assert!(front == Place::Unknown || front == place_of_all, "{front:?} at {length}");
         }
     }

@@ -1,0 +1,33 @@
+"""An echo server by websockets for Autobahn|Testsuite: prints its address and sends every message back."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
+
+
+async def echo(connection: ServerConnection) -> None:
+    """Until the connection ends, however that may be."""
+    try:
+        async for message in connection:
+            await connection.send(message)
+    except ConnectionClosed:
+        pass
+
+
+async def main() -> None:
+    """Serves until killed."""
+    # What Autobahn sends is broken on purpose, and its reports say how the session ended.
+    logging.getLogger("websockets").setLevel(logging.CRITICAL)
+    # No pings of its own: they would come at other moments in every run.
+    async with serve(echo, "127.0.0.1", 0, max_size=None, ping_interval=None) as server:
+        host, port = next(iter(server.sockets)).getsockname()[:2]
+        print(f"listening on {host}:{port}", flush=True)
+        await server.serve_forever()
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
