@@ -7,6 +7,7 @@ use heartbeat_sidecar::commands;
 
 /// Holds an idle session in a fifth less than the system's allocator does, and gives memory back when sessions have gone
 /// (docs/PERFORMANCE.md).
+#[cfg(feature = "jemalloc")]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
