@@ -121,7 +121,8 @@ impl Source {
 
     /// What a pure module must not know; its tests, which stand last, may.
     fn impurities(&self) -> Vec<String> {
-        let is_tests = self.path.ends_with("tests.rs");
+        let is_tests =
+            self.path.ends_with("tests.rs") || self.path.parent().is_some_and(|folder| folder.ends_with("tests"));
         if !PURE.contains(&self.module()) || is_tests {
             return Vec::new();
         }

@@ -1,10 +1,12 @@
 //! What happens to a heartbeat, decided by pure code: events and `now` in, verbs out.
 
 pub mod carrier;
+mod depth;
 mod lane;
 pub mod learning;
 pub mod liveness;
 pub mod policy;
+mod run;
 pub mod tap;
 
 #[cfg(test)]

@@ -6,33 +6,20 @@
 use std::time::Instant;
 
 use super::carrier::{Carrier, Note};
+pub use super::depth::Depth;
 use super::lane::{Kind, Lane};
-use super::liveness::Pong;
+use super::liveness::{Pong, Tag};
 use super::policy::{Passage, Policy, Room, Verb};
+use super::run::Run;
 use super::{Capability, Settings, Withheld};
 use crate::streamlit::ack::AckForm;
 use crate::streamlit::messages::{self, BackType, Forward};
 use crate::websocket::frame::{self, ControlFrame, Header, MAX_CONTROL, Opcode};
-use crate::websocket::inflate::{COMPRESSED, Deflate};
 use crate::websocket::scanner::{Lost, Mark, Sender};
 
 /// Longest run of bytes, in one direction, that the tap leaves with the caller until more of it has come: a frame
 /// header and the payload of a frame that must be seen whole.
 pub const MAX_CARRY: usize = frame::MAX_HEADER + MAX_CONTROL;
-
-/// How much of a session the tap looks at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Depth {
-    /// Messages too: heartbeats are answered.
-    Messages,
-    /// Messages too, though some are compressed. A heartbeat is answered but never withheld: what comes later may refer
-    /// back to it. Of the upstream only as much is inflated as names its version, so its own acks are not seen.
-    Compressed(Deflate),
-    /// Frames only, so that a close frame can go in at a boundary. Extensions may have been negotiated.
-    Frames,
-    /// Nothing any more: the stream could not be followed.
-    Off,
-}
 
 /// Both directions of one session.
 #[derive(Debug)]
@@ -69,7 +56,7 @@ impl Tap {
     /// Bytes came from `from`. Returns how many were dealt with; the rest, at most [`MAX_CARRY`], must stand at the
     /// front of the next call.
     pub fn on_bytes(&mut self, from: Sender, bytes: &[u8], now: Instant, carrier: &mut impl Carrier) -> usize {
-        let mut run = Run { bytes, from, passed: 0, at: 0 };
+        let mut run = Run::new(from, bytes);
         while run.at < bytes.len() {
             if self.depth == Depth::Off {
                 run.at = bytes.len();
@@ -380,61 +367,16 @@ impl Tap {
     }
 }
 
-impl Depth {
-    /// Heartbeats are seen.
-    pub fn sees_messages(self) -> bool {
-        match self {
-            Self::Messages | Self::Compressed(_) => true,
-            Self::Frames | Self::Off => false,
-        }
-    }
-
-    /// Whether the reserved bits of a frame that the scanner has let through mean what was negotiated: permessage-deflate
-    /// sets RSV1 on the first frame of a message and nothing else (RFC 7692 §6).
-    fn allows(self, header: &Header) -> bool {
-        let compressible = matches!(header.opcode, Opcode::Text | Opcode::Binary);
-        match self {
-            Self::Compressed(_) => header.reserved == 0 || (header.reserved == COMPRESSED && compressible),
-            Self::Messages | Self::Frames | Self::Off => true,
-        }
-    }
-}
-
 /// Whether a frame must be seen whole before it is known whether it passes. A heartbeat and a pong of ours may be
 /// taken out; a close frame's code is reported.
 fn wanted(from: Sender, header: &Header) -> bool {
     match header.opcode {
         Opcode::Close => header.payload <= MAX_CONTROL as u64,
-        Opcode::Pong => from == Sender::Upstream && header.payload == size_of::<super::liveness::Tag>() as u64,
+        Opcode::Pong => from == Sender::Upstream && header.payload == size_of::<Tag>() as u64,
         Opcode::Binary => {
             let short = header.payload <= messages::MAX_HEARTBEAT as u64;
             from == Sender::Browser && short && header.fin && header.reserved == 0
         }
         Opcode::Continuation | Opcode::Text | Opcode::Ping | Opcode::Reserved(_) => false,
-    }
-}
-
-/// The bytes of one call: `passed..at` is dealt with and still to be passed on.
-struct Run<'a> {
-    bytes: &'a [u8],
-    from: Sender,
-    passed: usize,
-    at: usize,
-}
-
-impl Run<'_> {
-    fn flush(&mut self, muted: bool, carrier: &mut impl Carrier) {
-        if self.passed < self.at && !muted {
-            carrier.pass(self.from, &self.bytes[self.passed..self.at]);
-        }
-        self.passed = self.at;
-    }
-
-    /// Takes the last `frame` bytes out.
-    fn cut(&mut self, frame: usize, muted: bool, carrier: &mut impl Carrier) {
-        self.at -= frame;
-        self.flush(muted, carrier);
-        self.at += frame;
-        self.passed = self.at;
     }
 }

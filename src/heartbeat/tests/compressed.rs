@@ -1,0 +1,218 @@
+//! Sessions with permessage-deflate, as zlib's own code compresses them.
+
+use flate2::{Compress, Compression, FlushCompress};
+
+use super::*;
+use crate::streamlit::proto::{EnvironmentInfo, ForwardMsg, Initialize, NewSession, forward_msg};
+use crate::websocket::inflate::Context;
+
+/// One end's compressor, by zlib's own code (RFC 7692 §7.2.1).
+struct Deflater {
+    from: Sender,
+    takeover: bool,
+    compress: Compress,
+}
+
+impl Deflater {
+    fn new(from: Sender, Context { takeover, window_bits }: Context) -> Self {
+        Self { from, takeover, compress: Compress::new_with_window_bits(Compression::default(), false, window_bits) }
+    }
+
+    /// A message in so many frames, with a ping before each but the first.
+    fn message(&mut self, opcode: u8, message: &[u8], pieces: usize) -> Vec<u8> {
+        let mut payload = Vec::with_capacity(message.len() + 1024);
+        self.compress.compress_vec(message, &mut payload, FlushCompress::Sync).unwrap();
+        payload.truncate(payload.len() - 4);
+        if !self.takeover {
+            self.compress.reset();
+        }
+        let mut rest = payload.chunks(payload.len().div_ceil(pieces)).peekable();
+        let mut frames = frame(self.from, opcode | 0x40 | last(rest.len() == 1), rest.next().expect("never empty"));
+        while let Some(piece) = rest.next() {
+            frames.extend(frame(self.from, 0x89, b"between"));
+            frames.extend(frame(self.from, last(rest.len() == 0), piece));
+        }
+        frames
+    }
+}
+
+fn last(is_last: bool) -> u8 {
+    if is_last { 0x80 } else { 0 }
+}
+
+fn new_session(version: &str) -> Vec<u8> {
+    let environment_info = Some(EnvironmentInfo { streamlit_version: version.to_owned() });
+    let initialize = Some(Initialize { environment_info, session_id: String::new() });
+    let kind = Some(forward_msg::Type::NewSession(NewSession { initialize }));
+    prost::Message::encode_to_vec(&ForwardMsg { hash: "0123456789".to_owned(), r#type: kind })
+}
+
+pub(super) fn compressed_tap(deflate: Deflate, settings: Settings) -> (Tap, Wires) {
+    (
+        Tap::new(Depth::Compressed(deflate), settings, NONCE),
+        Wires { capability: Capability::Silent, ..Wires::default() },
+    )
+}
+
+/// A message of a browser: what it says, in how many frames, compressed or not.
+#[derive(Clone, Debug)]
+struct Said {
+    text: bool,
+    message: Vec<u8>,
+    pieces: usize,
+    compressed: bool,
+}
+
+fn any_message() -> impl Strategy<Value = Said> {
+    let message = prop_oneof![
+        4 => Just(HEARTBEAT.to_vec()),
+        1 => Just(vec![0xa0, 0x06, 0x01, 0x88, 0x01, 0x01]),
+        1 => Just(vec![0x88, 0x01, 0x01, 0x5a, 0x00]),
+        3 => (0..100u8, 0..3000usize).prop_map(|(byte, size)| (0..size).map(|at| byte ^ (at / 7) as u8).collect()),
+        1 => Just(vec![0x2a; 70_000]),
+    ];
+    (prop::bool::weighted(0.1), message, 1..4usize, prop::bool::weighted(0.8))
+        .prop_map(|(text, message, pieces, compressed)| Said { text, message, pieces, compressed })
+}
+
+fn any_context() -> impl Strategy<Value = Context> {
+    (any::<bool>(), 9..=15u8).prop_map(|(takeover, window_bits)| Context { takeover, window_bits })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+
+    #[test]
+    fn compressed_heartbeats_are_seen_and_pass_however_they_are_cut(
+        messages in vec(any_message(), 1..15),
+        sizes in vec(1..400usize, 1..8),
+        context in any_context(),
+        capability in prop::sample::select(vec![Capability::Unknown, Capability::Silent, Capability::Native]),
+        mode in prop::sample::select(vec![Mode::Auto, Mode::Answer, Mode::Forward]),
+    ) {
+        let mut deflater = Deflater::new(Sender::Browser, context);
+        let (mut bytes, mut heartbeats, now) = (Vec::new(), 0, Instant::now());
+        for Said { text, message, pieces, compressed } in &messages {
+            let opcode = if *text { 1 } else { 2 };
+            heartbeats += usize::from(!text && message.ends_with(&HEARTBEAT));
+            bytes.extend(match compressed {
+                true => deflater.message(opcode, message, *pieces),
+                false => frame(Sender::Browser, 0x80 | opcode, message),
+            });
+        }
+        let run = |sizes: &[usize]| {
+            let deflate = Deflate { browser: context, upstream: Context::default() };
+            let (mut tap, mut wires) = compressed_tap(deflate, Settings { mode, ..Settings::default() });
+            wires.capability = capability;
+            feed(&mut tap, Sender::Browser, &bytes, sizes, now, &mut wires);
+            wires
+        };
+        let wires = run(&sizes);
+        prop_assert_eq!(wires.count(|note| *note == Note::Heartbeat), heartbeats);
+        prop_assert_eq!(wires.count(|note| matches!(note, Note::Back(BackType::AppHeartbeat, _))), heartbeats);
+        prop_assert_eq!(wires.last_tag().is_some(), heartbeats > 0 && mode != Mode::Forward);
+        let is_ours = |header: &Header, payload: &[u8]| header.opcode == Opcode::Ping && payload.len() == 16;
+        prop_assert!(without(&wires.to_upstream, is_ours) == bytes, "what came did not pass as it was");
+        prop_assert_eq!(wires, run(&[usize::MAX]));
+    }
+
+    #[test]
+    fn an_upstream_is_read_until_it_has_named_its_version_and_passes_as_it_is(
+        before in vec(0..3000usize, 0..5),
+        pieces in 1..4usize,
+        sizes in vec(1..400usize, 1..8),
+        context in any_context(),
+    ) {
+        let mut deflater = Deflater::new(Sender::Upstream, context);
+        let delta = |size: usize| [&[0x2a, 0x80, 0x80, 0x40][..], &vec![7; size]].concat();
+        let mut bytes: Vec<u8> = before.iter().flat_map(|size| deflater.message(2, &delta(*size), pieces)).collect();
+        bytes.extend(deflater.message(2, &new_session("1.53.1"), pieces));
+        bytes.extend(deflater.message(2, &delta(10), pieces));
+        let deflate = Deflate { browser: Context::default(), upstream: context };
+        let (mut tap, mut wires) = compressed_tap(deflate, Settings::default());
+        feed(&mut tap, Sender::Upstream, &bytes, &sizes, Instant::now(), &mut wires);
+        prop_assert_eq!(&wires.to_browser, &bytes);
+        let seen: Vec<_> = wires.notes.iter().filter_map(|note| match note {
+            Note::Forward(message, _bytes) => Some(message),
+            _ => None,
+        }).collect();
+        prop_assert!(seen[..before.len()].iter().all(|message| message.kind() == ForwardType::Delta));
+        let [Forward::NewSession(Some(announcement)), last] = &seen[before.len()..] else { panic!("{seen:?}") };
+        prop_assert_eq!(&announcement.version, "1.53.1");
+        prop_assert_eq!(last.kind(), ForwardType::Unknown);
+    }
+}
+
+/// What becomes of a compressed session in which the browser has sent these bytes and then a heartbeat.
+fn after(bytes: &[u8]) -> (Tap, Wires) {
+    let (mut tap, mut wires) = compressed_tap(Deflate::default(), Settings::default());
+    let sent = [bytes, &frame(Sender::Browser, 0x82, &HEARTBEAT)].concat();
+    let dealt = tap.on_bytes(Sender::Browser, &sent, Instant::now(), &mut wires);
+    assert_eq!(dealt, sent.len());
+    assert!(wires.to_upstream.starts_with(&sent), "the bytes flow on");
+    (tap, wires)
+}
+
+#[test]
+fn reserved_bits_that_mean_nothing_turn_the_tap_off() {
+    let begun = frame(Sender::Browser, 0x42, &[0xf2]);
+    for stray in [
+        [begun, frame(Sender::Browser, 0xc0, &[0x00])].concat(),
+        frame(Sender::Browser, 0xc9, b"ping"),
+        frame(Sender::Browser, 0xc8, &[0x03, 0xe8]),
+        frame(Sender::Browser, 0xa2, &HEARTBEAT),
+        frame(Sender::Browser, 0xe2, &HEARTBEAT),
+    ] {
+        let (_tap, wires) = after(&stray);
+        assert_eq!(wires.count(|note| *note == Note::Lost(Lost::ReservedBits)), 1, "{stray:02x?}");
+        assert_eq!(wires.count(|note| *note == Note::Heartbeat), 0, "{stray:02x?}");
+    }
+    let (_tap, wires) = after(&frame(Sender::Browser, 0xc1, &[0x00]));
+    assert_eq!(wires.count(|note| *note == Note::Heartbeat), 1);
+}
+
+#[test]
+fn a_browser_whose_messages_cannot_be_inflated_is_followed_frame_by_frame() {
+    let mut deflater = Deflater::new(Sender::Browser, Context::default());
+    let mebibyte = deflater.message(2, &vec![0; 1 << 20], 3);
+    let (_tap, wires) = after(&mebibyte.repeat(63));
+    assert_eq!(wires.count(|note| *note == Note::Heartbeat), 1, "so much is allowed");
+    let bomb = mebibyte.repeat(65);
+    for bytes in [bomb, frame(Sender::Browser, 0xc2, &[0x06])] {
+        let (mut tap, mut wires) = after(&bytes);
+        assert_eq!(wires.count(|note| matches!(note, Note::Lost(_))), 1);
+        assert_eq!(wires.count(|note| *note == Note::Lost(Lost::Compression)), 1);
+        assert_eq!(wires.count(|note| *note == Note::Heartbeat), 0);
+        tap.close(1001, Instant::now(), &mut wires);
+        assert_eq!(wires.to_browser, [0x88, 0x02, 0x03, 0xe9], "its boundaries are still known");
+    }
+}
+
+#[test]
+fn an_upstream_that_cannot_be_inflated_leaves_heartbeats_their_acks() {
+    let (mut tap, mut wires) = compressed_tap(Deflate::default(), Settings::default());
+    let now = Instant::now();
+    let mut deflater = Deflater::new(Sender::Upstream, Context::default());
+    let sent = [frame(Sender::Upstream, 0xc2, &[0x06]), deflater.message(2, &new_session("1.67.0"), 1)].concat();
+    let _dealt = tap.on_bytes(Sender::Upstream, &sent, now, &mut wires);
+    let heartbeat = Deflater::new(Sender::Browser, Context::default()).message(2, &HEARTBEAT, 1);
+    let _dealt = tap.on_bytes(Sender::Browser, &heartbeat, now, &mut wires);
+    let pong = frame(Sender::Upstream, 0x8a, &wires.last_tag().expect("a ping went upstream"));
+    let _dealt = tap.on_bytes(Sender::Upstream, &pong, now, &mut wires);
+    assert_eq!(wires.to_browser, [&sent, AckForm::Compatible.frame()].concat());
+    assert_eq!(wires.count(|note| matches!(note, Note::Lost(_))), 0);
+}
+
+#[test]
+fn an_ack_waits_for_the_end_of_a_compressed_message() {
+    let (mut tap, mut wires) = compressed_tap(Deflate::default(), Settings::default());
+    let now = Instant::now();
+    let message = Deflater::new(Sender::Upstream, Context::default()).message(2, &new_session("1.53.1"), 2);
+    let (front, rest) = message.split_at(40);
+    let _dealt = tap.on_bytes(Sender::Upstream, front, now, &mut wires);
+    let heartbeat = Deflater::new(Sender::Browser, Context::default()).message(2, &HEARTBEAT, 1);
+    let _dealt = tap.on_bytes(Sender::Browser, &heartbeat, now, &mut wires);
+    let pong = frame(Sender::Upstream, 0x8a, &wires.last_tag().expect("a ping went upstream"));
+    let _dealt = tap.on_bytes(Sender::Upstream, &[rest, &pong].concat(), now, &mut wires);
+    assert_eq!(wires.to_browser, [&message, AckForm::Compatible.frame()].concat());
+}
