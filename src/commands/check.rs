@@ -70,12 +70,13 @@ impl Line {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
     use std::fs;
 
     use proptest::prelude::*;
 
     use super::*;
-    use crate::config::SETTINGS;
+    use crate::config::{SETTINGS, Setting};
 
     fn reported(sources: &Sources) -> (bool, String, String) {
         let (mut out, mut err) = (Vec::new(), Vec::new());
@@ -94,44 +95,19 @@ mod tests {
         let sources = with_flags(&[("upstream", "unix:/run/app.sock"), ("heartbeat.ack", "plain")]);
         let (valid, out, err) = reported(&sources);
         assert!(valid);
-        assert_eq!(
-            out,
-            "\
-listen            = \"0.0.0.0:8500\"        # default
-upstream          = \"unix:/run/app.sock\"  # --upstream
-admin             = \"127.0.0.1:9600\"      # default
-log_format        = \"text\"                # default
-log_level         = \"info\"                # default
-drain_timeout     = \"10s\"                 # default
-connect_timeout   = \"5s\"                  # default
-handshake_timeout = \"30s\"                 # default
-trusted_proxies   = \"private\"             # default
-proxy_protocol    = false                 # default
-allowed_origins   = \"any\"                 # default
-
-[heartbeat]
-mode              = \"auto\"                # default
-proof             = \"pong\"                # default
-ack               = \"plain\"               # --heartbeat-ack
-native_deadline   = \"2s\"                  # default
-stall_after       = \"5s\"                  # default
-
-[session]
-takeover          = true                  # default
-takeover_timeout  = \"500ms\"               # default
-
-[watchdog]
-mode              = \"off\"                 # default
-interval          = \"10s\"                 # default
-ack_timeout       = \"5s\"                  # default
-
-[limits]
-header_bytes      = 65536                 # default
-uri_bytes         = 16384                 # default
-idle_timeout      = \"1m 15s\"              # default
-body_timeout      = \"1m\"                  # default
-"
-        );
+        let lines: Vec<_> = out.lines().collect();
+        let words = |line: &&str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+        let said: Vec<_> = lines.iter().map(words).collect();
+        for line in [
+            "upstream = \"unix:/run/app.sock\" # --upstream",
+            "proxy_protocol = false # default",
+            "ack = \"plain\" # --heartbeat-ack",
+            "header_bytes = 65536 # default",
+        ] {
+            assert!(said.contains(&line.to_owned()), "no {line} in\n{out}");
+        }
+        let columns = |mark| lines.iter().filter_map(move |line| line.find(mark)).collect::<HashSet<_>>();
+        assert_eq!((columns(" = ").len(), columns("  # ").len()), (1, 1), "not in columns:\n{out}");
         assert_eq!(
             err,
             "warning: heartbeat.ack = \"plain\" (--heartbeat-ack): opens an error dialog in pages of Streamlit before \
@@ -162,60 +138,37 @@ body_timeout      = \"1m\"                  # default
         assert!(out.contains("a?listen = 1?.toml:1\n"), "{out}");
     }
 
-    fn duration() -> impl Strategy<Value = String> {
-        (1..3_600_000_u64).prop_map(|millis| format!("{millis}ms"))
+    /// Something that the setting takes.
+    fn value(setting: &Setting) -> BoxedStrategy<String> {
+        let select = |words: &[&'static str]| prop::sample::select(words.to_vec()).prop_map(str::to_owned).boxed();
+        let duration = || (1..3_600_000_u64).prop_map(|millis| format!("{millis}ms"));
+        match (setting.key, setting.value_name) {
+            ("listen", _) => (1..8000_u16).prop_map(|port| format!("[::]:{port}")).boxed(),
+            ("admin", _) => (8000..9999_u16).prop_map(|port| format!("127.0.0.1:{port}")).boxed(),
+            ("upstream", _) => {
+                prop_oneof!["http://[a-z]{1,9}:9[0-9]{3}", "http://\\[2001:db8::[1-9]\\]", "unix:/[a-z][ -~é]{0,20}"]
+                    .boxed()
+            }
+            ("log_level", _) => select(&["debug", "info,heartbeat_sidecar=debug", "warn,a[b{c=\"d\"}]=trace"]),
+            ("trusted_proxies", _) => select(&["none", "private", "10.0.0.0/8, 2001:db8::/32"]),
+            ("allowed_origins", _) => select(&["any", "https://a.example, http://[::1]:8500"]),
+            (_, "DURATION") => duration().boxed(),
+            (_, "DURATION|off") => prop_oneof![duration(), Just("off".to_owned())].boxed(),
+            (_, "BYTES") => (1024..9999_u32).prop_map(|bytes| bytes.to_string()).boxed(),
+            (_, words) => select(&words.split('|').collect::<Vec<_>>()),
+        }
     }
 
     fn flags() -> impl Strategy<Value = Vec<(&'static str, String)>> {
-        let upstream =
-            prop_oneof!["http://[a-z]{1,9}:9[0-9]{3}", "http://\\[2001:db8::[1-9]\\]", "unix:/[a-z][ -~é]{0,20}"];
-        let words = (
-            prop::sample::select(vec!["auto", "answer", "forward"]),
-            prop::sample::select(vec!["pong", "connection"]),
-            prop::sample::select(vec!["compatible", "plain"]),
-            prop::sample::select(vec!["text", "json"]),
-            prop::sample::select(vec!["debug", "info,heartbeat_sidecar=debug", "warn,a[b{c=\"d\"}]=trace"]),
-            prop::sample::select(vec!["true", "false"]),
-        );
-        let durations = prop::array::uniform10(duration());
-        let proxies = prop::sample::select(vec!["none", "private", "10.0.0.0/8, 2001:db8::/32"]);
-        let origins = prop::sample::select(vec!["any", "https://a.example, http://[::1]:8500"]);
-        let bytes = (1024..9999_u32, 256..9999_u32);
-        (1..8000_u16, 1..999_u16, upstream, words, durations, proxies, origins, bytes).prop_map(
-            |(port, gap, upstream, words, durations, proxies, origins, bytes)| {
-                let [drain, connect, handshake, native, stall, takeover, interval, ack_timeout, idle, pause] =
-                    durations;
-                // Who never answers cannot be watched.
-                let watchdog = if words.0 == "forward" { "off" } else { "self" };
-                vec![
-                    ("listen", format!("[::]:{port}")),
-                    ("admin", format!("127.0.0.1:{}", port + gap)),
-                    ("upstream", upstream),
-                    ("heartbeat.mode", words.0.to_owned()),
-                    ("heartbeat.proof", words.1.to_owned()),
-                    ("heartbeat.ack", words.2.to_owned()),
-                    ("log_format", words.3.to_owned()),
-                    ("log_level", words.4.to_owned()),
-                    ("drain_timeout", drain),
-                    ("connect_timeout", connect),
-                    ("handshake_timeout", handshake),
-                    ("heartbeat.native_deadline", native),
-                    ("heartbeat.stall_after", stall),
-                    ("session.takeover", words.5.to_owned()),
-                    ("session.takeover_timeout", takeover),
-                    ("watchdog.mode", watchdog.to_owned()),
-                    ("watchdog.interval", interval),
-                    ("watchdog.ack_timeout", ack_timeout),
-                    ("trusted_proxies", proxies.to_owned()),
-                    ("proxy_protocol", words.5.to_owned()),
-                    ("allowed_origins", origins.to_owned()),
-                    ("limits.header_bytes", bytes.0.to_string()),
-                    ("limits.uri_bytes", bytes.1.to_string()),
-                    ("limits.idle_timeout", idle),
-                    ("limits.body_timeout", pause),
-                ]
-            },
-        )
+        SETTINGS.iter().map(value).collect::<Vec<_>>().prop_map(|values| {
+            let mut flags: Vec<_> = SETTINGS.iter().map(|setting| setting.key).zip(values).collect();
+            // Who never answers cannot be watched.
+            if flags.contains(&("heartbeat.mode", "forward".to_owned())) {
+                flags.retain(|(key, _)| *key != "watchdog.mode");
+                flags.push(("watchdog.mode", "off".to_owned()));
+            }
+            flags
+        })
     }
 
     proptest! {
