@@ -5,6 +5,7 @@ mod depth;
 mod lane;
 pub mod learning;
 pub mod liveness;
+pub mod pings;
 pub mod policy;
 mod run;
 pub mod tap;

@@ -1,7 +1,9 @@
 //! The tap of one session: walks along both directions and slips in or takes out what the policy decides.
 //!
 //! Law: any chunking of the same bytes gives the same output and the same decisions; what is neither a withheld
-//! heartbeat nor a pong of ours passes on unchanged.
+//! heartbeat, a pong of ours nor a ping that the browser is shielded from passes on unchanged.
+
+mod farewell;
 
 use std::time::Instant;
 
@@ -9,9 +11,10 @@ use super::carrier::{Carrier, Note};
 pub use super::depth::Depth;
 use super::lane::{Kind, Lane};
 use super::liveness::{Pong, Tag};
+use super::pings::{Errand, PingSettings, Pings};
 use super::policy::{Passage, Policy, Room, Verb};
 use super::run::Run;
-use super::{Capability, Settings, Withheld};
+use super::{Capability, Settings};
 use crate::streamlit::ack::AckForm;
 use crate::streamlit::messages::{self, BackType, Forward};
 use crate::websocket::frame::{self, ControlFrame, Header, MAX_CONTROL, Opcode};
@@ -27,6 +30,8 @@ pub struct Tap {
     depth: Depth,
     ack: AckForm,
     policy: Policy,
+    /// `None` where pings and pongs pass.
+    pings: Option<Box<Pings>>,
     browser: Lane,
     upstream: Lane,
     /// The code to close both sides with as soon as there is room.
@@ -46,6 +51,7 @@ impl Tap {
             depth,
             ack: settings.ack,
             policy: Policy::new(settings, nonce),
+            pings: None,
             browser: lane(Sender::Browser),
             upstream: lane(Sender::Upstream),
             closing: None,
@@ -53,16 +59,24 @@ impl Tap {
         }
     }
 
+    /// Pings the browser from now on, and answers the upstream's pings where it is to be shielded from them. `nonce` must
+    /// be random, and not the one of the heartbeats.
+    pub fn with_pings(mut self, settings: PingSettings, nonce: u64, now: Instant) -> Self {
+        self.pings = Some(Box::new(Pings::new(settings, nonce, now)));
+        self
+    }
+
     /// Bytes came from `from`. Returns how many were dealt with; the rest, at most [`MAX_CARRY`], must stand at the
     /// front of the next call.
     pub fn on_bytes(&mut self, from: Sender, bytes: &[u8], now: Instant, carrier: &mut impl Carrier) -> usize {
         let mut run = Run::new(from, bytes);
+        let shielded = self.pings.as_ref().map(|pings| pings.shields());
         while run.at < bytes.len() {
             if self.depth == Depth::Off {
                 run.at = bytes.len();
                 break;
             }
-            match self.lane_mut(from).scanner.next(&bytes[run.at..], |header| wanted(from, header)) {
+            match self.lane_mut(from).scanner.next(&bytes[run.at..], |header| wanted(from, header, shielded)) {
                 Mark::Incomplete => break,
                 Mark::Whole(header) | Mark::Start(header) if !self.depth.allows(&header) => {
                     self.lose(Lost::ReservedBits, carrier);
@@ -102,54 +116,24 @@ impl Tap {
         if !self.policy.is_idle() {
             self.obey(now, carrier);
         }
-        if let Some(code) = self.closing {
-            self.say_farewell(code, carrier);
-        }
+        self.run_errands(now, carrier);
+        self.say_farewell(carrier);
     }
 
-    /// [`Tap::settle`] has nothing to do, whatever the time is.
+    /// [`Tap::settle`] has nothing to do before [`Tap::deadline`].
     pub fn is_idle(&self) -> bool {
-        self.policy.is_idle() && self.closing.is_none()
+        self.policy.is_idle() && self.closing.is_none() && self.pings.as_ref().is_none_or(|pings| pings.is_idle())
     }
 
     /// When [`Tap::settle`] must be called, if nothing happens before.
     pub fn deadline(&self) -> Option<Instant> {
-        self.policy.deadline()
+        let pings = self.pings.as_ref().and_then(|pings| pings.deadline());
+        self.policy.deadline().into_iter().chain(pings).min()
     }
 
-    /// Closes both sides with `code`: the browser at the next message boundary, then the upstream between frames.
-    /// A stream that cannot be followed has no boundaries: it is left to its end or to the deadline.
-    pub fn close(&mut self, code: u16, now: Instant, carrier: &mut impl Carrier) {
-        self.closing.get_or_insert(code);
-        self.close_policy(Sender::Browser, carrier);
-        self.settle(now, carrier);
-    }
-
-    /// Closes the upstream with `code` at once, since another connection takes the session over, and the browser if
-    /// there is room. Nothing passes any more. Answers whether the upstream could be told: not inside a frame.
-    pub fn hand_over(&mut self, code: u16, carrier: &mut impl Carrier) -> bool {
-        self.close_policy(Sender::Browser, carrier);
-        let (room, followed) = (self.room(carrier), self.depth != Depth::Off);
-        if followed && room.browser {
-            self.bid_farewell(Sender::Upstream, code, carrier);
-        }
-        let told = self.browser.closed || (followed && room.upstream);
-        if told {
-            self.bid_farewell(Sender::Browser, code, carrier);
-        }
-        self.upstream.farewell = true;
-        self.browser.farewell = true;
-        told
-    }
-
-    /// A close frame came from `from`.
-    pub fn has_closed(&self, from: Sender) -> bool {
-        self.lane(from).closed
-    }
-
-    /// Both sides have their farewell, and `from` has answered it or sent its own.
-    pub fn is_closed(&self, from: Sender) -> bool {
-        self.browser.farewell && self.upstream.farewell && self.has_closed(from)
+    /// Since when a ping to the browser has been without its pong.
+    pub fn unanswered(&self) -> Option<Instant> {
+        self.pings.as_ref()?.unanswered()
     }
 
     fn lane(&self, from: Sender) -> &Lane {
@@ -164,11 +148,6 @@ impl Tap {
             Sender::Browser => &mut self.browser,
             Sender::Upstream => &mut self.upstream,
         }
-    }
-
-    /// Nothing may follow our close frame, or a torn one.
-    fn muted(&self, from: Sender) -> bool {
-        self.lane(from).farewell
     }
 
     /// A frame that [`wanted`] to be seen whole.
@@ -189,20 +168,40 @@ impl Tap {
                 self.close_policy(run.from, carrier);
             }
             Opcode::Pong => self.on_pong(payload, frame, run, now, carrier),
+            Opcode::Ping => self.on_upstream_ping(payload, frame, run, now, carrier),
             _ => self.on_small_message(payload, frame, run, now, carrier),
         }
     }
 
     fn on_pong(&mut self, payload: &[u8], frame: usize, run: &mut Run<'_>, now: Instant, carrier: &mut impl Carrier) {
-        match self.policy.on_pong(payload, now) {
-            Pong::Foreign => return,
-            Pong::Stale => run.cut(frame, self.muted(run.from), carrier),
-            Pong::Proof(after) => {
-                run.cut(frame, self.muted(run.from), carrier);
-                carrier.note(Note::Proof(after));
-            }
+        let pong = match (run.from, &mut self.pings) {
+            (Sender::Upstream, _) => self.policy.on_pong(payload, now),
+            (Sender::Browser, Some(pings)) => pings.on_browser_pong(payload, now),
+            (Sender::Browser, None) => Pong::Foreign,
+        };
+        if pong == Pong::Foreign {
+            return;
         }
-        self.obey(now, carrier);
+        run.cut(frame, self.muted(run.from), carrier);
+        if let (Sender::Upstream, Pong::Proof(after)) = (run.from, pong) {
+            carrier.note(Note::Proof(after));
+        }
+        self.settle(now, carrier);
+    }
+
+    fn on_upstream_ping(
+        &mut self,
+        payload: &[u8],
+        frame: usize,
+        run: &mut Run<'_>,
+        now: Instant,
+        carrier: &mut impl Carrier,
+    ) {
+        if let Some(pings) = self.pings.as_mut().filter(|pings| pings.shields()) {
+            pings.on_upstream_ping(payload);
+            run.cut(frame, self.muted(run.from), carrier);
+            self.settle(now, carrier);
+        }
     }
 
     /// A whole message of the browser that is short enough to be a heartbeat.
@@ -287,7 +286,7 @@ impl Tap {
         while let Some(verb) = self.policy.next(now, self.room(carrier)) {
             match verb {
                 Verb::Ping(tag) => {
-                    let ping = ControlFrame::ping(tag, self.key());
+                    let ping = ControlFrame::ping(tag, Some(self.key()));
                     carrier.insert(Sender::Browser, ping.as_bytes());
                 }
                 Verb::Ack(waited) => {
@@ -304,6 +303,24 @@ impl Tap {
         }
     }
 
+    /// Sends the pings and pongs that are due.
+    fn run_errands(&mut self, now: Instant, carrier: &mut impl Carrier) {
+        if self.pings.is_none() {
+            return;
+        }
+        let (browser, upstream) =
+            (self.frame_room(Sender::Upstream, carrier), self.frame_room(Sender::Browser, carrier));
+        while let Some(errand) = self.pings.as_mut().and_then(|pings| pings.next(now, browser, upstream)) {
+            match errand {
+                Errand::Ping(tag) => carrier.insert(Sender::Upstream, ControlFrame::ping(tag, None).as_bytes()),
+                Errand::Pong(payload) => {
+                    let pong = ControlFrame::pong(&payload, self.key());
+                    carrier.insert(Sender::Browser, pong.as_bytes());
+                }
+            }
+        }
+    }
+
     /// Something was learned that may concern heartbeats under way.
     fn heed(&mut self, capability: Capability) {
         if capability == Capability::Silent {
@@ -313,42 +330,14 @@ impl Tap {
 
     fn room(&self, carrier: &impl Carrier) -> Room {
         Room {
-            browser: !self.muted(Sender::Upstream)
-                && self.upstream.scanner.between_messages()
-                && carrier.is_clear(Sender::Upstream),
-            upstream: !self.muted(Sender::Browser)
-                && self.browser.scanner.between_frames()
-                && carrier.is_clear(Sender::Browser),
+            browser: self.upstream.scanner.between_messages() && self.frame_room(Sender::Upstream, carrier),
+            upstream: self.frame_room(Sender::Browser, carrier),
         }
     }
 
-    /// The browser is told first: an app server that is told drops what it still had to send.
-    fn say_farewell(&mut self, code: u16, carrier: &mut impl Carrier) {
-        if self.depth == Depth::Off {
-            return;
-        }
-        let room = self.room(carrier);
-        if !self.upstream.farewell && (self.upstream.closed || room.browser) {
-            self.bid_farewell(Sender::Upstream, code, carrier);
-        }
-        if self.upstream.farewell && !self.browser.farewell && (self.browser.closed || room.upstream) {
-            self.bid_farewell(Sender::Browser, code, carrier);
-        }
-    }
-
-    /// Ends the direction that `from` sends in with a close frame of ours, unless its sender has sent one.
-    fn bid_farewell(&mut self, from: Sender, code: u16, carrier: &mut impl Carrier) {
-        if !self.lane(from).closed {
-            let key = (from == Sender::Browser).then(|| self.key());
-            carrier.insert(from, ControlFrame::close(code, key).as_bytes());
-        }
-        self.lane_mut(from).farewell = true;
-    }
-
-    fn close_policy(&mut self, closer: Sender, carrier: &mut impl Carrier) {
-        for _unanswered in 0..self.policy.on_closing(closer == Sender::Upstream) {
-            carrier.note(Note::Withheld(Withheld::UpstreamClosed));
-        }
+    /// Whether a control frame can go in behind what `from` has sent.
+    fn frame_room(&self, from: Sender, carrier: &impl Carrier) -> bool {
+        !self.muted(from) && self.lane(from).scanner.between_frames() && carrier.is_clear(from)
     }
 
     fn lose(&mut self, lost: Lost, carrier: &mut impl Carrier) {
@@ -368,15 +357,23 @@ impl Tap {
 }
 
 /// Whether a frame must be seen whole before it is known whether it passes. A heartbeat and a pong of ours may be
-/// taken out; a close frame's code is reported.
-fn wanted(from: Sender, header: &Header) -> bool {
+/// taken out; a close frame's code is reported. `shielded` is `Some` where the browser is pinged, and true where it is
+/// shielded from the upstream's pings.
+fn wanted(from: Sender, header: &Header, shielded: Option<bool>) -> bool {
     match header.opcode {
         Opcode::Close => header.payload <= MAX_CONTROL as u64,
-        Opcode::Pong => from == Sender::Upstream && header.payload == size_of::<Tag>() as u64,
+        Opcode::Pong => {
+            let asked = from == Sender::Upstream || shielded.is_some();
+            asked && header.payload == size_of::<Tag>() as u64
+        }
+        Opcode::Ping => {
+            let shielded = from == Sender::Upstream && shielded == Some(true);
+            shielded && header.payload <= MAX_CONTROL as u64
+        }
         Opcode::Binary => {
             let short = header.payload <= messages::MAX_HEARTBEAT as u64;
             from == Sender::Browser && short && header.fin && header.reserved == 0
         }
-        Opcode::Continuation | Opcode::Text | Opcode::Ping | Opcode::Reserved(_) => false,
+        Opcode::Continuation | Opcode::Text | Opcode::Reserved(_) => false,
     }
 }

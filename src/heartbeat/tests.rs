@@ -1,6 +1,7 @@
 //! Properties of the tap: what goes in, however it is cut, comes out, and no ack lies.
 
 mod compressed;
+mod pings;
 
 use std::time::{Duration, Instant};
 

@@ -98,17 +98,19 @@ pub fn mask(bytes: &mut [u8], mut key: [u8; 4], offset: u64) {
 /// A control frame of the sidecar's own, kept on the stack.
 #[derive(Clone, Copy, Debug)]
 pub struct ControlFrame {
-    bytes: [u8; 6 + MAX_OWN_PAYLOAD],
+    bytes: [u8; 6 + MAX_CONTROL],
     length: usize,
 }
 
-/// The longest payload that the sidecar puts into a control frame of its own, in bytes.
-const MAX_OWN_PAYLOAD: usize = 16;
-
 impl ControlFrame {
-    /// A masked ping to a server.
-    pub fn ping(payload: [u8; 16], key: [u8; 4]) -> Self {
-        Self::new(0x89, &payload, Some(key))
+    /// A ping; masked if it goes to a server.
+    pub fn ping(payload: [u8; 16], key: Option<[u8; 4]>) -> Self {
+        Self::new(0x89, &payload, key)
+    }
+
+    /// A masked pong to a server; of `payload`, what is beyond [`MAX_CONTROL`] bytes is left out.
+    pub fn pong(payload: &[u8], key: [u8; 4]) -> Self {
+        Self::new(0x8a, &payload[..payload.len().min(MAX_CONTROL)], Some(key))
     }
 
     /// A close frame without a reason; masked if it goes to a server.
@@ -117,7 +119,7 @@ impl ControlFrame {
     }
 
     fn new(first: u8, payload: &[u8], key: Option<[u8; 4]>) -> Self {
-        let mut bytes = [0; 6 + MAX_OWN_PAYLOAD];
+        let mut bytes = [0; 6 + MAX_CONTROL];
         let masked = if key.is_some() { 0x80 } else { 0 };
         bytes[0] = first;
         bytes[1] = masked | payload.len() as u8;
@@ -166,12 +168,13 @@ mod tests {
 
     #[test]
     fn own_frames_unmask_to_what_went_in() {
-        let ping = ControlFrame::ping(*b"0123456789abcdef", [9, 8, 7, 6]);
+        let ping = ControlFrame::ping(*b"0123456789abcdef", Some([9, 8, 7, 6]));
         let header = Header::parse(ping.as_bytes()).expect("whole");
         assert_eq!((header.opcode, header.payload, header.fin), (Opcode::Ping, 16, true));
         let mut payload = ping.as_bytes()[header.length..].to_vec();
         mask(&mut payload, header.mask.expect("masked"), 0);
         assert_eq!(payload, b"0123456789abcdef");
+        assert_eq!(ControlFrame::pong(&[7; MAX_CONTROL], [0; 4]).as_bytes().len(), 6 + MAX_CONTROL);
         assert_eq!(ControlFrame::close(1001, None).as_bytes(), [0x88, 2, 3, 0xe9]);
     }
 

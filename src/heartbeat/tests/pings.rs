@@ -1,0 +1,102 @@
+//! Properties of the pings beside the heartbeats: the shield takes out the upstream's and nothing else.
+
+use std::cell::RefCell;
+
+use super::*;
+use crate::heartbeat::pings::PingSettings;
+
+const OTHER_NONCE: u64 = 43;
+const INTERVAL: Duration = Duration::from_secs(30);
+
+fn shielded(start: Instant) -> (Tap, Wires) {
+    let (tap, wires) = tap(Settings::default());
+    (tap.with_pings(PingSettings { interval: INTERVAL, shield: true }, OTHER_NONCE, start), wires)
+}
+
+fn is_ping(header: &Header, _payload: &[u8]) -> bool {
+    header.opcode == Opcode::Ping && header.payload <= 125
+}
+
+/// The payloads of the pongs that were inserted towards the upstream.
+fn pongs(wires: &Wires) -> Vec<Vec<u8>> {
+    let to_upstream = wires.inserted.iter().filter(|(from, _frame)| *from == Sender::Browser);
+    let frames = to_upstream.map(|(_from, frame)| {
+        let header = Header::parse(frame).expect("whole");
+        let mut payload = frame[header.length..].to_vec();
+        mask(&mut payload, header.mask.expect("masked"), 0);
+        (header.opcode, payload)
+    });
+    frames.filter(|(opcode, _payload)| *opcode == Opcode::Pong).map(|(_opcode, payload)| payload).collect()
+}
+
+/// The ping that is due after the interval, as the browser gets it.
+fn ping_of_ours(tap: &mut Tap, wires: &mut Wires, start: Instant) -> Vec<u8> {
+    tap.settle(start + INTERVAL, wires);
+    match &wires.inserted[..] {
+        [(Sender::Upstream, frame)] => {
+            assert_eq!(frame[..2], [0x89, 16], "unmasked");
+            frame[2..].to_vec()
+        }
+        other => panic!("one ping was due, not {other:?}"),
+    }
+}
+
+proptest! {
+    #[test]
+    fn the_shield_takes_out_the_upstreams_pings_and_answers_each(
+        frames in vec(any_frames(Sender::Upstream), 1..12), sizes in vec(1..300usize, 1..6),
+    ) {
+        let (start, stream) = (Instant::now(), frames.concat());
+        let (mut tap, mut wires) = shielded(start);
+        feed(&mut tap, Sender::Upstream, &stream, &sizes, start, &mut wires);
+        prop_assert_eq!(&wires.to_browser, &without(&stream, is_ping));
+        let asked = RefCell::new(Vec::new());
+        let _others = without(&stream, |header, payload| {
+            asked.borrow_mut().extend(is_ping(header, payload).then(|| payload.to_vec()));
+            false
+        });
+        prop_assert_eq!(pongs(&wires), asked.into_inner());
+    }
+
+    #[test]
+    fn what_the_browser_sends_passes_but_for_pongs_of_ours(
+        frames in vec(any_frames(Sender::Browser), 1..12), sizes in vec(1..300usize, 1..6),
+    ) {
+        let (start, foreign) = (Instant::now(), frames.concat());
+        let (mut tap, mut wires) = shielded(start);
+        wires.capability = Capability::Native;
+        let tag = ping_of_ours(&mut tap, &mut wires, start);
+        let stream = [frame(Sender::Browser, 0x8a, &tag), foreign.clone(), frame(Sender::Browser, 0x8a, &tag)].concat();
+        feed(&mut tap, Sender::Browser, &stream, &sizes, start, &mut wires);
+        prop_assert_eq!(&wires.to_upstream, &foreign);
+    }
+}
+
+#[test]
+fn a_pong_waits_for_the_end_of_the_browsers_frame() {
+    let start = Instant::now();
+    let (mut tap, mut wires) = shielded(start);
+    let message = frame(Sender::Browser, 0x82, &[7; 1000]);
+    let dealt = tap.on_bytes(Sender::Browser, &message[..500], start, &mut wires);
+    assert_eq!(dealt, 500);
+    tap.on_bytes(Sender::Upstream, &frame(Sender::Upstream, 0x89, b"old"), start, &mut wires);
+    tap.on_bytes(Sender::Upstream, &frame(Sender::Upstream, 0x89, b"new"), start, &mut wires);
+    assert_eq!((pongs(&wires).len(), tap.is_idle()), (0, false));
+    tap.on_bytes(Sender::Browser, &message[500..], start, &mut wires);
+    assert_eq!(pongs(&wires), [b"new"]);
+    assert!(wires.to_upstream.starts_with(&message) && wires.to_browser.is_empty());
+}
+
+#[test]
+fn an_unanswered_ping_is_told_of_until_a_side_closes() {
+    let start = Instant::now();
+    let (mut tap, mut wires) = shielded(start);
+    assert_eq!(tap.deadline(), Some(start + INTERVAL));
+    let _tag = ping_of_ours(&mut tap, &mut wires, start);
+    assert_eq!(tap.unanswered(), Some(start + INTERVAL));
+    tap.on_bytes(Sender::Upstream, &frame(Sender::Upstream, 0x88, &[3, 0xe8]), start, &mut wires);
+    assert_eq!((tap.unanswered(), tap.deadline()), (None, None));
+    let ping = frame(Sender::Upstream, 0x89, b"after");
+    tap.on_bytes(Sender::Upstream, &ping, start, &mut wires);
+    assert!(wires.to_browser.ends_with(&ping) && pongs(&wires).is_empty());
+}
