@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpListener;
 
 use crate::config::Config;
@@ -11,6 +12,7 @@ use crate::drain::Drain;
 use crate::metrics::Metrics;
 use crate::proxy::Proxy;
 use crate::proxy::upstream::Upstream;
+use crate::relay::stream::keepalive;
 use crate::server::admin::{self, AdminState};
 use crate::server::listener::{self, Entrance};
 use crate::session::Sessions;
@@ -46,8 +48,9 @@ impl Sidecar {
     /// # Errors
     /// Names the address that is taken, not ours, or not allowed.
     pub async fn bind(config: Config) -> Result<Self, BindError> {
-        let public = bind("listen", config.listen).await?;
-        let admin = bind("admin", config.admin).await?;
+        let keepalive = keepalive(config.session.patience.dead_peer);
+        let public = bind("listen", config.listen, &keepalive).await?;
+        let admin = bind("admin", config.admin, &keepalive).await?;
         let (metrics, sessions, drain) = (Metrics::new(), Sessions::new(), Drain::new());
         Ok(Self { config, public, admin, metrics, sessions, drain })
     }
@@ -99,8 +102,12 @@ impl Sidecar {
     }
 }
 
-async fn bind(key: &'static str, address: SocketAddr) -> Result<TcpListener, BindError> {
-    TcpListener::bind(address).await.map_err(|source| BindError { key, address, source })
+async fn bind(key: &'static str, address: SocketAddr, keepalive: &TcpKeepalive) -> Result<TcpListener, BindError> {
+    let because = |source| BindError { key, address, source };
+    let listener = TcpListener::bind(address).await.map_err(because)?;
+    // A connection inherits it from the socket that it is accepted from.
+    SockRef::from(&listener).set_tcp_keepalive(keepalive).map_err(because)?;
+    Ok(listener)
 }
 
 async fn keep_up(metrics: Arc<Metrics>) {

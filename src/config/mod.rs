@@ -3,6 +3,7 @@
 mod origins;
 mod proxies;
 mod raw;
+mod session;
 mod settings;
 #[cfg(test)]
 mod tests;
@@ -19,6 +20,7 @@ use std::time::Duration;
 
 pub use origins::AllowedOrigins;
 pub use proxies::TrustedProxies;
+pub use session::SessionSettings;
 pub use settings::{Form, SETTINGS, Setting};
 pub use upstream::UpstreamAddress;
 pub use values::{DAY, Invalid, duration};
@@ -64,15 +66,6 @@ pub struct Config {
     pub connect_timeout: Duration,
     /// How long the upstream may take to answer a websocket handshake.
     pub handshake_timeout: Duration,
-}
-
-/// What happens when a browser reconnects to a session whose old connection is still open.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SessionSettings {
-    /// The old connection is closed first, so that the app resumes the session.
-    pub takeover: bool,
-    /// How long the app may take to close the old connection.
-    pub takeover_timeout: Duration,
 }
 
 /// The script that pages get to notice a dead connection.
@@ -220,7 +213,7 @@ impl Default for Config {
             proxy_protocol: false,
             allowed_origins: AllowedOrigins::default(),
             heartbeat: Settings::default(),
-            session: SessionSettings { takeover: true, takeover_timeout: Duration::from_millis(500) },
+            session: SessionSettings::default(),
             watchdog: WatchdogSettings::default(),
             limits: Limits::default(),
             log: LogSettings { format: LogFormat::default(), level: "info".to_owned() },

@@ -1,6 +1,8 @@
 //! The one table of settings: flags, environment, file keys, `check` and the help are all made of it.
 
-use super::values::{Choice as _, DAY, HOUR, Invalid, address, choice, duration, log_filter, number};
+use super::values::{
+    Choice as _, DAY, HOUR, Invalid, address, choice, duration, log_filter, number, optional, optional_duration,
+};
 use super::{Config, PREFIX};
 
 /// One setting. Its flag and its environment variable follow from its key.
@@ -157,8 +159,36 @@ pub static SETTINGS: &[Setting] = &[
         key: "session.takeover_timeout",
         value_name: "DURATION",
         help: "How long the upstream may take to close the old connection",
-        get: |config| humantime::format_duration(config.session.takeover_timeout).to_string(),
-        set: |config, text| duration(text, HOUR).map(|value| config.session.takeover_timeout = value),
+        get: |config| humantime::format_duration(config.session.patience.takeover).to_string(),
+        set: |config, text| duration(text, HOUR).map(|value| config.session.patience.takeover = value),
+    },
+    Setting {
+        key: "session.dead_peer_timeout",
+        value_name: "DURATION",
+        help: "How long a browser or an upstream may acknowledge nothing of what was sent to it",
+        get: |config| humantime::format_duration(config.session.patience.dead_peer).to_string(),
+        set: |config, text| duration(text, HOUR).map(|value| config.session.patience.dead_peer = value),
+    },
+    Setting {
+        key: "session.write_stall_timeout",
+        value_name: "DURATION",
+        help: "How long a browser that is there may take nothing of what waits for it",
+        get: |config| humantime::format_duration(config.session.patience.write_stall).to_string(),
+        set: |config, text| duration(text, DAY).map(|value| config.session.patience.write_stall = value),
+    },
+    Setting {
+        key: "session.browser_ping_interval",
+        value_name: "DURATION|off",
+        help: "How often browsers are pinged, so that nothing on the way takes their connections for idle",
+        get: |config| optional(config.session.browser_ping_interval),
+        set: |config, text| optional_duration(text, HOUR).map(|value| config.session.browser_ping_interval = value),
+    },
+    Setting {
+        key: "session.shield_pings",
+        value_name: "true|false",
+        help: "Whether the upstream's pings are answered here: before Streamlit 1.47, slow browsers are cut without",
+        get: |config| config.session.shield_pings.word().to_owned(),
+        set: |config, text| choice(text).map(|value| config.session.shield_pings = value),
     },
     Setting {
         key: "watchdog.mode",

@@ -126,6 +126,22 @@ pub fn duration(text: &str, limit: Duration) -> Result<Duration, Invalid> {
     Ok(value)
 }
 
+/// What is written for a duration that there is not.
+const OFF: &str = "off";
+
+/// A duration as in [`duration`], or `off`.
+pub(super) fn optional_duration(text: &str, limit: Duration) -> Result<Option<Duration>, Invalid> {
+    if text == OFF {
+        return Ok(None);
+    }
+    duration(text, limit).map(Some).map_err(|Invalid(why)| Invalid(format!("{why}, or {OFF}")))
+}
+
+/// The text of what [`optional_duration`] takes.
+pub(super) fn optional(value: Option<Duration>) -> String {
+    value.map_or_else(|| OFF.to_owned(), |value| humantime::format_duration(value).to_string())
+}
+
 /// A number within bounds, in digits.
 pub(super) fn number(text: &str, bounds: RangeInclusive<usize>) -> Result<usize, Invalid> {
     let (least, most) = (bounds.start(), bounds.end());

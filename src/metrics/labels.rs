@@ -47,6 +47,19 @@ pub enum Takeover {
     Timeout,
 }
 
+/// Why the sidecar gave up a peer of a websocket connection that had not said that it goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// The browser's system acknowledges nothing any more.
+    BrowserDead,
+    /// The browser's system lives but takes nothing.
+    BrowserStalled,
+    /// The browser has not answered a ping, nor said anything else.
+    BrowserPongMissed,
+    /// The app server's system acknowledges nothing any more.
+    UpstreamDead,
+}
+
 /// Why an HTTP request was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rejected {
@@ -299,6 +312,12 @@ labels! {
         Invalid = "invalid",
     }
     Takeover { Closed = "closed", Timeout = "timeout", }
+    Loss {
+        BrowserDead = "browser_dead",
+        BrowserStalled = "browser_stalled",
+        BrowserPongMissed = "browser_pong_missed",
+        UpstreamDead = "upstream_dead",
+    }
     Rejected {
         Malformed = "malformed",
         Framing = "framing",
@@ -402,6 +421,7 @@ mod tests {
         assert_sound::<Withheld>();
         assert_sound::<Handshake>();
         assert_sound::<Takeover>();
+        assert_sound::<Loss>();
         assert_sound::<Rejected>();
         assert_sound::<Reconnect>();
         assert_sound::<WatchdogPage>();

@@ -13,7 +13,8 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, 
 use metrics_process::Collector;
 
 pub use labels::{
-    CloseCode, Direction, Handshake, Initiator, LabelValue, Reconnect, Rejected, Takeover, TapDisabled, WatchdogPage,
+    CloseCode, Direction, Handshake, Initiator, LabelValue, Loss, Reconnect, Rejected, Takeover, TapDisabled,
+    WatchdogPage,
 };
 pub use upstream::UpstreamMetrics;
 

@@ -42,6 +42,10 @@ pub(super) const CONNECTIONS_CLOSED: Series = Series::new(
     "heartbeat_sidecar_connections_closed_total",
     "Ended websocket connections, by who ended them and with which close code (1006: without a Close frame).",
 );
+pub(super) const PEERS_LOST: Series = Series::new(
+    "heartbeat_sidecar_peers_lost_total",
+    "Websocket connections that the sidecar cut since a peer was silent or took nothing for too long, by which and how.",
+);
 pub(super) const RECONNECTS: Series = Series::new(
     "heartbeat_sidecar_reconnects_total",
     "Accepted websocket handshakes that carried the id of an earlier session, by whether the page's watchdog caused them.",

@@ -8,8 +8,8 @@ use metrics::{Counter, Gauge, Histogram};
 
 use super::Registrar;
 use super::labels::{
-    CloseCode, Direction, Family, Handshake, Initiator, LabelValue as _, Method, Reconnect, StatusClass, Takeover,
-    TapDisabled, WatchdogPage,
+    CloseCode, Direction, Family, Handshake, Initiator, LabelValue as _, Loss, Method, Reconnect, StatusClass,
+    Takeover, TapDisabled, WatchdogPage,
 };
 use super::series;
 use crate::heartbeat::{AckOrigin, Capability, Withheld};
@@ -34,6 +34,7 @@ pub struct UpstreamMetrics {
     connections: Gauge,
     connections_closed: Family<Initiator, Family<CloseCode, Counter>>,
     connection_duration: Histogram,
+    peers_lost: Family<Loss, Counter>,
     back_messages: Family<BackType, Traffic>,
     forward_messages: Family<ForwardType, Traffic>,
     script_runs: Family<ScriptResult, Counter>,
@@ -76,6 +77,7 @@ impl UpstreamMetrics {
                 })
             }),
             connection_duration: to.histogram(&series::CONNECTION_DURATION, &[]),
+            peers_lost: Family::new(|l: Loss| to.counter(&series::PEERS_LOST, &[("reason", l.name())])),
             back_messages: Family::new(|t: BackType| Traffic::new(to, Direction::BrowserToUpstream, t.name())),
             forward_messages: Family::new(|t: ForwardType| Traffic::new(to, Direction::UpstreamToBrowser, t.name())),
             script_runs: Family::new(|r: ScriptResult| to.counter(&series::SCRIPT_RUNS, &[("result", r.name())])),
@@ -166,6 +168,11 @@ impl UpstreamMetrics {
         self.connections.decrement(1.0);
         self.connections_closed.get(initiator).get(code).increment(1);
         self.connection_duration.record(lasted);
+    }
+
+    /// The sidecar gives up a peer, and with it the connection.
+    pub fn peer_lost(&self, loss: Loss) {
+        self.peers_lost.get(loss).increment(1);
     }
 
     /// So many BackMsgs were relayed; their payload in bytes.

@@ -85,7 +85,7 @@ impl Proxy {
     async fn take_over(&self, resumed: Option<SessionId>) -> Option<Turn> {
         let settings = self.upstream.session;
         let id = resumed.filter(|_id| settings.takeover)?;
-        let (turn, result) = self.upstream.holders.take_over(id, settings.takeover_timeout).await?;
+        let (turn, result) = self.upstream.holders.take_over(id, settings.patience.takeover).await?;
         self.upstream.metrics.takeover(result);
         Some(turn)
     }
@@ -190,10 +190,10 @@ impl Joining {
             holding.hold(id);
         }
         let report = Report::new(upstream.metrics.clone(), upstream.knowledge.clone(), session, holding);
-        let takeover_timeout = upstream.session.takeover_timeout;
+        let (pings, patience) = (upstream.session.pings(), upstream.patience.clone());
         let watchdog = upstream.watchdog.as_ref().zip(token);
         let watched = watchdog.and_then(|(watchdog, token)| watchdog.watch.enter(token));
-        let terms = Terms { depth, heartbeat: upstream.heartbeat, takeover_timeout, stop, watched };
+        let terms = Terms { depth, heartbeat: upstream.heartbeat, pings, patience, stop, watched };
         tokio::spawn(Session::new(browser, far, terms, report, guard));
         drop(turn);
     }

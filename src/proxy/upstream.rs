@@ -11,6 +11,7 @@ use hyper::body::Incoming;
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::client::legacy::{Client, Error as ClientError};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use socket2::SockRef;
 use tokio::net::{TcpStream, UnixStream};
 
 use super::body::RequestBody;
@@ -18,8 +19,8 @@ use super::watchdog::Watchdog;
 use crate::config::{Config, SessionSettings, UpstreamAddress};
 use crate::heartbeat::Settings;
 use crate::metrics::UpstreamMetrics;
-use crate::relay::Knowledge;
-use crate::relay::stream::Stream;
+use crate::relay::stream::{Stream, keepalive};
+use crate::relay::{Knowledge, Patience};
 use crate::session::takeover::Holders;
 
 /// How long an idle connection is kept for the next request: less than the 5 s after which uvicorn (Streamlit 1.57+)
@@ -35,6 +36,8 @@ pub struct Upstream {
     pub(super) knowledge: Arc<Knowledge>,
     pub(super) name: Arc<str>,
     pub(super) session: SessionSettings,
+    /// That of `session`, shared by those that live.
+    pub(super) patience: Arc<Patience>,
     pub(super) holders: Holders,
     /// `None` if pages get none.
     pub(super) watchdog: Option<Watchdog>,
@@ -67,12 +70,18 @@ pub(super) enum ConnectError {
 pub(super) struct Connector {
     pub(super) address: Arc<UpstreamAddress>,
     timeout: Duration,
+    /// After which a silent peer is given up.
+    dead_peer_timeout: Duration,
 }
 
 impl Upstream {
     /// The configured upstream; nothing is connected yet.
     pub fn new(config: &Config, name: &str, metrics: Arc<UpstreamMetrics>) -> Self {
-        let connector = Connector { address: Arc::new(config.upstream.clone()), timeout: config.connect_timeout };
+        let connector = Connector {
+            address: Arc::new(config.upstream.clone()),
+            timeout: config.connect_timeout,
+            dead_peer_timeout: config.session.patience.dead_peer,
+        };
         let pool = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(POOL_IDLE)
@@ -87,6 +96,7 @@ impl Upstream {
             metrics,
             name: name.into(),
             session: config.session,
+            patience: Arc::new(config.session.patience),
             holders: Holders::default(),
             watchdog: Watchdog::new(&config.watchdog),
             pool,
@@ -110,7 +120,7 @@ impl Upstream {
 impl Connector {
     pub(super) async fn connect(&self) -> Result<Stream, ConnectError> {
         let address = self.address.clone();
-        match tokio::time::timeout(self.timeout, open(&address)).await {
+        match tokio::time::timeout(self.timeout, open(&address, self.dead_peer_timeout)).await {
             Ok(Ok(stream)) => Ok(stream),
             Ok(Err(source)) => Err(ConnectError::Unreachable { address, source }),
             Err(_elapsed) => Err(ConnectError::TimedOut { address, after: self.timeout }),
@@ -118,11 +128,15 @@ impl Connector {
     }
 }
 
-async fn open(address: &UpstreamAddress) -> io::Result<Stream> {
+async fn open(address: &UpstreamAddress, dead_peer_timeout: Duration) -> io::Result<Stream> {
     match address {
         UpstreamAddress::Http { host, port } => {
             let stream = TcpStream::connect((host.as_str(), *port)).await?;
             stream.set_nodelay(true)?;
+            // What leads to this machine ends when its process does.
+            if !stream.peer_addr()?.ip().is_loopback() {
+                SockRef::from(&stream).set_tcp_keepalive(&keepalive(dead_peer_timeout))?;
+            }
             Ok(Stream::Tcp(stream))
         }
         UpstreamAddress::Unix(path) => UnixStream::connect(path).await.map(Stream::Unix),

@@ -58,6 +58,11 @@ pub(super) struct End {
     stream: Stream,
     inbound: Half,
     outbound: Half,
+    /// The kernel gave the connection up since the peer was silent for too long.
+    timed_out: bool,
+    /// Something was written, and something was read, since this was last asked.
+    wrote: bool,
+    heard: bool,
     /// Bytes that the next read may take: more where reads come back full, less where the receiver falls behind, so
     /// that little is kept for a slow one.
     appetite: u32,
@@ -77,7 +82,17 @@ impl End {
     /// `early` are bytes that came glued to the handshake.
     pub(super) fn new(stream: Stream, early: Vec<u8>) -> Self {
         let carry = early.into_boxed_slice();
-        Self { stream, inbound: Half::Open, outbound: Half::Open, appetite: MIN_READ, carry, backlog: None }
+        Self {
+            stream,
+            inbound: Half::Open,
+            outbound: Half::Open,
+            timed_out: false,
+            wrote: false,
+            heard: false,
+            appetite: MIN_READ,
+            carry,
+            backlog: None,
+        }
     }
 
     pub(super) fn stream(&self) -> &Stream {
@@ -109,6 +124,21 @@ impl End {
         self.inbound == Half::Broken || (self.inbound == Half::Ended && self.outbound == Half::Broken)
     }
 
+    /// The kernel gave the connection up, rather than the peer.
+    pub(super) fn has_timed_out(&self) -> bool {
+        self.timed_out
+    }
+
+    /// Whether anything was written since this was last asked.
+    pub(super) fn take_wrote(&mut self) -> bool {
+        std::mem::take(&mut self.wrote)
+    }
+
+    /// Whether anything was read since this was last asked.
+    pub(super) fn take_heard(&mut self) -> bool {
+        std::mem::take(&mut self.heard)
+    }
+
     /// Bytes that are kept from before; with a new end, those that came glued to the handshake.
     pub(super) fn take_kept(&mut self) -> Box<[u8]> {
         std::mem::take(&mut self.carry)
@@ -129,10 +159,12 @@ impl End {
         let kept = self.carry.len();
         let limit = (self.appetite as usize).min(scratch.len() - kept);
         let mut buffer = ReadBuf::new(&mut scratch[kept..][..limit]);
-        if ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer)).is_err() {
+        if let Err(error) = ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer)) {
             self.inbound = Half::Broken;
+            self.timed_out |= is_silence(&error);
             return Poll::Ready(Inflow::Broken);
         }
+        self.heard = true;
         let came = buffer.filled().len();
         let carry = self.take_kept();
         if came == 0 {
@@ -151,6 +183,7 @@ impl End {
         if self.outbound != Half::Open {
             return false;
         }
+        self.wrote = true;
         if let Some(backlog) = &mut self.backlog {
             backlog.bytes.extend_from_slice(bytes);
             return false;
@@ -165,8 +198,8 @@ impl End {
     /// Writes the backlog; ready once there is none.
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while self.backlog.is_some() {
-            if ready!(self.stream.poll_write_ready(cx)).is_err() {
-                self.break_off();
+            if let Err(error) = ready!(self.stream.poll_write_ready(cx)) {
+                self.break_off(&error);
             }
             let Some(mut backlog) = self.backlog.take() else { break };
             backlog.start += self.try_write(&backlog.bytes[backlog.start..]);
@@ -182,9 +215,17 @@ impl End {
         self.backlog = None;
     }
 
+    /// Gives the peer up: nothing is read or written any more, and the coming drop resets the connection.
+    pub(super) fn give_up(&mut self) {
+        (self.inbound, self.outbound) = (Half::Broken, Half::Broken);
+        self.forget_backlog();
+        self.stream.reset_on_drop();
+    }
+
     /// Sends the end of the stream, behind all that was written.
     pub(super) fn finish(&mut self) {
         if self.outbound == Half::Open {
+            self.wrote = true;
             self.outbound = if self.stream.shutdown_write().is_ok() { Half::Ended } else { Half::Broken };
         }
     }
@@ -197,8 +238,8 @@ impl End {
                 Ok(count) => taken += count,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => {
-                    self.break_off();
+                Err(error) => {
+                    self.break_off(&error);
                     return bytes.len();
                 }
             }
@@ -206,8 +247,16 @@ impl End {
         taken
     }
 
-    fn break_off(&mut self) {
+    fn break_off(&mut self, error: &io::Error) {
         self.outbound = Half::Broken;
+        self.timed_out |= is_silence(error);
         self.forget_backlog();
     }
+}
+
+/// What the kernel says of a connection whose peer is not heard of any more: that its time is over, or what the network
+/// answered last (Linux, `tcp_write_err`).
+fn is_silence(error: &io::Error) -> bool {
+    use io::ErrorKind::{HostUnreachable, NetworkUnreachable, TimedOut};
+    matches!(error.kind(), TimedOut | HostUnreachable | NetworkUnreachable)
 }

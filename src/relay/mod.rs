@@ -7,11 +7,13 @@ pub mod progress;
 mod report;
 pub mod stream;
 mod tcp_info;
+mod vigil;
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::time::Sleep;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
@@ -20,10 +22,14 @@ use self::end::{End, Inflow, with_scratch};
 use self::progress::Watched;
 pub use self::report::{Knowledge, Report};
 use self::stream::Stream;
+pub use self::vigil::Patience;
+use self::vigil::{Sight, Vigil};
 use crate::drain::Guard;
 use crate::heartbeat::carrier::{Carrier, Note};
+use crate::heartbeat::pings::PingSettings;
 use crate::heartbeat::tap::{Depth, Tap};
 use crate::heartbeat::{Capability, Settings};
+use crate::metrics::Loss;
 use crate::websocket::scanner::Sender;
 
 /// The close code of a drain and of a takeover: the endpoint is going away (RFC 6455 §7.4.1).
@@ -51,7 +57,7 @@ pub struct Session {
     stop: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     /// Another connection takes the session over: how long the upstream may still take to close this one.
     handing_over: Option<Pin<Box<Sleep>>>,
-    takeover_timeout: Duration,
+    patience: Arc<Patience>,
     /// The page may ask whether bytes reach it.
     watched: Option<Box<Watched>>,
     /// Keeps the process until the session has ended.
@@ -64,8 +70,10 @@ pub struct Terms {
     pub depth: Depth,
     /// What happens to its heartbeats.
     pub heartbeat: Settings,
-    /// How long the upstream may take to close when the session is taken over.
-    pub takeover_timeout: Duration,
+    /// Whether the browser is pinged.
+    pub pings: Option<PingSettings>,
+    /// How long the peers are waited for.
+    pub patience: Arc<Patience>,
     /// Ends it: for a drain if that has begun, else because it is taken over.
     pub stop: CancellationToken,
     /// The page may ask whether bytes reach it.
@@ -76,24 +84,31 @@ pub struct Terms {
 struct Ends {
     browser: End,
     upstream: End,
+    /// The browser's and the upstream's, while something is on its way there.
+    vigils: [Option<Box<Vigil>>; 2],
     report: Report,
 }
 
 impl Session {
     /// Joins two connections whose handshakes are done. `guard` keeps the process until the session has ended.
     pub fn new(browser: Side, upstream: Side, terms: Terms, report: Report, guard: Guard) -> Self {
+        let mut tap = Tap::new(terms.depth, terms.heartbeat, rand::random());
+        if let Some(pings) = terms.pings {
+            tap = tap.with_pings(pings, rand::random(), Instant::now());
+        }
         Self {
-            tap: Tap::new(terms.depth, terms.heartbeat, rand::random()),
+            tap,
             ends: Ends {
                 browser: End::new(browser.stream, browser.early),
                 upstream: End::new(upstream.stream, upstream.early),
+                vigils: [None, None],
                 report,
             },
             timer: None,
             started: false,
             stop: Some(Box::pin(terms.stop.cancelled_owned())),
             handing_over: None,
-            takeover_timeout: terms.takeover_timeout,
+            patience: terms.patience,
             watched: terms.watched.map(Box::new),
             guard,
         }
@@ -148,29 +163,72 @@ impl Session {
 
     fn end(&mut self, from: Sender, rest: &[u8]) {
         self.tap.on_end(from, rest, &mut self.ends);
-        self.ends.report.ended(from);
+        match (from, self.ends.end(from).has_timed_out()) {
+            (_, false) => self.ends.report.ended(from),
+            (Sender::Browser, true) => self.ends.report.gave_up(Loss::BrowserDead),
+            (Sender::Upstream, true) => self.ends.report.gave_up(Loss::UpstreamDead),
+        }
     }
 
     /// Does what is due by the clock, and what a receiver had no room for before.
     fn poll_timer(&mut self, cx: &mut Context<'_>) {
-        while !self.tap.is_idle() {
+        self.start_vigils();
+        if !self.tap.is_idle() {
             self.tap.settle(Instant::now(), &mut self.ends);
-            let Some(deadline) = self.tap.deadline().map(tokio::time::Instant::from_std) else {
-                self.timer = None;
-                return;
-            };
+        }
+        while let Some(deadline) = self.deadline().map(tokio::time::Instant::from_std) {
             let timer = match &mut self.timer {
                 Some(timer) => timer,
                 none => none.insert(Box::pin(tokio::time::sleep_until(deadline))),
             };
-            if timer.deadline() != deadline {
+            // A timer that is early costs less than one that is set anew with every write.
+            if deadline < timer.deadline() || timer.is_elapsed() {
                 timer.as_mut().reset(deadline);
             }
             if timer.as_mut().poll(cx).is_pending() {
                 return;
             }
+            let now = Instant::now();
+            self.tap.settle(now, &mut self.ends);
+            self.look_after(Sender::Browser, now);
+            self.look_after(Sender::Upstream, now);
         }
         self.timer = None;
+    }
+
+    /// When [`Session::poll_timer`] has something to do next.
+    fn deadline(&self) -> Option<Instant> {
+        let vigils = self.ends.vigils.iter().flatten().map(|vigil| vigil.due(&self.patience));
+        self.tap.deadline().into_iter().chain(vigils).min()
+    }
+
+    /// Watches over every peer that something was sent to.
+    fn start_vigils(&mut self) {
+        for peer in [Sender::Browser, Sender::Upstream] {
+            if self.ends.end(peer).take_wrote() && self.ends.vigil(peer).is_none() {
+                *self.ends.vigil(peer) = Some(Box::new(Vigil::new(Instant::now())));
+                let _before = self.ends.end(peer).take_heard();
+            }
+        }
+    }
+
+    /// Looks whether a peer is still there, if that is due, and gives it up if it is not.
+    fn look_after(&mut self, peer: Sender, now: Instant) {
+        let Some(mut vigil) = self.ends.vigil(peer).take_if(|vigil| vigil.due(&self.patience) <= now) else { return };
+        let unanswered = self.tap.unanswered().filter(|_since| peer == Sender::Browser);
+        let end = self.ends.end(peer);
+        // The other kind of socket leads to a process on this machine.
+        let Some(mut delivery) = end.stream().delivery() else { return };
+        delivery.waits |= !end.is_clear();
+        match vigil.look(peer, Sight { delivery, heard: end.take_heard(), unanswered }, &self.patience, now) {
+            Ok(true) => *self.ends.vigil(peer) = Some(vigil),
+            Ok(false) => {}
+            Err(loss) => {
+                self.ends.end(peer).give_up();
+                self.tap.on_end(peer, &[], &mut self.ends);
+                self.ends.report.gave_up(loss);
+            }
+        }
     }
 
     fn poll_stop(&mut self, cx: &mut Context<'_>) {
@@ -189,7 +247,7 @@ impl Session {
 
     /// Closes the upstream's side at once and lets the browser's go: it is another connection's now.
     fn hand_over(&mut self) {
-        self.handing_over = Some(Box::pin(tokio::time::sleep(self.takeover_timeout)));
+        self.handing_over = Some(Box::pin(tokio::time::sleep(self.patience.takeover)));
         if !self.tap.hand_over(GOING_AWAY, &mut self.ends) {
             self.ends.upstream.finish();
         }
@@ -260,6 +318,13 @@ impl Ends {
         match from {
             Sender::Browser => &mut self.browser,
             Sender::Upstream => &mut self.upstream,
+        }
+    }
+
+    fn vigil(&mut self, peer: Sender) -> &mut Option<Box<Vigil>> {
+        match peer {
+            Sender::Browser => &mut self.vigils[0],
+            Sender::Upstream => &mut self.vigils[1],
         }
     }
 

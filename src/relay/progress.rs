@@ -56,13 +56,17 @@ pub enum Refusal {
     TooSoon,
 }
 
-/// What a session says of the way to its browser.
+/// What the kernel says of the way to a peer.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Delivery {
-    /// Bytes that the browser's kernel has acknowledged since the connection began.
+    /// Bytes that the peer's kernel has acknowledged since the connection began.
     pub(super) acknowledged: u64,
-    /// Whether more wait to be.
-    pub(super) pending: bool,
+    /// Some were sent that it has not acknowledged; a probe of a shut window is none.
+    pub(super) in_flight: bool,
+    /// Some were sent, or wait to be.
+    pub(super) waits: bool,
+    /// How long ago it last acknowledged anything, were it for the second time.
+    pub(super) quiet: Duration,
 }
 
 struct Line {
@@ -112,7 +116,7 @@ impl Watch {
                 return Ok(Answer::Progress);
             }
             if Instant::now() >= deadline {
-                return Ok(if now.pending { Answer::Stalled } else { Answer::Idle });
+                return Ok(if now.waits { Answer::Stalled } else { Answer::Idle });
             }
         }
     }
@@ -179,8 +183,8 @@ mod tests {
         tokio::spawn(std::future::poll_fn(move |cx| {
             watched.poll_answer(cx, || {
                 last = deliveries.next().or(last);
-                let (acknowledged, pending) = *last.expect("some delivery");
-                Delivery { acknowledged, pending }
+                let (acknowledged, waits) = *last.expect("some delivery");
+                Delivery { acknowledged, waits, ..Delivery::default() }
             });
             Poll::Pending
         }))

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::heartbeat::carrier::Note;
 use crate::heartbeat::learning::Learning;
 use crate::heartbeat::{AckOrigin, Capability};
-use crate::metrics::{CloseCode, Direction, Initiator, LabelValue as _, TapDisabled, UpstreamMetrics};
+use crate::metrics::{CloseCode, Direction, Initiator, LabelValue as _, Loss, TapDisabled, UpstreamMetrics};
 use crate::session::Session;
 use crate::session::takeover::Holding;
 use crate::streamlit::messages::{Announcement, BackType, Forward, ForwardType, ScriptResult};
@@ -47,6 +47,8 @@ pub struct Report {
     run: Option<Run>,
     /// Who ended the session first, and how.
     closed: Option<(Initiator, CloseCode)>,
+    /// The peer that was given up, and why.
+    gave_up: Option<Loss>,
 }
 
 impl Knowledge {
@@ -87,6 +89,7 @@ impl Report {
             script_started: None,
             run: None,
             closed: None,
+            gave_up: None,
         }
     }
 
@@ -115,6 +118,16 @@ impl Report {
             self.knowledge.learn(Learning::on_gone);
         }
         self.closed.get_or_insert((initiator(from), CloseCode::Abnormal));
+    }
+
+    /// The sidecar gives a peer up: it cuts the session.
+    pub(super) fn gave_up(&mut self, loss: Loss) {
+        self.metrics.peer_lost(loss);
+        self.gave_up = Some(loss);
+        if loss == Loss::UpstreamDead {
+            self.knowledge.learn(Learning::on_gone);
+        }
+        self.closed.get_or_insert((Initiator::Sidecar, CloseCode::Abnormal));
     }
 
     /// The sidecar ends the session.
@@ -247,6 +260,7 @@ impl Drop for Report {
             acks_upstream = view.acks.upstream,
             closed_by = initiator.name(),
             code = code.name(),
+            gave_up = self.gave_up.map(Loss::name),
             "session ended"
         );
     }

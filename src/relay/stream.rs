@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use socket2::SockRef;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
@@ -73,8 +73,13 @@ impl Stream {
     /// How far what was written has come; a Unix domain socket does not tell.
     pub(super) fn delivery(&self) -> Option<Delivery> {
         let info = self.tcp_info()?;
-        let pending = info.tcpi_unacked > 0 || info.tcpi_notsent_bytes > 0;
-        Some(Delivery { acknowledged: info.tcpi_bytes_acked, pending })
+        let in_flight = info.tcpi_unacked > 0;
+        Some(Delivery {
+            acknowledged: info.tcpi_bytes_acked,
+            in_flight,
+            waits: in_flight || info.tcpi_notsent_bytes > 0,
+            quiet: Duration::from_millis(info.tcpi_last_ack_recv.into()),
+        })
     }
 
     fn tcp_info(&self) -> Option<libc::tcp_info> {
@@ -83,6 +88,15 @@ impl Stream {
             Self::Unix(_) => None,
         }
     }
+}
+
+/// How the kernel is to ask an idle peer whether it is still there, so that it gives the connection up `timeout` after the
+/// peer was last heard of: after half of it, and then three times. Each part is whole seconds, one at least (`tcp(7)`).
+pub fn keepalive(timeout: Duration) -> TcpKeepalive {
+    const PROBES: u32 = 3;
+    let second = Duration::from_secs(1);
+    let (idle, interval) = ((timeout / 2).max(second), (timeout / 2 / PROBES).max(second));
+    TcpKeepalive::new().with_time(idle).with_interval(interval).with_retries(PROBES)
 }
 
 impl AsyncRead for Stream {

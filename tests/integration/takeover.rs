@@ -80,7 +80,7 @@ async fn a_session_is_known_by_its_own_handshake_too() {
 async fn an_app_that_does_not_answer_is_left_at_the_timeout() {
     let app = App::bind().await;
     let mut config = app.config();
-    config.session.takeover_timeout = Duration::from_millis(50);
+    config.session.patience.takeover = Duration::from_millis(50);
     let sidecar = Sidecar::start(config).await;
     let mut old = running(&sidecar, &app).await;
     let browser = resume(&sidecar, SESSION_ID).await;

@@ -1,0 +1,131 @@
+//! Peers that are silent, and pings beside the heartbeats: who is given up, and how that is told to the other side.
+
+use std::time::Duration;
+
+use heartbeat_sidecar::config::SessionSettings;
+
+use crate::support::frame::{BINARY, PING, PONG, header, masked, plain};
+use crate::support::{App, Session, Sidecar};
+
+/// Short, so that a test need not wait for long; nothing here is wrong if it takes longer.
+const SHORT: Duration = Duration::from_millis(300);
+/// Never within a test.
+const LONG: Duration = Duration::from_secs(3600);
+
+async fn with(settings: impl FnOnce(&mut SessionSettings)) -> (Sidecar, Session) {
+    let app = App::bind().await;
+    let mut config = app.config();
+    settings(&mut config.session);
+    let sidecar = Sidecar::start(config).await;
+    let session = sidecar.stream(&app).await;
+    (sidecar, session)
+}
+
+/// The session was cut by the sidecar for this reason, the app's side was reset, and nothing is left.
+async fn is_cut(sidecar: &Sidecar, reason: &str) {
+    sidecar.until("connections", &[], 0.0).await;
+    assert_eq!(sidecar.metric("peers_lost_total", &[("reason", reason)]).await, 1.0);
+    assert_eq!(sidecar.metric("peers_lost_total", &[]).await, 1.0, "for no other reason");
+    let closed = [("initiator", "sidecar"), ("code", "1006")];
+    assert_eq!(sidecar.metric("connections_closed_total", &closed).await, 1.0);
+    assert_eq!(sidecar.metric("connections_closed_total", &[]).await, 1.0);
+}
+
+#[tokio::test]
+async fn the_upstreams_pings_are_answered_for_a_shielded_browser() {
+    let (_sidecar, mut session) = with(|session| session.shield_pings = true).await;
+    session.app.send(plain(PING, "1")).await;
+    let pong = session.app.frame().await;
+    assert!(pong.masked && pong.is(PONG, "1"), "{pong:?}");
+    session.app.send([plain(PING, ""), plain(BINARY, "data"), plain(PING, "2")].concat()).await;
+    session.browser.expect(plain(BINARY, "data")).await;
+    for payload in ["", "2"] {
+        let pong = session.app.frame().await;
+        assert!(pong.is(PONG, payload), "{pong:?}");
+    }
+    session.browser.send(masked(PONG, "unasked")).await;
+    assert!(session.app.frame().await.is(PONG, "unasked"));
+}
+
+#[tokio::test]
+async fn a_browser_that_answers_its_pings_stays_and_the_upstream_sees_none_of_it() {
+    let (sidecar, mut session) = with(|session| session.browser_ping_interval = Some(SHORT)).await;
+    for _ping in 0..3 {
+        let ping = session.browser.frame().await;
+        assert!(!ping.masked && ping.first == PING && ping.payload.len() == 16, "{ping:?}");
+        session.browser.send(masked(PONG, &ping.payload)).await;
+    }
+    session.app.send(plain(PING, "hers")).await;
+    session.browser.expect(plain(PING, "hers")).await;
+    session.browser.send([masked(PONG, "hers"), masked(BINARY, "data")].concat()).await;
+    assert!(session.app.frame().await.is(PONG, "hers"));
+    assert!(session.app.frame().await.is(BINARY, "data"));
+    assert_eq!(sidecar.metric("peers_lost_total", &[]).await, 0.0);
+}
+
+#[tokio::test]
+async fn a_browser_that_is_there_but_answers_no_ping_is_given_up() {
+    let (sidecar, mut session) = with(|session| {
+        (session.browser_ping_interval, session.patience.dead_peer) = (Some(SHORT), SHORT);
+    })
+    .await;
+    assert_eq!(session.browser.frame().await.first, PING);
+    assert!(session.app.rest().await.is_err(), "the app's side is reset");
+    assert!(session.browser.rest().await.is_err(), "so is the browser's");
+    is_cut(&sidecar, "browser_pong_missed").await;
+}
+
+#[tokio::test]
+async fn a_browser_that_takes_nothing_is_given_up_and_frees_the_apps_side() {
+    let (sidecar, mut session) = with(|session| session.patience.write_stall = SHORT).await;
+    let more_than_sockets_hold = vec![0; 32 << 20];
+    session.app.send(header(BINARY, 1 << 40, false)).await;
+    let refused = tokio::io::AsyncWriteExt::write_all(&mut session.app.stream, &more_than_sockets_hold).await;
+    assert!(refused.is_err(), "the app's side is reset");
+    is_cut(&sidecar, "browser_stalled").await;
+}
+
+#[tokio::test]
+async fn a_browser_that_takes_a_little_now_and_then_stays() {
+    let (sidecar, session) = with(|session| {
+        (session.patience.write_stall, session.patience.dead_peer) = (LONG, SHORT);
+    })
+    .await;
+    let message = [header(BINARY, 8 << 20, false), vec![7; 8 << 20]].concat();
+    let (mut app, mut browser) = (session.app, session.browser);
+    let sent = tokio::spawn(async move {
+        app.send(message).await;
+        app
+    });
+    // A reader that rests for as long as a dead peer is waited for: it is not dead, its window is shut.
+    let mut rests = tokio::time::interval(2 * SHORT);
+    for _part in 0..8 {
+        rests.tick().await;
+        browser.exactly(1 << 20).await;
+    }
+    browser.exactly(10).await;
+    let _app = sent.await.unwrap();
+    assert_eq!(sidecar.metric("peers_lost_total", &[]).await, 0.0);
+    assert_eq!(sidecar.metric("connections", &[]).await, 1.0);
+}
+
+#[tokio::test]
+async fn an_app_that_takes_nothing_is_busy_not_gone() {
+    let (sidecar, mut session) = with(|session| {
+        (session.patience.write_stall, session.patience.dead_peer) = (SHORT, LONG);
+    })
+    .await;
+    let message = [header(BINARY, 8 << 20, true), vec![7; 8 << 20]].concat();
+    let (mut app, mut browser) = (session.app, session.browser);
+    let length = message.len();
+    let sent = tokio::spawn(async move {
+        browser.send(message).await;
+        browser
+    });
+    let mut rests = tokio::time::interval(4 * SHORT);
+    rests.tick().await;
+    rests.tick().await;
+    app.exactly(length).await;
+    session.browser = sent.await.unwrap();
+    assert_eq!(sidecar.metric("peers_lost_total", &[]).await, 0.0);
+}
