@@ -44,10 +44,14 @@ class Plan:
     """Whether the page is embedded in a host's, that sends it heartbeats."""
     direct: bool = False
     """Whether there is no sidecar at all."""
+    options: tuple[str, ...] = ()
+    """More arguments for the sidecar."""
 
     def __str__(self) -> str:
         heartbeats = "host's heartbeats" if self.hosted and self.watchdog != "host" else ""
-        return " ".join(filter(None, [self.version.name, "direct" if self.direct else self.watchdog, heartbeats]))
+        return " ".join(
+            filter(None, [self.version.name, "direct" if self.direct else self.watchdog, heartbeats, *self.options])
+        )
 
     @property
     def has_heartbeats(self) -> bool:
@@ -55,7 +59,7 @@ class Plan:
 
     @property
     def arguments(self) -> tuple[str, ...]:
-        return () if self.watchdog == "off" else ("--watchdog", self.watchdog)
+        return (*self.options, *(() if self.watchdog == "off" else ("--watchdog", self.watchdog)))
 
 
 @dataclass

@@ -33,6 +33,8 @@ class Network:
     started with `resolver_rule` looks for that address at the near end, which hands its packets on to it.
     """
 
+    near, far = _SERVERS, _BROWSER
+    """The addresses of the two ends."""
     resolver_rule = f"--host-resolver-rules=MAP 127.0.0.1 {_SERVERS}"
 
     def __init__(self) -> None:
@@ -69,6 +71,10 @@ class Network:
     def drop(self) -> None:
         """From here on every packet is lost, either way."""
         self.shape(_DEAD)
+
+    def lose_port(self, port: int) -> None:
+        """From here on every packet from and to that TCP port is lost."""
+        self._forget(frozenset([port]))
 
     @property
     def counts(self) -> tuple[int, int]:

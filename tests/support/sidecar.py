@@ -36,19 +36,25 @@ class NoSidecar:
 class Sidecar:
     """A running sidecar. `settings` are environment variables without their HEARTBEAT_SIDECAR_ prefix."""
 
+    command: tuple[str, ...] = ()
+    """What starts it."""
+    host = "127.0.0.1"
+    """Where it listens."""
+
     def __init__(self, upstream: str, *arguments: str, **settings: str) -> None:
         # What the caller's shell has set for a sidecar must not change a test.
         env = {name: value for name, value in os.environ.items() if not name.startswith("HEARTBEAT_SIDECAR_")}
         self._env = env | {f"HEARTBEAT_SIDECAR_{name}": value for name, value in settings.items()}
         self._arguments = ["--upstream", f"http://{upstream}", "--log-format", "text", *arguments]
-        self._start("127.0.0.1:0")
+        self._start(f"{self.host}:0")
 
     def _start(self, listen: str) -> None:
-        ports = ["--listen", listen, "--admin", "127.0.0.1:0"]
-        self.process = Process("heartbeat-sidecar", [str(binary()), "run", *ports, *self._arguments], self._env)
+        ports = ["--listen", listen, "--admin", f"{self.host}:0"]
+        arguments = [*self.command, str(binary()), "run", *ports, *self._arguments]
+        self.process = Process("heartbeat-sidecar", arguments, self._env)
         try:
-            self.address = self.process.wait_for_line(r"listening on (127\.0\.0\.1:\d+)", _READY_SECONDS)[1]
-            self.admin = self.process.wait_for_line(r"admin on (127\.0\.0\.1:\d+)", _READY_SECONDS)[1]
+            self.address = self.process.wait_for_line(r"listening on ([\d.]+:\d+)", _READY_SECONDS)[1]
+            self.admin = self.process.wait_for_line(r"admin on ([\d.]+:\d+)", _READY_SECONDS)[1]
         except BaseException:
             self.process.stop()
             raise

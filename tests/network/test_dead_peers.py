@@ -1,0 +1,76 @@
+"""A peer that vanishes without a word is given up in time, and the other side is told."""
+
+from __future__ import annotations
+
+import socket
+
+import pytest
+from conftest import NETWORK
+from support.app import environment
+from support.metrics import Metrics
+from support.network import Network
+from support.sidecar import Sidecar
+from support.streamlit_server import APP, StreamlitServer
+from support.version import Version
+from visitor import Plan, visitors
+
+TIMEOUT = 6
+"""Seconds that a peer may be silent; keepalive counts in whole ones."""
+LATE = 1.34
+"""Of that, at most; and a second for a busy machine."""
+OPTIONS = ("--session-dead-peer-timeout", f"{TIMEOUT}s")
+
+NEWEST = NETWORK[-1]
+"""Its server pings each 30 s, so that its connections are idle; older ones ping each second."""
+BROWSERS = {NEWEST, *[version for version in NETWORK if version.is_impatient][:1]}
+
+HANDSHAKE = (
+    "GET /_stcore/stream HTTP/1.1\r\nHost: app\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
+
+
+def _lost(metrics: Metrics, reason: str) -> bool:
+    return metrics.value("peers_lost_total", reason=reason) == 1 and metrics.value("connections") == 0
+
+
+@pytest.mark.parametrize("version", sorted(BROWSERS, key=lambda version: version.line), ids=lambda v: v.name)
+def test_a_browser_that_vanishes_frees_the_apps_session(chromium, host, network, request, version: Version) -> None:
+    with visitors(chromium, host, [Plan(version, options=OPTIONS)], request.node.name) as [visitor]:
+        visitor.use()
+        sidecar = visitor.page.sidecar
+        network.drop()
+        metrics = sidecar.wait_for_metrics(lambda metrics: _lost(metrics, "browser_dead"), TIMEOUT * LATE + 1)
+        # An impatient app has said goodbye before, which its browser never got.
+        closed = ("upstream", "1000") if version.is_impatient else ("sidecar", "1006")
+        assert metrics.value("connections_closed_total", initiator=closed[0], code=closed[1]) == 1
+        assert metrics.value("connections_closed_total") == 1
+        network.mend()
+        visitor.click_until_answered(60)
+
+
+class FarSidecar(Sidecar):
+    """At the other end of the cable from the app."""
+
+    def __init__(self, network: Network, app: StreamlitServer) -> None:
+        self.command, self.host = network.at_far_end, network.far
+        port = app.address.rpartition(":")[2]
+        super().__init__(f"{network.near}:{port}", *OPTIONS, "--handshake-timeout", "2s", "--connect-timeout", "2s")
+
+
+def test_an_app_that_vanishes_is_given_up_and_its_browser_learns_of_it(network) -> None:
+    app = StreamlitServer(environment(NEWEST.name), APP, {})
+    sidecar = FarSidecar(network, app)
+    try:
+        host, port = sidecar.address.split(":")
+        with socket.create_connection((host, int(port)), timeout=TIMEOUT * 2) as browser:
+            browser.sendall(HANDSHAKE.encode())
+            assert browser.recv(65536).startswith(b"HTTP/1.1 101 ")
+            network.lose_port(int(app.address.rpartition(":")[2]))
+            sidecar.wait_for_metrics(lambda metrics: _lost(metrics, "upstream_dead"), TIMEOUT * LATE + 1)
+            with pytest.raises(ConnectionResetError):
+                while browser.recv(65536):
+                    """What the app had said before."""
+    finally:
+        sidecar.stop()
+        app.stop()
