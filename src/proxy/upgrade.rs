@@ -189,7 +189,7 @@ impl Joining {
         if let Some(id) = resumed {
             holding.hold(id);
         }
-        let report = Report::new(upstream.metrics.clone(), upstream.knowledge.clone(), session, holding);
+        let report = Report::new(upstream.knowledge.clone(), session, holding);
         let (pings, patience) = (upstream.session.pings(), upstream.patience.clone());
         let watchdog = upstream.watchdog.as_ref().zip(token);
         let watched = watchdog.and_then(|(watchdog, token)| watchdog.watch.enter(token));

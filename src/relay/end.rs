@@ -12,17 +12,17 @@ use tokio::io::{AsyncRead as _, ReadBuf};
 use super::stream::Stream;
 use crate::heartbeat::tap::MAX_CARRY;
 
-/// Bytes that the first read of a connection may take.
-const MIN_READ: u32 = 16 << 10;
+/// Bytes that the first read of a connection may take, as a power of two.
+const MIN_READ: u8 = 14;
 
 /// Bytes that a read may take where much comes and all of it is taken. Measured: fewer and larger system calls make up
 /// for more than the second-level cache that they overflow; twice as much gains nothing.
-const MAX_READ: u32 = 1 << 20;
+const MAX_READ: u8 = 20;
 
 thread_local! {
     /// Read into by every session of a worker in turn, so that an idle one needs none.
     /// In front of what is read stands what was kept. The system gives the pages when they are first written.
-    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; MAX_CARRY + MAX_READ as usize].into_boxed_slice());
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; MAX_CARRY + (1 << MAX_READ)].into_boxed_slice());
 }
 
 /// Lends the worker's scratch.
@@ -63,9 +63,9 @@ pub(super) struct End {
     /// Something was written, and something was read, since this was last asked.
     wrote: bool,
     heard: bool,
-    /// Bytes that the next read may take: more where reads come back full, less where the receiver falls behind, so
+    /// Bytes that the next read may take, as a power of two: more where reads come back full, less where the receiver falls behind, so
     /// that little is kept for a slow one.
-    appetite: u32,
+    appetite: u8,
     /// Read, but too little to be judged.
     carry: Box<[u8]>,
     backlog: Option<Box<Backlog>>,
@@ -151,13 +151,13 @@ impl End {
 
     /// Reads less at a time: the receiver has fallen behind.
     pub(super) fn slow_down(&mut self) {
-        self.appetite = (self.appetite / 2).max(MIN_READ);
+        self.appetite = (self.appetite - 1).max(MIN_READ);
     }
 
     /// Reads once, behind what is kept.
     pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Poll<Inflow> {
         let kept = self.carry.len();
-        let limit = (self.appetite as usize).min(scratch.len() - kept);
+        let limit = (1_usize << self.appetite).min(scratch.len() - kept);
         let mut buffer = ReadBuf::new(&mut scratch[kept..][..limit]);
         if let Err(error) = ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer)) {
             self.inbound = Half::Broken;
@@ -173,7 +173,7 @@ impl End {
         }
         scratch[..kept].copy_from_slice(&carry);
         if came == limit {
-            self.appetite = (self.appetite * 2).min(MAX_READ);
+            self.appetite = (self.appetite + 1).min(MAX_READ);
         }
         Poll::Ready(Inflow::Bytes(kept + came))
     }

@@ -52,6 +52,8 @@ pub struct Session {
     tap: Tap,
     ends: Ends,
     timer: Option<Pin<Box<Sleep>>>,
+    /// While something is on its way to a peer.
+    vigil: Option<Box<Vigil>>,
     started: bool,
     /// `None` once the session was told to stop.
     stop: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
@@ -84,8 +86,6 @@ pub struct Terms {
 struct Ends {
     browser: End,
     upstream: End,
-    /// The browser's and the upstream's, while something is on its way there.
-    vigils: [Option<Box<Vigil>>; 2],
     report: Report,
 }
 
@@ -101,10 +101,10 @@ impl Session {
             ends: Ends {
                 browser: End::new(browser.stream, browser.early),
                 upstream: End::new(upstream.stream, upstream.early),
-                vigils: [None, None],
                 report,
             },
             timer: None,
+            vigil: None,
             started: false,
             stop: Some(Box::pin(terms.stop.cancelled_owned())),
             handing_over: None,
@@ -163,16 +163,16 @@ impl Session {
 
     fn end(&mut self, from: Sender, rest: &[u8]) {
         self.tap.on_end(from, rest, &mut self.ends);
-        match (from, self.ends.end(from).has_timed_out()) {
-            (_, false) => self.ends.report.ended(from),
-            (Sender::Browser, true) => self.ends.report.gave_up(Loss::BrowserDead),
-            (Sender::Upstream, true) => self.ends.report.gave_up(Loss::UpstreamDead),
+        if self.ends.end(from).has_timed_out() {
+            self.ends.report.gave_up(vigil::dead(from));
+        } else {
+            self.ends.report.ended(from);
         }
     }
 
     /// Does what is due by the clock, and what a receiver had no room for before.
     fn poll_timer(&mut self, cx: &mut Context<'_>) {
-        self.start_vigils();
+        self.start_vigil();
         if !self.tap.is_idle() {
             self.tap.settle(Instant::now(), &mut self.ends);
         }
@@ -190,45 +190,50 @@ impl Session {
             }
             let now = Instant::now();
             self.tap.settle(now, &mut self.ends);
-            self.look_after(Sender::Browser, now);
-            self.look_after(Sender::Upstream, now);
+            self.look_after_peers(now);
         }
         self.timer = None;
     }
 
     /// When [`Session::poll_timer`] has something to do next.
     fn deadline(&self) -> Option<Instant> {
-        let vigils = self.ends.vigils.iter().flatten().map(|vigil| vigil.due(&self.patience));
-        self.tap.deadline().into_iter().chain(vigils).min()
+        let vigil = self.vigil.as_ref().map(|vigil| vigil.due(&self.patience));
+        self.tap.deadline().into_iter().chain(vigil).min()
     }
 
-    /// Watches over every peer that something was sent to.
-    fn start_vigils(&mut self) {
+    /// Watches over the peers once something is sent to either.
+    fn start_vigil(&mut self) {
+        let Ends { browser, upstream, .. } = &mut self.ends;
+        let wrote = browser.take_wrote() | upstream.take_wrote();
+        if wrote && self.vigil.is_none() {
+            let _heard_before = (browser.take_heard(), upstream.take_heard());
+            self.vigil = Some(Box::new(Vigil::new(Instant::now())));
+        }
+    }
+
+    /// Looks whether the peers are still there, if that is due, and gives up who is not.
+    fn look_after_peers(&mut self, now: Instant) {
+        let Some(mut vigil) = self.vigil.take_if(|vigil| vigil.due(&self.patience) <= now) else { return };
+        let mut goes_on = false;
         for peer in [Sender::Browser, Sender::Upstream] {
-            if self.ends.end(peer).take_wrote() && self.ends.vigil(peer).is_none() {
-                *self.ends.vigil(peer) = Some(Box::new(Vigil::new(Instant::now())));
-                let _before = self.ends.end(peer).take_heard();
+            let unanswered = self.tap.unanswered().filter(|_since| peer == Sender::Browser);
+            let end = self.ends.end(peer);
+            // The other kind of socket leads to a process on this machine.
+            let Some(mut delivery) = end.stream().delivery() else { continue };
+            delivery.waits |= !end.is_clear();
+            match vigil.look(peer, Sight { delivery, heard: end.take_heard(), unanswered }, &self.patience, now) {
+                Ok(waits) => goes_on |= waits,
+                Err(loss) => self.give_up(peer, loss),
             }
         }
+        vigil.on_looked(now);
+        self.vigil = goes_on.then_some(vigil);
     }
 
-    /// Looks whether a peer is still there, if that is due, and gives it up if it is not.
-    fn look_after(&mut self, peer: Sender, now: Instant) {
-        let Some(mut vigil) = self.ends.vigil(peer).take_if(|vigil| vigil.due(&self.patience) <= now) else { return };
-        let unanswered = self.tap.unanswered().filter(|_since| peer == Sender::Browser);
-        let end = self.ends.end(peer);
-        // The other kind of socket leads to a process on this machine.
-        let Some(mut delivery) = end.stream().delivery() else { return };
-        delivery.waits |= !end.is_clear();
-        match vigil.look(peer, Sight { delivery, heard: end.take_heard(), unanswered }, &self.patience, now) {
-            Ok(true) => *self.ends.vigil(peer) = Some(vigil),
-            Ok(false) => {}
-            Err(loss) => {
-                self.ends.end(peer).give_up();
-                self.tap.on_end(peer, &[], &mut self.ends);
-                self.ends.report.gave_up(loss);
-            }
-        }
+    fn give_up(&mut self, peer: Sender, loss: Loss) {
+        self.ends.end(peer).give_up();
+        self.tap.on_end(peer, &[], &mut self.ends);
+        self.ends.report.gave_up(loss);
     }
 
     fn poll_stop(&mut self, cx: &mut Context<'_>) {
@@ -318,13 +323,6 @@ impl Ends {
         match from {
             Sender::Browser => &mut self.browser,
             Sender::Upstream => &mut self.upstream,
-        }
-    }
-
-    fn vigil(&mut self, peer: Sender) -> &mut Option<Box<Vigil>> {
-        match peer {
-            Sender::Browser => &mut self.vigils[0],
-            Sender::Upstream => &mut self.vigils[1],
         }
     }
 

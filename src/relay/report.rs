@@ -36,7 +36,6 @@ enum Counted {
 
 /// The reporter of one session; what it reports last is sent when it is dropped.
 pub struct Report {
-    metrics: Arc<UpstreamMetrics>,
     knowledge: Arc<Knowledge>,
     session: Session,
     holding: Holding,
@@ -77,10 +76,9 @@ impl Knowledge {
 
 impl Report {
     /// The report of a session that begins now.
-    pub fn new(metrics: Arc<UpstreamMetrics>, knowledge: Arc<Knowledge>, session: Session, holding: Holding) -> Self {
-        metrics.connection_opened();
+    pub fn new(knowledge: Arc<Knowledge>, session: Session, holding: Holding) -> Self {
+        knowledge.metrics.connection_opened();
         Self {
-            metrics,
             knowledge,
             session,
             holding,
@@ -102,12 +100,12 @@ impl Report {
     }
 
     pub(super) fn stalled(&self, from: Sender) {
-        self.metrics.write_stall(direction(from));
+        self.knowledge.metrics.write_stall(direction(from));
     }
 
     pub(super) fn browser_round_trip(&self, round_trip: Option<Duration>) {
         if let Some(round_trip) = round_trip {
-            self.metrics.browser_rtt(round_trip);
+            self.knowledge.metrics.browser_rtt(round_trip);
         }
     }
 
@@ -122,7 +120,7 @@ impl Report {
 
     /// The sidecar gives a peer up: it cuts the session.
     pub(super) fn gave_up(&mut self, loss: Loss) {
-        self.metrics.peer_lost(loss);
+        self.knowledge.metrics.peer_lost(loss);
         self.gave_up = Some(loss);
         if loss == Loss::UpstreamDead {
             self.knowledge.learn(Learning::on_gone);
@@ -147,12 +145,12 @@ impl Report {
             }
             Note::NativeAckOverdue => {
                 if self.capability() == Capability::Native {
-                    self.metrics.native_ack_missed();
+                    self.knowledge.metrics.native_ack_missed();
                 }
             }
             Note::NativeAckMissed => self.knowledge.learn(Learning::on_native_miss),
-            Note::Proof(after) => self.metrics.proof_rtt(after),
-            Note::Withheld(reason) => self.metrics.ack_withheld(reason),
+            Note::Proof(after) => self.knowledge.metrics.proof_rtt(after),
+            Note::Withheld(reason) => self.knowledge.metrics.ack_withheld(reason),
             Note::Close(from, code) => {
                 if from == Sender::Upstream && matches!(code, Some(1001 | 1012)) {
                     // It goes away or restarts (RFC 6455 §7.4.1): another version may come back.
@@ -189,11 +187,11 @@ impl Report {
         match kind {
             Counted::Back(kind) => {
                 self.session.messages(Direction::BrowserToUpstream, messages.into());
-                self.metrics.back_messages(kind, messages.into(), bytes);
+                self.knowledge.metrics.back_messages(kind, messages.into(), bytes);
             }
             Counted::Forward(kind) => {
                 self.session.messages(Direction::UpstreamToBrowser, messages.into());
-                self.metrics.forward_messages(kind, messages.into(), bytes);
+                self.knowledge.metrics.forward_messages(kind, messages.into(), bytes);
             }
         }
     }
@@ -201,12 +199,12 @@ impl Report {
     fn heartbeat(&mut self) {
         let now = Instant::now();
         let interval = self.last_heartbeat.replace(now).map(|last| now - last);
-        self.metrics.heartbeat(interval);
+        self.knowledge.metrics.heartbeat(interval);
         self.session.heartbeat();
     }
 
     fn ack(&self, origin: AckOrigin, waited: Option<Duration>) {
-        self.metrics.ack(origin, waited);
+        self.knowledge.metrics.ack(origin, waited);
         self.session.ack(origin, waited);
     }
 
@@ -232,11 +230,11 @@ impl Report {
 
     fn script_finished(&mut self, result: ScriptResult) {
         let took = self.script_started.take().map(|started| started.elapsed());
-        self.metrics.script_run(result, took);
+        self.knowledge.metrics.script_run(result, took);
     }
 
     fn lost(&self, lost: Lost) {
-        self.metrics.tap_disabled(TapDisabled::from(lost));
+        self.knowledge.metrics.tap_disabled(TapDisabled::from(lost));
         tracing::warn!(upstream = self.session.upstream(), reason = %lost, "tap off: the stream cannot be followed");
     }
 }
@@ -246,7 +244,7 @@ impl Drop for Report {
         // A session that is cut, by the deadline of a drain, was ended by the sidecar without a close frame.
         let (initiator, code) = self.closed.unwrap_or((Initiator::Sidecar, CloseCode::Abnormal));
         let lasted = self.started.elapsed();
-        self.metrics.connection_closed(initiator, code, lasted);
+        self.knowledge.metrics.connection_closed(initiator, code, lasted);
         let view = self.session.view();
         tracing::info!(
             upstream = self.session.upstream(),

@@ -23,11 +23,20 @@ pub struct Patience {
     pub takeover: Duration,
 }
 
-/// The watch over one peer while something is on its way to it.
+/// The watch over both peers while something is on its way to either.
 #[derive(Debug)]
 pub(super) struct Vigil {
     looked: Instant,
-    before: Delivery,
+    browser: Peer,
+    upstream: Peer,
+}
+
+/// What is known of one peer.
+#[derive(Debug)]
+struct Peer {
+    acknowledged: u64,
+    in_flight: bool,
+    waits: bool,
     /// When it was last known to be there.
     alive: Instant,
     /// When it was last known to take something, or to have been sent nothing.
@@ -47,23 +56,15 @@ pub(super) struct Sight {
     pub(super) unanswered: Option<Instant>,
 }
 
-impl Patience {
-    /// The time between two looks.
-    pub(super) fn interval(&self) -> Duration {
-        self.dead_peer.min(self.write_stall) / LOOKS
-    }
-}
-
 impl Vigil {
     /// Something has just been sent.
     pub(super) fn new(now: Instant) -> Self {
-        let before = Delivery { in_flight: true, waits: true, ..Delivery::default() };
-        Self { looked: now, before, alive: now, moved: now, sign: now }
+        Self { looked: now, browser: Peer::new(now), upstream: Peer::new(now) }
     }
 
     /// When the next look is due.
     pub(super) fn due(&self, patience: &Patience) -> Instant {
-        self.looked + patience.interval()
+        self.looked + patience.dead_peer.min(patience.write_stall) / LOOKS
     }
 
     /// Judges what is seen of `peer`. Answers whether there is anything left to watch.
@@ -71,37 +72,58 @@ impl Vigil {
     /// # Errors
     /// The peer is to be given up: never before its patience has run out, and at most two intervals after.
     pub(super) fn look(&mut self, peer: Sender, sight: Sight, patience: &Patience, now: Instant) -> Result<bool, Loss> {
-        let Sight { delivery, heard, unanswered } = sight;
         let since_look = now.saturating_duration_since(self.looked);
-        let before = std::mem::replace(&mut self.before, delivery);
-        self.looked = now;
-        let taken = delivery.acknowledged != before.acknowledged;
-        // What was sent since the last look only is given its whole time.
-        if heard || !(before.in_flight && delivery.in_flight) || delivery.quiet < since_look {
-            self.alive = now;
-        }
-        if taken || !(before.waits && delivery.waits) {
-            self.moved = now;
-        }
-        if heard || taken {
-            self.sign = now;
-        }
-        let dead = match peer {
-            Sender::Browser => Loss::BrowserDead,
-            Sender::Upstream => Loss::UpstreamDead,
-        };
         let over = |since: Instant, limit: Duration| now.saturating_duration_since(since) >= limit;
-        if over(self.alive, patience.dead_peer) {
-            return Err(dead);
+        let known = match peer {
+            Sender::Browser => &mut self.browser,
+            Sender::Upstream => &mut self.upstream,
+        };
+        known.see(&sight, since_look, now);
+        if over(known.alive, patience.dead_peer) {
+            return Err(dead(peer));
         }
         // An app server that takes nothing may be busy; its heartbeats tell.
-        if peer == Sender::Browser && over(self.moved, patience.write_stall) {
+        if peer == Sender::Browser && over(known.moved, patience.write_stall) {
             return Err(Loss::BrowserStalled);
         }
-        if unanswered.is_some_and(|sent| over(sent.max(self.sign), patience.dead_peer)) {
+        if sight.unanswered.is_some_and(|sent| over(sent.max(known.sign), patience.dead_peer)) {
             return Err(Loss::BrowserPongMissed);
         }
-        Ok(delivery.waits || unanswered.is_some())
+        Ok(known.waits || sight.unanswered.is_some())
+    }
+
+    /// Both peers were looked at.
+    pub(super) fn on_looked(&mut self, now: Instant) {
+        self.looked = now;
+    }
+}
+
+impl Peer {
+    fn new(now: Instant) -> Self {
+        Self { acknowledged: 0, in_flight: true, waits: true, alive: now, moved: now, sign: now }
+    }
+
+    /// What was sent since the last look only is given its whole time.
+    fn see(&mut self, Sight { delivery, heard, .. }: &Sight, since_look: Duration, now: Instant) {
+        let taken = delivery.acknowledged != self.acknowledged;
+        if *heard || !(self.in_flight && delivery.in_flight) || delivery.quiet < since_look {
+            self.alive = now;
+        }
+        if taken || !(self.waits && delivery.waits) {
+            self.moved = now;
+        }
+        if *heard || taken {
+            self.sign = now;
+        }
+        (self.acknowledged, self.in_flight, self.waits) = (delivery.acknowledged, delivery.in_flight, delivery.waits);
+    }
+}
+
+/// What is told of a peer whose system is silent.
+pub(super) fn dead(peer: Sender) -> Loss {
+    match peer {
+        Sender::Browser => Loss::BrowserDead,
+        Sender::Upstream => Loss::UpstreamDead,
     }
 }
 
@@ -129,6 +151,7 @@ mod tests {
         loop {
             let now = vigil.due(&PATIENCE);
             let verdict = vigil.look(peer, sight(now - start, start), &PATIENCE, now);
+            vigil.on_looked(now);
             let after = (now - start).as_secs();
             if verdict != Ok(true) || after > 1000 {
                 return (after, verdict);

@@ -12,8 +12,8 @@ use crate::wire::{self, ACK, HEARTBEAT};
 
 /// Sessions that open at the same time.
 const AT_ONCE: usize = 50;
-/// After this nothing is under way any more.
-const REST: Duration = Duration::from_millis(800);
+/// After this nothing is under way any more, nor watched.
+const REST: Duration = Duration::from_secs(8);
 /// Opens sessions, measures their memory, closes them.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Idle {
