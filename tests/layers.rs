@@ -32,7 +32,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ),
     ("server", &["proxy", "config", "relay", "session", "metrics", "drain", "heartbeat", "streamlit", "websocket"]),
     ("proxy", &["config", "relay", "session", "metrics", "drain", "heartbeat", "streamlit", "websocket"]),
-    ("config", &["heartbeat", "streamlit", "websocket"]),
+    ("config", &["relay", "heartbeat", "streamlit", "websocket"]),
     ("relay", &["session", "metrics", "drain", "heartbeat", "streamlit", "websocket"]),
     ("session", &["metrics", "heartbeat", "streamlit", "websocket"]),
     ("metrics", &["heartbeat", "streamlit", "websocket"]),

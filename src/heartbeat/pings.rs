@@ -20,7 +20,7 @@ pub struct PingSettings {
 /// What is to be sent, now, between two frames.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use]
-pub enum Errand {
+pub enum Outgoing {
     /// A ping to the browser.
     Ping(Tag),
     /// A pong to the upstream.
@@ -89,9 +89,9 @@ impl Pings {
     }
 
     /// What is to be sent now, where there is room for a control frame; ask until it answers `None`.
-    pub fn next(&mut self, now: Instant, browser: bool, upstream: bool) -> Option<Errand> {
+    pub fn next(&mut self, now: Instant, browser: bool, upstream: bool) -> Option<Outgoing> {
         if upstream && let Some(payload) = self.asked.take() {
-            return Some(Errand::Pong(payload));
+            return Some(Outgoing::Pong(payload));
         }
         if self.closing || now < self.due {
             return None;
@@ -102,7 +102,7 @@ impl Pings {
             return None;
         }
         self.sent = Some(now);
-        Some(Errand::Ping(self.browser.on_ping(now)))
+        Some(Outgoing::Ping(self.browser.on_ping(now)))
     }
 }
 
@@ -115,7 +115,7 @@ mod tests {
 
     fn ping(pings: &mut Pings, now: Instant) -> Tag {
         match pings.next(now, true, true) {
-            Some(Errand::Ping(tag)) => tag,
+            Some(Outgoing::Ping(tag)) => tag,
             other => panic!("a ping was due, not {other:?}"),
         }
     }
@@ -150,7 +150,7 @@ mod tests {
         pings.on_upstream_ping(b"old");
         pings.on_upstream_ping(b"new");
         assert_eq!((pings.next(start, true, false), pings.is_idle()), (None, false));
-        assert_eq!(pings.next(start, true, true), Some(Errand::Pong(Box::from(*b"new"))));
+        assert_eq!(pings.next(start, true, true), Some(Outgoing::Pong(Box::from(*b"new"))));
         assert_eq!((pings.next(start, true, true), pings.is_idle()), (None, true));
     }
 

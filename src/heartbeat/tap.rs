@@ -11,7 +11,7 @@ use super::carrier::{Carrier, Note};
 pub use super::depth::Depth;
 use super::lane::{Kind, Lane};
 use super::liveness::{Pong, Tag};
-use super::pings::{Errand, PingSettings, Pings};
+use super::pings::{Outgoing, PingSettings, Pings};
 use super::policy::{Passage, Policy, Room, Verb};
 use super::run::Run;
 use super::{Capability, Settings};
@@ -116,7 +116,7 @@ impl Tap {
         if !self.policy.is_idle() {
             self.obey(now, carrier);
         }
-        self.run_errands(now, carrier);
+        self.send_pings(now, carrier);
         self.say_farewell(carrier);
     }
 
@@ -304,16 +304,16 @@ impl Tap {
     }
 
     /// Sends the pings and pongs that are due.
-    fn run_errands(&mut self, now: Instant, carrier: &mut impl Carrier) {
+    fn send_pings(&mut self, now: Instant, carrier: &mut impl Carrier) {
         if self.pings.is_none() {
             return;
         }
         let (browser, upstream) =
             (self.frame_room(Sender::Upstream, carrier), self.frame_room(Sender::Browser, carrier));
-        while let Some(errand) = self.pings.as_mut().and_then(|pings| pings.next(now, browser, upstream)) {
-            match errand {
-                Errand::Ping(tag) => carrier.insert(Sender::Upstream, ControlFrame::ping(tag, None).as_bytes()),
-                Errand::Pong(payload) => {
+        while let Some(outgoing) = self.pings.as_mut().and_then(|pings| pings.next(now, browser, upstream)) {
+            match outgoing {
+                Outgoing::Ping(tag) => carrier.insert(Sender::Upstream, ControlFrame::ping(tag, None).as_bytes()),
+                Outgoing::Pong(payload) => {
                     let pong = ControlFrame::pong(&payload, self.key());
                     carrier.insert(Sender::Browser, pong.as_bytes());
                 }
