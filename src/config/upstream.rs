@@ -25,6 +25,17 @@ pub enum UpstreamAddress {
 }
 
 impl UpstreamAddress {
+    /// Whether this is a process on this machine, as far as the address itself tells.
+    pub fn is_local(&self) -> bool {
+        match self {
+            Self::Http { host, .. } => {
+                let ip = host.parse::<IpAddr>();
+                ip.map_or_else(|_name| host.eq_ignore_ascii_case("localhost"), |ip| connected(ip).is_loopback())
+            }
+            Self::Unix(_) => true,
+        }
+    }
+
     /// Whether a connection to this address would come in at `bound`, a socket of this machine. Names other than
     /// `localhost` are not looked up.
     pub(super) fn leads_to(&self, bound: SocketAddr) -> bool {

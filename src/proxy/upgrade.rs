@@ -1,5 +1,7 @@
 //! Shakes hands on both sides of a websocket and joins the two streams.
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -51,13 +53,12 @@ impl Proxy {
         let turn = self.take_over(resumed).await;
         headers::keep_upgrade(request.headers_mut());
         match shake_hands(upstream, request).await {
-            Ok(mut response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
+            Ok((mut response, Some(far))) => {
                 upstream.metrics.handshake(Handshake::Accepted, started.elapsed());
                 if resumed.is_some() {
                     upstream.metrics.reconnect(tag.map_or(Reconnect::Other, |tag| tag.cause));
                 }
                 let depth = self.depth(stream_path, response.headers());
-                let far = hyper::upgrade::on(&mut response);
                 let (upstream, sessions) = (upstream.clone(), self.sessions.clone());
                 let token = tag.and_then(|tag| tag.token);
                 let joining = Joining { upstream, sessions, depth, resumed, token, turn };
@@ -65,7 +66,7 @@ impl Proxy {
                 headers::keep_upgrade(response.headers_mut());
                 response.map(ResponseBody::from)
             }
-            Ok(mut response) => {
+            Ok((mut response, None)) => {
                 upstream.metrics.handshake(Handshake::Refused, started.elapsed());
                 headers::remove_hop_by_hop(response.headers_mut(), true);
                 response.map(ResponseBody::from)
@@ -127,26 +128,52 @@ impl Failure {
     }
 }
 
-/// Asks the upstream for a websocket over a connection of its own.
-async fn shake_hands(upstream: &Upstream, request: Request<Incoming>) -> Result<Response<Incoming>, Failure> {
+/// Asks the upstream for a websocket over a connection of its own, which is what comes with a 101.
+async fn shake_hands(
+    upstream: &Upstream,
+    request: Request<Incoming>,
+) -> Result<(Response<Incoming>, Option<Side>), Failure> {
     let key = request.headers().get(header::SEC_WEBSOCKET_KEY).cloned();
     let stream = upstream.connector.connect().await?;
     let exchange = async {
-        let (mut sender, connection) =
+        let (mut sender, mut connection) =
             http1::Builder::new().preserve_header_case(true).handshake(TokioIo::new(stream)).await?;
-        tokio::spawn(connection.with_upgrades());
-        sender.send_request(request).await
+        let response = drive(&mut connection, sender.send_request(request)).await?;
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            // It brings the body.
+            tokio::spawn(connection);
+            return Ok((response, None));
+        }
+        poll_fn(|cx| connection.poll_without_shutdown(cx)).await?;
+        let parts = connection.into_parts();
+        Ok::<_, Failure>((response, Some(Side { stream: parts.io.into_inner(), early: parts.read_buf.to_vec() })))
     };
     let timeout = upstream.handshake_timeout;
-    let response = tokio::time::timeout(timeout, exchange).await.map_err(|_elapsed| Failure::TimedOut(timeout))??;
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+    let (response, side) =
+        tokio::time::timeout(timeout, exchange).await.map_err(|_elapsed| Failure::TimedOut(timeout))??;
+    if side.is_some() {
         let expected = key.map(|key| derive_accept_key(key.as_bytes()));
         let accept = response.headers().get(header::SEC_WEBSOCKET_ACCEPT);
         if expected.is_none() || accept.map(|accept| accept.as_bytes()) != expected.as_ref().map(String::as_bytes) {
             return Err(Failure::WrongAccept);
         }
     }
-    Ok(response)
+    Ok((response, side))
+}
+
+/// Moves a connection in this task, not in one of its own, until it has the answer.
+async fn drive(
+    connection: &mut http1::Connection<TokioIo<Stream>, Incoming>,
+    answer: impl Future<Output = hyper::Result<Response<Incoming>>>,
+) -> hyper::Result<Response<Incoming>> {
+    let mut answer = pin!(answer);
+    let mut open = true;
+    poll_fn(|cx| {
+        // Whatever ends it, the answer says so too.
+        open = open && connection.poll_without_shutdown(cx).is_pending();
+        answer.as_mut().poll(cx)
+    })
+    .await
 }
 
 /// The session that the browser wants to resume.
@@ -169,15 +196,15 @@ struct Joining {
 
 impl Joining {
     /// Waits until the 101 is written, then runs the session as a task of its own, small while it is idle.
-    async fn join(self, browser: OnUpgrade, far: OnUpgrade, guard: Guard) {
-        let (browser, far) = match tokio::try_join!(browser, far) {
-            Ok(both) => both,
+    async fn join(self, browser: OnUpgrade, far: Side, guard: Guard) {
+        let browser = match browser.await {
+            Ok(browser) => browser,
             Err(error) => {
                 tracing::debug!(upstream = %self.upstream.name, %error, "the browser left during the handshake");
                 return;
             }
         };
-        let (Some(browser), Some(far)) = (Side::of(browser), Side::of(far)) else {
+        let Some(browser) = Side::of(browser) else {
             tracing::error!(upstream = %self.upstream.name, "a websocket does not run over a socket of ours");
             return;
         };

@@ -134,7 +134,7 @@ async fn open(address: &UpstreamAddress, dead_peer_timeout: Duration) -> io::Res
             let stream = TcpStream::connect((host.as_str(), *port)).await?;
             stream.set_nodelay(true)?;
             // What leads to this machine ends when its process does.
-            if !stream.peer_addr()?.ip().is_loopback() {
+            if !address.is_local() {
                 SockRef::from(&stream).set_tcp_keepalive(&keepalive(dead_peer_timeout))?;
             }
             Ok(Stream::Tcp(stream))
