@@ -181,8 +181,9 @@ body_timeout      = \"1m\"                  # default
         let proxies = prop::sample::select(vec!["none", "private", "10.0.0.0/8, 2001:db8::/32"]);
         let origins = prop::sample::select(vec!["any", "https://a.example, http://[::1]:8500"]);
         let bytes = (1024..9999_u32, 256..9999_u32);
-        (1..8000_u16, 1..999_u16, upstream, words, durations, proxies, origins, bytes).prop_map(
-            |(port, gap, upstream, words, durations, proxies, origins, bytes)| {
+        let counts = prop::array::uniform4(0..9999_u32);
+        (1..8000_u16, 1..999_u16, upstream, words, durations, proxies, origins, bytes, counts).prop_map(
+            |(port, gap, upstream, words, durations, proxies, origins, bytes, counts)| {
                 let [drain, connect, handshake, native, stall, takeover, interval, ack_timeout, idle, pause] =
                     durations;
                 // Who never answers cannot be watched.
@@ -213,6 +214,10 @@ body_timeout      = \"1m\"                  # default
                     ("limits.uri_bytes", bytes.1.to_string()),
                     ("limits.idle_timeout", idle),
                     ("limits.body_timeout", pause),
+                    ("limits.connections", counts[0].to_string()),
+                    ("limits.connections_per_address", counts[1].to_string()),
+                    ("limits.handshakes_per_second", counts[2].to_string()),
+                    ("limits.sessions", counts[3].to_string()),
                 ]
             },
         )

@@ -80,6 +80,10 @@ fn nothing_written_gives_the_defaults_without_a_warning() {
             ("limits.uri_bytes", "16384"),
             ("limits.idle_timeout", "1m 15s"),
             ("limits.body_timeout", "1m"),
+            ("limits.connections", "0"),
+            ("limits.connections_per_address", "0"),
+            ("limits.handshakes_per_second", "0"),
+            ("limits.sessions", "0"),
         ]
     );
     assert!(loaded.settings.iter().all(|setting| setting.origin == Origin::Default));

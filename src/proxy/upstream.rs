@@ -17,6 +17,7 @@ use super::body::RequestBody;
 use super::watchdog::Watchdog;
 use crate::config::{Config, SessionSettings, UpstreamAddress};
 use crate::heartbeat::Settings;
+use crate::limits::{Alarm, Capacity, Quota};
 use crate::metrics::UpstreamMetrics;
 use crate::relay::Knowledge;
 use crate::relay::stream::Stream;
@@ -36,6 +37,9 @@ pub struct Upstream {
     pub(super) name: Arc<str>,
     pub(super) session: SessionSettings,
     pub(super) holders: Holders,
+    /// The places for its sessions; `None` if they are not counted.
+    pub(super) places: Option<Quota>,
+    pub(super) full: Alarm,
     /// `None` if pages get none.
     pub(super) watchdog: Option<Watchdog>,
     pool: Client<Connector, RequestBody>,
@@ -76,6 +80,7 @@ impl Upstream {
         let pool = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(POOL_IDLE)
+            .pool_max_idle_per_host(Capacity::of_process().idle_upstream)
             .http1_preserve_header_case(true)
             .set_host(false)
             .build(connector.clone());
@@ -88,6 +93,8 @@ impl Upstream {
             name: name.into(),
             session: config.session,
             holders: Holders::default(),
+            places: config.limits.sessions.map(|most| Quota::new(most.get())),
+            full: Alarm::new("limits.sessions"),
             watchdog: Watchdog::new(&config.watchdog),
             pool,
         }
@@ -123,9 +130,12 @@ async fn open(address: &UpstreamAddress) -> io::Result<Stream> {
         UpstreamAddress::Http { host, port } => {
             let stream = TcpStream::connect((host.as_str(), *port)).await?;
             stream.set_nodelay(true)?;
-            Ok(Stream::Tcp(stream))
+            Ok(Stream::Tcp(stream, None))
         }
-        UpstreamAddress::Unix(path) => UnixStream::connect(path).await.map(Stream::Unix),
+        UpstreamAddress::Unix(path) => {
+            let stream = UnixStream::connect(path).await?;
+            Ok(Stream::Unix(stream, None))
+        }
     }
 }
 
