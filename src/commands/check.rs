@@ -97,39 +97,43 @@ mod tests {
         assert_eq!(
             out,
             "\
-listen            = \"0.0.0.0:8500\"        # default
-upstream          = \"unix:/run/app.sock\"  # --upstream
-admin             = \"127.0.0.1:9600\"      # default
-log_format        = \"text\"                # default
-log_level         = \"info\"                # default
-drain_timeout     = \"10s\"                 # default
-connect_timeout   = \"5s\"                  # default
-handshake_timeout = \"30s\"                 # default
-trusted_proxies   = \"private\"             # default
-proxy_protocol    = false                 # default
-allowed_origins   = \"any\"                 # default
+listen                  = \"0.0.0.0:8500\"        # default
+upstream                = \"unix:/run/app.sock\"  # --upstream
+admin                   = \"127.0.0.1:9600\"      # default
+log_format              = \"text\"                # default
+log_level               = \"info\"                # default
+drain_timeout           = \"10s\"                 # default
+connect_timeout         = \"5s\"                  # default
+handshake_timeout       = \"30s\"                 # default
+trusted_proxies         = \"private\"             # default
+proxy_protocol          = false                 # default
+allowed_origins         = \"any\"                 # default
 
 [heartbeat]
-mode              = \"auto\"                # default
-proof             = \"pong\"                # default
-ack               = \"plain\"               # --heartbeat-ack
-native_deadline   = \"2s\"                  # default
-stall_after       = \"5s\"                  # default
+mode                    = \"auto\"                # default
+proof                   = \"pong\"                # default
+ack                     = \"plain\"               # --heartbeat-ack
+native_deadline         = \"2s\"                  # default
+stall_after             = \"5s\"                  # default
 
 [session]
-takeover          = true                  # default
-takeover_timeout  = \"500ms\"               # default
+takeover                = true                  # default
+takeover_timeout        = \"500ms\"               # default
 
 [watchdog]
-mode              = \"off\"                 # default
-interval          = \"10s\"                 # default
-ack_timeout       = \"5s\"                  # default
+mode                    = \"off\"                 # default
+interval                = \"10s\"                 # default
+ack_timeout             = \"5s\"                  # default
 
 [limits]
-header_bytes      = 65536                 # default
-uri_bytes         = 16384                 # default
-idle_timeout      = \"1m 15s\"              # default
-body_timeout      = \"1m\"                  # default
+header_bytes            = 65536                 # default
+uri_bytes               = 16384                 # default
+idle_timeout            = \"1m 15s\"              # default
+body_timeout            = \"1m\"                  # default
+connections             = 0                     # default
+connections_per_address = 0                     # default
+handshakes_per_second   = 0                     # default
+sessions                = 0                     # default
 "
         );
         assert_eq!(
