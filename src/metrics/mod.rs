@@ -296,7 +296,9 @@ mod tests {
         metrics.draining(true);
         metrics.http_rejected(Rejected::Host);
         metrics.client_connections_limit(7);
-        [metrics.client_connection_opened(), metrics.client_connection_opened(), metrics.client_connection_closed()];
+        metrics.client_connection_opened();
+        metrics.client_connection_opened();
+        metrics.client_connection_closed();
         let text = metrics.render();
         for (series, expected) in COUNTED {
             assert!(value(&text, series) == *expected, "{series} in:\n{text}");

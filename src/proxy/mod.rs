@@ -262,7 +262,9 @@ fn to_origin_form(request: &mut Request<Incoming>) {
     if let Ok(host) = HeaderValue::try_from(authority) {
         request.headers_mut().entry(header::HOST).or_insert(host);
     }
-    *request.uri_mut() = target.path_and_query.map(Uri::from).unwrap_or_default();
+    // A fragment right behind the authority leaves a path without a byte, which would stay one on the wire.
+    let path = target.path_and_query.map(Uri::from).filter(|path| !path.path().is_empty());
+    *request.uri_mut() = path.unwrap_or_default();
 }
 
 fn without_body(request: &Request<Incoming>) -> Request<RequestBody> {

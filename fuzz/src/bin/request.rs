@@ -153,7 +153,8 @@ fn forwarded(mut request: Request<Incoming>, trusted: bool) -> Option<(Request<R
     if let Ok(host) = HeaderValue::try_from(authority) {
         request.headers_mut().entry(header::HOST).or_insert(host);
     }
-    *request.uri_mut() = target.path_and_query.map(Uri::from).unwrap_or_default();
+    let path = target.path_and_query.map(Uri::from).filter(|path| !path.path().is_empty());
+    *request.uri_mut() = path.unwrap_or_default();
     let websocket = headers::asks_for_websocket(request.headers());
     *request.version_mut() = Version::HTTP_11;
     let has_body = !hyper::body::Body::is_end_stream(request.body());
