@@ -65,6 +65,7 @@ impl Permit {
     /// To be called once.
     #[must_use]
     pub fn count_for(&mut self, client: Client, most: NonZeroUsize) -> bool {
+        debug_assert!(self.0.client.is_none(), "it counts for one client already");
         let places = self.0.places.clone();
         {
             let mut of_clients = places.of_clients();
@@ -156,10 +157,10 @@ mod tests {
     }
 
     #[test]
-    fn a_million_clients_leave_nothing_behind() {
+    fn many_clients_leave_nothing_behind() {
         let quota = Quota::new(1000);
         let mut held = Vec::new();
-        for number in 0..1_000_000 {
+        for number in 0..100_000 {
             let mut permit = quota.take().expect("free");
             assert!(permit.count_for(client(number), NonZeroUsize::MIN));
             held.push(permit);
