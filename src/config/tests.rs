@@ -244,6 +244,13 @@ fn a_number_stands_without_quotes_and_within_bounds() {
         ]
     );
     assert_eq!(
+        problems(&[("limits-sessions", "1000001")], &[]),
+        "--limits-sessions: 1000001 is out of bounds: at least 0 and at most 1000000"
+    );
+    let limits =
+        load(&sources(&[("limits-sessions", "7"), ("limits-connections", "0")], &[])).expect("valid").config.limits;
+    assert_eq!((limits.sessions.map(|most| most.get()), limits.connections), (Some(7), None), "0 is no limit");
+    assert_eq!(
         problems(&[("limits-header-bytes", "9999999")], &[]),
         "--limits-header-bytes: 9999999 is out of bounds: at least 1024 and at most 1048576"
     );

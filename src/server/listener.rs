@@ -107,7 +107,7 @@ pub async fn serve(listener: TcpListener, entrance: Entrance, drain: Drain) {
         };
         match entrance.places.take() {
             Some(permit) => _ = tokio::spawn(connection(entrance.clone(), stream, permit, peer, drain.guard())),
-            None => entrance.exit.turn_away(stream, Overload::Connections, drain.guard()),
+            None => entrance.exit.turn_away(stream, peer.ip(), Overload::Connections, drain.guard()),
         }
     }
 }
@@ -155,7 +155,7 @@ async fn connection(
     };
     if !entrance.has_place_for(client, &mut permit) {
         drop(permit);
-        return entrance.exit.turn_away(stream, Overload::ConnectionsPerAddress, guard);
+        return entrance.exit.turn_away(stream, client, Overload::ConnectionsPerAddress, guard);
     }
     let stream = Stream::Tcp(stream, Some(permit));
     let service = service_fn(|request| {

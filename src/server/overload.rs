@@ -3,6 +3,7 @@
 //! Law: nobody who is turned away holds anything for longer than a moment, whatever he does.
 
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -55,7 +56,7 @@ impl Exit {
     }
 
     /// Counts a client and lets it go.
-    pub(super) fn turn_away(&self, stream: TcpStream, overload: Overload, guard: Guard) {
+    pub(super) fn turn_away(&self, stream: TcpStream, client: IpAddr, overload: Overload, guard: Guard) {
         let (reason, alarm, answer) = match overload {
             Overload::Connections => (Rejected::Connections, &self.connections, FULL),
             Overload::ConnectionsPerAddress => (Rejected::ConnectionsPerAddress, &self.connections_per_address, GREEDY),
@@ -63,7 +64,7 @@ impl Exit {
         self.metrics.http_rejected(reason);
         alarm.ring();
         let slot = self.answers.clone().try_acquire_owned();
-        tracing::debug!(?overload, answered = slot.is_ok(), "connection refused");
+        tracing::debug!(%client, ?overload, answered = slot.is_ok(), "connection refused");
         let Ok(slot) = slot else { return };
         tokio::spawn(async move {
             // A client that breaks off has what it wants, and one that dawdles has had its time.
