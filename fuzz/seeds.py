@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import struct
+import zlib
 from pathlib import Path
 from typing import Iterator
 
@@ -21,6 +22,24 @@ PAGES = [
     '<head><script src="./_heartbeat/watchdog.js"></script><title>Streamlit</title></head>',
     "<html><head><body><title>Streamlit</title>",
     "\ufeff<!--><head><title>Streamlit Component</title></head>",
+]
+WEBSOCKET = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
+REQUESTS = [
+    "GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+    "GET http://a:80/x?y=1 HTTP/1.1\r\nHost: a:80\r\n\r\n",
+    "OPTIONS * HTTP/1.0\r\nConnection: keep-alive\r\n\r\n",
+    f"GET /_stcore/stream HTTP/1.1\r\nHost: a\r\nOrigin: http://a\r\n{WEBSOCKET}\r\n\x82\x83",
+    "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\nabcGET / HTTP/1.1\r\nHost: a\r\n\r\n",
+    "POST / HTTP/1.1\r\nHost: a\r\nTE: trailers\r\nTrailer: X, Host\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\nX: 1\r\nHost: b\r\n\r\n",
+    "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n5;e=1\r\nabcde\r\n0\r\n\r\n",
+    "GET / HTTP/1.1\r\nHost: a\r\nConnection: X-One, Host, close\r\nX-One: 1\r\nKeep-Alive: 1\r\nUpgrade: h2c\r\nTE: gzip\r\n\r\n",
+    "GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 192.0.2.1, 10.0.0.1\r\nX_Forwarded_For: 1\r\nForwarded: for=[2001:db8::1]:1\r\n\r\n",
+]
+BALANCED = [
+    b"PROXY TCP4 192.0.2.1 10.0.0.1 32768 80\r\nGET",
+    b"PROXY TCP6 2001:db8::7 ::1 32768 80\r\nGET",
+    b"PROXY UNKNOWN ffff::1 x\r\nGET",
+    b"PROXY UNKNOWN\r\n",
 ]
 
 
@@ -56,6 +75,17 @@ def tap(records: list[tuple[bool, bytes]]) -> bytes:
     return events
 
 
+def deflated(records: list[tuple[bool, bytes]], takeover: bool) -> bytes:
+    """The browser's messages as permessage-deflate sends them, each after its length (RFC 7692 section 7.2.1)."""
+    compress, messages = zlib.compressobj(wbits=-15), b""
+    for payload in (payload for server, payload in records if not server):
+        if not takeover:
+            compress = zlib.compressobj(wbits=-15)
+        wire = compress.compress(payload) + compress.flush(zlib.Z_SYNC_FLUSH)
+        messages += struct.pack(">H", len(wire) - 4) + wire[:-4]
+    return messages[:8000]
+
+
 def seeds() -> Iterator[tuple[str, bytes]]:
     """Every seed with its target."""
     recorded = list(sessions())
@@ -71,6 +101,19 @@ def seeds() -> Iterator[tuple[str, bytes]]:
             yield "scanner", bytes([server, 40, 200]) + whole[:4000]
     for page in PAGES:
         yield "page", struct.pack(">H", len(page) // 2) + page.encode()
+    for request in REQUESTS:
+        for flags in (0, 1):
+            yield "request", bytes([flags, 255, flags * 3]) + request.encode("latin-1")
+    for header in BALANCED:
+        yield "proxy_protocol", bytes([255, 0]) + header
+    for command, family, rest in ((1, 0x11, 12), (1, 0x21, 36), (1, 0x31, 216), (1, 0x12, 20), (0, 0, 0), (0, 0x11, 12)):
+        header = struct.pack(">BBH", 0x20 | command, family, rest) + bytes(range(1, rest + 1)) + b"GET"
+        yield "proxy_protocol", bytes([255, 6]) + b"\r\n\r\n\0\r\nQUIT\n" + header
+    for records in recorded:
+        for takeover in (0, 1):
+            yield "inflate", bytes([takeover, 7, 99, 0xff, 0xff]) + deflated(records, takeover == 0)
+        plain = b"".join(bytes([len(payload[:200]), 3]) + payload[:200] for _, payload in records[:40])
+        yield "inflate", bytes([0x80 | 6 << 4 | 1, 200, 3, 0, 0]) + plain
     settings = re.findall(r'key: "([^"]+)"', (HERE.parent / "src/config/settings.rs").read_text())
     assert len(settings) >= 10, "the table of settings is gone"
     values = ["127.0.0.1:0", "http://127.0.0.1:8501", "unix:/run/app.sock", "text", "info", "2s", "auto", "pong", "off", "[::1]:80"]

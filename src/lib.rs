@@ -15,6 +15,7 @@ pub mod server;
 pub mod relay;
 
 pub mod drain;
+pub mod limits;
 pub mod metrics;
 pub mod session;
 pub mod telemetry;

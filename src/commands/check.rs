@@ -154,7 +154,7 @@ mod tests {
             ("allowed_origins", _) => select(&["any", "https://a.example, http://[::1]:8500"]),
             (_, "DURATION") => duration().boxed(),
             (_, "DURATION|off") => prop_oneof![duration(), Just("off".to_owned())].boxed(),
-            (_, "BYTES") => (1024..9999_u32).prop_map(|bytes| bytes.to_string()).boxed(),
+            (_, "BYTES" | "NUMBER") => (1024..9999_u32).prop_map(|bytes| bytes.to_string()).boxed(),
             (_, words) => select(&words.split('|').collect::<Vec<_>>()),
         }
     }

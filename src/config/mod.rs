@@ -15,6 +15,7 @@ use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -102,6 +103,15 @@ pub struct Limits {
     pub idle_timeout: Duration,
     /// How long a request's body may pause.
     pub body_timeout: Duration,
+    /// Open connections of clients, websockets among them; `None` is as many as the file handles carry, which is also
+    /// the most.
+    pub connections: Option<NonZeroUsize>,
+    /// Of these, of one client that is no trusted proxy.
+    pub connections_per_address: Option<NonZeroUsize>,
+    /// Websocket handshakes of one client in a second; in a burst, ten times as many.
+    pub handshakes_per_second: Option<NonZeroU32>,
+    /// Websocket sessions with the upstream at a time.
+    pub sessions: Option<NonZeroUsize>,
 }
 
 /// What is logged, and how.
@@ -227,7 +237,16 @@ impl Default for Config {
 impl Default for Limits {
     fn default() -> Self {
         let (idle_timeout, body_timeout) = (Duration::from_secs(75), Duration::from_secs(60));
-        Self { header_bytes: 64 * 1024, uri_bytes: 16 * 1024, idle_timeout, body_timeout }
+        Self {
+            header_bytes: 64 * 1024,
+            uri_bytes: 16 * 1024,
+            idle_timeout,
+            body_timeout,
+            connections: None,
+            connections_per_address: None,
+            handshakes_per_second: None,
+            sessions: None,
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! The one table of settings: flags, environment, file keys, `check` and the help are all made of it.
 
+use std::num::{NonZeroU32, NonZeroUsize};
+
 use super::values::{
     Choice as _, DAY, HOUR, Invalid, address, choice, duration, log_filter, number, optional, optional_duration,
 };
@@ -33,6 +35,8 @@ pub enum Form {
 const MEBIBYTE: usize = 1024 * 1024;
 /// The HTTP library takes no longer one.
 const LONGEST_URI: usize = 65_534;
+/// More connections than this a process has no file handles for.
+const MILLION: usize = 1_000_000;
 
 /// Every setting: the top-level keys first, then each table's keys together, as a file must have them.
 pub static SETTINGS: &[Setting] = &[
@@ -238,6 +242,40 @@ pub static SETTINGS: &[Setting] = &[
         help: "How long the body of a request may pause",
         get: |config| humantime::format_duration(config.limits.body_timeout).to_string(),
         set: |config, text| duration(text, DAY).map(|value| config.limits.body_timeout = value),
+    },
+    Setting {
+        key: "limits.connections",
+        value_name: "NUMBER",
+        help: "How many connections of clients may be open; 0 is as many as the file handles carry",
+        get: |config| config.limits.connections.map_or(0, NonZeroUsize::get).to_string(),
+        set: |config, text| number(text, 0..=MILLION).map(|value| config.limits.connections = NonZeroUsize::new(value)),
+    },
+    Setting {
+        key: "limits.connections_per_address",
+        value_name: "NUMBER",
+        help: "How many of them may be of one address that is no trusted proxy's; 0 is any number",
+        get: |config| config.limits.connections_per_address.map_or(0, NonZeroUsize::get).to_string(),
+        set: |config, text| {
+            number(text, 0..=MILLION).map(|value| config.limits.connections_per_address = NonZeroUsize::new(value))
+        },
+    },
+    Setting {
+        key: "limits.handshakes_per_second",
+        value_name: "NUMBER",
+        help: "How many websocket handshakes an address may make in a second, and ten times as many in a burst; 0 is any number",
+        get: |config| config.limits.handshakes_per_second.map_or(0, NonZeroU32::get).to_string(),
+        set: |config, text| {
+            let number = number(text, 0..=MILLION)?;
+            config.limits.handshakes_per_second = u32::try_from(number).ok().and_then(NonZeroU32::new);
+            Ok(())
+        },
+    },
+    Setting {
+        key: "limits.sessions",
+        value_name: "NUMBER",
+        help: "How many websocket sessions the app may have at a time; 0 is any number",
+        get: |config| config.limits.sessions.map_or(0, NonZeroUsize::get).to_string(),
+        set: |config, text| number(text, 0..=MILLION).map(|value| config.limits.sessions = NonZeroUsize::new(value)),
     },
 ];
 

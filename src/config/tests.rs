@@ -84,6 +84,10 @@ fn nothing_written_gives_the_defaults_without_a_warning() {
             ("limits.uri_bytes", "16384"),
             ("limits.idle_timeout", "1m 15s"),
             ("limits.body_timeout", "1m"),
+            ("limits.connections", "0"),
+            ("limits.connections_per_address", "0"),
+            ("limits.handshakes_per_second", "0"),
+            ("limits.sessions", "0"),
         ]
     );
     assert!(loaded.settings.iter().all(|setting| setting.origin == Origin::Default));
@@ -243,6 +247,13 @@ fn a_number_stands_without_quotes_and_within_bounds() {
             "sidecar.toml:3: limits.uri_bytes: \"-1\" is no number between 256 and 65534",
         ]
     );
+    assert_eq!(
+        problems(&[("limits-sessions", "1000001")], &[]),
+        "--limits-sessions: 1000001 is out of bounds: at least 0 and at most 1000000"
+    );
+    let limits =
+        load(&sources(&[("limits-sessions", "7"), ("limits-connections", "0")], &[])).expect("valid").config.limits;
+    assert_eq!((limits.sessions.map(|most| most.get()), limits.connections), (Some(7), None), "0 is no limit");
     assert_eq!(
         problems(&[("limits-header-bytes", "9999999")], &[]),
         "--limits-header-bytes: 9999999 is out of bounds: at least 1024 and at most 1048576"

@@ -83,6 +83,14 @@ pub enum Rejected {
     Size,
     /// Its body paused for too long.
     Timeout,
+    /// There are too many connections.
+    Connections,
+    /// There are too many connections of its client.
+    ConnectionsPerAddress,
+    /// Its client shakes hands too often.
+    HandshakesPerSecond,
+    /// There are too many sessions.
+    Sessions,
 }
 
 /// Why a session was reconnected to.
@@ -329,6 +337,10 @@ labels! {
         ProxyProtocol = "proxy_protocol",
         Size = "size",
         Timeout = "timeout",
+        Connections = "connections",
+        ConnectionsPerAddress = "connections_per_address",
+        HandshakesPerSecond = "handshakes_per_second",
+        Sessions = "sessions",
     }
     Reconnect { Watchdog = "watchdog", Other = "other", }
     WatchdogPage {

@@ -28,6 +28,8 @@ pub struct Metrics {
     process: Collector,
     draining: Gauge,
     http_rejected: Family<Rejected, Counter>,
+    client_connections: Gauge,
+    client_connections_limit: Gauge,
 }
 
 /// Where handles come from; adds the upstream's label where there is one.
@@ -53,7 +55,18 @@ impl Metrics {
         let draining = registrar.gauge(&series::DRAINING, &[]);
         let http_rejected =
             Family::new(|r: Rejected| registrar.counter(&series::HTTP_REJECTED, &[("reason", r.name())]));
-        Arc::new(Self { handle: recorder.handle(), recorder, process, draining, http_rejected })
+        let client_connections = registrar.gauge(&series::CLIENT_CONNECTIONS, &[]);
+        let client_connections_limit = registrar.gauge(&series::CLIENT_CONNECTIONS_LIMIT, &[]);
+        let handle = recorder.handle();
+        Arc::new(Self {
+            recorder,
+            handle,
+            process,
+            draining,
+            http_rejected,
+            client_connections,
+            client_connections_limit,
+        })
     }
 
     /// Registers the series of an upstream at zero. The same name twice gives handles to the same series.
@@ -69,6 +82,21 @@ impl Metrics {
     /// A request was refused.
     pub fn http_rejected(&self, reason: Rejected) {
         self.http_rejected.get(reason).increment(1);
+    }
+
+    /// A client's connection is open; each call asks for one [`Self::client_connection_closed`].
+    pub fn client_connection_opened(&self) {
+        self.client_connections.increment(1.0);
+    }
+
+    /// A client's connection is closed.
+    pub fn client_connection_closed(&self) {
+        self.client_connections.decrement(1.0);
+    }
+
+    /// So many connections of clients may be open at a time.
+    pub fn client_connections_limit(&self, most: usize) {
+        self.client_connections_limit.set(most as f64);
     }
 
     /// Everything in Prometheus' text format 0.0.4, the `process_*` series read anew. Does what [`Self::upkeep`] does.
@@ -137,6 +165,7 @@ mod tests {
         let _upstream = metrics.upstream("app");
         let text = metrics.render();
         let mut names = vec!["draining".to_owned()];
+        names.extend(["client_connections", "client_connections_limit"].map(str::to_owned));
         names.extend(["heartbeats_total", "native_acks_missed_total"].map(of_app));
         names.extend(["connections", "upstream_acks_natively"].map(of_app));
         for (name, label, values) in LABELLED {
@@ -267,6 +296,10 @@ mod tests {
         app.http_request(&Method::DELETE, StatusCode::NOT_FOUND, second);
         metrics.draining(true);
         metrics.http_rejected(Rejected::Host);
+        metrics.client_connections_limit(7);
+        metrics.client_connection_opened();
+        metrics.client_connection_opened();
+        metrics.client_connection_closed();
         let text = metrics.render();
         for (series, expected) in COUNTED {
             assert!(value(&text, series) == *expected, "{series} in:\n{text}");
@@ -309,6 +342,8 @@ mod tests {
         ("http_requests_total{upstream=\"app\",method=\"DELETE\",code=\"4xx\"}", 1.0),
         ("http_request_seconds_count{upstream=\"app\"}", 1.0),
         ("draining", 1.0),
+        ("client_connections", 1.0),
+        ("client_connections_limit", 7.0),
         ("http_rejected_total{reason=\"host\"}", 1.0),
         ("http_rejected_total{reason=\"size\"}", 0.0),
     ];

@@ -81,7 +81,16 @@ pub(super) const HTTP_REQUESTS: Series = Series::new(
 
 pub(super) const HTTP_REJECTED: Series = Series::new(
     "heartbeat_sidecar_http_rejected_total",
-    "HTTP requests that were refused, wholly or half way, before the app server could misread them, by why.",
+    "HTTP requests and connections that were refused, wholly or half way: the app server could misread them, or a limit is \
+     reached; by why.",
+);
+pub(super) const CLIENT_CONNECTIONS: Series = Series::new(
+    "heartbeat_sidecar_client_connections",
+    "Connections of clients that are open now, websockets among them.",
+);
+pub(super) const CLIENT_CONNECTIONS_LIMIT: Series = Series::new(
+    "heartbeat_sidecar_client_connections_limit",
+    "Connections of clients that may be open at a time: limits.connections, or what the file handles carry.",
 );
 
 pub(super) const CONNECTIONS: Series =

@@ -2,6 +2,8 @@
 //!
 //! Law: what is refused is refused before a byte of it is forwarded. hyper has refused before what it cannot parse.
 
+use std::time::Duration;
+
 use http::header::{self, HeaderMap, HeaderValue};
 use http::uri::Authority;
 use http::{Method, Request, StatusCode, Version};
@@ -18,9 +20,29 @@ pub(super) struct Rejection {
     pub(super) reason: Rejected,
     /// What the client is told.
     pub(super) text: &'static str,
+    /// When the client may try again, in seconds.
+    pub(super) retry_after: Option<u64>,
 }
 
+/// When a client may try again for whom there is no session left: some will have ended.
+const ROOM_AFTER: u64 = 5;
+
 impl Rejection {
+    /// For a handshake of a client that makes too many, until this time has passed.
+    pub(super) fn of_rate(wait: Duration) -> Self {
+        let text = "429 Too Many Requests: too many websocket handshakes of your address\n";
+        let rejection = rejection(StatusCode::TOO_MANY_REQUESTS, Rejected::HandshakesPerSecond, text);
+        // In whole seconds (RFC 9110 §10.2.3), none of which is too few.
+        Self { retry_after: Some(wait.as_secs() + 1), ..rejection }
+    }
+
+    /// For a handshake when the app has all the sessions that it may have.
+    pub(super) fn of_sessions() -> Self {
+        let text = "503 Service Unavailable: too many sessions\n";
+        let rejection = rejection(StatusCode::SERVICE_UNAVAILABLE, Rejected::Sessions, text);
+        Self { retry_after: Some(ROOM_AFTER), ..rejection }
+    }
+
     /// For a request whose body stops half way.
     pub(super) fn of_body(error: &RequestBodyError) -> Self {
         match error {
@@ -50,7 +72,7 @@ pub(super) fn judge<B>(request: &Request<B>, limits: &Limits, origins: &AllowedO
 }
 
 const fn rejection(status: StatusCode, reason: Rejected, text: &'static str) -> Rejection {
-    Rejection { status, reason, text }
+    Rejection { status, reason, text, retry_after: None }
 }
 
 /// Neither means anything to an app behind a reverse proxy (RFC 9110 §9.3.6, §9.3.8).

@@ -1,8 +1,10 @@
 //! The header fields that a proxy must change; all others stay as they are, byte for byte.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+
+use crate::config::TrustedProxies;
 
 /// Fields that concern one connection only (RFC 9110 §7.6.1).
 const HOP_BY_HOP: [HeaderName; 6] = [
@@ -90,6 +92,20 @@ pub(super) fn add_forwarded(headers: &mut HeaderMap, peer: IpAddr, trusted: bool
     }
 }
 
+/// For whom a trusted peer says that a request is: the last address in `X-Forwarded-For` that is no trusted proxy's, since
+/// anyone may write what stands before it. `None` if it names nobody: a trusted proxy is no client.
+pub(super) fn client(headers: &HeaderMap, trusted: &TrustedProxies) -> Option<IpAddr> {
+    // Whoever passed on what is no address was asked by somebody without a name.
+    let is_end = |hop: &Option<IpAddr>| hop.is_none_or(|hop| !trusted.contains(hop));
+    tokens(headers, &FORWARDED_FOR).rev().map(hop_address).find(is_end).flatten()
+}
+
+/// Some proxies add the port.
+fn hop_address(hop: &str) -> Option<IpAddr> {
+    let bare = || hop.strip_prefix('[')?.strip_suffix(']')?.parse().ok();
+    hop.parse().ok().or_else(|| hop.parse::<SocketAddr>().ok().map(|address| address.ip())).or_else(bare)
+}
+
 /// Whether a field says for whom a proxy has passed a request on (RFC 7239, and what was in use before it).
 fn is_forwarded(name: &HeaderName) -> bool {
     name.as_str().starts_with("x-forwarded-") || *name == header::FORWARDED || name == "x-real-ip"
@@ -111,7 +127,7 @@ fn has_token(headers: &HeaderMap, name: &HeaderName, wanted: &str) -> bool {
 }
 
 /// The comma-separated tokens of all lines of a field.
-fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'a str> {
+fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl DoubleEndedIterator<Item = &'a str> {
     headers
         .get_all(name)
         .into_iter()
@@ -165,6 +181,29 @@ mod tests {
         add_forwarded(&mut map, peer, false);
         let told = [("host", "app"), ("x-forwarded-for", "198.51.100.7"), ("x-forwarded-proto", "http")];
         assert_eq!(map, headers(&[&told[..], &[("x-forwarded-host", "app")]].concat()));
+    }
+
+    #[test]
+    fn the_client_is_the_last_hop_that_is_no_trusted_proxy() {
+        let trusted = TrustedProxies::default();
+        let named = |path: &'static str| {
+            client(&headers(&[("x-forwarded-for", path)]), &trusted).map(|client| client.to_string())
+        };
+        for (path, expected) in [
+            ("192.0.2.1", Some("192.0.2.1")),
+            ("198.51.100.9, 192.0.2.1, 10.0.0.1", Some("192.0.2.1")),
+            ("unknown, 192.0.2.1:4711,10.0.0.1", Some("192.0.2.1")),
+            ("[2001:db8::7]:443, ::1", Some("2001:db8::7")),
+            ("[2001:db8::7]", Some("2001:db8::7")),
+            ("10.1.1.1, 10.0.0.1", None),
+            ("192.0.2.1, unknown, 10.0.0.1", None),
+            (" ,, ", None),
+        ] {
+            assert_eq!(named(path).as_deref(), expected, "{path}");
+        }
+        assert_eq!(client(&headers(&[]), &trusted), None);
+        let lines = headers(&[("x-forwarded-for", "192.0.2.1"), ("x-forwarded-for", "10.0.0.1")]);
+        assert_eq!(client(&lines, &trusted), Some("192.0.2.1".parse().expect("an address")), "lines are one list");
     }
 
     #[test]

@@ -14,9 +14,9 @@ use std::error::Error;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use http::header::{self, HeaderValue};
+use http::header::{self, HeaderMap, HeaderValue};
 use http::{Request, Response, StatusCode, Uri, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
@@ -29,6 +29,7 @@ use self::upstream::{ConnectError, Upstream};
 use crate::config::{AllowedOrigins, Config, Limits, TrustedProxies};
 use crate::drain::Drain;
 use crate::heartbeat::learning::Learning;
+use crate::limits::{Alarm, Client, Rate};
 use crate::metrics::Metrics;
 use crate::session::Sessions;
 
@@ -46,6 +47,9 @@ struct Edge {
     limits: Limits,
     trusted_proxies: TrustedProxies,
     allowed_origins: AllowedOrigins,
+    /// How often a client may shake hands; `None` is as often as it likes.
+    handshakes: Option<Rate>,
+    hasty: Alarm,
     metrics: Arc<Metrics>,
 }
 
@@ -68,7 +72,9 @@ impl Proxy {
         metrics: Arc<Metrics>,
     ) -> Self {
         let (trusted_proxies, allowed_origins) = (config.trusted_proxies.clone(), config.allowed_origins.clone());
-        let edge = Edge { limits: config.limits, trusted_proxies, allowed_origins, metrics };
+        let handshakes = config.limits.handshakes_per_second.map(Rate::new);
+        let hasty = Alarm::new("limits.handshakes_per_second");
+        let edge = Edge { limits: config.limits, trusted_proxies, allowed_origins, handshakes, hasty, metrics };
         Self { upstream, sessions, drain, edge: Arc::new(edge) }
     }
 
@@ -78,9 +84,13 @@ impl Proxy {
             return self.reject(rejection);
         }
         let peer = peer.to_canonical();
+        let websocket = headers::asks_for_websocket(request.headers());
+        if websocket && let Err(wait) = self.edge.pace(request.headers(), peer) {
+            self.edge.hasty.ring();
+            return self.reject(Rejection::of_rate(wait));
+        }
         headers::add_forwarded(request.headers_mut(), peer, self.edge.trusted_proxies.contains(peer));
         to_origin_form(&mut request);
-        let websocket = headers::asks_for_websocket(request.headers());
         *request.version_mut() = Version::HTTP_11;
         if websocket {
             return self.upgrade(request).await;
@@ -169,6 +179,9 @@ impl Proxy {
         tracing::debug!(status = rejection.status.as_u16(), "request refused: {}", rejection.text.trim_end());
         let mut response = respond(rejection.status, rejection.text);
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        if let Some(seconds) = rejection.retry_after {
+            response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+        }
         response
     }
 
@@ -178,6 +191,19 @@ impl Proxy {
         let status = refusal.status().as_u16();
         tracing::warn!(upstream = %name, %address, status, "upstream failed: {why}");
         refusal.response()
+    }
+}
+
+impl Edge {
+    /// Counts a handshake for its client, as far as that is known: a trusted proxy is none itself.
+    ///
+    /// # Errors
+    /// The client makes too many: how long it has to wait.
+    fn pace(&self, headers: &HeaderMap, peer: IpAddr) -> Result<(), Duration> {
+        let Some(handshakes) = &self.handshakes else { return Ok(()) };
+        let trusted = self.trusted_proxies.contains(peer);
+        let client = if trusted { headers::client(headers, &self.trusted_proxies) } else { Some(peer) };
+        client.map_or(Ok(()), |client| handshakes.take(Client::from(client), Instant::now()))
     }
 }
 
@@ -236,7 +262,9 @@ fn to_origin_form(request: &mut Request<Incoming>) {
     if let Ok(host) = HeaderValue::try_from(authority) {
         request.headers_mut().entry(header::HOST).or_insert(host);
     }
-    *request.uri_mut() = target.path_and_query.map(Uri::from).unwrap_or_default();
+    // A fragment right behind the authority leaves a path without a byte, which would stay one on the wire.
+    let path = target.path_and_query.map(Uri::from).filter(|path| !path.path().is_empty());
+    *request.uri_mut() = path.unwrap_or_default();
 }
 
 fn without_body(request: &Request<Incoming>) -> Request<RequestBody> {

@@ -13,11 +13,13 @@ use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
+use super::admission::Rejection;
 use super::upstream::{ConnectError, Upstream};
 use super::{Chain, Proxy, Refusal, ResponseBody, headers, watchdog};
 use crate::drain::Guard;
 use crate::heartbeat::learning::Learning;
 use crate::heartbeat::tap::Depth;
+use crate::limits::{Permit, Quota};
 use crate::metrics::{Handshake, Reconnect, TapDisabled};
 use crate::relay::progress::Token;
 use crate::relay::stream::Stream;
@@ -51,8 +53,14 @@ impl Proxy {
         let resumed = resumed(request.headers()).filter(|_id| stream_path);
         let tag = if stream_path { watchdog::take_tag(request.uri_mut()) } else { None };
         let turn = self.take_over(resumed).await;
+        // Only now: a session that was taken over has just made room for the next.
+        let place = upstream.places.as_ref().map(Quota::take);
+        if let Some(None) = place {
+            upstream.full.ring();
+            return self.reject(Rejection::of_sessions());
+        }
         headers::keep_upgrade(request.headers_mut());
-        match shake_hands(upstream, request).await {
+        match shake_hands(upstream, request, place.flatten()).await {
             Ok((mut response, Some(far))) => {
                 upstream.metrics.handshake(Handshake::Accepted, started.elapsed());
                 if resumed.is_some() {
@@ -132,9 +140,13 @@ impl Failure {
 async fn shake_hands(
     upstream: &Upstream,
     request: Request<Incoming>,
+    place: Option<Permit>,
 ) -> Result<(Response<Incoming>, Option<Side>), Failure> {
     let key = request.headers().get(header::SEC_WEBSOCKET_KEY).cloned();
-    let stream = upstream.connector.connect().await?;
+    let mut stream = upstream.connector.connect().await?;
+    if let Some(place) = place {
+        stream.hold(place);
+    }
     let exchange = async {
         let (mut sender, mut connection) =
             http1::Builder::new().preserve_header_case(true).handshake(TokioIo::new(stream)).await?;

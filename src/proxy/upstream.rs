@@ -18,6 +18,7 @@ use super::body::RequestBody;
 use super::watchdog::Watchdog;
 use crate::config::{Config, SessionSettings, UpstreamAddress};
 use crate::heartbeat::Settings;
+use crate::limits::{Alarm, Capacity, Quota};
 use crate::metrics::UpstreamMetrics;
 use crate::relay::stream::{Stream, keepalive};
 use crate::relay::{Knowledge, Patience};
@@ -39,6 +40,9 @@ pub struct Upstream {
     /// That of `session`, shared by those that live.
     pub(super) patience: Arc<Patience>,
     pub(super) holders: Holders,
+    /// The places for its sessions; `None` if they are not counted.
+    pub(super) places: Option<Quota>,
+    pub(super) full: Alarm,
     /// `None` if pages get none.
     pub(super) watchdog: Option<Watchdog>,
     pool: Client<Connector, RequestBody>,
@@ -85,6 +89,7 @@ impl Upstream {
         let pool = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(POOL_IDLE)
+            .pool_max_idle_per_host(Capacity::of_process().idle_upstream)
             .http1_preserve_header_case(true)
             .set_host(false)
             .build(connector.clone());
@@ -98,6 +103,8 @@ impl Upstream {
             session: config.session,
             patience: Arc::new(config.session.patience),
             holders: Holders::default(),
+            places: config.limits.sessions.map(|most| Quota::new(most.get())),
+            full: Alarm::new("limits.sessions"),
             watchdog: Watchdog::new(&config.watchdog),
             pool,
         }
@@ -137,9 +144,12 @@ async fn open(address: &UpstreamAddress, dead_peer_timeout: Duration) -> io::Res
             if !address.is_local() {
                 SockRef::from(&stream).set_tcp_keepalive(&keepalive(dead_peer_timeout))?;
             }
-            Ok(Stream::Tcp(stream))
+            Ok(Stream::Tcp(stream, None))
         }
-        UpstreamAddress::Unix(path) => UnixStream::connect(path).await.map(Stream::Unix),
+        UpstreamAddress::Unix(path) => {
+            let stream = UnixStream::connect(path).await?;
+            Ok(Stream::Unix(stream, None))
+        }
     }
 }
 

@@ -11,27 +11,34 @@ use tokio::net::{TcpStream, UnixStream};
 
 use super::progress::Delivery;
 use super::tcp_info::tcp_info;
+use crate::limits::Permit;
 
-/// A stream socket.
+/// A stream socket, and the place among others that it takes as long as it is open, if it is counted.
 #[derive(Debug)]
 pub enum Stream {
     /// TCP, with `TCP_NODELAY` set.
-    Tcp(TcpStream),
+    Tcp(TcpStream, Option<Permit>),
     /// A Unix domain socket.
-    Unix(UnixStream),
+    Unix(UnixStream, Option<Permit>),
 }
 
 /// Calls the same method on whichever socket there is.
 macro_rules! each {
     ($self:expr, $socket:ident => $call:expr) => {
         match $self {
-            Self::Tcp($socket) => $call,
-            Self::Unix($socket) => $call,
+            Self::Tcp($socket, _) => $call,
+            Self::Unix($socket, _) => $call,
         }
     };
 }
 
 impl Stream {
+    /// Gives the permit back when the socket is closed.
+    pub fn hold(&mut self, taken: Permit) {
+        let (Self::Tcp(_, permit) | Self::Unix(_, permit)) = self;
+        *permit = Some(taken);
+    }
+
     /// Writes what the kernel takes now.
     ///
     /// # Errors
@@ -58,7 +65,7 @@ impl Stream {
 
     /// Makes the coming drop send a reset (RFC 9293 §3.10.5) rather than an end of stream.
     pub fn reset_on_drop(&self) {
-        if let Self::Tcp(socket) = self {
+        if let Self::Tcp(socket, _) = self {
             // Fails only on a socket that is closed already; then there is nobody to tell.
             let _closed_already = SockRef::from(socket).set_linger(Some(Duration::ZERO));
         }
@@ -84,8 +91,8 @@ impl Stream {
 
     fn tcp_info(&self) -> Option<libc::tcp_info> {
         match self {
-            Self::Tcp(socket) => tcp_info(socket),
-            Self::Unix(_) => None,
+            Self::Tcp(socket, _) => tcp_info(socket),
+            Self::Unix(..) => None,
         }
     }
 }

@@ -21,6 +21,7 @@ use tracing::debug;
 
 use super::listener;
 use crate::drain::Drain;
+use crate::limits::Seldom;
 use crate::metrics::Metrics;
 use crate::session::Sessions;
 
@@ -52,12 +53,12 @@ pub struct AdminState {
 pub async fn serve(listener: TcpListener, state: AdminState, stop: impl Future<Output = ()>) {
     let mut stop = pin!(stop);
     let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let mut connections = JoinSet::new();
+    let (mut connections, exhausted) = (JoinSet::new(), Seldom::default());
     loop {
         let (stream, slot) = tokio::select! {
             () = &mut stop => return,
             Some(_) = connections.join_next() => continue,
-            accepted = accept(&listener, &slots) => accepted,
+            accepted = accept(&listener, &slots, &exhausted) => accepted,
         };
         let state = state.clone();
         connections.spawn(async move {
@@ -68,9 +69,13 @@ pub async fn serve(listener: TcpListener, state: AdminState, stop: impl Future<O
 }
 
 /// The next connection and its slot; may take its time.
-async fn accept(listener: &TcpListener, slots: &Arc<Semaphore>) -> (TcpStream, OwnedSemaphorePermit) {
+async fn accept(
+    listener: &TcpListener,
+    slots: &Arc<Semaphore>,
+    exhausted: &Seldom,
+) -> (TcpStream, OwnedSemaphorePermit) {
     let slot = Arc::clone(slots).acquire_owned().await.expect("nobody closes the semaphore");
-    (listener::accept(listener).await.0, slot)
+    (listener::accept(listener, exhausted).await.0, slot)
 }
 
 async fn serve_connection(stream: TcpStream, state: AdminState) {

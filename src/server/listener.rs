@@ -2,17 +2,20 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 
+use super::overload::{Exit, Overload};
 use super::proxy_protocol::{self, ProxyProtocolError};
 use crate::config::{Config, TrustedProxies};
 use crate::drain::{Drain, Guard};
+use crate::limits::{Capacity, Client, Permit, Quota, Seldom};
 use crate::metrics::{Metrics, Rejected};
 use crate::proxy::Proxy;
 use crate::relay::stream::Stream;
@@ -23,10 +26,16 @@ const EXHAUSTED_REST: Duration = Duration::from_millis(100);
 /// How browsers are let in.
 pub struct Entrance {
     http: http1::Builder,
-    /// `Some` where connections begin with a header of the PROXY protocol; from whom.
-    proxy_protocol: Option<TrustedProxies>,
+    /// Connections begin with a header of the PROXY protocol, and come from a trusted proxy.
+    proxy_protocol: bool,
+    trusted_proxies: TrustedProxies,
     /// How long that header may take.
     patience: Duration,
+    /// The places for connections.
+    places: Quota,
+    /// How many of them a client may have that is no trusted proxy.
+    places_per_address: Option<NonZeroUsize>,
+    exit: Exit,
     proxy: Proxy,
     metrics: Arc<Metrics>,
 }
@@ -42,41 +51,78 @@ impl Entrance {
             .header_read_timeout(limits.idle_timeout)
             .max_buf_size(limits.header_bytes + limits.uri_bytes)
             .preserve_header_case(true);
-        let proxy_protocol = config.proxy_protocol.then(|| config.trusted_proxies.clone());
-        Self { http, proxy_protocol, patience: limits.idle_timeout, proxy, metrics }
+        let capacity = Capacity::of_process();
+        Self {
+            http,
+            proxy_protocol: config.proxy_protocol,
+            trusted_proxies: config.trusted_proxies.clone(),
+            patience: limits.idle_timeout,
+            places: Quota::of_connections(most_connections(limits.connections, capacity), metrics.clone()),
+            places_per_address: limits.connections_per_address,
+            exit: Exit::new(capacity.answers, metrics.clone()),
+            proxy,
+            metrics,
+        }
     }
 
     /// For whom a connection is.
     async fn client(&self, stream: &mut TcpStream, peer: SocketAddr) -> Result<IpAddr, ProxyProtocolError> {
-        let Some(trusted) = &self.proxy_protocol else { return Ok(peer.ip()) };
-        if !trusted.contains(peer.ip()) {
+        if !self.proxy_protocol {
+            return Ok(peer.ip());
+        }
+        if !self.trusted_proxies.contains(peer.ip()) {
             return Err(ProxyProtocolError::Untrusted);
         }
         let client = proxy_protocol::client(stream, peer.ip());
         tokio::time::timeout(self.patience, client).await.map_err(|_elapsed| ProxyProtocolError::TimedOut)?
     }
+
+    /// Whether a client may have one more connection. A trusted proxy's are those of many clients.
+    fn has_place_for(&self, client: IpAddr, permit: &mut Permit) -> bool {
+        match self.places_per_address {
+            Some(most) if !self.trusted_proxies.contains(client) => permit.count_for(Client::from(client), most),
+            Some(_) | None => true,
+        }
+    }
+}
+
+/// As many as are asked for, but never more than there are file handles for.
+fn most_connections(configured: Option<NonZeroUsize>, capacity: Capacity) -> usize {
+    let carried = capacity.connections;
+    let most = configured.map_or(carried, |most| most.get().min(carried));
+    if configured.is_some_and(|configured| configured.get() > carried) {
+        tracing::warn!(carried, "limits.connections is more than the limit of file handles carries");
+    }
+    tracing::info!(connections = most, "at most so many connections of clients at a time");
+    most
 }
 
 /// Serves until the drain starts; connections that are open then finish what they do.
 pub async fn serve(listener: TcpListener, entrance: Entrance, drain: Drain) {
-    let entrance = Arc::new(entrance);
+    let (entrance, exhausted) = (Arc::new(entrance), Seldom::default());
     loop {
         let (stream, peer) = tokio::select! {
             () = drain.draining() => return,
-            accepted = accept(&listener) => accepted,
+            accepted = accept(&listener, &exhausted) => accepted,
         };
-        tokio::spawn(connection(entrance.clone(), stream, peer, drain.guard()));
+        match entrance.places.take() {
+            Some(permit) => _ = tokio::spawn(connection(entrance.clone(), stream, permit, peer, drain.guard())),
+            None => entrance.exit.turn_away(stream, peer.ip(), Overload::Connections, drain.guard()),
+        }
     }
 }
 
-/// The next connection. Errors of one connection are its own affair; a system that has run out of handles gets a rest.
-pub(super) async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
+/// The next connection. Errors of one connection are its own affair; a system that has run out of handles gets a rest,
+/// and `exhausted` keeps the lines about that apart.
+pub(super) async fn accept(listener: &TcpListener, exhausted: &Seldom) -> (TcpStream, SocketAddr) {
     loop {
         match listener.accept().await {
             Ok(accepted) => return accepted,
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
-                tracing::error!(%error, "cannot accept connections");
+                if let Some(times) = exhausted.happened(Instant::now()) {
+                    tracing::error!(%error, times, "cannot accept connections");
+                }
                 tokio::time::sleep(EXHAUSTED_REST).await;
             }
         }
@@ -88,7 +134,13 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
 
-async fn connection(entrance: Arc<Entrance>, mut stream: TcpStream, peer: SocketAddr, guard: Guard) {
+async fn connection(
+    entrance: Arc<Entrance>,
+    mut stream: TcpStream,
+    mut permit: Permit,
+    peer: SocketAddr,
+    guard: Guard,
+) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "a browser left before it was served");
         return;
@@ -101,11 +153,16 @@ async fn connection(entrance: Arc<Entrance>, mut stream: TcpStream, peer: Socket
             return;
         }
     };
+    if !entrance.has_place_for(client, &mut permit) {
+        drop(permit);
+        return entrance.exit.turn_away(stream, client, Overload::ConnectionsPerAddress, guard);
+    }
+    let stream = Stream::Tcp(stream, Some(permit));
     let service = service_fn(|request| {
         let proxy = entrance.proxy.clone();
         async move { Ok::<_, std::convert::Infallible>(proxy.handle(request, client).await) }
     });
-    let connection = entrance.http.serve_connection(TokioIo::new(Stream::Tcp(stream)), service).with_upgrades();
+    let connection = entrance.http.serve_connection(TokioIo::new(stream), service).with_upgrades();
     let mut connection = std::pin::pin!(connection);
     let served = tokio::select! {
         served = connection.as_mut() => served,

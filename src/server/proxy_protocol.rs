@@ -39,6 +39,14 @@ pub(super) enum ProxyProtocolError {
 /// The connection's, and whatever is no header.
 pub(super) async fn client(stream: &mut (impl AsyncRead + Unpin), peer: IpAddr) -> Result<IpAddr, ProxyProtocolError> {
     let header = read(stream).await?;
+    if header.starts_with(b"PROXY UNKNOWN ") {
+        // Whatever follows is to be ignored (§2.1); the library takes addresses only.
+        return Ok(peer);
+    }
+    if header.starts_with(b"P") && header[..header.len() - 2].contains(&b'\r') {
+        // For the library it separates words, as a space does.
+        return Err(ProxyProtocolError::Malformed);
+    }
     let named = match HeaderResult::parse(&header) {
         HeaderResult::V1(Ok(header)) => match header.addresses {
             v1::Addresses::Tcp4(addresses) => Some(addresses.source_address.into()),
@@ -107,6 +115,7 @@ mod tests {
             (b"PROXY TCP4 192.0.2.1 10.0.0.1 32768 80\r\nGET /".to_vec(), "192.0.2.1"),
             (b"PROXY TCP6 2001:db8::7 ::1 32768 80\r\nGET /".to_vec(), "2001:db8::7"),
             (b"PROXY UNKNOWN\r\nGET /".to_vec(), "10.0.0.1"),
+            (b"PROXY UNKNOWN a b c d e \xff\r\nGET /".to_vec(), "10.0.0.1"),
             (v2(1, 0x11, &v4), "192.0.2.1"),
             (v2(1, 0x11, &tlv), "192.0.2.1"),
             (v2(1, 0x21, &v6), "2001:db8::7"),
@@ -122,9 +131,17 @@ mod tests {
         let long = [&b"PROXY TCP4 "[..], &[b'1'; 200]].concat();
         let giant = [SIGNATURE, &[0x21, 0x11, 0xff, 0xff]].concat();
         let short = [SIGNATURE, &[0x21, 0x11, 0, 2, 1, 2]].concat();
-        for bytes in
-            [&b"GET / HTTP/1.1\r\n"[..], b"PROXY TCP4 x y 1 2\r\n", b"PROXY", b"", &long, &giant, &short, b"\r\n\r\n"]
-        {
+        for bytes in [
+            &b"GET / HTTP/1.1\r\n"[..],
+            b"PROXY TCP4 x y 1 2\r\n",
+            b"PROXY\rTCP4 192.0.2.1 10.0.0.1 1 2\r\n",
+            b"PROXY",
+            b"",
+            &long,
+            &giant,
+            &short,
+            b"\r\n\r\n",
+        ] {
             assert!(parsed(bytes).await.0.is_err(), "{}", bytes.escape_ascii());
         }
     }

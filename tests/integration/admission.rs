@@ -107,6 +107,16 @@ async fn a_request_needs_one_valid_host_that_its_target_agrees_with() {
 }
 
 #[tokio::test]
+async fn a_target_without_a_path_asks_for_the_root() {
+    for target in ["http://a", "http://a#x", "http://a#?x/y"] {
+        let request = format!("GET {target} HTTP/1.1\r\nHost: a\r\n");
+        assert!(forwarded(format!("{request}\r\n")).await.starts_with("GET / HTTP/1.1\r\n"), "{target}");
+        let websocket = handshake("/", "").replace("GET / HTTP/1.1\r\nHost: app.test\r\n", &request);
+        assert!(forwarded(websocket).await.starts_with("GET / HTTP/1.1\r\n"), "{target}");
+    }
+}
+
+#[tokio::test]
 async fn methods_that_are_not_for_apps_are_refused() {
     assert_eq!(refused("CONNECT a:80 HTTP/1.1\r\nHost: a:80\r\n\r\n", "method").await, "405");
     assert_eq!(refused("TRACE / HTTP/1.1\r\nHost: a\r\n\r\n", "method").await, "405");

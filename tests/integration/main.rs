@@ -9,6 +9,7 @@ mod frames;
 mod golden;
 mod heartbeat;
 mod http;
+mod limits;
 mod peers;
 mod support;
 mod takeover;

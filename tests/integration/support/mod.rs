@@ -131,6 +131,11 @@ impl Sidecar {
         Self { address, admin, stop: Some(stop), run }
     }
 
+    /// One that runs as a process of its own.
+    pub(crate) fn elsewhere(address: SocketAddr, admin: SocketAddr) -> Self {
+        Self { address, admin, stop: None, run: tokio::spawn(async {}) }
+    }
+
     /// An app and a sidecar before it with the default settings.
     pub(crate) async fn with_app() -> (App, Self) {
         let app = App::bind().await;

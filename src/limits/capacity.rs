@@ -1,0 +1,59 @@
+//! Shares out the process's file handles.
+//!
+//! Law: what clients can take leaves enough to serve the admin port, to refuse, and to finish.
+
+use rlimit::Resource;
+
+/// The sidecar's own (listeners, epoll, signals, the log) and the admin port's 64 connections.
+const OWN: u64 = 80;
+/// Clients that are told at a time that there is no room for them.
+const ANSWERS: u64 = 64;
+/// Connections to the app that are kept for the next request.
+const IDLE_UPSTREAM: u64 = 1024;
+
+/// How many of what the file handles carry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capacity {
+    /// Connections of clients: each may take a second handle, for the app's side of its session or its request.
+    pub connections: usize,
+    /// Connections to an app that nobody uses at the moment.
+    pub idle_upstream: usize,
+    /// Clients that get an answer at a time though there is no room for them.
+    pub answers: usize,
+}
+
+impl Capacity {
+    /// Of this process, by its soft limit of file handles as it is now.
+    pub fn of_process() -> Self {
+        // POSIX knows no reason why asking for a limit of one's own could fail.
+        Self::of(Resource::NOFILE.get_soft().unwrap_or(1024))
+    }
+
+    /// Of so many file handles; few are shared out in proportion.
+    pub fn of(handles: u64) -> Self {
+        let (own, answers) = (OWN.min(handles / 4), ANSWERS.min(handles / 16));
+        let idle_upstream = IDLE_UPSTREAM.min(handles / 8);
+        let connections = ((handles - own - answers - idle_upstream) / 2).max(1);
+        let number = |value: u64| usize::try_from(value).unwrap_or(usize::MAX);
+        Self { connections: number(connections), idle_upstream: number(idle_upstream), answers: number(answers) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn some_handles_are_left_however_few_there_are() {
+        for handles in [0, 1, 3, 16, 64, 256, 1024, 4096, 20_000, 1 << 20, u64::MAX] {
+            let Capacity { connections, idle_upstream, answers } = Capacity::of(handles);
+            assert!(connections >= 1, "{handles}");
+            if handles >= 64 {
+                let taken = 2 * connections as u64 + (idle_upstream + answers) as u64;
+                assert!(handles - taken >= (handles / 4).min(OWN), "{handles}: {taken}");
+                assert!(connections as u64 > handles / 4, "{handles}: {connections}");
+            }
+        }
+        assert_eq!(Capacity::of(1024), Capacity { connections: 376, idle_upstream: 128, answers: 64 });
+    }
+}

@@ -1,0 +1,180 @@
+//! Hands out a bounded number of places for open sockets; a place comes back when its permit is dropped.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::Client;
+use crate::metrics::Metrics;
+
+/// The places; clones share them.
+#[derive(Clone)]
+pub struct Quota(Arc<Holder>);
+
+/// One place, taken until dropped. One pointer: an idle session has two of them.
+pub struct Permit(Arc<Holder>);
+
+/// Who takes a place: one for all while clients are not told apart.
+struct Holder {
+    places: Arc<Places>,
+    client: Option<Client>,
+}
+
+struct Places {
+    most: usize,
+    taken: AtomicUsize,
+    /// Clients that have at least one.
+    of_clients: Mutex<HashMap<Client, usize>>,
+    /// Told of what is taken; only of clients' connections.
+    gauge: Option<Arc<Metrics>>,
+}
+
+impl Quota {
+    /// So many places.
+    pub fn new(most: usize) -> Self {
+        Self::with_gauge(most, None)
+    }
+
+    /// So many places for the connections of clients, which the metrics count.
+    pub fn of_connections(most: usize, metrics: Arc<Metrics>) -> Self {
+        metrics.client_connections_limit(most);
+        Self::with_gauge(most, Some(metrics))
+    }
+
+    fn with_gauge(most: usize, gauge: Option<Arc<Metrics>>) -> Self {
+        let places = Places { most, taken: AtomicUsize::new(0), of_clients: Mutex::default(), gauge };
+        Self(Arc::new(Holder { places: Arc::new(places), client: None }))
+    }
+
+    /// A place, if one is free.
+    pub fn take(&self) -> Option<Permit> {
+        let places = &self.0.places;
+        let more = |taken: usize| (taken < places.most).then_some(taken + 1);
+        places.taken.fetch_update(Relaxed, Relaxed, more).ok()?;
+        if let Some(metrics) = &places.gauge {
+            metrics.client_connection_opened();
+        }
+        Some(Permit(self.0.clone()))
+    }
+}
+
+impl Permit {
+    /// Lets the place also count as one of this client, which may have so many. Answers whether it may have this one.
+    /// To be called once.
+    #[must_use]
+    pub fn count_for(&mut self, client: Client, most: NonZeroUsize) -> bool {
+        debug_assert!(self.0.client.is_none(), "it counts for one client already");
+        let places = self.0.places.clone();
+        {
+            let mut of_clients = places.of_clients();
+            let taken = of_clients.get(&client).copied().unwrap_or_default();
+            if taken >= most.get() {
+                return false;
+            }
+            of_clients.insert(client, taken + 1);
+        }
+        self.0 = Arc::new(Holder { places, client: Some(client) });
+        true
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let Holder { places, client } = &*self.0;
+        if let Some(client) = client {
+            places.leave(client);
+        }
+        places.taken.fetch_sub(1, Relaxed);
+        if let Some(metrics) = &places.gauge {
+            metrics.client_connection_closed();
+        }
+    }
+}
+
+impl fmt::Debug for Permit {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Permit")
+    }
+}
+
+impl Places {
+    fn of_clients(&self) -> MutexGuard<'_, HashMap<Client, usize>> {
+        // No panic can leave it half changed.
+        self.of_clients.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn leave(&self, client: &Client) {
+        let mut of_clients = self.of_clients();
+        if let Some(taken) = of_clients.get_mut(client) {
+            *taken -= 1;
+            if *taken == 0 {
+                of_clients.remove(client);
+                // A table that a flood has made large would stay so.
+                let (length, capacity) = (of_clients.len(), of_clients.capacity());
+                if length < capacity / 8 {
+                    of_clients.shrink_to(length * 2);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    fn client(number: u32) -> Client {
+        Client::V4(Ipv4Addr::from_bits(number))
+    }
+
+    #[test]
+    fn a_place_comes_back_when_its_permit_is_dropped() {
+        let quota = Quota::new(2);
+        let (first, second) = (quota.take(), quota.clone().take());
+        assert!(first.is_some() && second.is_some() && quota.take().is_none());
+        drop(first);
+        let third = quota.take();
+        assert!(third.is_some() && quota.take().is_none());
+        drop((second, third));
+        assert_eq!(quota.0.places.taken.load(Relaxed), 0);
+    }
+
+    #[test]
+    fn a_client_at_its_limit_takes_no_place_of_another_one() {
+        let (quota, one) = (Quota::new(10), NonZeroUsize::MIN);
+        let mut first = quota.take().expect("free");
+        assert!(first.count_for(client(1), one));
+        let mut second = quota.take().expect("free");
+        assert!(!second.count_for(client(1), one));
+        assert!(second.count_for(client(2), one), "refused for one client, it may still be another's");
+        drop(first);
+        let mut third = quota.take().expect("free");
+        assert!(third.count_for(client(1), one));
+    }
+
+    #[test]
+    fn many_clients_leave_nothing_behind() {
+        let quota = Quota::new(1000);
+        let mut held = Vec::new();
+        for number in 0..100_000 {
+            let mut permit = quota.take().expect("free");
+            assert!(permit.count_for(client(number), NonZeroUsize::MIN));
+            held.push(permit);
+            if held.len() == 1000 {
+                assert_eq!(quota.0.places.of_clients().len(), 1000);
+                held.clear();
+            }
+        }
+        let of_clients = quota.0.places.of_clients();
+        assert!(of_clients.is_empty() && of_clients.capacity() < 100, "{}", of_clients.capacity());
+    }
+
+    #[test]
+    fn a_permit_is_one_pointer() {
+        assert_eq!(size_of::<Option<Permit>>(), size_of::<usize>());
+    }
+}

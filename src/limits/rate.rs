@@ -1,0 +1,136 @@
+//! Bounds how often each client may do something: a token bucket each, kept as the moment when it is full again.
+
+use std::collections::HashMap;
+use std::num::NonZeroU32;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::Client;
+
+/// How many seconds' tokens a full bucket holds: what a page's resources, or a few users behind one address, ask for at once.
+const BURST: u32 = 10;
+
+/// Clients whose buckets are kept at a time, about 4 MiB of them. Whoever has more addresses than that to come from is
+/// not held up by counting addresses, so that further ones go uncounted: they may be anyone's.
+const MOST_CLIENTS: usize = 1 << 16;
+
+/// How often full buckets are looked for.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// So many times a second, and in a burst ten times as many.
+#[derive(Debug)]
+pub struct Rate {
+    /// How long a token takes to come back.
+    interval: Duration,
+    /// What a bucket from which all but one token are missing needs to be full again, and that one.
+    full: Duration,
+    buckets: Mutex<Buckets>,
+}
+
+#[derive(Debug, Default)]
+struct Buckets {
+    /// When each is full again; one that is full is the same as none.
+    full_at: HashMap<Client, Instant>,
+    swept: Option<Instant>,
+}
+
+impl Rate {
+    /// For each client.
+    pub fn new(per_second: NonZeroU32) -> Self {
+        let interval = Duration::from_secs(1) / per_second.get();
+        Self { interval, full: interval * (per_second.get() * BURST), buckets: Mutex::default() }
+    }
+
+    /// Takes a token of the client's.
+    ///
+    /// # Errors
+    /// There is none: how long it takes until there is one.
+    pub fn take(&self, client: Client, now: Instant) -> Result<(), Duration> {
+        // No panic can leave it half changed.
+        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        buckets.sweep(now);
+        let known = buckets.full_at.get(&client).copied();
+        if known.is_none() && buckets.full_at.len() >= MOST_CLIENTS {
+            return Ok(());
+        }
+        let full_at = known.map_or(now, |at| at.max(now)) + self.interval;
+        match (full_at - now).checked_sub(self.full) {
+            None | Some(Duration::ZERO) => {
+                buckets.full_at.insert(client, full_at);
+                Ok(())
+            }
+            Some(wait) => Err(wait),
+        }
+    }
+}
+
+impl Buckets {
+    fn sweep(&mut self, now: Instant) {
+        if self.swept.is_some_and(|swept| now.saturating_duration_since(swept) < SWEEP) {
+            return;
+        }
+        self.swept = Some(now);
+        self.full_at.retain(|_client, full_at| *full_at > now);
+        if self.full_at.len() < self.full_at.capacity() / 8 {
+            self.full_at.shrink_to(self.full_at.len() * 2);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn client(number: u32) -> Client {
+        Client::V4(Ipv4Addr::from_bits(number))
+    }
+
+    fn rate(per_second: u32) -> Rate {
+        Rate::new(NonZeroU32::new(per_second).expect("not zero"))
+    }
+
+    /// How many of many attempts at once are let through.
+    fn passed(rate: &Rate, now: Instant) -> usize {
+        (0..1000).filter(|_attempt| rate.take(client(1), now).is_ok()).count()
+    }
+
+    #[test]
+    fn a_burst_passes_and_then_as_many_as_time_gives_back() {
+        for per_second in [1, 3, 7, 50] {
+            let (rate, begin) = (rate(per_second), Instant::now());
+            let per_second = per_second as usize;
+            assert_eq!(passed(&rate, begin), per_second * 10);
+            assert_eq!(passed(&rate, begin), 0);
+            assert_eq!(passed(&rate, begin + SECOND), per_second);
+            assert_eq!(passed(&rate, begin + SECOND * 5), per_second * 4);
+            assert_eq!(passed(&rate, begin + SECOND * 3600), per_second * 10, "no more than a bucket is saved up");
+        }
+    }
+
+    #[test]
+    fn whoever_waits_as_told_gets_through() {
+        let (rate, begin) = (rate(4), Instant::now());
+        passed(&rate, begin);
+        let wait = rate.take(client(1), begin).expect_err("the bucket is empty");
+        assert_eq!(wait, SECOND / 4);
+        assert!(rate.take(client(1), begin + wait - Duration::from_nanos(1)).is_err());
+        assert_eq!(rate.take(client(1), begin + wait), Ok(()));
+        assert_eq!(rate.take(client(2), begin), Ok(()), "another client has a bucket of its own");
+    }
+
+    #[test]
+    fn buckets_that_are_full_again_are_forgotten_and_there_are_never_too_many() {
+        let (rate, begin) = (rate(1), Instant::now());
+        for number in 0..200_000 {
+            assert_eq!(rate.take(client(number), begin), Ok(()));
+        }
+        assert_eq!(rate.buckets.lock().unwrap().full_at.len(), MOST_CLIENTS);
+        assert_eq!(rate.take(client(0), begin + SECOND), Ok(()));
+        let buckets = rate.buckets.lock().unwrap();
+        assert!(buckets.full_at.len() == 1 && buckets.full_at.capacity() < 100, "{}", buckets.full_at.capacity());
+    }
+}

@@ -1,0 +1,406 @@
+//! Limits of connections, sessions and handshakes: who is refused, how, and that there is room again when others leave.
+
+use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use heartbeat_sidecar::config::Limits;
+use tokio::net::TcpSocket;
+
+use crate::support::frame::{CLOSE, SESSION_ID, masked, new_session, plain};
+use crate::support::{App, Session, Sidecar, Wire, handshake, soon};
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: app.test\r\n\r\n";
+const STREAM: &str = "/_stcore/stream";
+
+/// A sidecar with these limits, whose clients on this machine are no trusted proxies.
+async fn limited(limit: impl FnOnce(&mut Limits)) -> (App, Sidecar) {
+    let app = App::bind().await;
+    let mut config = app.config();
+    config.trusted_proxies = "none".parse().unwrap();
+    limit(&mut config.limits);
+    (app, Sidecar::start(config).await)
+}
+
+/// As [`limited`], behind a balancer on this machine that says who the client is.
+async fn balanced(limit: impl FnOnce(&mut Limits)) -> (App, Sidecar) {
+    let app = App::bind().await;
+    let mut config = app.config();
+    config.trusted_proxies = "127.0.0.1".parse().unwrap();
+    config.proxy_protocol = true;
+    limit(&mut config.limits);
+    (app, Sidecar::start(config).await)
+}
+
+fn one() -> Option<NonZeroUsize> {
+    NonZeroUsize::new(1)
+}
+
+/// Connects and asks, and sees that it is refused with this status and for this reason, once more than before.
+async fn refused(sidecar: &Sidecar, request: &str, status: &str, reason: &str) {
+    let before = sidecar.metric("http_rejected_total", &[("reason", reason)]).await;
+    let mut client = sidecar.connect().await;
+    client.send(request).await;
+    let answer = String::from_utf8(client.rest().await.unwrap()).unwrap();
+    assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let head = head.to_ascii_lowercase();
+    assert!(head.contains("\r\nconnection: close"), "{head}");
+    let retry = head.split("\r\nretry-after: ").nth(1).and_then(|rest| rest.lines().next());
+    assert!(retry.is_some_and(|seconds| (1..=5).contains(&seconds.parse::<u64>().unwrap())), "{head}");
+    assert!(body.starts_with(status), "{body}");
+    let after = sidecar.metric("http_rejected_total", &[("reason", reason)]).await;
+    assert_eq!(after, before + 1.0, "{reason}");
+}
+
+/// A client that has been answered and keeps its connection.
+async fn served(app: &App, mut client: Wire, opening: &str) -> (Wire, Wire) {
+    client.send(format!("{opening}{GET}")).await;
+    let mut upstream = app.accept().await;
+    upstream.head().await;
+    upstream.send("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok").await;
+    assert!(client.head().await.starts_with("HTTP/1.1 200 "));
+    client.expect("ok").await;
+    (client, upstream)
+}
+
+async fn closed(sidecar: &Sidecar, open: f64) {
+    sidecar.until("client_connections", &[], open).await;
+}
+
+/// The app and the browser take leave of each other.
+async fn part(Session { mut browser, mut app }: Session) {
+    browser.send(masked(CLOSE, 1000u16.to_be_bytes())).await;
+    app.expect(masked(CLOSE, 1000u16.to_be_bytes())).await;
+    app.send(plain(CLOSE, 1000u16.to_be_bytes())).await;
+    app.finish().await;
+    browser.expect(plain(CLOSE, 1000u16.to_be_bytes())).await;
+    browser.end().await;
+}
+
+#[tokio::test]
+async fn nobody_is_refused_for_one_address_or_many_handshakes_by_default() {
+    let app = App::bind().await;
+    let mut config = app.config();
+    config.trusted_proxies = "none".parse().unwrap();
+    let sidecar = Sidecar::start(config).await;
+    let mut sessions = Vec::new();
+    for _session in 0..100 {
+        sessions.push(sidecar.stream(&app).await);
+    }
+    assert_eq!(sidecar.metric("http_rejected_total", &[]).await, 0.0);
+    assert_eq!(sidecar.metric("client_connections", &[]).await, 100.0);
+    assert!(sidecar.metric("client_connections_limit", &[]).await > 100.0);
+}
+
+#[tokio::test]
+async fn a_connection_over_the_limit_is_refused_until_another_one_closes() {
+    let (app, sidecar) = limited(|limits| limits.connections = NonZeroUsize::new(2)).await;
+    assert_eq!(sidecar.metric("client_connections_limit", &[]).await, 2.0);
+    let (first, _app) = served(&app, sidecar.connect().await, "").await;
+    let (_second, _app) = served(&app, sidecar.connect().await, "").await;
+    for _attempt in 0..3 {
+        refused(&sidecar, GET, "503", "connections").await;
+    }
+    refused(&sidecar, &handshake(STREAM, ""), "503", "connections").await;
+    assert!(app.is_untouched(), "the app was asked");
+    assert_eq!(sidecar.metric("client_connections", &[]).await, 2.0, "who is refused counts no longer");
+    drop(first);
+    closed(&sidecar, 1.0).await;
+    served(&app, sidecar.connect().await, "").await;
+}
+
+#[tokio::test]
+async fn a_websocket_is_a_connection_until_its_socket_closes() {
+    let (app, sidecar) = limited(|limits| limits.connections = one()).await;
+    let session = sidecar.stream(&app).await;
+    assert_eq!(sidecar.metric("client_connections", &[]).await, 1.0);
+    refused(&sidecar, GET, "503", "connections").await;
+    part(session).await;
+    closed(&sidecar, 0.0).await;
+    let Session { browser, app: upstream } = sidecar.stream(&app).await;
+    browser.reset();
+    closed(&sidecar, 0.0).await;
+    drop(upstream);
+    served(&app, sidecar.connect().await, "").await;
+}
+
+#[tokio::test]
+async fn an_answer_is_not_lost_behind_a_request_with_a_body() {
+    let (app, sidecar) = limited(|limits| limits.connections = one()).await;
+    let _session = sidecar.stream(&app).await;
+    let body = "x".repeat(20_000);
+    let request = format!("POST / HTTP/1.1\r\nHost: app.test\r\nContent-Length: 20000\r\n\r\n{body}");
+    refused(&sidecar, &request, "503", "connections").await;
+}
+
+#[tokio::test]
+async fn clients_that_ask_nothing_hold_nobody_up_and_are_hung_up_on() {
+    const ANSWERS: usize = 64;
+    let (app, sidecar) = limited(|limits| limits.connections = one()).await;
+    let session = sidecar.stream(&app).await;
+    let mut silent = Vec::new();
+    for _client in 0..ANSWERS {
+        silent.push(sidecar.connect().await);
+    }
+    sidecar.until("http_rejected_total", &[("reason", "connections")], ANSWERS as f64).await;
+    let mut next = sidecar.connect().await;
+    assert_eq!(next.rest().await.unwrap(), b"", "closed at once while all answers are under way");
+    assert!(sidecar.admin("/livez").await.0.starts_with("HTTP/1.1 200 "));
+    for mut client in silent {
+        assert_eq!(client.rest().await.unwrap(), b"");
+    }
+    refused(&sidecar, GET, "503", "connections").await;
+    part(session).await;
+    closed(&sidecar, 0.0).await;
+    served(&app, sidecar.connect().await, "").await;
+}
+
+#[tokio::test]
+async fn an_address_has_its_own_share_of_the_connections() {
+    let (app, sidecar) = limited(|limits| limits.connections_per_address = one()).await;
+    let session = sidecar.stream(&app).await;
+    refused(&sidecar, GET, "429", "connections_per_address").await;
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(SocketAddr::from(([127, 0, 0, 2], 0))).unwrap();
+    let neighbour = Wire::new(soon(socket.connect(sidecar.address)).await.unwrap());
+    served(&app, neighbour, "").await;
+    part(session).await;
+    closed(&sidecar, 0.0).await;
+    served(&app, sidecar.connect().await, "").await;
+}
+
+#[tokio::test]
+async fn the_address_is_the_clients_and_the_balancers_own_is_none() {
+    let (app, sidecar) = balanced(|limits| limits.connections_per_address = one()).await;
+    let opening = |client: &str| format!("PROXY TCP6 {client} 2001:db8::1 4711 80\r\n");
+    let (_first, _app) = served(&app, sidecar.connect().await, &opening("2001:db8:0:7::1")).await;
+    let request = format!("{}{GET}", opening("2001:db8:0:7:aaaa::2"));
+    refused(&sidecar, &request, "429", "connections_per_address").await;
+    let (_second, _app) = served(&app, sidecar.connect().await, &opening("2001:db8:0:8::1")).await;
+    let mut of_the_balancer = Vec::new();
+    for _check in 0..3 {
+        of_the_balancer.push(served(&app, sidecar.connect().await, "PROXY UNKNOWN\r\n").await);
+    }
+    assert_eq!(sidecar.metric("client_connections", &[]).await, 5.0);
+}
+
+#[tokio::test]
+async fn sessions_have_a_limit_of_their_own() {
+    let (app, sidecar) = limited(|limits| limits.sessions = one()).await;
+    let session = sidecar.stream(&app).await;
+    refused(&sidecar, &handshake(STREAM, ""), "503", "sessions").await;
+    served(&app, sidecar.connect().await, "").await;
+    part(session).await;
+    sidecar.until("connections", &[], 0.0).await;
+    let mut browser = sidecar.connect().await;
+    browser.send(handshake(STREAM, "")).await;
+    let mut upstream = app.accept().await;
+    upstream.head().await;
+    refused(&sidecar, &handshake(STREAM, ""), "503", "sessions").await;
+    upstream.send("HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n").await;
+    assert!(browser.head().await.starts_with("HTTP/1.1 403 "));
+    upstream.end().await;
+    let _session = sidecar.stream(&app).await;
+}
+
+#[tokio::test]
+async fn a_reconnect_at_the_limit_takes_the_place_of_its_own_session() {
+    let (app, sidecar) = limited(|limits| limits.sessions = one()).await;
+    let mut old = sidecar.stream(&app).await;
+    old.app.send(new_session("1.53.1")).await;
+    old.browser.expect(new_session("1.53.1")).await;
+    let mut browser = sidecar.connect().await;
+    browser.send(handshake(STREAM, &format!("Sec-WebSocket-Protocol: streamlit, xsrf, {SESSION_ID}\r\n"))).await;
+    assert!(old.app.frame().await.is(CLOSE, 1001u16.to_be_bytes()));
+    old.app.send(plain(CLOSE, 1001u16.to_be_bytes())).await;
+    app.shake_hands("").await;
+    assert!(browser.head().await.starts_with("HTTP/1.1 101 "));
+    assert_eq!(sidecar.metric("http_rejected_total", &[]).await, 0.0);
+}
+
+/// Whether a handshake goes through to the app, which is gone.
+async fn passes(sidecar: &Sidecar, opening: &str, lines: &str) -> bool {
+    let mut browser = sidecar.connect().await;
+    browser.send(format!("{opening}{}", handshake(STREAM, lines))).await;
+    let head = browser.head().await;
+    assert!(head.starts_with("HTTP/1.1 502 ") || head.starts_with("HTTP/1.1 429 "), "{head}");
+    head.starts_with("HTTP/1.1 502 ")
+}
+
+fn one_a_second(limits: &mut Limits) {
+    limits.handshakes_per_second = NonZeroU32::new(1);
+}
+
+#[tokio::test]
+async fn handshakes_of_an_address_pass_in_a_burst_and_then_at_their_rate() {
+    let (app, sidecar) = limited(one_a_second).await;
+    drop(app);
+    let begun = Instant::now();
+    let mut passed = 0;
+    while passed < 10 {
+        assert!(passes(&sidecar, "", "").await, "{passed} passed");
+        passed += 1;
+    }
+    let burst = begun.elapsed();
+    if burst < Duration::from_millis(900) {
+        refused(&sidecar, &handshake(STREAM, ""), "429", "handshakes_per_second").await;
+    }
+    let recovered = async { while !passes(&sidecar, "", "").await {} };
+    soon(recovered).await;
+    assert!(
+        begun.elapsed() >= Duration::from_secs(1),
+        "the token of the first one is back after {:?}",
+        begun.elapsed()
+    );
+    assert!(sidecar.metric("http_rejected_total", &[("reason", "handshakes_per_second")]).await >= 1.0);
+}
+
+/// How many of fifty handshakes at once pass.
+async fn passed(sidecar: &Sidecar, opening: &str, lines: &str) -> usize {
+    let mut passed = 0;
+    for _attempt in 0..50 {
+        passed += usize::from(passes(sidecar, opening, lines).await);
+    }
+    passed
+}
+
+#[tokio::test]
+async fn the_rate_is_that_of_whom_the_proxy_names_and_not_the_proxys_own() {
+    let app = App::bind().await;
+    let mut config = app.config();
+    one_a_second(&mut config.limits);
+    drop(app);
+    let sidecar = Sidecar::start(config).await;
+    let few = 10..40;
+    assert_eq!(passed(&sidecar, "", "").await, 50, "a trusted proxy that names nobody");
+    assert_eq!(passed(&sidecar, "", "X-Forwarded-For: 10.0.0.7\r\n").await, 50, "one that names another one");
+    let spoofed = "X-Forwarded-For: 198.51.100.1, 192.0.2.1\r\nX-Forwarded-For: 10.0.0.7\r\n";
+    assert!(few.contains(&passed(&sidecar, "", spoofed).await));
+    let again = "X-Forwarded-For: 198.51.100.2, 192.0.2.1, 10.0.0.7\r\n";
+    assert!(passed(&sidecar, "", again).await < 10, "what a client writes before its own address counts for nothing");
+    assert!(few.contains(&passed(&sidecar, "", "X-Forwarded-For: 192.0.2.2\r\n").await));
+    assert!(few.contains(&passed(&sidecar, "", "X-Forwarded-For: 2001:db8::1\r\n").await));
+    assert!(passed(&sidecar, "", "X-Forwarded-For: 2001:db8::ffff:1\r\n").await < 10, "a /64 is one client");
+}
+
+#[tokio::test]
+async fn a_client_behind_the_proxy_protocol_names_nobody_else() {
+    let (app, sidecar) = balanced(one_a_second).await;
+    drop(app);
+    let opening = "PROXY TCP4 203.0.113.7 10.0.0.1 1 80\r\n";
+    assert!((10..40).contains(&passed(&sidecar, opening, "X-Forwarded-For: 192.0.2.1\r\n").await));
+    assert!(passed(&sidecar, opening, "X-Forwarded-For: 192.0.2.2\r\n").await < 10);
+}
+
+/// A sidecar in a process of its own, which may have so many file handles.
+struct Process {
+    child: Child,
+    sidecar: Sidecar,
+    log: Arc<Mutex<Vec<String>>>,
+}
+
+impl Process {
+    fn start(app: &App, handles: u32) -> Self {
+        let mut child = Command::new("sh")
+            .args(["-c", &format!("ulimit -n {handles}; exec \"$0\" \"$@\"")])
+            .args([env!("CARGO_BIN_EXE_heartbeat-sidecar"), "run", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
+            .args(["--upstream", &format!("http://{}", app.address())])
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
+        let mut bound = |what: &str| -> SocketAddr {
+            let line = lines.find(|line| line.contains(what)).expect("it says where it is bound");
+            line.rsplit(' ').next().unwrap().parse().unwrap()
+        };
+        let (address, admin) = (bound("listening on "), bound("admin on "));
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let kept = log.clone();
+        std::thread::spawn(move || lines.for_each(|line| kept.lock().unwrap().push(line)));
+        Self { child, sidecar: Sidecar::elsewhere(address, admin), log }
+    }
+
+    fn lines_with(&self, text: &str) -> usize {
+        self.log.lock().unwrap().iter().filter(|line| line.contains(text)).count()
+    }
+
+    /// Ticks of the processor that it has used (proc(5): 100 a second).
+    fn ticks(&self) -> u64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
+        let fields: Vec<_> = stat.rsplit(") ").next().unwrap().split(' ').collect();
+        fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _gone_already = self.child.kill();
+        let _status = self.child.wait();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn few_file_handles_are_a_limit_that_leaves_enough_for_the_rest() {
+    let app = App::bind().await;
+    let process = Process::start(&app, 64);
+    let sidecar = &process.sidecar;
+    let mut sessions = vec![sidecar.stream(&app).await];
+    let most = sidecar.metric("client_connections_limit", &[]).await;
+    assert!((10.0..=24.0).contains(&most), "{most}");
+    for _session in 1..most as usize {
+        sessions.push(sidecar.stream(&app).await);
+    }
+    for _attempt in 0..100 {
+        refused(sidecar, GET, "503", "connections").await;
+    }
+    let open = sidecar.metric("client_connections", &[]).await;
+    assert_eq!(open, most);
+    part(sessions.pop().unwrap()).await;
+    sidecar.until("client_connections", &[], most - 1.0).await;
+    sessions.push(sidecar.stream(&app).await);
+    assert_eq!(process.lines_with("cannot accept"), 0);
+    let warnings = process.lines_with("a limit is reached");
+    assert!((1..=2).contains(&warnings), "{warnings} lines of 100 refusals: {:?}", process.log.lock().unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn exhausted_file_handles_neither_spin_nor_flood_the_log_and_do_not_last() {
+    const REST: Duration = Duration::from_millis(1500);
+    let app = App::bind().await;
+    let process = Process::start(&app, 64);
+    let sidecar = &process.sidecar;
+    let mut sessions = vec![sidecar.stream(&app).await];
+    let most = sidecar.metric("client_connections_limit", &[]).await as usize;
+    for _session in 1..most - 2 {
+        sessions.push(sidecar.stream(&app).await);
+    }
+    // The admin port's connections are not clients', and take what was left.
+    let mut thieves = Vec::new();
+    for _thief in 0..64 {
+        thieves.push(Wire::connect(sidecar.admin).await);
+    }
+    let exhausted = async {
+        while process.lines_with("cannot accept") == 0 {
+            tokio::task::yield_now().await
+        }
+    };
+    soon(exhausted).await;
+    let (mut waiting, before) = (sidecar.connect().await, process.ticks());
+    waiting.send(handshake(STREAM, "")).await;
+    // Nothing happens meanwhile, and that is what is looked for.
+    assert!(waiting.is_silent_for(REST).await, "there is no handle for it");
+    let used = process.ticks() - before;
+    assert!(used <= 30, "{used} ticks in {REST:?}");
+    let lines = process.lines_with("cannot accept");
+    assert!((1..=4).contains(&lines), "{lines} lines");
+    drop(thieves);
+    let (_head, mut upstream) = app.shake_hands("").await;
+    assert!(waiting.head().await.starts_with("HTTP/1.1 101 "));
+    upstream.send(plain(CLOSE, [])).await;
+    waiting.expect(plain(CLOSE, [])).await;
+    assert!(sidecar.admin("/livez").await.0.starts_with("HTTP/1.1 200 "));
+}
