@@ -102,7 +102,6 @@ upstream          = \"unix:/run/app.sock\"  # --upstream
 admin             = \"127.0.0.1:9600\"      # default
 log_format        = \"text\"                # default
 log_level         = \"info\"                # default
-drain_timeout     = \"10s\"                 # default
 connect_timeout   = \"5s\"                  # default
 handshake_timeout = \"30s\"                 # default
 trusted_proxies   = \"private\"             # default
@@ -119,6 +118,12 @@ stall_after       = \"5s\"                  # default
 [session]
 takeover          = true                  # default
 takeover_timeout  = \"500ms\"               # default
+
+[drain]
+delay             = \"0s\"                  # default
+window            = \"2s\"                  # default
+timeout           = \"10s\"                 # default
+close_code        = 1001                  # default
 
 [watchdog]
 mode              = \"off\"                 # default
@@ -158,7 +163,7 @@ body_timeout      = \"1m\"                  # default
         fs::write(&path, "listen = '127.0.0.1:1'").expect("a file");
         let (valid, out, _) = reported(&Sources { config: Some(path), ..Sources::default() });
         assert!(valid);
-        assert_eq!(out.lines().count(), SETTINGS.len() + 8);
+        assert_eq!(out.lines().count(), SETTINGS.len() + 10);
         assert!(out.contains("a?listen = 1?.toml:1\n"), "{out}");
     }
 
@@ -177,13 +182,13 @@ body_timeout      = \"1m\"                  # default
             prop::sample::select(vec!["debug", "info,heartbeat_sidecar=debug", "warn,a[b{c=\"d\"}]=trace"]),
             prop::sample::select(vec!["true", "false"]),
         );
-        let durations = prop::array::uniform10(duration());
+        let durations = prop::array::uniform12(duration());
         let proxies = prop::sample::select(vec!["none", "private", "10.0.0.0/8, 2001:db8::/32"]);
         let origins = prop::sample::select(vec!["any", "https://a.example, http://[::1]:8500"]);
         let bytes = (1024..9999_u32, 256..9999_u32);
         (1..8000_u16, 1..999_u16, upstream, words, durations, proxies, origins, bytes).prop_map(
             |(port, gap, upstream, words, durations, proxies, origins, bytes)| {
-                let [drain, connect, handshake, native, stall, takeover, interval, ack_timeout, idle, pause] =
+                let [delay, window, drain, connect, handshake, native, stall, takeover, interval, ack, idle, pause] =
                     durations;
                 // Who never answers cannot be watched.
                 let watchdog = if words.0 == "forward" { "off" } else { "self" };
@@ -196,16 +201,19 @@ body_timeout      = \"1m\"                  # default
                     ("heartbeat.ack", words.2.to_owned()),
                     ("log_format", words.3.to_owned()),
                     ("log_level", words.4.to_owned()),
-                    ("drain_timeout", drain),
                     ("connect_timeout", connect),
                     ("handshake_timeout", handshake),
                     ("heartbeat.native_deadline", native),
                     ("heartbeat.stall_after", stall),
                     ("session.takeover", words.5.to_owned()),
                     ("session.takeover_timeout", takeover),
+                    ("drain.delay", delay),
+                    ("drain.window", window),
+                    ("drain.timeout", drain),
+                    ("drain.close_code", if words.5 == "true" { "1012" } else { "1001" }.to_owned()),
                     ("watchdog.mode", watchdog.to_owned()),
                     ("watchdog.interval", interval),
-                    ("watchdog.ack_timeout", ack_timeout),
+                    ("watchdog.ack_timeout", ack),
                     ("trusted_proxies", proxies.to_owned()),
                     ("proxy_protocol", words.5.to_owned()),
                     ("allowed_origins", origins.to_owned()),

@@ -52,14 +52,14 @@ pub struct Config {
     pub heartbeat: Settings,
     /// What happens when a browser reconnects.
     pub session: SessionSettings,
+    /// How the end goes.
+    pub drain: DrainSettings,
     /// Whether pages get a script that watches for acks.
     pub watchdog: WatchdogSettings,
     /// What a client may take.
     pub limits: Limits,
     /// What is logged, and how.
     pub log: LogSettings,
-    /// How long sessions may go on after a stop is asked for.
-    pub drain_timeout: Duration,
     /// How long a connection to the upstream may take.
     pub connect_timeout: Duration,
     /// How long the upstream may take to answer a websocket handshake.
@@ -73,6 +73,29 @@ pub struct SessionSettings {
     pub takeover: bool,
     /// How long the app may take to close the old connection.
     pub takeover_timeout: Duration,
+}
+
+/// How the end goes, from the moment when a stop is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DrainSettings {
+    /// How long everything is still served, so that load balancers notice that the sidecar is not ready.
+    pub delay: Duration,
+    /// Behind the delay: each websocket is closed at a random moment within so long.
+    pub window: Duration,
+    /// Of all of it, the delay included; what is left then is cut.
+    pub timeout: Duration,
+    /// What websockets are closed with.
+    pub close_code: DrainCode,
+}
+
+/// What a drain closes websockets with (RFC 6455 §7.4.1, and IANA's registry for 1012).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DrainCode {
+    /// 1001.
+    #[default]
+    GoingAway,
+    /// 1012.
+    ServiceRestart,
 }
 
 /// The script that pages get to notice a dead connection.
@@ -221,10 +244,10 @@ impl Default for Config {
             allowed_origins: AllowedOrigins::default(),
             heartbeat: Settings::default(),
             session: SessionSettings { takeover: true, takeover_timeout: Duration::from_millis(500) },
+            drain: DrainSettings::default(),
             watchdog: WatchdogSettings::default(),
             limits: Limits::default(),
             log: LogSettings { format: LogFormat::default(), level: "info".to_owned() },
-            drain_timeout: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(5),
             handshake_timeout: Duration::from_secs(30),
         }
@@ -235,6 +258,24 @@ impl Default for Limits {
     fn default() -> Self {
         let (idle_timeout, body_timeout) = (Duration::from_secs(75), Duration::from_secs(60));
         Self { header_bytes: 64 * 1024, uri_bytes: 16 * 1024, idle_timeout, body_timeout }
+    }
+}
+
+impl Default for DrainSettings {
+    fn default() -> Self {
+        // No delay: it helps only behind a load balancer, and everybody else would wait for it.
+        let (window, timeout) = (Duration::from_secs(2), Duration::from_secs(10));
+        Self { delay: Duration::ZERO, window, timeout, close_code: DrainCode::default() }
+    }
+}
+
+impl DrainCode {
+    /// As the wire has it.
+    pub fn number(self) -> u16 {
+        match self {
+            Self::GoingAway => 1001,
+            Self::ServiceRestart => 1012,
+        }
     }
 }
 
@@ -424,6 +465,11 @@ impl Assembly {
         if heartbeat.native_deadline >= heartbeat.stall_after {
             let (deadline, stall) = (self.shown("heartbeat.native_deadline"), self.shown("heartbeat.stall_after"));
             found.push(format!("{deadline} is not below {stall}: a lost native ack counts as a stalled upstream"));
+        }
+        let drain = &self.config.drain;
+        if drain.delay + drain.window >= drain.timeout {
+            let [delay, window, timeout] = ["drain.delay", "drain.window", "drain.timeout"].map(|key| self.shown(key));
+            found.push(format!("{delay} and {window} leave nothing of {timeout}: some websockets are cut, not closed"));
         }
         let watchdog = &self.config.watchdog;
         if watchdog.mode == WatchdogMode::Page && watchdog.ack_timeout < UNHURRIED {

@@ -26,7 +26,7 @@ use crate::heartbeat::tap::{Depth, Tap};
 use crate::heartbeat::{Capability, Settings};
 use crate::websocket::scanner::Sender;
 
-/// The close code of a drain and of a takeover: the endpoint is going away (RFC 6455 §7.4.1).
+/// The close code of a takeover: the endpoint is going away (RFC 6455 §7.4.1).
 const GOING_AWAY: u16 = 1001;
 
 /// Bytes of one direction after which other sessions get their turn.
@@ -179,10 +179,12 @@ impl Session {
             return;
         }
         self.stop = None;
-        self.ends.report.stopped(GOING_AWAY);
-        if self.guard.is_draining() {
-            self.tap.close(GOING_AWAY, Instant::now(), &mut self.ends);
+        if self.guard.is_closing() {
+            let code = self.guard.close_code();
+            self.ends.report.stopped(code);
+            self.tap.close(code, Instant::now(), &mut self.ends);
         } else {
+            self.ends.report.stopped(GOING_AWAY);
             self.hand_over();
         }
     }

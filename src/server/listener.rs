@@ -5,6 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
+use http::StatusCode;
+use http::header::{CONNECTION, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -57,14 +60,18 @@ impl Entrance {
     }
 }
 
-/// Serves until the drain starts; connections that are open then finish what they do.
+/// Serves until the drain closes; connections that are open then finish what they do.
 pub async fn serve(listener: TcpListener, entrance: Entrance, drain: Drain) {
     let entrance = Arc::new(entrance);
     loop {
         let (stream, peer) = tokio::select! {
-            () = drain.draining() => return,
+            () = drain.closing() => break,
             accepted = accept(&listener) => accepted,
         };
+        tokio::spawn(connection(entrance.clone(), stream, peer, drain.guard()));
+    }
+    // These the system has accepted already: closing the socket would reset them.
+    while let Some((stream, peer)) = tokio::task::unconstrained(accept(&listener)).now_or_never() {
         tokio::spawn(connection(entrance.clone(), stream, peer, drain.guard()));
     }
 }
@@ -93,7 +100,12 @@ async fn connection(entrance: Arc<Entrance>, mut stream: TcpStream, peer: Socket
         tracing::debug!(%error, "a browser left before it was served");
         return;
     }
-    let client = match entrance.client(&mut stream, peer).await {
+    let client = tokio::select! {
+        biased;
+        client = entrance.client(&mut stream, peer) => client,
+        () = guard.closing() => return,
+    };
+    let client = match client {
         Ok(client) => client,
         Err(error) => {
             entrance.metrics.http_rejected(Rejected::ProxyProtocol);
@@ -102,14 +114,23 @@ async fn connection(entrance: Arc<Entrance>, mut stream: TcpStream, peer: Socket
         }
     };
     let service = service_fn(|request| {
-        let proxy = entrance.proxy.clone();
-        async move { Ok::<_, std::convert::Infallible>(proxy.handle(request, client).await) }
+        let (proxy, guard) = (entrance.proxy.clone(), &guard);
+        async move {
+            let mut response = proxy.handle(request, client).await;
+            // Who uses the connection goes elsewhere while that costs nobody a request (RFC 9112 §9.6).
+            if guard.is_draining() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, std::convert::Infallible>(response)
+        }
     });
     let connection = entrance.http.serve_connection(TokioIo::new(Stream::Tcp(stream)), service).with_upgrades();
     let mut connection = std::pin::pin!(connection);
     let served = tokio::select! {
+        // A request that has come is read before connections without one are closed.
+        biased;
         served = connection.as_mut() => served,
-        () = guard.draining() => {
+        () = guard.closing() => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
