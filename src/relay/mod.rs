@@ -123,7 +123,10 @@ impl Session {
                 return false;
             }
             if !self.ends.end(from).is_readable() {
-                self.ends.receiver(from).finish();
+                // The system tells of a reset once: where a write has met it, it reads like an end.
+                if !self.ends.end(from).is_broken() {
+                    self.ends.receiver(from).finish();
+                }
                 return false;
             }
             let inflow = with_scratch(|scratch| {

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::support::frame::{BINARY, CLOSE, Frame, TEXT, heartbeat, masked, new_session, plain};
 use crate::support::process::{Process, Signal};
-use crate::support::{App, Session, Sidecar, Wire, handshake, soon, switching};
+use crate::support::{App, Session, Sidecar, Wire, ask_admin, handshake, soon, switching};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: app.test\r\n\r\n";
 const GOING_AWAY: [u8; 2] = 1001u16.to_be_bytes();
@@ -255,24 +255,30 @@ async fn converse(wire: Wire, frame: fn(u8, Vec<u8>) -> Vec<u8>, warm: Cancellat
 }
 
 #[tokio::test]
-async fn no_message_is_torn_under_load() {
+async fn no_message_is_torn_when_sigterm_comes_under_load() {
     const SESSIONS: usize = 20;
-    let (app, mut sidecar) = start(|drain| drain.window = Duration::from_millis(500)).await;
+    let app = App::bind().await;
+    let mut process = Process::start(&app, &["--drain-window=500ms"]).await;
     let (mut ends, mut warm) = (Vec::new(), Vec::new());
     for _session in 0..SESSIONS {
-        let Session { browser, app } = sidecar.stream(&app).await;
+        let Session { browser, app } = stream(&process, &app).await;
         let (one, other) = (CancellationToken::new(), CancellationToken::new());
         ends.push(tokio::spawn(converse(browser, masked, one.clone())));
         ends.push(tokio::spawn(converse(app, plain, other.clone())));
         warm.extend([one, other]);
     }
     soon(join_all(warm.iter().map(CancellationToken::cancelled))).await;
-    sidecar.stop();
+    process.signal(Signal::TERM);
     for end in ends {
         let (close, taken) = end.await.unwrap();
         assert!(close.is(CLOSE, GOING_AWAY) && taken >= 20, "{close:?} after {taken}");
     }
-    sidecar.stopped().await;
+    for _session in 0..SESSIONS {
+        let line = process.line("session ended").await;
+        assert_eq!((&line["closed_by"], &line["code"]), (&"sidecar".into(), &"1001".into()));
+    }
+    process.line("drained").await;
+    assert_eq!(process.exit_code().await, Some(0));
 }
 
 /// A session, seen from both ends, through a process.
@@ -317,6 +323,7 @@ async fn a_second_signal_ends_it_at_once() {
         let _session = stream(&process, &app).await;
         process.signal(first);
         process.line("draining").await;
+        assert!(ask_admin(process.admin, "/readyz").await.0.starts_with("HTTP/1.1 503 "));
         process.signal(second);
         process.line("a second signal").await;
         assert_eq!(process.exit_code().await, Some(1));

@@ -1,5 +1,6 @@
 //! The real binary as a process of its own, and its log.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::process::Stdio;
 
@@ -21,10 +22,19 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// `run` before this app, with these flags besides. `HEARTBEAT_SIDECAR_TEST_BINARY` names another build of it.
+    /// `run` before this app, with these flags besides.
     pub(crate) async fn start(app: &App, flags: &[&str]) -> Self {
-        let binary = std::env::var_os("HEARTBEAT_SIDECAR_TEST_BINARY");
-        let mut command = Command::new(binary.unwrap_or_else(|| env!("CARGO_BIN_EXE_heartbeat-sidecar").into()));
+        Self::spawn(Command::new(binary()), app, flags).await
+    }
+
+    /// As [`Self::start`], with so many file handles and no more.
+    pub(crate) async fn start_with_handles(app: &App, handles: usize) -> Self {
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("ulimit -n {handles}; exec \"$0\" \"$@\"")]).arg(binary());
+        Self::spawn(shell, app, &[]).await
+    }
+
+    async fn spawn(mut command: Command, app: &App, flags: &[&str]) -> Self {
         command.args(["run", "--listen=127.0.0.1:0", "--admin=127.0.0.1:0", "--log-format=json"]);
         command.arg(format!("--upstream=http://{}", app.address())).args(flags);
         let mut child = command.stderr(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
@@ -51,6 +61,11 @@ impl Process {
     pub(crate) async fn exit_code(mut self) -> Option<i32> {
         soon(self.child.wait()).await.unwrap().code()
     }
+}
+
+/// `HEARTBEAT_SIDECAR_TEST_BINARY` names another build than the one of this test.
+fn binary() -> OsString {
+    std::env::var_os("HEARTBEAT_SIDECAR_TEST_BINARY").unwrap_or_else(|| env!("CARGO_BIN_EXE_heartbeat-sidecar").into())
 }
 
 async fn line(log: &mut Lines<BufReader<ChildStderr>>, message: &str) -> Value {
