@@ -301,7 +301,7 @@ fn nothing_is_left_of_20_000_sessions() {
         // No event tells when the allocator has given back what it keeps for whoever comes next, ten seconds long.
         let mut asking = tokio::time::interval(Duration::from_millis(100));
         let settled = async {
-            while handles(pid) != handles_before || status_of(pid, "RssAnon") > memory {
+            while handles(pid) != handles_before || status_of(pid, "RssAnon") > memory + MIB / 2 {
                 asking.tick().await;
             }
         };
