@@ -21,7 +21,7 @@ use crate::session::Sessions;
 const UPSTREAM_NAME: &str = "default";
 
 /// How often histograms are folded when nobody scrapes, so that their samples do not pile up.
-const UPKEEP: Duration = Duration::from_secs(5);
+const UPKEEP: Duration = Duration::from_secs(1);
 
 /// A sidecar whose sockets are bound and that accepts nothing yet.
 pub struct Sidecar {

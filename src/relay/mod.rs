@@ -31,6 +31,8 @@ const GOING_AWAY: u16 = 1001;
 
 /// Bytes of one direction after which other sessions get their turn.
 const BYTES_PER_TURN: usize = 1 << 20;
+/// The time after which they get it anyway: a flood of the smallest frames keeps the tap busier than so many bytes should.
+const TIME_PER_TURN: Duration = Duration::from_millis(4);
 
 /// A connection after its handshake, and the bytes that came glued to that.
 #[derive(Debug)]
@@ -117,7 +119,7 @@ impl Session {
 
     /// Moves one direction as far as it goes. Answers whether it stopped only to let other sessions have their turn.
     fn poll_direction(&mut self, from: Sender, cx: &mut Context<'_>) -> bool {
-        let mut passed = 0;
+        let (mut passed, begun) = (0, Instant::now());
         while passed < BYTES_PER_TURN {
             if self.ends.receiver(from).poll_flush(cx).is_pending() || !self.ends.receiver(from).is_writable() {
                 return false;
@@ -138,6 +140,10 @@ impl Session {
             });
             match inflow {
                 Poll::Pending => return false,
+                Poll::Ready(Inflow::Bytes(_)) if begun.elapsed() > TIME_PER_TURN => {
+                    self.ends.end(from).slow_down();
+                    return true;
+                }
                 Poll::Ready(Inflow::Bytes(length)) => passed += length,
                 Poll::Ready(Inflow::End(rest)) => self.end(from, &rest),
                 Poll::Ready(Inflow::Broken) => {
@@ -302,7 +308,7 @@ impl Carrier for Ends {
     }
 
     fn note(&mut self, note: Note) {
-        if matches!(note, Note::Heartbeat) {
+        if matches!(note, Note::Heartbeat) && !self.report.is_flooded() {
             self.report.browser_round_trip(self.browser.stream().round_trip());
         }
         self.report.note(note);
