@@ -5,7 +5,6 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::FutureExt as _;
 use http::StatusCode;
 use http::header::{CONNECTION, HeaderValue};
 use hyper::server::conn::http1;
@@ -70,10 +69,19 @@ pub async fn serve(listener: TcpListener, entrance: Entrance, drain: Drain) {
         };
         tokio::spawn(connection(entrance.clone(), stream, peer, drain.guard()));
     }
-    // These the system has accepted already: closing the socket would reset them.
-    while let Some((stream, peer)) = tokio::task::unconstrained(accept(&listener)).now_or_never() {
+    for (stream, peer) in waiting(listener) {
         tokio::spawn(connection(entrance.clone(), stream, peer, drain.guard()));
     }
+}
+
+/// Connections that the system has accepted already: closing the socket would reset them.
+fn waiting(listener: TcpListener) -> impl Iterator<Item = (TcpStream, SocketAddr)> {
+    let listener = listener.into_std().ok();
+    std::iter::from_fn(move || {
+        let (stream, peer) = listener.as_ref()?.accept().ok()?;
+        stream.set_nonblocking(true).ok()?;
+        Some((TcpStream::from_std(stream).ok()?, peer))
+    })
 }
 
 /// The next connection. Errors of one connection are its own affair; a system that has run out of handles gets a rest.

@@ -155,6 +155,37 @@ async fn everything_is_served_in_the_delay_and_nothing_new_after_it() {
 }
 
 #[tokio::test]
+async fn who_was_connected_in_time_is_served() {
+    let (app, mut sidecar) = patient().await;
+    sidecar.stop();
+    // Nothing here lets the sidecar run before all of this has happened.
+    let mut stream = std::net::TcpStream::connect(sidecar.address).unwrap();
+    std::io::Write::write_all(&mut stream, GET.as_bytes()).unwrap();
+    stream.set_nonblocking(true).unwrap();
+    let mut browser = Wire::new(TcpStream::from_std(stream).unwrap());
+    let mut upstream = app.accept().await;
+    upstream.head().await;
+    upstream.send(OK).await;
+    assert!(browser.head().await.to_ascii_lowercase().contains("connection: close"));
+    browser.expect("ok").await;
+    browser.end().await;
+    sidecar.stopped().await;
+}
+
+#[tokio::test]
+async fn who_has_not_said_for_whom_it_is_holds_nothing_up() {
+    let app = App::bind().await;
+    let mut config = app.config();
+    (config.proxy_protocol, config.drain.timeout) = (true, LONG);
+    let mut sidecar = Sidecar::start(config).await;
+    let mut balancer = sidecar.connect().await;
+    balancer.send("PROXY TCP4").await;
+    sidecar.stop();
+    let _end_or_reset = balancer.rest().await;
+    sidecar.stopped().await;
+}
+
+#[tokio::test]
 async fn websockets_are_closed_one_by_one_all_over_the_window() {
     const SESSIONS: usize = 40;
     let window = Duration::from_secs(1);
