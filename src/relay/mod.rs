@@ -33,6 +33,8 @@ const GOING_AWAY: u16 = 1001;
 const BYTES_PER_TURN: usize = 1 << 20;
 /// The time after which they get it anyway: a flood of the smallest frames keeps the tap busier than so many bytes should.
 const TIME_PER_TURN: Duration = Duration::from_millis(4);
+/// So few bytes take no time that would be worth a look at the clock.
+const BRIEF: usize = 4096;
 
 /// A connection after its handshake, and the bytes that came glued to that.
 #[derive(Debug)]
@@ -119,7 +121,7 @@ impl Session {
 
     /// Moves one direction as far as it goes. Answers whether it stopped only to let other sessions have their turn.
     fn poll_direction(&mut self, from: Sender, cx: &mut Context<'_>) -> bool {
-        let (mut passed, begun) = (0, Instant::now());
+        let (mut passed, mut begun) = (0, None);
         while passed < BYTES_PER_TURN {
             if self.ends.receiver(from).poll_flush(cx).is_pending() || !self.ends.receiver(from).is_writable() {
                 return false;
@@ -134,17 +136,21 @@ impl Session {
             let inflow = with_scratch(|scratch| {
                 let inflow = ready!(self.ends.end(from).poll_read(cx, scratch));
                 if let Inflow::Bytes(length) = inflow {
-                    self.deal(from, &scratch[..length], Instant::now());
+                    let now = Instant::now();
+                    begun.get_or_insert(now);
+                    self.deal(from, &scratch[..length], now);
                 }
                 Poll::Ready(inflow)
             });
             match inflow {
                 Poll::Pending => return false,
-                Poll::Ready(Inflow::Bytes(_)) if begun.elapsed() > TIME_PER_TURN => {
-                    self.ends.end(from).slow_down();
-                    return true;
+                Poll::Ready(Inflow::Bytes(length)) => {
+                    passed += length;
+                    if length > BRIEF && begun.is_some_and(|begun| begun.elapsed() > TIME_PER_TURN) {
+                        self.ends.end(from).slow_down();
+                        return true;
+                    }
                 }
-                Poll::Ready(Inflow::Bytes(length)) => passed += length,
                 Poll::Ready(Inflow::End(rest)) => self.end(from, &rest),
                 Poll::Ready(Inflow::Broken) => {
                     self.end(from, &[]);

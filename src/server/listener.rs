@@ -111,7 +111,7 @@ async fn connection(entrance: Arc<Entrance>, mut stream: TcpStream, peer: Socket
     let client = tokio::select! {
         biased;
         client = entrance.client(&mut stream, peer) => client,
-        () = guard.closing() => return,
+        () = closing(&guard) => return,
     };
     let client = match client {
         Ok(client) => client,
@@ -138,7 +138,7 @@ async fn connection(entrance: Arc<Entrance>, mut stream: TcpStream, peer: Socket
         // A request that has come is read before connections without one are closed.
         biased;
         served = connection.as_mut() => served,
-        () = guard.closing() => {
+        () = closing(&guard) => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
@@ -149,6 +149,13 @@ async fn connection(entrance: Arc<Entrance>, mut stream: TcpStream, peer: Socket
         }
         tracing::debug!(%error, "a connection ended early");
     }
+}
+
+/// Resolves when connections that ask nothing are to be closed. A new socket is not read before the runtime has looked
+/// at it once, which it does while a task yields.
+async fn closing(guard: &Guard) {
+    guard.closing().await;
+    tokio::task::yield_now().await;
 }
 
 /// What hyper has refused by itself, with an answer where one makes sense.
