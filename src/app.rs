@@ -51,7 +51,7 @@ impl Sidecar {
         let keepalive = keepalive(config.session.patience.dead_peer);
         let public = bind("listen", config.listen, &keepalive).await?;
         let admin = bind("admin", config.admin, &keepalive).await?;
-        let (metrics, sessions, drain) = (Metrics::new(), Sessions::new(), Drain::new());
+        let (metrics, sessions, drain) = (Metrics::with_detail(config.metrics_detail), Sessions::new(), Drain::new());
         Ok(Self { config, public, admin, metrics, sessions, drain })
     }
 

@@ -27,6 +27,7 @@ pub use upstream::UpstreamAddress;
 pub use values::{DAY, Invalid, duration};
 
 use crate::heartbeat::{Mode, Proof, Settings};
+use crate::metrics::Detail;
 use crate::streamlit::ack::AckForm;
 
 /// The shortest ack timeout that is wise: some round trips of a slow mobile link.
@@ -59,6 +60,8 @@ pub struct Config {
     pub watchdog: WatchdogSettings,
     /// What a client may take.
     pub limits: Limits,
+    /// How many series are shown.
+    pub metrics_detail: Detail,
     /// What is logged, and how.
     pub log: LogSettings,
     /// How long sessions may go on after a stop is asked for.
@@ -226,6 +229,7 @@ impl Default for Config {
             session: SessionSettings::default(),
             watchdog: WatchdogSettings::default(),
             limits: Limits::default(),
+            metrics_detail: Detail::default(),
             log: LogSettings { format: LogFormat::default(), level: "info".to_owned() },
             drain_timeout: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(5),

@@ -88,6 +88,7 @@ fn nothing_written_gives_the_defaults_without_a_warning() {
             ("limits.connections_per_address", "0"),
             ("limits.handshakes_per_second", "0"),
             ("limits.sessions", "0"),
+            ("metrics.detail", "full"),
         ]
     );
     assert!(loaded.settings.iter().all(|setting| setting.origin == Origin::Default));
@@ -107,7 +108,7 @@ fn flag_and_variable_follow_from_the_key() {
 fn the_keys_of_a_table_stand_together_below_the_top_level() {
     let mut tables: Vec<_> = SETTINGS.iter().map(Setting::table).collect();
     tables.dedup();
-    assert_eq!(tables, ["", "heartbeat", "session", "watchdog", "limits"]);
+    assert_eq!(tables, ["", "heartbeat", "session", "watchdog", "limits", "metrics"]);
 }
 
 #[test]
@@ -224,13 +225,13 @@ fn unknown_keys_without_a_near_one_list_the_known_ones() {
         [
             "sidecar.toml:1: colour: unknown key; known here: listen, upstream, admin, log_format, log_level, \
              drain_timeout, connect_timeout, handshake_timeout, trusted_proxies, proxy_protocol, \
-             allowed_origins, [heartbeat], [session], [watchdog], [limits]",
+             allowed_origins, [heartbeat], [session], [watchdog], [limits], [metrics]",
             "sidecar.toml:2: \"a\\nb\": unknown key; known here: listen, upstream, admin, log_format, log_level, \
              drain_timeout, connect_timeout, handshake_timeout, trusted_proxies, proxy_protocol, \
-             allowed_origins, [heartbeat], [session], [watchdog], [limits]",
+             allowed_origins, [heartbeat], [session], [watchdog], [limits], [metrics]",
             "sidecar.toml:4: heartbeat.xyz: unknown key; known here: heartbeat.mode, heartbeat.proof, heartbeat.ack, \
              heartbeat.native_deadline, heartbeat.stall_after",
-            "sidecar.toml:5: tls: unknown table; known tables: heartbeat, session, watchdog, limits",
+            "sidecar.toml:5: tls: unknown table; known tables: heartbeat, session, watchdog, limits, metrics",
         ]
     );
 }

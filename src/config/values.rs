@@ -9,6 +9,7 @@ use tracing_subscriber::filter::LevelFilter;
 
 use super::{LogFormat, WatchdogMode};
 use crate::heartbeat::{Mode, Proof};
+use crate::metrics::Detail;
 use crate::streamlit::ack::AckForm;
 
 /// The longest duration that a timeout may have: one day.
@@ -84,6 +85,17 @@ impl Choice for WatchdogMode {
             Self::Off => "off",
             Self::Host => "host",
             Self::Page => "self",
+        }
+    }
+}
+
+impl Choice for Detail {
+    const ALL: &'static [Self] = &[Self::Full, Self::Lean];
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Lean => "lean",
         }
     }
 }
