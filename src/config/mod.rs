@@ -178,6 +178,16 @@ pub struct Loaded {
     pub warnings: Vec<String>,
 }
 
+/// A configuration as far as it can be read.
+#[derive(Debug)]
+pub struct Glance {
+    /// Its valid values; the others have their defaults.
+    pub config: Config,
+    /// What is wrong with the file.
+    pub problems: Vec<Problem>,
+    origins: HashMap<&'static str, Origin>,
+}
+
 /// The value that a setting has in the end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Effective {
@@ -325,6 +335,25 @@ struct Assembly {
 /// # Errors
 /// Everything that is wrong with any of the sources, also where a value would be overridden.
 pub fn load(sources: &Sources) -> Result<Loaded, Problems> {
+    assemble(sources).finish(sources)
+}
+
+/// What a running sidecar is likely to have been configured with, for commands that ask it something: its file may have
+/// been broken since it was started, which is no reason to take the sidecar for dead.
+///
+/// # Errors
+/// What is wrong with flags and environment.
+pub fn glance(sources: &Sources) -> Result<Glance, Problems> {
+    let Assembly { config, origins, problems } = assemble(sources);
+    let in_file = |problem: &Problem| match problem {
+        Problem::Unreadable { .. } | Problem::Written { origin: Origin::File { .. }, .. } => true,
+        Problem::Written { .. } | Problem::Conflict(_) => false,
+    };
+    let (in_file, elsewhere): (Vec<_>, Vec<_>) = problems.into_iter().partition(in_file);
+    if elsewhere.is_empty() { Ok(Glance { config, origins, problems: in_file }) } else { Err(Problems(elsewhere)) }
+}
+
+fn assemble(sources: &Sources) -> Assembly {
     let mut assembly = Assembly::default();
     if let Some(path) = sources.file() {
         assembly.take_file(path);
@@ -338,7 +367,21 @@ pub fn load(sources: &Sources) -> Result<Loaded, Problems> {
     for (setting, text) in &sources.flags {
         assembly.take(setting, Some(text), Origin::Flag(format!("--{}", setting.flag())));
     }
-    assembly.finish(sources)
+    assembly
+}
+
+impl Glance {
+    /// A setting as messages name it: `admin = "127.0.0.1:9600" (--admin)`.
+    pub fn shown(&self, key: &str) -> String {
+        shown(&self.config, &self.origins, key)
+    }
+}
+
+/// See [`Glance::shown`].
+fn shown(config: &Config, origins: &HashMap<&'static str, Origin>, key: &str) -> String {
+    let setting = SETTINGS.iter().find(|setting| setting.key == key).expect("callers name keys of the table");
+    let origin = origins.get(key).unwrap_or(&Origin::Default);
+    format!("{key} = {:?} ({origin})", (setting.get)(config))
 }
 
 impl Assembly {
@@ -401,9 +444,7 @@ impl Assembly {
 
     /// A setting as messages name it: `admin = "127.0.0.1:9600" (--admin)`.
     fn shown(&self, key: &str) -> String {
-        let setting = SETTINGS.iter().find(|setting| setting.key == key).expect("callers name keys of the table");
-        let origin = self.origins.get(key).unwrap_or(&Origin::Default);
-        format!("{key} = {:?} ({origin})", (setting.get)(&self.config))
+        shown(&self.config, &self.origins, key)
     }
 
     fn conflicts(&self) -> Vec<String> {

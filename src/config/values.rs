@@ -23,6 +23,13 @@ pub(super) const HOUR: Duration = Duration::from_secs(3_600);
 #[error("{0}")]
 pub struct Invalid(pub(super) String);
 
+impl Invalid {
+    /// In these words.
+    pub(crate) fn new(reason: String) -> Self {
+        Self(reason)
+    }
+}
+
 /// A value that is one of a few words.
 pub(super) trait Choice: Copy + 'static {
     /// Every value, in the order in which people are told of them.
