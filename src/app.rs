@@ -118,7 +118,7 @@ impl Sidecar {
         let admin = tokio::spawn(admin::serve(admin, state, std::future::pending()));
         let upkeep = tokio::spawn(keep_up(metrics.clone()));
         let upstream = Arc::new(Upstream::new(&config, UPSTREAM_NAME, metrics.upstream(UPSTREAM_NAME)));
-        let proxy = Proxy::new(&config, upstream, sessions.clone(), drain.clone(), metrics.clone());
+        let proxy = Proxy::new(&config, upstream, sessions.clone(), metrics.clone());
         let entrance = Entrance::new(&config, proxy, metrics.clone());
         let public = tokio::spawn(listener::serve(public, entrance, drain.clone()));
 
@@ -151,8 +151,9 @@ async fn bind(
         None => TcpListener::bind(address).await,
     };
     let listener = listener.map_err(because)?;
-    // A connection inherits it from the socket that it is accepted from.
-    SockRef::from(&listener).set_tcp_keepalive(keepalive).map_err(because)?;
+    // Connections inherit both from the socket that they are accepted from.
+    let socket = SockRef::from(&listener);
+    socket.set_tcp_nodelay(true).and_then(|()| socket.set_tcp_keepalive(keepalive)).map_err(because)?;
     Ok(listener)
 }
 

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::vigil::Patience;
 use crate::heartbeat::carrier::Note;
 use crate::heartbeat::learning::Learning;
 use crate::heartbeat::{AckOrigin, Capability};
@@ -20,6 +21,7 @@ const FLOOD: Duration = Duration::from_millis(10);
 pub struct Knowledge {
     learning: Mutex<Learning>,
     metrics: Arc<UpstreamMetrics>,
+    patience: Patience,
 }
 
 /// Messages of one type that came one after the other: told together, since counters are shared and cost more than a
@@ -55,9 +57,9 @@ pub struct Report {
 }
 
 impl Knowledge {
-    /// Nothing is known yet.
-    pub fn new(metrics: Arc<UpstreamMetrics>) -> Self {
-        Self { learning: Mutex::default(), metrics }
+    /// Nothing is known yet but how long its sessions' peers are waited for.
+    pub fn new(metrics: Arc<UpstreamMetrics>, patience: Patience) -> Self {
+        Self { learning: Mutex::default(), metrics, patience }
     }
 
     /// What is known now.
@@ -93,6 +95,10 @@ impl Report {
             closed: None,
             gave_up: None,
         }
+    }
+
+    pub(super) fn patience(&self) -> &Patience {
+        &self.knowledge.patience
     }
 
     pub(super) fn capability(&self) -> Capability {
