@@ -3,6 +3,7 @@
 //! Law: nothing that identifies a user is kept here: no Streamlit session id, path, query, cookie or address.
 
 pub mod takeover;
+pub mod trace;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -195,10 +196,20 @@ impl Session {
         self.live.traffic(direction).messages.fetch_add(count, Relaxed);
     }
 
+    /// How long ago it began.
+    pub fn age(&self) -> Duration {
+        self.live.began.elapsed()
+    }
+
     /// A heartbeat was read now.
     pub fn heartbeat(&self) {
         self.live.heartbeats.fetch_add(1, Relaxed);
-        self.live.last_heartbeat.set(self.live.began.elapsed());
+        self.live.last_heartbeat.set(self.age());
+    }
+
+    /// How long ago the last heartbeat was read, if there was one.
+    pub fn since_heartbeat(&self) -> Option<Duration> {
+        self.live.last_heartbeat.get().map(|at| self.age().saturating_sub(at))
     }
 
     /// An ack was handed to the browser's socket, so long after its heartbeat was read, if that is known.

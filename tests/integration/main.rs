@@ -16,5 +16,6 @@ mod peers;
 mod support;
 mod systemd;
 mod takeover;
+mod trace;
 mod watchdog;
 mod websocket;
