@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::config::{Config, DrainSettings};
@@ -19,6 +18,7 @@ use crate::relay::stream::keepalive;
 use crate::server::admin::{self, AdminState};
 use crate::server::listener::{self, Entrance};
 use crate::session::Sessions;
+use crate::session::stop::Stop;
 
 /// The name of the one upstream, in metrics and logs.
 const UPSTREAM_NAME: &str = "default";
@@ -195,8 +195,8 @@ async fn hurry(drain: &Drain, sessions: &Sessions) {
 }
 
 /// Tells every session of before; those that begin later see for themselves that it is time.
-async fn say_farewell(stops: Vec<CancellationToken>, window: Duration) {
-    drain::spread(stops, window).await;
+async fn say_farewell(stops: Vec<Stop>, window: Duration) {
+    drain::spread(stops, window, |stop| stop.turn()).await;
     tracing::info!("every websocket is told to close");
 }
 

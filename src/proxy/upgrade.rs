@@ -252,9 +252,9 @@ impl Joining {
         let stop = session.stop();
         if guard.is_closing() {
             // The drain tells those that it found.
-            stop.cancel();
+            stop.turn();
         }
-        let mut holding = Holding::new(upstream.session.takeover.then(|| upstream.holders.clone()), stop.clone());
+        let mut holding = Holding::new(upstream.session.takeover.then(|| upstream.holders.clone()), stop);
         if let Some(id) = resumed {
             holding.hold(id);
         }
@@ -262,7 +262,7 @@ impl Joining {
         let pings = upstream.session.pings();
         let watchdog = upstream.watchdog.as_ref().zip(token);
         let watched = watchdog.and_then(|(watchdog, token)| watchdog.watch.enter(token));
-        let terms = Terms { depth, heartbeat: upstream.heartbeat, pings, stop, watched };
+        let terms = Terms { depth, heartbeat: upstream.heartbeat, pings, watched };
         tokio::spawn(Session::new(browser, far, terms, report, guard));
         drop(turn);
     }

@@ -15,7 +15,6 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use tokio::time::Sleep;
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use self::end::{End, Inflow, with_scratch};
 use self::progress::Watched;
@@ -58,8 +57,8 @@ pub struct Session {
     /// While something is on its way to a peer.
     vigil: Option<Box<Vigil>>,
     started: bool,
-    /// `None` once the session was told to stop.
-    stop: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    /// It was told to stop.
+    stopped: bool,
     /// Another connection takes the session over; the timer says how long the upstream may still take to close this one.
     handing_over: bool,
     /// The page may ask whether bytes reach it.
@@ -76,8 +75,6 @@ pub struct Terms {
     pub heartbeat: Settings,
     /// Whether the browser is pinged.
     pub pings: Option<PingSettings>,
-    /// Ends it: for a drain if that has begun, else because it is taken over.
-    pub stop: CancellationToken,
     /// The page may ask whether bytes reach it.
     pub watched: Option<Watched>,
 }
@@ -106,7 +103,7 @@ impl Session {
             timer: None,
             vigil: None,
             started: false,
-            stop: Some(Box::pin(terms.stop.cancelled_owned())),
+            stopped: false,
             handing_over: false,
             watched: terms.watched.map(Box::new),
             guard,
@@ -251,11 +248,10 @@ impl Session {
     }
 
     fn poll_stop(&mut self, cx: &mut Context<'_>) {
-        let told = self.stop.as_mut().is_some_and(|stop| stop.as_mut().poll(cx).is_ready());
-        if !told {
+        if self.stopped || !self.ends.report.is_stopped(cx) {
             return;
         }
-        self.stop = None;
+        self.stopped = true;
         if self.guard.is_closing() {
             let code = self.guard.close_code();
             self.ends.report.stopped(code);
@@ -286,7 +282,7 @@ impl Session {
             let closed = self.tap.is_closed(from) || !self.ends.end(from).is_readable();
             closed && self.ends.end(from).is_clear()
         });
-        if closed && self.stop.is_none() {
+        if closed && self.stopped {
             return true;
         }
         let Ends { browser, upstream, .. } = &self.ends;

@@ -1,6 +1,7 @@
 //! What is told of a session: metrics while it lives, one log line when it ends.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Context;
 use std::time::{Duration, Instant};
 
 use super::vigil::Patience;
@@ -95,6 +96,11 @@ impl Report {
             closed: None,
             gave_up: None,
         }
+    }
+
+    /// Whether the session is to end; the task that asks is woken when that changes.
+    pub(super) fn is_stopped(&self, cx: &Context<'_>) -> bool {
+        self.session.poll_stop(cx)
     }
 
     pub(super) fn patience(&self) -> &Patience {
