@@ -186,7 +186,7 @@ async fn hurry(drain: &Drain, sessions: &Sessions) {
     drain.close();
     tracing::info!(sessions = sessions.len(), "stopped while draining: the app is gone, ending soon");
     for stop in sessions.stops() {
-        stop.cancel();
+        stop.turn();
     }
     if tokio::time::timeout(HURRY, drain.finished()).await.is_err() {
         let (sessions, http_connections) = living(drain, sessions);
