@@ -1,6 +1,9 @@
 //! What people write and what they are told, text for text.
 
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs;
+use std::path::Path;
 
 use proptest::prelude::*;
 
@@ -512,9 +515,9 @@ proptest! {
             prop_assert!((1..=lines).contains(&line));
         }
         for entry in document.entries {
-            let mut assembly = Assembly::default();
-            assembly.take(entry.setting, Some(&entry.text), Origin::Flag(String::new()));
-            prop_assert!(assembly.problems.iter().all(|problem| !problem.to_string().contains('\n')));
+            let flags = vec![(entry.setting, entry.text)];
+            let problems = load(&Sources { flags, ..Sources::default() }).err().map(|Problems(problems)| problems);
+            prop_assert!(problems.iter().flatten().all(|problem| !problem.to_string().contains('\n')));
         }
     }
 
