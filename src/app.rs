@@ -1,6 +1,7 @@
 //! The composition root: a configuration becomes bound sockets, then a running sidecar, then a drained one.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,6 +23,9 @@ use crate::session::stop::Stop;
 /// The name of the one upstream, in metrics and logs.
 const UPSTREAM_NAME: &str = "default";
 
+/// How long sessions may still take once their app is gone.
+const HURRY: Duration = Duration::from_secs(1);
+
 /// How often histograms are folded when nobody scrapes, so that their samples do not pile up.
 const UPKEEP: Duration = Duration::from_secs(1);
 
@@ -33,6 +37,15 @@ pub struct Sidecar {
     metrics: Arc<Metrics>,
     sessions: Sessions,
     drain: Drain,
+}
+
+/// Sockets that somebody else has bound for us; those that are `None` are bound as configured.
+#[derive(Debug, Default)]
+pub struct Sockets {
+    /// Where browsers connect.
+    pub listen: Option<std::net::TcpListener>,
+    /// Where probes and metrics are served.
+    pub admin: Option<std::net::TcpListener>,
 }
 
 /// A socket that could not be bound.
@@ -50,10 +63,18 @@ impl Sidecar {
     /// # Errors
     /// Names the address that is taken, not ours, or not allowed.
     pub async fn bind(config: Config) -> Result<Self, BindError> {
+        Self::bind_with(config, Sockets::default()).await
+    }
+
+    /// As [`Self::bind`], where some may be bound already.
+    ///
+    /// # Errors
+    /// Those of [`Self::bind`].
+    pub async fn bind_with(config: Config, sockets: Sockets) -> Result<Self, BindError> {
         let keepalive = keepalive(config.session.patience.dead_peer);
-        let public = bind("listen", config.listen, &keepalive).await?;
-        let admin = bind("admin", config.admin, &keepalive).await?;
-        let (metrics, sessions) = (Metrics::new(), Sessions::new());
+        let public = bind("listen", config.listen, sockets.listen, &keepalive).await?;
+        let admin = bind("admin", config.admin, sockets.admin, &keepalive).await?;
+        let (metrics, sessions) = (Metrics::with_detail(config.metrics_detail), Sessions::new());
         let drain = Drain::with_close_code(config.drain.close_code.number());
         Ok(Self { config, public, admin, metrics, sessions, drain })
     }
@@ -79,8 +100,18 @@ impl Sidecar {
         self.metrics.clone()
     }
 
+    /// Its live sessions.
+    pub fn sessions(&self) -> Sessions {
+        self.sessions.clone()
+    }
+
+    /// Its drain.
+    pub fn drain(&self) -> Drain {
+        self.drain.clone()
+    }
+
     /// Serves until `stop` resolves or somebody starts the drain; then drains, as README.md says. What is left at its
-    /// deadline is cut when the runtime goes.
+    /// deadline is cut when the runtime goes. A `stop` that comes after somebody else has started the drain ends it soon.
     pub async fn run(self, stop: impl Future<Output = ()>) {
         let Self { config, public, admin, metrics, sessions, drain } = self;
         let state = AdminState { metrics: metrics.clone(), sessions: sessions.clone(), drain: drain.clone() };
@@ -91,21 +122,35 @@ impl Sidecar {
         let entrance = Entrance::new(&config, proxy, metrics.clone());
         let public = tokio::spawn(listener::serve(public, entrance, drain.clone()));
 
-        tokio::select! {
-            () = stop => drain.start(),
-            () = drain.draining() => {}
-        }
+        let mut stop = pin!(stop);
+        let stopped = tokio::select! {
+            () = &mut stop => true,
+            () = drain.draining() => false,
+        };
+        drain.start();
         metrics.draining(true);
-        wind_down(&drain, &sessions, config.drain).await;
+        tokio::select! {
+            () = wind_down(&drain, &sessions, config.drain) => {}
+            () = stop, if !stopped => hurry(&drain, &sessions).await,
+        }
         for task in [public, admin, upkeep] {
             task.abort();
         }
     }
 }
 
-async fn bind(key: &'static str, address: SocketAddr, keepalive: &TcpKeepalive) -> Result<TcpListener, BindError> {
+async fn bind(
+    key: &'static str,
+    address: SocketAddr,
+    bound: Option<std::net::TcpListener>,
+    keepalive: &TcpKeepalive,
+) -> Result<TcpListener, BindError> {
     let because = |source| BindError { key, address, source };
-    let listener = TcpListener::bind(address).await.map_err(because)?;
+    let listener = match bound {
+        Some(bound) => bound.set_nonblocking(true).and_then(|()| TcpListener::from_std(bound)),
+        None => TcpListener::bind(address).await,
+    };
+    let listener = listener.map_err(because)?;
     // Connections inherit both from the socket that they are accepted from.
     let socket = SockRef::from(&listener);
     socket.set_tcp_nodelay(true).and_then(|()| socket.set_tcp_keepalive(keepalive)).map_err(because)?;
@@ -132,6 +177,20 @@ async fn wind_down(drain: &Drain, sessions: &Sessions, settings: DrainSettings) 
             let (sessions, http_connections) = living(drain, sessions);
             tracing::warn!(sessions, http_connections, "the drain ran out of time: what is left is cut");
         }
+    }
+}
+
+/// The end of a drain that was asked for while the app was alive, when the stop comes that follows the app's: nobody is
+/// left to be spared by a delay or a window.
+async fn hurry(drain: &Drain, sessions: &Sessions) {
+    drain.close();
+    tracing::info!(sessions = sessions.len(), "stopped while draining: the app is gone, ending soon");
+    for stop in sessions.stops() {
+        stop.turn();
+    }
+    if tokio::time::timeout(HURRY, drain.finished()).await.is_err() {
+        let (sessions, http_connections) = living(drain, sessions);
+        tracing::warn!(sessions, http_connections, "what is left is cut");
     }
 }
 

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use clap::{Arg, ArgMatches, Args, FromArgMatches, Parser, Subcommand, value_parser};
 
+use http::uri::PathAndQuery;
+
 use crate::config::{DAY, Invalid, PREFIX, SETTINGS, Setting, Sources, duration};
 
 /// What to do, with all that was said about it.
@@ -19,6 +21,67 @@ pub enum Command {
     Probe(ProbeArgs),
     /// Show the sidecar at work on this machine alone.
     Demo(DemoArgs),
+    /// Ask a running sidecar whether it lives.
+    Healthcheck(Sources, HealthcheckArgs),
+    /// Wait for the app.
+    Wait(Sources, WaitArgs),
+    /// Tell a running sidecar to drain.
+    Drain(Sources, DrainArgs),
+}
+
+/// The arguments of `healthcheck`.
+#[derive(Args, Clone, Debug, PartialEq, Eq)]
+pub struct HealthcheckArgs {
+    /// Ask whether it takes new connections (/readyz), not whether it lives (/livez)
+    #[arg(long)]
+    pub ready: bool,
+    /// How long the answer may take
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = at_most_a_day)]
+    pub timeout: Duration,
+}
+
+/// The arguments of `wait`.
+#[derive(Args, Clone, Debug, PartialEq, Eq)]
+pub struct WaitArgs {
+    /// What the app answers with 200 when it is up; below its base path, if it has one
+    #[arg(long, value_name = "PATH", default_value = "/_stcore/health", value_parser = path)]
+    pub path: PathAndQuery,
+    /// How long to wait
+    #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = at_most_a_day)]
+    pub timeout: Duration,
+}
+
+/// The arguments of `drain`.
+#[derive(Args, Clone, Debug, PartialEq, Eq)]
+pub struct DrainArgs {
+    /// Return only when the sidecar has drained and is gone
+    #[arg(long)]
+    pub wait: bool,
+    /// How long that may take
+    #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = at_most_a_day)]
+    pub timeout: Duration,
+}
+
+/// Where the admin port of a running sidecar is.
+#[derive(Args)]
+struct AdminArgs {
+    /// The TOML file of settings that the sidecar runs with [env: HEARTBEAT_SIDECAR_CONFIG]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The sidecar's admin port; 0.0.0.0 is this machine [default: 127.0.0.1:9600] [env: HEARTBEAT_SIDECAR_ADMIN]
+    #[arg(long, value_name = "IP:PORT")]
+    admin: Option<String>,
+}
+
+/// Where the app is.
+#[derive(Args)]
+struct UpstreamArgs {
+    /// The TOML file of settings [env: HEARTBEAT_SIDECAR_CONFIG]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The app server: http://HOST:PORT or unix:/PATH [default: http://127.0.0.1:8501] [env: HEARTBEAT_SIDECAR_UPSTREAM]
+    #[arg(long, value_name = "ADDRESS")]
+    upstream: Option<String>,
 }
 
 /// The arguments of `probe`.
@@ -73,6 +136,41 @@ enum Verb {
     /// app server runs, then it hangs, then it runs again. Exits with 0 only if every ack came that was owed and none
     /// that would have been a lie.
     Demo(DemoArgs),
+    /// Ask a running sidecar whether it lives, as a probe in a container without a shell
+    ///
+    /// Exits with 0 if the admin port answers 200, with 1 if it answers anything else or not in time.
+    Healthcheck {
+        /// Where to ask.
+        #[command(flatten)]
+        admin: AdminArgs,
+        /// What to ask.
+        #[command(flatten)]
+        args: HealthcheckArgs,
+    },
+    /// Wait until the app answers, so that what needs it is started after it
+    ///
+    /// Exits with 0 once the app's health page answers 200, with 1 if it does not within the timeout.
+    Wait {
+        /// Whom to wait for.
+        #[command(flatten)]
+        upstream: UpstreamArgs,
+        /// How long.
+        #[command(flatten)]
+        args: WaitArgs,
+    },
+    /// Begin the drain of a running sidecar on this machine, as a preStop hook in a container without a shell
+    ///
+    /// Exits with 0 once the drain has begun, or with --wait once the sidecar is gone; with 1 if it cannot be reached or
+    /// takes longer. A SIGTERM after that means that the app is gone: the sidecar then ends within a second. Where the
+    /// app is not stopped first, send only the SIGTERM, which drains too, or use --wait.
+    Drain {
+        /// Where to ask.
+        #[command(flatten)]
+        admin: AdminArgs,
+        /// How long to wait.
+        #[command(flatten)]
+        args: DrainArgs,
+    },
 }
 
 /// The flags that the table of settings gives, and `--config`.
@@ -99,11 +197,40 @@ fn parse_from(
         Verb::Check(args) => Command::Check(sources(args)),
         Verb::Probe(args) => Command::Probe(args),
         Verb::Demo(args) => Command::Demo(args),
+        Verb::Healthcheck { admin, args } => Command::Healthcheck(sources(admin.into()), args),
+        Verb::Wait { upstream, args } => Command::Wait(sources(upstream.into()), args),
+        Verb::Drain { admin, args } => Command::Drain(sources(admin.into()), args),
     })
 }
 
 fn at_most_a_day(text: &str) -> Result<Duration, Invalid> {
     duration(text, DAY)
+}
+
+/// A path as a request has it.
+fn path(text: &str) -> Result<PathAndQuery, Invalid> {
+    let path = text.parse().ok().filter(|_path| text.starts_with('/'));
+    path.ok_or_else(|| Invalid::new(format!("{text:?} is no path: write /_stcore/health")))
+}
+
+impl SettingArgs {
+    /// The value of one setting's flag.
+    fn of(config: Option<PathBuf>, key: &str, value: Option<String>) -> Self {
+        let setting = SETTINGS.iter().find(|setting| setting.key == key).expect("callers name keys of the table");
+        Self { config, flags: value.into_iter().map(|value| (setting, value)).collect() }
+    }
+}
+
+impl From<AdminArgs> for SettingArgs {
+    fn from(AdminArgs { config, admin }: AdminArgs) -> Self {
+        Self::of(config, "admin", admin)
+    }
+}
+
+impl From<UpstreamArgs> for SettingArgs {
+    fn from(UpstreamArgs { config, upstream }: UpstreamArgs) -> Self {
+        Self::of(config, "upstream", upstream)
+    }
 }
 
 impl Args for SettingArgs {
@@ -152,6 +279,7 @@ mod tests {
     fn sources(line: &str, environment: &[(&str, &str)]) -> Sources {
         match parsed(line, environment) {
             Ok(Command::Run(sources) | Command::Check(sources)) => sources,
+            Ok(Command::Healthcheck(sources, _) | Command::Wait(sources, _) | Command::Drain(sources, _)) => sources,
             Ok(Command::Probe(_) | Command::Demo(_)) => panic!("{line}: not a command of settings"),
             Err(error) => panic!("{error}"),
         }
@@ -203,8 +331,35 @@ mod tests {
     }
 
     #[test]
+    fn commands_for_containers_take_the_address_that_they_need_and_no_other_setting() {
+        for (line, key) in
+            [("healthcheck --admin @", "admin"), ("drain --admin @", "admin"), ("wait --upstream @", "upstream")]
+        {
+            let sources = sources(&format!("{line} --config a.toml"), &[("HEARTBEAT_SIDECAR_LISTEN", "x")]);
+            let given: Vec<_> = sources.flags.iter().map(|(setting, value)| (setting.key, value.as_str())).collect();
+            assert_eq!((given, sources.environment.len()), (vec![(key, "@")], 1));
+            assert_eq!(sources.config, Some("a.toml".into()));
+            let (command, _flags) = line.split_once(' ').expect("with a flag");
+            assert!(parsed(&format!("{command} --listen @"), &[]).is_err());
+            let help = help_of(command);
+            let setting = SETTINGS.iter().find(|setting| setting.key == key).expect("a known key");
+            let facts = format!("[default: {}] [env: {}]", setting.default_text(), setting.variable());
+            assert!(help.contains(&facts), "{facts}: {help}");
+        }
+    }
+
+    #[test]
     fn numbers_that_make_no_sense_are_refused() {
-        for line in ["demo --seconds 5", "probe x --count 0", "probe x --interval 0s", "probe x --timeout 5", "probe"] {
+        for line in [
+            "wait --path health",
+            "wait --timeout 0s",
+            "healthcheck --timeout 2",
+            "demo --seconds 5",
+            "probe x --count 0",
+            "probe x --interval 0s",
+            "probe x --timeout 5",
+            "probe",
+        ] {
             let error = parsed(line, &[]).err().expect(line);
             assert_eq!(error.exit_code(), 2, "{line}");
         }

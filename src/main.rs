@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use heartbeat_sidecar::cli::{self, Command};
-use heartbeat_sidecar::commands;
+use heartbeat_sidecar::commands::{self, container};
 
 /// Holds an idle session in a fifth less than the system's allocator does, and gives memory back when sessions have gone
 /// (docs/PERFORMANCE.md).
@@ -17,5 +17,8 @@ fn main() -> ExitCode {
         Command::Run(sources) => commands::run::run(&sources),
         Command::Probe(args) => commands::probe::probe(&args),
         Command::Demo(args) => commands::demo::demo(&args),
+        Command::Healthcheck(sources, args) => container::healthcheck(&sources, &args),
+        Command::Wait(sources, args) => container::wait(&sources, &args),
+        Command::Drain(sources, args) => container::drain(&sources, &args),
     }
 }

@@ -4,6 +4,7 @@
 
 pub mod stop;
 pub mod takeover;
+pub mod trace;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -202,10 +203,20 @@ impl Session {
         self.live.traffic(direction).messages.fetch_add(count, Relaxed);
     }
 
+    /// How long ago it began.
+    pub fn age(&self) -> Duration {
+        self.live.began.elapsed()
+    }
+
     /// A heartbeat was read now.
     pub fn heartbeat(&self) {
         self.live.heartbeats.fetch_add(1, Relaxed);
-        self.live.last_heartbeat.set(self.live.began.elapsed());
+        self.live.last_heartbeat.set(self.age());
+    }
+
+    /// How long ago the last heartbeat was read, if there was one.
+    pub fn since_heartbeat(&self) -> Option<Duration> {
+        self.live.last_heartbeat.get().map(|at| self.age().saturating_sub(at))
     }
 
     /// An ack was handed to the browser's socket, so long after its heartbeat was read, if that is known.

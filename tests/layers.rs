@@ -48,7 +48,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         &["proxy", "config", "relay", "session", "metrics", "drain", "limits", "heartbeat", "streamlit", "websocket"],
     ),
     ("proxy", &["config", "relay", "session", "metrics", "drain", "limits", "heartbeat", "streamlit", "websocket"]),
-    ("config", &["relay", "heartbeat", "streamlit", "websocket"]),
+    ("config", &["relay", "metrics", "heartbeat", "streamlit", "websocket"]),
     ("relay", &["session", "metrics", "drain", "limits", "heartbeat", "streamlit", "websocket"]),
     ("session", &["metrics", "heartbeat", "streamlit", "websocket"]),
     ("metrics", &["heartbeat", "streamlit", "websocket"]),

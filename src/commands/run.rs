@@ -1,13 +1,16 @@
 //! `run`: the proxy, from its configuration to its drain.
 
+mod systemd;
+
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
-use crate::app::Sidecar;
+use crate::app::{Sidecar, Sockets};
 use crate::config::{self, LogFormat, Sources};
 use crate::telemetry;
 
@@ -43,9 +46,10 @@ fn start(loaded: config::Loaded) -> anyhow::Result<ExitCode> {
         tracing::warn!("{warning}");
     }
     raise_handle_limit();
+    let sockets = systemd::sockets()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
     runtime.spawn(telemetry::tell_of_losses(log.lost()));
-    let result = runtime.block_on(serve(loaded.config));
+    let result = runtime.block_on(serve(loaded.config, sockets));
     // Sessions that outlived the drain are cut here; a name look-up that still hangs is not waited for.
     runtime.shutdown_timeout(Duration::from_millis(100));
     result
@@ -59,14 +63,17 @@ fn raise_handle_limit() {
     }
 }
 
-async fn serve(config: config::Config) -> anyhow::Result<ExitCode> {
+async fn serve(config: config::Config, sockets: Sockets) -> anyhow::Result<ExitCode> {
     let mut signals = StopSignals::new().context("cannot listen for signals")?;
     let upstream = config.upstream.to_string();
-    let sidecar = Sidecar::bind(config).await?;
+    let drain_timeout = config.drain.timeout;
+    let sidecar = Sidecar::bind_with(config, sockets).await?;
     tracing::info!("listening on {}", sidecar.address()?);
     tracing::info!("admin on {}", sidecar.admin_address()?);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "relaying to {upstream}");
 
+    let told = systemd::keep_told(sidecar.drain(), sidecar.sessions(), drain_timeout);
+    let _told = AbortOnDropHandle::new(tokio::spawn(told));
     let stop = CancellationToken::new();
     let hurried = async {
         signals.next().await;

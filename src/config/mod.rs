@@ -1,6 +1,7 @@
 //! What the sidecar is to do: valid by construction, each value with its origin; flag > environment > file > default.
 
 mod drain;
+mod load;
 mod origins;
 mod proxies;
 mod raw;
@@ -11,16 +12,12 @@ mod tests;
 mod upstream;
 mod values;
 
-use std::collections::{BTreeMap, HashMap};
-use std::ffi::{OsStr, OsString};
-use std::fmt;
-use std::io;
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use drain::{DrainCode, DrainSettings};
+pub use load::{Effective, Glance, Loaded, Origin, Problem, Problems, Sources, glance, load};
 pub use origins::AllowedOrigins;
 pub use proxies::TrustedProxies;
 pub use session::SessionSettings;
@@ -28,11 +25,8 @@ pub use settings::{Form, SETTINGS, Setting};
 pub use upstream::UpstreamAddress;
 pub use values::{DAY, Invalid, duration};
 
-use crate::heartbeat::{Mode, Proof, Settings};
-use crate::streamlit::ack::AckForm;
-
-/// The shortest ack timeout that is wise: some round trips of a slow mobile link.
-const UNHURRIED: Duration = Duration::from_secs(2);
+use crate::heartbeat::Settings;
+use crate::metrics::Detail;
 
 /// What the name of every environment variable of ours begins with.
 pub const PREFIX: &str = "HEARTBEAT_SIDECAR_";
@@ -63,6 +57,8 @@ pub struct Config {
     pub watchdog: WatchdogSettings,
     /// What a client may take.
     pub limits: Limits,
+    /// How many series are shown.
+    pub metrics_detail: Detail,
     /// What is logged, and how.
     pub log: LogSettings,
     /// How long a connection to the upstream may take.
@@ -135,86 +131,6 @@ pub enum LogFormat {
     Json,
 }
 
-/// Where a value comes from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Origin {
-    /// Nobody set it.
-    Default,
-    /// A line of the file.
-    File {
-        /// The file, as it was named.
-        path: PathBuf,
-        /// From 1.
-        line: usize,
-    },
-    /// The environment variable of this name.
-    Environment(String),
-    /// The flag, with its dashes.
-    Flag(String),
-}
-
-/// Everything that a configuration is made of. The file is named here and read by [`load`], at each call anew.
-#[derive(Clone, Default)]
-pub struct Sources {
-    /// The value of `--config`.
-    pub config: Option<PathBuf>,
-    /// The variables of the environment that begin with [`PREFIX`].
-    pub environment: BTreeMap<OsString, OsString>,
-    /// The setting flags that were given, with their values.
-    pub flags: Vec<(&'static Setting, String)>,
-}
-
-/// A configuration, and what there is to say of it.
-#[derive(Clone, Debug)]
-pub struct Loaded {
-    /// The configuration.
-    pub config: Config,
-    /// Every setting, in the order of [`SETTINGS`].
-    pub settings: Vec<Effective>,
-    /// What is allowed but unwise, a line each.
-    pub warnings: Vec<String>,
-}
-
-/// The value that a setting has in the end.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Effective {
-    /// The key, with its table.
-    pub key: &'static str,
-    /// The value, in the one form in which it is shown.
-    pub value: String,
-    /// Where it comes from.
-    pub origin: Origin,
-}
-
-/// One thing that is wrong with a configuration.
-#[derive(Debug, thiserror::Error)]
-pub enum Problem {
-    /// The file cannot be read.
-    #[error("{}: cannot be read: {source}", path.display())]
-    Unreadable {
-        /// The file, as it was named.
-        path: PathBuf,
-        /// What the system says.
-        source: io::Error,
-    },
-    /// Something that was written is wrong.
-    #[error("{origin}: {reason}")]
-    Written {
-        /// Where.
-        origin: Origin,
-        /// What; in a file, with the key.
-        reason: String,
-    },
-    /// Two settings, each valid, cannot both hold.
-    #[error("{0}")]
-    Conflict(String),
-}
-
-/// Everything that is wrong with a configuration, a line each; never empty.
-#[derive(Debug, thiserror::Error)]
-#[error("{}", self.0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
-pub struct Problems(pub Vec<Problem>);
-
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -229,6 +145,7 @@ impl Default for Config {
             drain: DrainSettings::default(),
             watchdog: WatchdogSettings::default(),
             limits: Limits::default(),
+            metrics_detail: Detail::default(),
             log: LogSettings { format: LogFormat::default(), level: "info".to_owned() },
             connect_timeout: Duration::from_secs(5),
             handshake_timeout: Duration::from_secs(30),
@@ -256,199 +173,5 @@ impl Default for WatchdogSettings {
     fn default() -> Self {
         let (interval, ack_timeout) = (Duration::from_secs(10), Duration::from_secs(5));
         Self { mode: WatchdogMode::default(), interval, ack_timeout }
-    }
-}
-
-impl fmt::Display for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Default => f.write_str("default"),
-            Self::File { path, line } => write!(f, "{}:{line}", path.display()),
-            Self::Environment(name) | Self::Flag(name) => f.write_str(name),
-        }
-    }
-}
-
-impl Sources {
-    /// The file to read, if one is named.
-    pub fn file(&self) -> Option<&Path> {
-        let named = || self.variable(&settings::variable("config"));
-        self.config.as_deref().or_else(|| named().map(Path::new))
-    }
-
-    /// The value of an environment variable; an empty one counts as not set.
-    fn variable(&self, name: &str) -> Option<&OsStr> {
-        self.environment.get(OsStr::new(name)).map(OsString::as_os_str).filter(|value| !value.is_empty())
-    }
-
-    /// A warning for each variable that looks like one of ours and is none.
-    fn unknown_variables(&self) -> impl Iterator<Item = String> {
-        let keys = || SETTINGS.iter().map(Setting::short_key).chain(["config"]);
-        let set = self.environment.iter().filter(|(_, value)| !value.is_empty());
-        set.filter_map(move |(name, _)| {
-            let name = name.to_string_lossy();
-            let rest = name.strip_prefix(PREFIX)?;
-            if is_service_variable(rest) || keys().any(|key| settings::variable(key) == name) {
-                return None;
-            }
-            let hint = settings::nearest(&rest.to_ascii_lowercase(), keys());
-            let hint = hint.map(|key| format!("; did you mean {}?", settings::variable(key))).unwrap_or_default();
-            Some(format!("{name}: unknown environment variable, ignored{hint}"))
-        })
-    }
-}
-
-/// Whether Kubernetes makes such a variable for a service called `heartbeat-sidecar` (its docs: "Service environment
-/// variables"), given the name without [`PREFIX`].
-fn is_service_variable(rest: &str) -> bool {
-    let rest = format!("_{rest}");
-    rest.ends_with("_SERVICE_HOST")
-        || rest.contains("_SERVICE_PORT")
-        || rest.ends_with("_PORT")
-        || rest.contains("_PORT_")
-}
-
-/// Values on their way into a configuration: later ones replace earlier ones, and every one must be valid.
-#[derive(Default)]
-struct Assembly {
-    config: Config,
-    origins: HashMap<&'static str, Origin>,
-    problems: Vec<Problem>,
-}
-
-/// Puts a configuration together.
-///
-/// # Errors
-/// Everything that is wrong with any of the sources, also where a value would be overridden.
-pub fn load(sources: &Sources) -> Result<Loaded, Problems> {
-    let mut assembly = Assembly::default();
-    if let Some(path) = sources.file() {
-        assembly.take_file(path);
-    }
-    for setting in SETTINGS {
-        let name = setting.variable();
-        if let Some(value) = sources.variable(&name) {
-            assembly.take(setting, value.to_str(), Origin::Environment(name));
-        }
-    }
-    for (setting, text) in &sources.flags {
-        assembly.take(setting, Some(text), Origin::Flag(format!("--{}", setting.flag())));
-    }
-    assembly.finish(sources)
-}
-
-impl Assembly {
-    fn take_file(&mut self, path: &Path) {
-        let origin = |line| Origin::File { path: path.to_owned(), line };
-        match raw::read(path) {
-            Ok(document) => {
-                let written = |raw::Mistake { line, reason }| Problem::Written { origin: origin(line), reason };
-                self.problems.extend(document.mistakes.into_iter().map(written));
-                for entry in document.entries {
-                    self.take(entry.setting, Some(&entry.text), origin(entry.line));
-                }
-                // A file's mistakes come in two lots, of its form and of its values.
-                self.problems.sort_by_key(|problem| match problem {
-                    Problem::Written { origin: Origin::File { line, .. }, .. } => *line,
-                    Problem::Written { .. } | Problem::Unreadable { .. } | Problem::Conflict(_) => 0,
-                });
-            }
-            Err(source) => self.problems.push(Problem::Unreadable { path: path.to_owned(), source }),
-        }
-    }
-
-    /// Takes a value; `None` is one that is no text.
-    fn take(&mut self, setting: &'static Setting, text: Option<&str>, origin: Origin) {
-        let result = match text {
-            None => Err(Invalid("not valid UTF-8".to_owned())),
-            Some(text) if text.chars().any(char::is_control) => {
-                Err(Invalid(format!("{text:?} holds a control character")))
-            }
-            Some(text) => (setting.set)(&mut self.config, text),
-        };
-        match result {
-            Ok(()) => _ = self.origins.insert(setting.key, origin),
-            Err(Invalid(reason)) => {
-                let reason = match origin {
-                    Origin::File { .. } => format!("{}: {reason}", setting.key),
-                    Origin::Default | Origin::Environment(_) | Origin::Flag(_) => reason,
-                };
-                self.problems.push(Problem::Written { origin, reason });
-            }
-        }
-    }
-
-    fn finish(mut self, sources: &Sources) -> Result<Loaded, Problems> {
-        // Between values of which one is refused there is nothing to compare.
-        if self.problems.is_empty() {
-            self.problems = self.conflicts().into_iter().map(Problem::Conflict).collect();
-        }
-        if !self.problems.is_empty() {
-            return Err(Problems(self.problems));
-        }
-        let warnings = self.unwise().into_iter().chain(sources.unknown_variables()).collect();
-        let settings = SETTINGS.iter().map(|Setting { key, get, .. }| Effective {
-            key,
-            value: get(&self.config),
-            origin: self.origins.get(key).cloned().unwrap_or(Origin::Default),
-        });
-        Ok(Loaded { settings: settings.collect(), warnings, config: self.config })
-    }
-
-    /// A setting as messages name it: `admin = "127.0.0.1:9600" (--admin)`.
-    fn shown(&self, key: &str) -> String {
-        let setting = SETTINGS.iter().find(|setting| setting.key == key).expect("callers name keys of the table");
-        let origin = self.origins.get(key).unwrap_or(&Origin::Default);
-        format!("{key} = {:?} ({origin})", (setting.get)(&self.config))
-    }
-
-    fn conflicts(&self) -> Vec<String> {
-        let Config { listen, admin, upstream, heartbeat, watchdog, .. } = &self.config;
-        let mut found = Vec::new();
-        if watchdog.mode != WatchdogMode::Off && heartbeat.mode == Mode::Forward {
-            let (watchdog, mode) = (self.shown("watchdog.mode"), self.shown("heartbeat.mode"));
-            found.push(format!(
-                "{watchdog} needs acks, which {mode} leaves to the app: its pages would reconnect for ever"
-            ));
-        }
-        let (public, private) = (listen.ip().to_canonical(), admin.ip().to_canonical());
-        if listen.port() != 0 && listen.port() == admin.port() && upstream::overlap(public, private) {
-            let (listen, admin) = (self.shown("listen"), self.shown("admin"));
-            found.push(format!("{listen} and {admin} are one address: each needs its own"));
-        }
-        for (key, bound) in [("listen", listen), ("admin", admin)] {
-            if upstream.leads_to(*bound) {
-                let (upstream, bound) = (self.shown("upstream"), self.shown(key));
-                found.push(format!("{upstream} leads back to {bound}: the sidecar would proxy itself"));
-            }
-        }
-        found
-    }
-
-    fn unwise(&self) -> Vec<String> {
-        let heartbeat = &self.config.heartbeat;
-        let mut found = Vec::new();
-        if heartbeat.ack == AckForm::Plain {
-            let ack = self.shown("heartbeat.ack");
-            found.push(format!("{ack}: opens an error dialog in pages of Streamlit before 1.55, at every ack"));
-        }
-        if heartbeat.proof == Proof::Connection {
-            found.push(format!("{}: acks go out while a frozen server is up", self.shown("heartbeat.proof")));
-        }
-        if heartbeat.native_deadline >= heartbeat.stall_after {
-            let (deadline, stall) = (self.shown("heartbeat.native_deadline"), self.shown("heartbeat.stall_after"));
-            found.push(format!("{deadline} is not below {stall}: a lost native ack counts as a stalled upstream"));
-        }
-        let drain = &self.config.drain;
-        if drain.delay + drain.window >= drain.timeout {
-            let [delay, window, timeout] = ["drain.delay", "drain.window", "drain.timeout"].map(|key| self.shown(key));
-            found.push(format!("{delay} and {window} leave nothing of {timeout}: some websockets are cut, not closed"));
-        }
-        let watchdog = &self.config.watchdog;
-        if watchdog.mode == WatchdogMode::Page && watchdog.ack_timeout < UNHURRIED {
-            let timeout = self.shown("watchdog.ack_timeout");
-            found.push(format!("{timeout}: below {UNHURRIED:?} slow links and busy servers count as dead"));
-        }
-        found
     }
 }

@@ -298,6 +298,13 @@ pub static SETTINGS: &[Setting] = &[
         get: |config| config.limits.sessions.map_or(0, NonZeroUsize::get).to_string(),
         set: |config, text| number(text, 0..=MILLION).map(|value| config.limits.sessions = NonZeroUsize::new(value)),
     },
+    Setting {
+        key: "metrics.detail",
+        value_name: "full|lean",
+        help: "How many series are shown: at most 400, or 150, which is what alerts need",
+        get: |config| config.metrics_detail.word().to_owned(),
+        set: |config, text| choice(text).map(|value| config.metrics_detail = value),
+    },
 ];
 
 impl Setting {

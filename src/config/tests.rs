@@ -1,6 +1,9 @@
 //! What people write and what they are told, text for text.
 
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs;
+use std::path::Path;
 
 use proptest::prelude::*;
 
@@ -91,6 +94,7 @@ fn nothing_written_gives_the_defaults_without_a_warning() {
             ("limits.connections_per_address", "0"),
             ("limits.handshakes_per_second", "0"),
             ("limits.sessions", "0"),
+            ("metrics.detail", "full"),
         ]
     );
     assert!(loaded.settings.iter().all(|setting| setting.origin == Origin::Default));
@@ -110,7 +114,7 @@ fn flag_and_variable_follow_from_the_key() {
 fn the_keys_of_a_table_stand_together_below_the_top_level() {
     let mut tables: Vec<_> = SETTINGS.iter().map(Setting::table).collect();
     tables.dedup();
-    assert_eq!(tables, ["", "heartbeat", "session", "drain", "watchdog", "limits"]);
+    assert_eq!(tables, ["", "heartbeat", "session", "drain", "watchdog", "limits", "metrics"]);
 }
 
 #[test]
@@ -227,13 +231,13 @@ fn unknown_keys_without_a_near_one_list_the_known_ones() {
         [
             "sidecar.toml:1: colour: unknown key; known here: listen, upstream, admin, log_format, log_level, \
              connect_timeout, handshake_timeout, trusted_proxies, proxy_protocol, allowed_origins, \
-             [heartbeat], [session], [drain], [watchdog], [limits]",
+             [heartbeat], [session], [drain], [watchdog], [limits], [metrics]",
             "sidecar.toml:2: \"a\\nb\": unknown key; known here: listen, upstream, admin, log_format, log_level, \
              connect_timeout, handshake_timeout, trusted_proxies, proxy_protocol, allowed_origins, \
-             [heartbeat], [session], [drain], [watchdog], [limits]",
+             [heartbeat], [session], [drain], [watchdog], [limits], [metrics]",
             "sidecar.toml:4: heartbeat.xyz: unknown key; known here: heartbeat.mode, heartbeat.proof, heartbeat.ack, \
              heartbeat.native_deadline, heartbeat.stall_after",
-            "sidecar.toml:5: tls: unknown table; known tables: heartbeat, session, drain, watchdog, limits",
+            "sidecar.toml:5: tls: unknown table; known tables: heartbeat, session, drain, watchdog, limits, metrics",
         ]
     );
 }
@@ -511,9 +515,9 @@ proptest! {
             prop_assert!((1..=lines).contains(&line));
         }
         for entry in document.entries {
-            let mut assembly = Assembly::default();
-            assembly.take(entry.setting, Some(&entry.text), Origin::Flag(String::new()));
-            prop_assert!(assembly.problems.iter().all(|problem| !problem.to_string().contains('\n')));
+            let flags = vec![(entry.setting, entry.text)];
+            let problems = load(&Sources { flags, ..Sources::default() }).err().map(|Problems(problems)| problems);
+            prop_assert!(problems.iter().flatten().all(|problem| !problem.to_string().contains('\n')));
         }
     }
 

@@ -9,6 +9,7 @@ use tracing_subscriber::filter::LevelFilter;
 
 use super::{DrainCode, LogFormat, WatchdogMode};
 use crate::heartbeat::{Mode, Proof};
+use crate::metrics::Detail;
 use crate::streamlit::ack::AckForm;
 
 /// The longest duration that a timeout may have: one day.
@@ -21,6 +22,13 @@ pub(super) const HOUR: Duration = Duration::from_secs(3_600);
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Invalid(pub(super) String);
+
+impl Invalid {
+    /// In these words.
+    pub(crate) fn new(reason: String) -> Self {
+        Self(reason)
+    }
+}
 
 /// A value that is one of a few words.
 pub(super) trait Choice: Copy + 'static {
@@ -84,6 +92,17 @@ impl Choice for WatchdogMode {
             Self::Off => "off",
             Self::Host => "host",
             Self::Page => "self",
+        }
+    }
+}
+
+impl Choice for Detail {
+    const ALL: &'static [Self] = &[Self::Full, Self::Lean];
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Lean => "lean",
         }
     }
 }

@@ -187,7 +187,6 @@ pub(super) enum Method {
 /// The first digit of a response's status code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum StatusClass {
-    Informational,
     Successful,
     Redirection,
     ClientError,
@@ -263,11 +262,10 @@ impl From<&http::Method> for Method {
 }
 
 impl From<http::StatusCode> for StatusClass {
-    /// Codes above 599 count as 5xx, as RFC 9110 §15 has clients treat them.
+    /// Codes above 599 count as 5xx, as RFC 9110 §15 has clients treat them. A final answer is never 1xx.
     fn from(code: http::StatusCode) -> Self {
         match code.as_u16() {
-            ..200 => Self::Informational,
-            200..300 => Self::Successful,
+            ..300 => Self::Successful,
             300..400 => Self::Redirection,
             400..500 => Self::ClientError,
             500.. => Self::ServerError,
@@ -389,7 +387,6 @@ labels! {
         Other = "other",
     }
     StatusClass {
-        Informational = "1xx",
         Successful = "2xx",
         Redirection = "3xx",
         ClientError = "4xx",
@@ -467,7 +464,7 @@ mod tests {
     #[test]
     fn an_invalid_status_code_counts_as_5xx() {
         let class = |code| StatusClass::from(http::StatusCode::from_u16(code).unwrap()).name();
-        assert_eq!([101, 204, 304, 404, 503, 999].map(class), ["1xx", "2xx", "3xx", "4xx", "5xx", "5xx"]);
+        assert_eq!([204, 304, 404, 503, 999].map(class), ["2xx", "3xx", "4xx", "5xx", "5xx"]);
     }
 
     #[test]

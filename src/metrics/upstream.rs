@@ -72,7 +72,7 @@ impl UpstreamMetrics {
             connections: to.gauge(&series::CONNECTIONS, &[]),
             connections_closed: Family::new(|initiator: Initiator| {
                 Family::new(|code: CloseCode| {
-                    let labels = [("initiator", initiator.name()), ("code", code.name())];
+                    let labels = [("initiator", initiator.name()), ("code", to.code(code).name())];
                     to.counter(&series::CONNECTIONS_CLOSED, &labels)
                 })
             }),

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use crate::config::TrustedProxies;
+use crate::session::trace::REQUEST_ID;
 
 /// Fields that concern one connection only (RFC 9110 §7.6.1).
 const HOP_BY_HOP: [HeaderName; 6] = [
@@ -17,7 +18,7 @@ const HOP_BY_HOP: [HeaderName; 6] = [
 ];
 
 /// Fields that stay even where `Connection` names them: taking them out would change what the request means.
-const PROTECTED: [HeaderName; 11] = [
+const PROTECTED: [HeaderName; 12] = [
     header::HOST,
     header::AUTHORIZATION,
     header::COOKIE,
@@ -29,6 +30,7 @@ const PROTECTED: [HeaderName; 11] = [
     FORWARDED_FOR,
     FORWARDED_PROTO,
     FORWARDED_HOST,
+    REQUEST_ID,
 ];
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");

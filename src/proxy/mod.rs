@@ -31,7 +31,7 @@ use crate::config::{AllowedOrigins, Config, Limits, TrustedProxies};
 use crate::heartbeat::learning::Learning;
 use crate::limits::{Alarm, Client, Rate};
 use crate::metrics::Metrics;
-use crate::session::Sessions;
+use crate::session::{Sessions, trace};
 
 /// The proxy in front of one upstream.
 #[derive(Clone)]
@@ -83,6 +83,7 @@ impl Proxy {
             return self.reject(Rejection::of_rate(wait));
         }
         headers::add_forwarded(request.headers_mut(), peer, self.edge.trusted_proxies.contains(peer));
+        trace::identify(request.headers_mut());
         to_origin_form(&mut request);
         *request.version_mut() = Version::HTTP_11;
         if websocket {

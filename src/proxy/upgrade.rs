@@ -25,6 +25,7 @@ use crate::relay::progress::Token;
 use crate::relay::stream::Stream;
 use crate::relay::{Report, Session, Side, Terms};
 use crate::session::takeover::{Holding, Turn};
+use crate::session::trace::TraceIds;
 use crate::session::{SessionInfo, Sessions};
 use crate::streamlit::handshake::{self, SessionId};
 use crate::websocket::inflate::Deflate;
@@ -59,6 +60,7 @@ impl Proxy {
             return self.reject(Rejection::of_sessions());
         }
         headers::keep_upgrade(request.headers_mut());
+        let ids = TraceIds::of(request.headers());
         match shake_hands(upstream, request, place.flatten()).await {
             Ok((mut response, Some(far))) => {
                 upstream.metrics.handshake(Handshake::Accepted, started.elapsed());
@@ -68,7 +70,7 @@ impl Proxy {
                 let depth = self.depth(stream_path, response.headers());
                 let (upstream, sessions) = (upstream.clone(), self.sessions.clone());
                 let token = tag.and_then(|tag| tag.token);
-                visit.becomes(Joining { far, upstream, sessions, depth, resumed, token, turn });
+                visit.becomes(Joining { far, upstream, sessions, depth, ids, resumed, token, turn });
                 headers::keep_upgrade(response.headers_mut());
                 response.map(ResponseBody::from)
             }
@@ -198,6 +200,7 @@ struct Joining {
     upstream: Arc<Upstream>,
     sessions: Sessions,
     depth: Depth,
+    ids: Option<TraceIds>,
     resumed: Option<SessionId>,
     /// What the page will call the session when it asks whether bytes reach it.
     token: Option<Token>,
@@ -243,7 +246,7 @@ impl Visit {
 
 impl Joining {
     fn join(self, browser: Side, guard: Guard) {
-        let Self { far, upstream, sessions, depth, resumed, token, turn } = self;
+        let Self { far, upstream, sessions, depth, ids, resumed, token, turn } = self;
         let tapped = depth.sees_messages();
         let session = sessions.open(SessionInfo { upstream: upstream.name.clone(), tapped });
         let stop = session.stop();
@@ -255,7 +258,7 @@ impl Joining {
         if let Some(id) = resumed {
             holding.hold(id);
         }
-        let report = Report::new(upstream.knowledge.clone(), session, holding);
+        let report = Report::new(upstream.knowledge.clone(), session, holding, ids);
         let pings = upstream.session.pings();
         let watchdog = upstream.watchdog.as_ref().zip(token);
         let watched = watchdog.and_then(|(watchdog, token)| watchdog.watch.enter(token));

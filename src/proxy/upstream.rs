@@ -48,7 +48,7 @@ pub struct Upstream {
 
 /// Why the upstream cannot be connected to.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ConnectError {
+pub enum ConnectError {
     /// It is not there.
     #[error("cannot connect to {address}")]
     Unreachable {
@@ -69,7 +69,7 @@ pub(super) enum ConnectError {
 
 /// Opens connections to one address.
 #[derive(Clone, Debug)]
-pub(super) struct Connector {
+pub struct Connector {
     pub(super) address: Arc<UpstreamAddress>,
     timeout: Duration,
     /// After which a silent peer is given up.
@@ -79,11 +79,8 @@ pub(super) struct Connector {
 impl Upstream {
     /// The configured upstream; nothing is connected yet.
     pub fn new(config: &Config, name: &str, metrics: Arc<UpstreamMetrics>) -> Self {
-        let connector = Connector {
-            address: Arc::new(config.upstream.clone()),
-            timeout: config.connect_timeout,
-            dead_peer_timeout: config.session.patience.dead_peer,
-        };
+        let dead_peer_timeout = config.session.patience.dead_peer;
+        let connector = Connector::new(config.upstream.clone(), config.connect_timeout, dead_peer_timeout);
         let pool = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(POOL_IDLE)
@@ -122,7 +119,16 @@ impl Upstream {
 }
 
 impl Connector {
-    pub(super) async fn connect(&self) -> Result<Stream, ConnectError> {
+    /// To this address. A connection may take `timeout`; a peer that is silent for `dead_peer_timeout` is given up.
+    pub fn new(address: UpstreamAddress, timeout: Duration, dead_peer_timeout: Duration) -> Self {
+        Self { address: Arc::new(address), timeout, dead_peer_timeout }
+    }
+
+    /// A new connection.
+    ///
+    /// # Errors
+    /// Nobody is there, or takes it in time.
+    pub async fn connect(&self) -> Result<Stream, ConnectError> {
         let address = self.address.clone();
         match tokio::time::timeout(self.timeout, open(&address, self.dead_peer_timeout)).await {
             Ok(Ok(stream)) => Ok(stream),

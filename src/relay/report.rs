@@ -11,6 +11,7 @@ use crate::heartbeat::{AckOrigin, Capability};
 use crate::metrics::{CloseCode, Direction, Initiator, LabelValue as _, Loss, TapDisabled, UpstreamMetrics};
 use crate::session::Session;
 use crate::session::takeover::Holding;
+use crate::session::trace::TraceIds;
 use crate::streamlit::messages::{Announcement, BackType, Forward, ForwardType, ScriptResult};
 use crate::websocket::scanner::{Lost, Sender};
 
@@ -46,8 +47,8 @@ pub struct Report {
     knowledge: Arc<Knowledge>,
     session: Session,
     holding: Holding,
-    started: Instant,
-    last_heartbeat: Option<Instant>,
+    /// For the log line; `None` where none will be written.
+    ids: Option<TraceIds>,
     script_started: Option<Instant>,
     /// Not told yet.
     run: Option<Run>,
@@ -83,14 +84,13 @@ impl Knowledge {
 
 impl Report {
     /// The report of a session that begins now.
-    pub fn new(knowledge: Arc<Knowledge>, session: Session, holding: Holding) -> Self {
+    pub fn new(knowledge: Arc<Knowledge>, session: Session, holding: Holding, ids: Option<TraceIds>) -> Self {
         knowledge.metrics.connection_opened();
         Self {
             knowledge,
             session,
             holding,
-            started: Instant::now(),
-            last_heartbeat: None,
+            ids: ids.filter(|_ids| tracing::enabled!(tracing::Level::INFO)),
             script_started: None,
             run: None,
             closed: None,
@@ -121,7 +121,7 @@ impl Report {
 
     /// The next heartbeat, if it comes now, is part of a flood.
     pub(super) fn is_flooded(&self) -> bool {
-        self.last_heartbeat.is_some_and(|last| last.elapsed() < FLOOD)
+        self.session.since_heartbeat().is_some_and(|since| since < FLOOD)
     }
 
     pub(super) fn browser_round_trip(&self, round_trip: Option<Duration>) {
@@ -218,8 +218,7 @@ impl Report {
     }
 
     fn heartbeat(&mut self) {
-        let now = Instant::now();
-        let interval = self.last_heartbeat.replace(now).map(|last| now - last);
+        let interval = self.session.since_heartbeat();
         self.knowledge.metrics.heartbeat(interval.filter(|interval| *interval >= FLOOD));
         self.session.heartbeat();
     }
@@ -264,7 +263,7 @@ impl Drop for Report {
     fn drop(&mut self) {
         // A session that is cut, by the deadline of a drain, was ended by the sidecar without a close frame.
         let (initiator, code) = self.closed.unwrap_or((Initiator::Sidecar, CloseCode::Abnormal));
-        let lasted = self.started.elapsed();
+        let lasted = self.session.age();
         self.knowledge.metrics.connection_closed(initiator, code, lasted);
         let view = self.session.view();
         tracing::info!(
@@ -280,6 +279,8 @@ impl Drop for Report {
             closed_by = initiator.name(),
             code = code.name(),
             gave_up = self.gave_up.map(Loss::name),
+            request_id = self.ids.as_ref().map(TraceIds::request).as_deref(),
+            trace_id = self.ids.as_ref().and_then(TraceIds::trace),
             "session ended"
         );
     }

@@ -1,4 +1,4 @@
-//! The admin port: probes, metrics and live sessions.
+//! The admin port: probes, metrics, live sessions, and the begin of a drain.
 //!
 //! Law: what it says of the sidecar never depends on the app, and it goes on saying it while the sidecar drains.
 
@@ -6,10 +6,11 @@ use std::convert::Infallible;
 use std::fmt::Write as _;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE};
+use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, ORIGIN};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::service::service_fn;
@@ -79,8 +80,14 @@ async fn accept(
 }
 
 async fn serve_connection(stream: TcpStream, state: AdminState) {
+    let here = is_of_this_machine(&stream);
+    let asked_to_drain = AtomicBool::new(false);
     let service = service_fn(|request| {
-        let response = respond(&request, &state);
+        let response = match request.uri().path() {
+            "/drain" => drain(&request, here),
+            _ => respond(&request, &state),
+        };
+        asked_to_drain.fetch_or(response.status() == StatusCode::ACCEPTED, Relaxed);
         async { Ok::<_, Infallible>(response) }
     });
     let connection = hyper::server::conn::http1::Builder::new()
@@ -92,6 +99,33 @@ async fn serve_connection(stream: TcpStream, state: AdminState) {
         Ok(Err(error)) => debug!(%error, "admin connection ended"),
         Err(_) => debug!("admin connection outlived its time"),
     }
+    if asked_to_drain.load(Relaxed) {
+        // Only now: a sidecar that does nothing is gone before its answer is written.
+        tracing::info!("asked to drain");
+        state.drain.start();
+    }
+}
+
+/// Whether a client on this machine asks: `heartbeat-sidecar drain` does.
+fn is_of_this_machine(stream: &TcpStream) -> bool {
+    let (Ok(peer), Ok(local)) = (stream.peer_addr(), stream.local_addr()) else { return false };
+    let peer = peer.ip().to_canonical();
+    peer.is_loopback() || peer == local.ip().to_canonical()
+}
+
+/// The answer to who wants the drain to begin: for clients on this machine that are no browsers: a browser says with every POST from where it
+/// comes (Fetch Standard §3.2), and no page can keep it from that, whatever name it has for this port.
+fn drain<B>(request: &Request<B>, here: bool) -> Response<Full<Bytes>> {
+    if request.method() != Method::POST {
+        return not_allowed("POST", "POST only\n");
+    }
+    let headers = request.headers();
+    if !here || headers.contains_key(ORIGIN) || headers.contains_key("sec-fetch-site") {
+        return answer(StatusCode::FORBIDDEN, TEXT, "only from this machine, and from no browser\n");
+    }
+    let mut accepted = answer(StatusCode::ACCEPTED, TEXT, "draining\n");
+    accepted.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    accepted
 }
 
 fn respond<B>(request: &Request<B>, state: &AdminState) -> Response<Full<Bytes>> {
@@ -112,8 +146,12 @@ fn respond<B>(request: &Request<B>, state: &AdminState) -> Response<Full<Bytes>>
     if request.method() == Method::GET || request.method() == Method::HEAD {
         return page(state);
     }
-    let mut refusal = answer(StatusCode::METHOD_NOT_ALLOWED, TEXT, "GET or HEAD only\n");
-    refusal.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+    not_allowed("GET, HEAD", "GET or HEAD only\n")
+}
+
+fn not_allowed(allowed: &'static str, text: &'static str) -> Response<Full<Bytes>> {
+    let mut refusal = answer(StatusCode::METHOD_NOT_ALLOWED, TEXT, text);
+    refusal.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
     refusal
 }
 
@@ -192,6 +230,31 @@ mod tests {
         assert!(head.starts_with("HTTP/1.1 503 "), "{head}");
         assert_eq!(body, "draining\n");
         assert!(admin.ask("GET", "/livez").await.0.starts_with("HTTP/1.1 200 "));
+    }
+
+    #[tokio::test]
+    async fn a_drain_is_begun_by_a_post_and_by_nothing_else() {
+        let admin = admin().await;
+        assert!(admin.ask("GET", "/drain").await.0.starts_with("HTTP/1.1 405 "));
+        // Lines smuggled in behind the path are a browser's.
+        for field in ["origin: http://127.0.0.1:9600", "Origin: null", "sec-fetch-site: same-origin"] {
+            let (head, _) = admin.ask("POST", &format!("/drain HTTP/1.1\r\n{field}\r\nx: ")).await;
+            assert!(head.starts_with("HTTP/1.1 403 "), "{field}: {head}");
+        }
+        assert!(!admin.state.drain.is_draining());
+        for _again in 0..2 {
+            let (head, body) = admin.ask("POST", "/drain").await;
+            assert!(head.starts_with("HTTP/1.1 202 "), "{head}");
+            assert_eq!(body, "draining\n");
+            tokio::time::timeout(Duration::from_secs(30), admin.state.drain.draining()).await.unwrap();
+        }
+    }
+
+    #[test]
+    fn a_drain_is_not_begun_from_another_machine() {
+        let request = Request::post("/drain").body(()).unwrap();
+        assert_eq!(drain(&request, false).status(), StatusCode::FORBIDDEN);
+        assert_eq!(drain(&request, true).status(), StatusCode::ACCEPTED);
     }
 
     #[tokio::test]

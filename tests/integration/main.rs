@@ -2,6 +2,7 @@
 
 mod admission;
 mod bulk;
+mod container;
 mod deflate;
 mod drain;
 mod exact;
@@ -13,6 +14,8 @@ mod http;
 mod limits;
 mod peers;
 mod support;
+mod systemd;
 mod takeover;
+mod trace;
 mod watchdog;
 mod websocket;

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use heartbeat_sidecar::{config, metrics};
+use heartbeat_sidecar::{config, metrics, session};
 use heartbeat_sidecar_fuzz::input::Input;
 use http::{HeaderValue, Request, Response, Uri, Version, header};
 use hyper::body::Incoming;
@@ -148,6 +148,7 @@ fn forwarded(mut request: Request<Incoming>, trusted: bool) -> Option<(Request<R
     let peer: IpAddr = PEER.parse().expect("an address");
     assert_client(request.headers());
     headers::add_forwarded(request.headers_mut(), peer, trusted);
+    session::trace::identify(request.headers_mut());
     let target = std::mem::take(request.uri_mut()).into_parts();
     let authority = target.authority.map_or_else(|| "localhost".to_owned(), |authority| authority.to_string());
     if let Ok(host) = HeaderValue::try_from(authority) {
@@ -199,6 +200,8 @@ fn check(sent: &[u8], trusted: bool, websocket: bool) {
     let clients = values("x-forwarded-for");
     assert!(clients.len() == 1 && clients[0].ends_with(PEER.as_bytes()), "{}", shown());
     assert!(trusted || clients[0] == PEER.as_bytes(), "{}", shown());
+    let [id] = values("x-request-id")[..] else { panic!("not one id: {}", shown()) };
+    assert!((1..=128).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic), "{}", shown());
     for (name, _) in &fields {
         let twin = name.contains('_') && FORWARDED.contains(&&*name.replace('_', "-"));
         assert!(!twin && !["keep-alive", "proxy-connection"].contains(&&**name), "{name}: {}", shown());

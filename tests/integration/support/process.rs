@@ -24,10 +24,19 @@ pub(crate) struct Process {
 impl Process {
     /// `run` before this app, with these flags besides.
     pub(crate) async fn start(app: &App, flags: &[&str]) -> Self {
+        Self::start_with(app, flags, |command| command).await
+    }
+
+    /// As [`Self::start`], in a world that is prepared so.
+    pub(crate) async fn start_with(
+        app: &App,
+        flags: &[&str],
+        prepare: impl FnOnce(&mut Command) -> &mut Command,
+    ) -> Self {
         let mut command = Command::new(binary());
         command.args(["run", "--listen=127.0.0.1:0", "--admin=127.0.0.1:0", "--log-format=json"]);
         command.arg(format!("--upstream=http://{}", app.address())).args(flags);
-        let mut child = command.stderr(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
+        let mut child = prepare(&mut command).stderr(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
         let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
         let address = bound(&mut log, "listening on ").await;
         let admin = bound(&mut log, "admin on ").await;
@@ -51,6 +60,13 @@ impl Process {
     pub(crate) async fn exit_code(mut self) -> Option<i32> {
         soon(self.child.wait()).await.unwrap().code()
     }
+}
+
+/// Runs another command to its end: its exit code, and what it said on stderr.
+pub(crate) async fn command(arguments: &[&str]) -> (Option<i32>, String) {
+    let output = Command::new(binary()).args(arguments).kill_on_drop(true).output();
+    let output = soon(output).await.unwrap();
+    (output.status.code(), String::from_utf8(output.stderr).unwrap())
 }
 
 /// `HEARTBEAT_SIDECAR_TEST_BINARY` names another build than the one of this test.

@@ -1,0 +1,181 @@
+//! `healthcheck`, `wait` and `drain`: what containers without a shell need for probes, start order and preStop.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail, ensure};
+use bytes::Bytes;
+use http::header::{CONNECTION, HOST};
+use http::uri::PathAndQuery;
+use http::{Method, Request, StatusCode};
+use http_body_util::Empty;
+use hyper_util::rt::TokioIo;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+use crate::cli::{DrainArgs, HealthcheckArgs, WaitArgs};
+use crate::config::{Sources, UpstreamAddress, glance, load};
+use crate::proxy::upstream::{ConnectError, Connector};
+
+/// From one look to the next.
+const PAUSE: Duration = Duration::from_millis(200);
+/// How long one look may take.
+const LOOK: Duration = Duration::from_secs(2);
+/// From one line about what is waited for to the next.
+const REMINDER: Duration = Duration::from_secs(5);
+
+/// Somebody to ask, and the setting that says where.
+struct Peer {
+    connector: Connector,
+    host: String,
+    /// `admin = "127.0.0.1:9600" (default)`
+    setting: String,
+}
+
+/// Why there is no status.
+#[derive(Debug, thiserror::Error)]
+enum Silence {
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    #[error("no HTTP answer")]
+    Http(#[from] hyper::Error),
+    #[error("no answer within {0:?}")]
+    TimedOut(Duration),
+}
+
+/// Asks a running sidecar whether it lives, or is ready. Exit code 0 if so, 1 if not or if it does not answer in time.
+pub fn healthcheck(sources: &Sources, args: &HealthcheckArgs) -> ExitCode {
+    run(async {
+        let admin = Peer::admin(sources)?;
+        let path = PathAndQuery::from_static(if args.ready { "/readyz" } else { "/livez" });
+        let status = admin.ask(Method::GET, &path, args.timeout).await.with_context(|| admin.setting.clone())?;
+        ensure!(status == StatusCode::OK, "{}: {path} answers {status}", admin.setting);
+        Ok(())
+    })
+}
+
+/// Waits until the app answers its health page with 200. Exit code 1 if it does not in time.
+pub fn wait(sources: &Sources, args: &WaitArgs) -> ExitCode {
+    run(async {
+        let upstream = Peer::upstream(sources)?;
+        let (begun, mut reminded) = (Instant::now(), None::<Instant>);
+        loop {
+            let lack = match upstream.ask(Method::GET, &args.path, LOOK.min(args.timeout)).await {
+                Ok(StatusCode::OK) => return Ok(()),
+                Ok(status) => format!("it answers {status}"),
+                Err(silence) => format!("{:#}", anyhow::Error::from(silence)),
+            };
+            let (what, waited) = (format!("{}: {}", upstream.setting, args.path), begun.elapsed());
+            ensure!(waited < args.timeout, "{what}: given up after {:?}: {lack}", args.timeout);
+            if reminded.is_none_or(|last| last.elapsed() >= REMINDER) {
+                eprintln!("heartbeat-sidecar: {what}: waiting: {lack}");
+                reminded = Some(Instant::now());
+            }
+            sleep(PAUSE.min(args.timeout - waited)).await;
+        }
+    })
+}
+
+/// Begins the drain of a running sidecar, and waits for its end if asked to. Exit code 1 if it cannot be reached, refuses,
+/// or is not gone in time.
+pub fn drain(sources: &Sources, args: &DrainArgs) -> ExitCode {
+    run(async {
+        let admin = Peer::admin(sources)?;
+        let deadline = Instant::now() + args.timeout;
+        let path = PathAndQuery::from_static("/drain");
+        let status =
+            admin.ask(Method::POST, &path, LOOK.min(args.timeout)).await.with_context(|| admin.setting.clone())?;
+        ensure!(status == StatusCode::ACCEPTED, "{}: {path} answers {status}", admin.setting);
+        if args.wait {
+            let gone = timeout_at(deadline, admin.gone()).await.is_ok();
+            ensure!(gone, "{}: still there after {:?}", admin.setting, args.timeout);
+        }
+        Ok(())
+    })
+}
+
+/// Runs a command until it is done or told to stop: as a container's first process it would not be stopped otherwise.
+fn run(command: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
+    let done = || -> anyhow::Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let done = runtime.block_on(async {
+            let mut terminate = signal(SignalKind::terminate())?;
+            tokio::select! {
+                done = command => done,
+                _signal = terminate.recv() => bail!("interrupted"),
+                _signal = tokio::signal::ctrl_c() => bail!("interrupted"),
+            }
+        });
+        // A name look-up that still hangs is not waited for.
+        runtime.shutdown_background();
+        done
+    };
+    match done() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("heartbeat-sidecar: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+impl Peer {
+    /// The admin port of the sidecar on this machine.
+    fn admin(sources: &Sources) -> anyhow::Result<Self> {
+        let glance = glance(sources)?;
+        for problem in &glance.problems {
+            eprintln!("heartbeat-sidecar: warning: {problem}");
+        }
+        let (admin, setting) = (glance.config.admin, glance.shown("admin"));
+        ensure!(
+            admin.port() != 0,
+            "{setting}: name the port that the sidecar's log tells, such as --admin 127.0.0.1:9600"
+        );
+        let host = match admin.ip() {
+            IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.to_string(),
+            IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.to_string(),
+            ip => ip.to_string(),
+        };
+        Ok(Self::new(UpstreamAddress::Http { host, port: admin.port() }, setting))
+    }
+
+    /// The app.
+    fn upstream(sources: &Sources) -> anyhow::Result<Self> {
+        let loaded = load(sources)?;
+        let setting = glance(sources)?.shown("upstream");
+        Ok(Self::new(loaded.config.upstream, setting))
+    }
+
+    fn new(address: UpstreamAddress, setting: String) -> Self {
+        let host = match &address {
+            UpstreamAddress::Http { .. } => address.to_string().trim_start_matches("http://").to_owned(),
+            UpstreamAddress::Unix(_) => "localhost".to_owned(),
+        };
+        Self { connector: Connector::new(address, LOOK, LOOK), host, setting }
+    }
+
+    async fn ask(&self, method: Method, path: &PathAndQuery, within: Duration) -> Result<StatusCode, Silence> {
+        let mut request = Request::new(Empty::<Bytes>::new());
+        *request.method_mut() = method;
+        *request.uri_mut() = path.clone().into();
+        let host = self.host.parse().expect("a host that could be parsed is no bad header");
+        request.headers_mut().insert(HOST, host);
+        request.headers_mut().insert(CONNECTION, http::HeaderValue::from_static("close"));
+        let exchange = async {
+            let stream = TokioIo::new(self.connector.connect().await?);
+            let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await?;
+            // Whatever ends it, the answer says so too.
+            tokio::spawn(connection);
+            Ok(sender.send_request(request).await?.status())
+        };
+        timeout(within, exchange).await.map_err(|_elapsed| Silence::TimedOut(within))?
+    }
+
+    /// Resolves when nobody is there any more.
+    async fn gone(&self) {
+        while !matches!(self.connector.connect().await, Err(ConnectError::Unreachable { .. })) {
+            sleep(PAUSE).await;
+        }
+    }
+}

@@ -1,0 +1,334 @@
+//! Puts a configuration together of flags, environment and file, and tells what is wrong or unwise.
+//!
+//! Law: every value must be valid, also one that another overrides.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::settings::{self, SETTINGS, Setting};
+use super::values::Invalid;
+use super::{Config, PREFIX, WatchdogMode, raw, upstream};
+use crate::heartbeat::{Mode, Proof};
+use crate::streamlit::ack::AckForm;
+
+/// The shortest ack timeout that is wise: some round trips of a slow mobile link.
+const UNHURRIED: Duration = Duration::from_secs(2);
+
+/// Where a value comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Nobody set it.
+    Default,
+    /// A line of the file.
+    File {
+        /// The file, as it was named.
+        path: PathBuf,
+        /// From 1.
+        line: usize,
+    },
+    /// The environment variable of this name.
+    Environment(String),
+    /// The flag, with its dashes.
+    Flag(String),
+}
+
+/// Everything that a configuration is made of. The file is named here and read by [`load`], at each call anew.
+#[derive(Clone, Default)]
+pub struct Sources {
+    /// The value of `--config`.
+    pub config: Option<PathBuf>,
+    /// The variables of the environment that begin with [`PREFIX`].
+    pub environment: BTreeMap<OsString, OsString>,
+    /// The setting flags that were given, with their values.
+    pub flags: Vec<(&'static Setting, String)>,
+}
+
+/// A configuration, and what there is to say of it.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The configuration.
+    pub config: Config,
+    /// Every setting, in the order of [`SETTINGS`].
+    pub settings: Vec<Effective>,
+    /// What is allowed but unwise, a line each.
+    pub warnings: Vec<String>,
+}
+
+/// A configuration as far as it can be read.
+#[derive(Debug)]
+pub struct Glance {
+    /// Its valid values; the others have their defaults.
+    pub config: Config,
+    /// What is wrong with the file.
+    pub problems: Vec<Problem>,
+    origins: HashMap<&'static str, Origin>,
+}
+
+/// The value that a setting has in the end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Effective {
+    /// The key, with its table.
+    pub key: &'static str,
+    /// The value, in the one form in which it is shown.
+    pub value: String,
+    /// Where it comes from.
+    pub origin: Origin,
+}
+
+/// One thing that is wrong with a configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum Problem {
+    /// The file cannot be read.
+    #[error("{}: cannot be read: {source}", path.display())]
+    Unreadable {
+        /// The file, as it was named.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// Something that was written is wrong.
+    #[error("{origin}: {reason}")]
+    Written {
+        /// Where.
+        origin: Origin,
+        /// What; in a file, with the key.
+        reason: String,
+    },
+    /// Two settings, each valid, cannot both hold.
+    #[error("{0}")]
+    Conflict(String),
+}
+
+/// Everything that is wrong with a configuration, a line each; never empty.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", self.0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+pub struct Problems(pub Vec<Problem>);
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("default"),
+            Self::File { path, line } => write!(f, "{}:{line}", path.display()),
+            Self::Environment(name) | Self::Flag(name) => f.write_str(name),
+        }
+    }
+}
+
+impl Sources {
+    /// The file to read, if one is named.
+    pub fn file(&self) -> Option<&Path> {
+        let named = || self.variable(&settings::variable("config"));
+        self.config.as_deref().or_else(|| named().map(Path::new))
+    }
+
+    /// The value of an environment variable; an empty one counts as not set.
+    fn variable(&self, name: &str) -> Option<&OsStr> {
+        self.environment.get(OsStr::new(name)).map(OsString::as_os_str).filter(|value| !value.is_empty())
+    }
+
+    /// A warning for each variable that looks like one of ours and is none.
+    fn unknown_variables(&self) -> impl Iterator<Item = String> {
+        let keys = || SETTINGS.iter().map(Setting::short_key).chain(["config"]);
+        let set = self.environment.iter().filter(|(_, value)| !value.is_empty());
+        set.filter_map(move |(name, _)| {
+            let name = name.to_string_lossy();
+            let rest = name.strip_prefix(PREFIX)?;
+            if is_service_variable(rest) || keys().any(|key| settings::variable(key) == name) {
+                return None;
+            }
+            let hint = settings::nearest(&rest.to_ascii_lowercase(), keys());
+            let hint = hint.map(|key| format!("; did you mean {}?", settings::variable(key))).unwrap_or_default();
+            Some(format!("{name}: unknown environment variable, ignored{hint}"))
+        })
+    }
+}
+
+/// Whether Kubernetes makes such a variable for a service called `heartbeat-sidecar` (its docs: "Service environment
+/// variables"), given the name without [`PREFIX`].
+fn is_service_variable(rest: &str) -> bool {
+    let rest = format!("_{rest}");
+    rest.ends_with("_SERVICE_HOST")
+        || rest.contains("_SERVICE_PORT")
+        || rest.ends_with("_PORT")
+        || rest.contains("_PORT_")
+}
+
+/// Values on their way into a configuration: later ones replace earlier ones, and every one must be valid.
+#[derive(Default)]
+struct Assembly {
+    config: Config,
+    origins: HashMap<&'static str, Origin>,
+    problems: Vec<Problem>,
+}
+
+/// Puts a configuration together.
+///
+/// # Errors
+/// Everything that is wrong with any of the sources, also where a value would be overridden.
+pub fn load(sources: &Sources) -> Result<Loaded, Problems> {
+    assemble(sources).finish(sources)
+}
+
+/// What a running sidecar is likely to have been configured with, for commands that ask it something: its file may have
+/// been broken since it was started, which is no reason to take the sidecar for dead.
+///
+/// # Errors
+/// What is wrong with flags and environment.
+pub fn glance(sources: &Sources) -> Result<Glance, Problems> {
+    let Assembly { config, origins, problems } = assemble(sources);
+    let in_file = |problem: &Problem| match problem {
+        Problem::Unreadable { .. } | Problem::Written { origin: Origin::File { .. }, .. } => true,
+        Problem::Written { .. } | Problem::Conflict(_) => false,
+    };
+    let (in_file, elsewhere): (Vec<_>, Vec<_>) = problems.into_iter().partition(in_file);
+    if elsewhere.is_empty() { Ok(Glance { config, origins, problems: in_file }) } else { Err(Problems(elsewhere)) }
+}
+
+fn assemble(sources: &Sources) -> Assembly {
+    let mut assembly = Assembly::default();
+    if let Some(path) = sources.file() {
+        assembly.take_file(path);
+    }
+    for setting in SETTINGS {
+        let name = setting.variable();
+        if let Some(value) = sources.variable(&name) {
+            assembly.take(setting, value.to_str(), Origin::Environment(name));
+        }
+    }
+    for (setting, text) in &sources.flags {
+        assembly.take(setting, Some(text), Origin::Flag(format!("--{}", setting.flag())));
+    }
+    assembly
+}
+
+impl Glance {
+    /// A setting as messages name it: `admin = "127.0.0.1:9600" (--admin)`.
+    pub fn shown(&self, key: &str) -> String {
+        shown(&self.config, &self.origins, key)
+    }
+}
+
+/// See [`Glance::shown`].
+fn shown(config: &Config, origins: &HashMap<&'static str, Origin>, key: &str) -> String {
+    let setting = SETTINGS.iter().find(|setting| setting.key == key).expect("callers name keys of the table");
+    let origin = origins.get(key).unwrap_or(&Origin::Default);
+    format!("{key} = {:?} ({origin})", (setting.get)(config))
+}
+
+impl Assembly {
+    fn take_file(&mut self, path: &Path) {
+        let origin = |line| Origin::File { path: path.to_owned(), line };
+        match raw::read(path) {
+            Ok(document) => {
+                let written = |raw::Mistake { line, reason }| Problem::Written { origin: origin(line), reason };
+                self.problems.extend(document.mistakes.into_iter().map(written));
+                for entry in document.entries {
+                    self.take(entry.setting, Some(&entry.text), origin(entry.line));
+                }
+                // A file's mistakes come in two lots, of its form and of its values.
+                self.problems.sort_by_key(|problem| match problem {
+                    Problem::Written { origin: Origin::File { line, .. }, .. } => *line,
+                    Problem::Written { .. } | Problem::Unreadable { .. } | Problem::Conflict(_) => 0,
+                });
+            }
+            Err(source) => self.problems.push(Problem::Unreadable { path: path.to_owned(), source }),
+        }
+    }
+
+    /// Takes a value; `None` is one that is no text.
+    fn take(&mut self, setting: &'static Setting, text: Option<&str>, origin: Origin) {
+        let result = match text {
+            None => Err(Invalid("not valid UTF-8".to_owned())),
+            Some(text) if text.chars().any(char::is_control) => {
+                Err(Invalid(format!("{text:?} holds a control character")))
+            }
+            Some(text) => (setting.set)(&mut self.config, text),
+        };
+        match result {
+            Ok(()) => _ = self.origins.insert(setting.key, origin),
+            Err(Invalid(reason)) => {
+                let reason = match origin {
+                    Origin::File { .. } => format!("{}: {reason}", setting.key),
+                    Origin::Default | Origin::Environment(_) | Origin::Flag(_) => reason,
+                };
+                self.problems.push(Problem::Written { origin, reason });
+            }
+        }
+    }
+
+    fn finish(mut self, sources: &Sources) -> Result<Loaded, Problems> {
+        // Between values of which one is refused there is nothing to compare.
+        if self.problems.is_empty() {
+            self.problems = self.conflicts().into_iter().map(Problem::Conflict).collect();
+        }
+        if !self.problems.is_empty() {
+            return Err(Problems(self.problems));
+        }
+        let warnings = self.unwise().into_iter().chain(sources.unknown_variables()).collect();
+        let settings = SETTINGS.iter().map(|Setting { key, get, .. }| Effective {
+            key,
+            value: get(&self.config),
+            origin: self.origins.get(key).cloned().unwrap_or(Origin::Default),
+        });
+        Ok(Loaded { settings: settings.collect(), warnings, config: self.config })
+    }
+
+    /// A setting as messages name it: `admin = "127.0.0.1:9600" (--admin)`.
+    fn shown(&self, key: &str) -> String {
+        shown(&self.config, &self.origins, key)
+    }
+
+    fn conflicts(&self) -> Vec<String> {
+        let Config { listen, admin, upstream, heartbeat, watchdog, .. } = &self.config;
+        let mut found = Vec::new();
+        if watchdog.mode != WatchdogMode::Off && heartbeat.mode == Mode::Forward {
+            let (watchdog, mode) = (self.shown("watchdog.mode"), self.shown("heartbeat.mode"));
+            found.push(format!(
+                "{watchdog} needs acks, which {mode} leaves to the app: its pages would reconnect for ever"
+            ));
+        }
+        let (public, private) = (listen.ip().to_canonical(), admin.ip().to_canonical());
+        if listen.port() != 0 && listen.port() == admin.port() && upstream::overlap(public, private) {
+            let (listen, admin) = (self.shown("listen"), self.shown("admin"));
+            found.push(format!("{listen} and {admin} are one address: each needs its own"));
+        }
+        for (key, bound) in [("listen", listen), ("admin", admin)] {
+            if upstream.leads_to(*bound) {
+                let (upstream, bound) = (self.shown("upstream"), self.shown(key));
+                found.push(format!("{upstream} leads back to {bound}: the sidecar would proxy itself"));
+            }
+        }
+        found
+    }
+
+    fn unwise(&self) -> Vec<String> {
+        let heartbeat = &self.config.heartbeat;
+        let mut found = Vec::new();
+        if heartbeat.ack == AckForm::Plain {
+            let ack = self.shown("heartbeat.ack");
+            found.push(format!("{ack}: opens an error dialog in pages of Streamlit before 1.55, at every ack"));
+        }
+        if heartbeat.proof == Proof::Connection {
+            found.push(format!("{}: acks go out while a frozen server is up", self.shown("heartbeat.proof")));
+        }
+        if heartbeat.native_deadline >= heartbeat.stall_after {
+            let (deadline, stall) = (self.shown("heartbeat.native_deadline"), self.shown("heartbeat.stall_after"));
+            found.push(format!("{deadline} is not below {stall}: a lost native ack counts as a stalled upstream"));
+        }
+        let drain = &self.config.drain;
+        if drain.delay + drain.window >= drain.timeout {
+            let [delay, window, timeout] = ["drain.delay", "drain.window", "drain.timeout"].map(|key| self.shown(key));
+            found.push(format!("{delay} and {window} leave nothing of {timeout}: some websockets are cut, not closed"));
+        }
+        let watchdog = &self.config.watchdog;
+        if watchdog.mode == WatchdogMode::Page && watchdog.ack_timeout < UNHURRIED {
+            let timeout = self.shown("watchdog.ack_timeout");
+            found.push(format!("{timeout}: below {UNHURRIED:?} slow links and busy servers count as dead"));
+        }
+        found
+    }
+}

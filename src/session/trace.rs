@@ -1,0 +1,186 @@
+//! The ids by which a session is found in the logs of everything that its handshake passed.
+//!
+//! Law: they are opaque words of the platform's, checked before they are logged; nothing else of a header is kept.
+
+use std::borrow::Cow;
+
+use http::HeaderMap;
+use http::header::{HeaderName, HeaderValue};
+
+/// The field of the request's id. No standard names it; every ingress knows it.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+const TRACEPARENT: &str = "traceparent";
+
+/// The longest id that is kept, in bytes.
+const LONGEST: usize = 128;
+
+/// The id of a request, and of the trace that it belongs to; small, since a session has them until it ends.
+#[derive(Debug, PartialEq, Eq)]
+pub struct TraceIds(Form);
+
+#[derive(Debug, PartialEq, Eq)]
+enum Form {
+    /// An id of 32 small hex digits, such as we make, without a trace.
+    Hex([u8; 16]),
+    /// Any id; behind a space, that of the trace.
+    Text(Box<str>),
+}
+
+/// Sees to it that a request has one id which all that it passes can log: the one that it came with, if that is one word
+/// of visible ASCII and not too long; else a new one of 128 random bits.
+pub fn identify(headers: &mut HeaderMap) {
+    if request_id(headers).is_none() {
+        let made = HeaderValue::try_from(hex(rand::random()));
+        headers.insert(REQUEST_ID, made.expect("hex digits are a valid value"));
+    }
+}
+
+fn request_id(headers: &HeaderMap) -> Option<&str> {
+    let id = only(headers, REQUEST_ID.as_str())?;
+    let sane = (1..=LONGEST).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic());
+    sane.then_some(id)
+}
+
+/// The trace's id in a `traceparent` (W3C Trace Context §3.2): the second of its parts.
+fn trace_id(headers: &HeaderMap) -> Option<&str> {
+    let (version, rest) = only(headers, TRACEPARENT)?.split_at_checked(2)?;
+    let rest = rest.strip_prefix('-')?;
+    let (trace, rest) = rest.split_at_checked(32)?;
+    let (parent, rest) = rest.strip_prefix('-')?.split_at_checked(16)?;
+    let (flags, rest) = rest.strip_prefix('-')?.split_at_checked(2)?;
+    let hex = [version, trace, parent, flags].iter().all(|part| is_small_hex(part));
+    // Later versions may append parts (§3.2.4), 00 may not.
+    let known = rest.is_empty() || (version != "00" && rest.starts_with('-'));
+    let valid = hex && known && version != "ff" && trace.bytes().any(|digit| digit != b'0');
+    valid.then_some(trace)
+}
+
+fn is_small_hex(text: &str) -> bool {
+    text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// The value of a field that stands once.
+fn only<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    let mut lines = headers.get_all(name).iter();
+    let value = lines.next()?.to_str().ok()?;
+    lines.next().is_none().then_some(value)
+}
+
+impl TraceIds {
+    /// Those of a request that was [identified](identify).
+    pub fn of(headers: &HeaderMap) -> Option<Self> {
+        let id = request_id(headers)?;
+        Some(Self(match (trace_id(headers), packed(id)) {
+            (None, Some(hex)) => Form::Hex(hex),
+            (None, None) => Form::Text(id.into()),
+            (Some(trace), _) => Form::Text(format!("{id} {trace}").into()),
+        }))
+    }
+
+    /// The request's id.
+    pub fn request(&self) -> Cow<'_, str> {
+        match &self.0 {
+            Form::Hex(id) => hex(u128::from_be_bytes(*id)).into(),
+            Form::Text(ids) => ids.split(' ').next().unwrap_or_default().into(),
+        }
+    }
+
+    /// The trace's id, if the request belongs to one.
+    pub fn trace(&self) -> Option<&str> {
+        match &self.0 {
+            Form::Hex(_) => None,
+            Form::Text(ids) => ids.split(' ').nth(1),
+        }
+    }
+}
+
+fn hex(id: u128) -> String {
+    format!("{id:032x}")
+}
+
+fn packed(id: &str) -> Option<[u8; 16]> {
+    (id.len() == 32 && is_small_hex(id)).then(|| u128::from_str_radix(id, 16).ok()).flatten().map(u128::to_be_bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
+
+    fn headers(fields: &[(&'static str, &str)]) -> HeaderMap {
+        let field = |(name, value): &(&'static str, &str)| {
+            (HeaderName::from_static(name), HeaderValue::from_bytes(value.as_bytes()).expect("a value"))
+        };
+        fields.iter().map(field).collect()
+    }
+
+    fn told(fields: &[(&'static str, &str)]) -> (String, Option<String>) {
+        let ids = TraceIds::of(&headers(fields)).expect("a sane id");
+        (ids.request().to_string(), ids.trace().map(str::to_owned))
+    }
+
+    #[test]
+    fn a_sane_id_is_kept_and_any_other_replaced_by_random_hex() {
+        let longest = "x".repeat(LONGEST);
+        for id in
+            ["1", "{a/b}\"=", &longest, TRACE, "00000000000000000000000000000000", "0AF7651916CD43DD8448EB211C80319C"]
+        {
+            let mut map = headers(&[("x-request-id", id)]);
+            identify(&mut map);
+            assert_eq!(map, headers(&[("x-request-id", id)]));
+            assert_eq!(told(&[("x-request-id", id)]), (id.to_owned(), None));
+        }
+        let long = format!("{longest}x");
+        let mut made = std::collections::HashSet::new();
+        for fields in [
+            &[][..],
+            &[("x-request-id", "")],
+            &[("x-request-id", "a b")],
+            &[("x-request-id", "a\tb")],
+            &[("x-request-id", "ä")],
+            &[("x-request-id", &long)],
+            &[("x-request-id", "a"), ("x-request-id", "a")],
+        ] {
+            let mut map = headers(fields);
+            identify(&mut map);
+            let id = map["x-request-id"].to_str().expect("hex").to_owned();
+            assert_eq!(map.get_all(REQUEST_ID).iter().count(), 1);
+            assert!(id.len() == 32 && is_small_hex(&id), "{fields:?}: {id}");
+            assert_eq!(told(&[("x-request-id", &id)]), (id.clone(), None));
+            assert!(made.insert(id));
+        }
+    }
+
+    #[test]
+    fn the_trace_is_read_off_a_valid_traceparent_only() {
+        let parent = format!("00-{TRACE}-b7ad6b7169203331-01");
+        let with = |parent: &str| told(&[("x-request-id", "a"), ("traceparent", parent)]);
+        assert_eq!(with(&parent), ("a".to_owned(), Some(TRACE.to_owned())));
+        assert_eq!(told(&[("x-request-id", TRACE), ("traceparent", &parent)]), (TRACE.into(), Some(TRACE.into())));
+        assert_eq!(with(&parent.replacen("00", "cc", 1)).1, Some(TRACE.to_owned()));
+        assert_eq!(with(&format!("cc{}-what-the-future-brings", &parent[2..])).1, Some(TRACE.to_owned()));
+        for broken in [
+            parent.to_uppercase(),
+            parent.replacen("00", "ff", 1),
+            parent.replace(TRACE, &"0".repeat(32)),
+            format!("{parent}-more"),
+            format!("cc{}more", &parent[2..]),
+            parent[..54].to_owned(),
+            parent.replace('-', "_"),
+            String::new(),
+        ] {
+            assert_eq!(with(&broken), ("a".to_owned(), None), "{broken}");
+        }
+        let twice = [("x-request-id", "a"), ("traceparent", parent.as_str()), ("traceparent", parent.as_str())];
+        assert_eq!(told(&twice).1, None);
+    }
+
+    #[test]
+    fn ids_of_the_usual_form_take_no_memory_of_their_own() {
+        assert!(size_of::<Option<TraceIds>>() <= 24, "{}", size_of::<Option<TraceIds>>());
+        let Some(TraceIds(form)) = TraceIds::of(&headers(&[("x-request-id", TRACE)])) else { panic!("a sane id") };
+        assert!(matches!(form, Form::Hex(_)));
+    }
+}

@@ -1,0 +1,85 @@
+//! What systemd would see of a sidecar: what it is told, and the sockets that it hands over.
+
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+
+use tokio::net::UnixDatagram;
+
+use crate::support::process::{Process, Signal};
+use crate::support::{App, Sidecar, soon};
+
+/// Reads what it is told until a line is there; all lines that came.
+async fn until(told: &UnixDatagram, line: &str) -> Vec<String> {
+    let mut lines = Vec::new();
+    while !lines.iter().any(|seen| seen == line) {
+        let mut buffer = [0; 4096];
+        let length = soon(told.recv(&mut buffer)).await.unwrap();
+        lines.extend(String::from_utf8_lossy(&buffer[..length]).lines().map(str::to_owned));
+    }
+    lines
+}
+
+#[tokio::test]
+async fn systemd_is_told_of_the_begin_the_sessions_the_runtime_and_the_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notify");
+    let told = UnixDatagram::bind(&path).unwrap();
+    let app = App::bind().await;
+    let process = Process::start_with(&app, &["--drain-window=0s", "--drain-timeout=100s"], |command| {
+        command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "200000").env_remove("WATCHDOG_PID")
+    });
+    let process = process.await;
+    let begin = until(&told, "READY=1").await;
+    assert!(begin.contains(&"STATUS=serving, sessions: 0".to_owned()), "{begin:?}");
+    until(&told, "WATCHDOG=1").await;
+    until(&told, "WATCHDOG=1").await;
+    let seen = Sidecar::elsewhere(process.address, process.admin);
+    let session = seen.stream(&app).await;
+    until(&told, "STATUS=serving, sessions: 1").await;
+    process.signal(Signal::TERM);
+    let end = until(&told, "STATUS=draining, sessions: 1").await;
+    for line in ["STOPPING=1", "EXTEND_TIMEOUT_USEC=105000000"] {
+        assert!(end.contains(&line.to_owned()), "{end:?}");
+    }
+    until(&told, "WATCHDOG=1").await;
+    drop(session);
+    assert_eq!(process.exit_code().await, Some(0));
+}
+
+#[tokio::test]
+async fn without_a_watchdog_systemd_is_told_what_is_new_and_no_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notify");
+    let told = UnixDatagram::bind(&path).unwrap();
+    let app = App::bind().await;
+    let process = Process::start_with(&app, &[], |command| command.env("NOTIFY_SOCKET", &path)).await;
+    assert_eq!(until(&told, "READY=1").await, ["READY=1", "STATUS=serving, sessions: 0"]);
+    process.signal(Signal::TERM);
+    assert_eq!(until(&told, "STOPPING=1").await[0], "STOPPING=1");
+    assert_eq!(process.exit_code().await, Some(0));
+}
+
+/// A sidecar with these sockets as its first file handles, as listenfd's form of the protocol has it.
+async fn activated(app: &App, names: &str, sockets: [TcpListener; 2]) -> Process {
+    let [first, second] = sockets.map(OwnedFd::from);
+    Process::start_with(app, &[], |command| {
+        command.env("LISTEN_FDS", "2").env("LISTEN_FDS_FIRST_FD", "0").env("LISTEN_FDNAMES", names);
+        command.stdin(first).stdout(second)
+    })
+    .await
+}
+
+#[tokio::test]
+async fn sockets_that_are_handed_over_are_served() {
+    let app = App::bind().await;
+    for (names, swapped) in [("listen:admin", false), ("admin:listen", true), ("a.socket:a.socket", false)] {
+        let sockets = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+        let addresses = [0, 1].map(|socket: usize| sockets[socket].local_addr().unwrap());
+        let process = activated(&app, names, sockets).await;
+        let [listen, admin] = if swapped { [addresses[1], addresses[0]] } else { addresses };
+        assert_eq!([process.address, process.admin], [listen, admin], "{names}");
+        let seen = Sidecar::elsewhere(listen, admin);
+        assert!(seen.admin("/readyz").await.0.starts_with("HTTP/1.1 200 "));
+        let _session = seen.stream(&app).await;
+    }
+}
