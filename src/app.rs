@@ -2,13 +2,15 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
-use crate::config::Config;
-use crate::drain::Drain;
+use crate::config::{Config, DrainSettings};
+use crate::drain::{self, Drain};
 use crate::metrics::Metrics;
 use crate::proxy::Proxy;
 use crate::proxy::upstream::Upstream;
@@ -21,7 +23,7 @@ use crate::session::Sessions;
 const UPSTREAM_NAME: &str = "default";
 
 /// How often histograms are folded when nobody scrapes, so that their samples do not pile up.
-const UPKEEP: Duration = Duration::from_secs(5);
+const UPKEEP: Duration = Duration::from_secs(1);
 
 /// A sidecar whose sockets are bound and that accepts nothing yet.
 pub struct Sidecar {
@@ -51,7 +53,8 @@ impl Sidecar {
         let keepalive = keepalive(config.session.patience.dead_peer);
         let public = bind("listen", config.listen, &keepalive).await?;
         let admin = bind("admin", config.admin, &keepalive).await?;
-        let (metrics, sessions, drain) = (Metrics::new(), Sessions::new(), Drain::new());
+        let (metrics, sessions) = (Metrics::new(), Sessions::new());
+        let drain = Drain::with_close_code(config.drain.close_code.number());
         Ok(Self { config, public, admin, metrics, sessions, drain })
     }
 
@@ -76,8 +79,8 @@ impl Sidecar {
         self.metrics.clone()
     }
 
-    /// Serves until `stop` resolves, then drains: accepts no more, lets HTTP finish, closes websockets with 1001 and
-    /// waits at most `drain_timeout`. What is left then is cut when the runtime goes.
+    /// Serves until `stop` resolves or somebody starts the drain; then drains, as README.md says. What is left at its
+    /// deadline is cut when the runtime goes.
     pub async fn run(self, stop: impl Future<Output = ()>) {
         let Self { config, public, admin, metrics, sessions, drain } = self;
         let state = AdminState { metrics: metrics.clone(), sessions: sessions.clone(), drain: drain.clone() };
@@ -88,14 +91,12 @@ impl Sidecar {
         let entrance = Entrance::new(&config, proxy, metrics.clone());
         let public = tokio::spawn(listener::serve(public, entrance, drain.clone()));
 
-        stop.await;
-        metrics.draining(true);
-        tracing::info!(sessions = sessions.len(), timeout = ?config.drain_timeout, "draining");
-        drain.start();
-        match drain.finished(config.drain_timeout).await {
-            Ok(()) => tracing::info!("drained"),
-            Err(left) => tracing::warn!(left, sessions = sessions.len(), "the drain ran out of time"),
+        tokio::select! {
+            () = stop => drain.start(),
+            () = drain.draining() => {}
         }
+        metrics.draining(true);
+        wind_down(&drain, &sessions, config.drain).await;
         for task in [public, admin, upkeep] {
             task.abort();
         }
@@ -108,6 +109,41 @@ async fn bind(key: &'static str, address: SocketAddr, keepalive: &TcpKeepalive) 
     // A connection inherits it from the socket that it is accepted from.
     SockRef::from(&listener).set_tcp_keepalive(keepalive).map_err(because)?;
     Ok(listener)
+}
+
+/// The phases of a drain, one log line each. HTTP and websockets go side by side: a download that takes long must not
+/// take the websockets' time.
+async fn wind_down(drain: &Drain, sessions: &Sessions, settings: DrainSettings) {
+    let DrainSettings { delay, window, timeout, .. } = settings;
+    let begun = Instant::now();
+    tracing::info!(sessions = sessions.len(), ?delay, ?timeout, "draining: not ready any more");
+    let phases = async {
+        tokio::time::sleep(delay).await;
+        drain.close();
+        let (count, http_connections) = living(drain, sessions);
+        tracing::info!(sessions = count, http_connections, ?window, "closing: nothing new is accepted");
+        let _spread = AbortOnDropHandle::new(tokio::spawn(say_farewell(sessions.stops(), window)));
+        drain.finished().await;
+    };
+    match tokio::time::timeout(timeout, phases).await {
+        Ok(()) => tracing::info!(took = ?begun.elapsed(), "drained"),
+        Err(_elapsed) => {
+            let (sessions, http_connections) = living(drain, sessions);
+            tracing::warn!(sessions, http_connections, "the drain ran out of time: what is left is cut");
+        }
+    }
+}
+
+/// Tells every session of before; those that begin later see for themselves that it is time.
+async fn say_farewell(stops: Vec<CancellationToken>, window: Duration) {
+    drain::spread(stops, window).await;
+    tracing::info!("every websocket is told to close");
+}
+
+/// Sessions, and browsers' other connections.
+fn living(drain: &Drain, sessions: &Sessions) -> (usize, usize) {
+    let sessions = sessions.len();
+    (sessions, drain.alive().saturating_sub(sessions))
 }
 
 async fn keep_up(metrics: Arc<Metrics>) {

@@ -1,77 +1,133 @@
-//! The end of a sidecar's life: tells everything alive that the drain has begun, and waits for it.
+//! The end of a sidecar's life: tells everything alive how far the drain has come, and waits for it.
 //!
-//! Running → draining ([`Drain::start`]) → over, when the last [`Guard`] is gone or the deadline has passed.
+//! Serving → draining ([`Drain::start`]): not ready any more, but everything is served → closing ([`Drain::close`]):
+//! nothing new is accepted → over, when the last [`Guard`] is gone.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
+/// The code of an endpoint that is going away (RFC 6455 §7.4.1).
+const GOING_AWAY: u16 = 1001;
+
 /// The switch and the count; clones share both.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Drain {
-    started: CancellationToken,
+    phases: Arc<Phases>,
     alive: TaskTracker,
+}
+
+/// How far it has come.
+#[derive(Debug)]
+struct Phases {
+    draining: CancellationToken,
+    closing: CancellationToken,
+    close_code: u16,
 }
 
 /// One living thing that the drain waits for, until dropped.
 #[derive(Debug)]
 pub struct Guard {
-    started: CancellationToken,
+    phases: Arc<Phases>,
     _alive: TaskTrackerToken,
 }
 
+impl Default for Drain {
+    fn default() -> Self {
+        Self::with_close_code(GOING_AWAY)
+    }
+}
+
 impl Drain {
-    /// Running, with nothing alive.
+    /// Serving, with nothing alive.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Counts one more living thing. Also while draining: a request that was accepted is served.
-    pub fn guard(&self) -> Guard {
-        Guard { started: self.started.clone(), _alive: self.alive.token() }
+    /// As [`Drain::new`]; websockets are to be closed with this code of RFC 6455 §7.4.
+    pub fn with_close_code(close_code: u16) -> Self {
+        let (draining, closing) = (CancellationToken::new(), CancellationToken::new());
+        Self { phases: Arc::new(Phases { draining, closing, close_code }), alive: TaskTracker::new() }
     }
 
-    /// Begins the drain; a second call changes nothing.
+    /// Counts one more living thing. Also while draining: a request that was accepted is served.
+    pub fn guard(&self) -> Guard {
+        Guard { phases: self.phases.clone(), _alive: self.alive.token() }
+    }
+
+    /// Begins the drain, whoever asks for it; a second call changes nothing.
     pub fn start(&self) {
-        self.started.cancel();
+        self.phases.draining.cancel();
+    }
+
+    /// Nothing new is accepted from now on; begins the drain if nobody has.
+    pub fn close(&self) {
+        self.start();
+        self.phases.closing.cancel();
         self.alive.close();
     }
 
     /// Whether the drain has begun.
     pub fn is_draining(&self) -> bool {
-        self.started.is_cancelled()
+        self.phases.draining.is_cancelled()
     }
 
     /// Resolves when the drain begins.
     pub fn draining(&self) -> WaitForCancellationFuture<'_> {
-        self.started.cancelled()
+        self.phases.draining.cancelled()
     }
 
-    /// Waits until the drain has begun and every guard is gone, at most so long from now.
-    ///
-    /// # Errors
-    /// How many guards were left at the deadline.
-    pub async fn finished(&self, deadline: Duration) -> Result<(), usize> {
-        tokio::time::timeout(deadline, self.alive.wait()).await.map_err(|_| self.alive.len())
+    /// Resolves when nothing new is to be accepted.
+    pub fn closing(&self) -> WaitForCancellationFuture<'_> {
+        self.phases.closing.cancelled()
+    }
+
+    /// Waits until nothing new is accepted and every guard is gone.
+    pub async fn finished(&self) {
+        self.alive.wait().await;
+    }
+
+    /// How many guards there are.
+    pub fn alive(&self) -> usize {
+        self.alive.len()
     }
 }
 
 impl Guard {
     /// Whether the drain has begun.
     pub fn is_draining(&self) -> bool {
-        self.started.is_cancelled()
+        self.phases.draining.is_cancelled()
     }
 
-    /// A switch that the drain turns too, and that can be turned alone.
-    pub fn stop(&self) -> CancellationToken {
-        self.started.child_token()
+    /// Whether nothing new is accepted any more.
+    pub fn is_closing(&self) -> bool {
+        self.phases.closing.is_cancelled()
     }
 
-    /// Resolves when the drain begins, at once if it has; may be dropped and asked for again.
-    pub fn draining(&self) -> WaitForCancellationFuture<'_> {
-        self.started.cancelled()
+    /// Resolves when idle connections are to be closed, at once if they are; may be dropped and asked for again.
+    pub fn closing(&self) -> WaitForCancellationFuture<'_> {
+        self.phases.closing.cancelled()
+    }
+
+    /// What a drain closes websockets with.
+    pub fn close_code(&self) -> u16 {
+        self.phases.close_code
+    }
+}
+
+/// Turns each of these switches at a random moment within `window`, so that those who are told do not all come back at
+/// the same time. Resolves with the last one.
+pub async fn spread(switches: Vec<CancellationToken>, window: Duration) {
+    let begun = Instant::now();
+    let mut due: Vec<_> = switches.into_iter().map(|switch| (begun + window.mul_f64(rand::random()), switch)).collect();
+    due.sort_unstable_by_key(|(moment, _switch)| *moment);
+    for (moment, switch) in due {
+        tokio::time::sleep_until(moment).await;
+        switch.cancel();
     }
 }
 
@@ -83,58 +139,74 @@ mod tests {
 
     use super::*;
 
-    const DEADLINE: Duration = Duration::from_secs(30);
-
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_drain_ends_with_its_last_guard() {
         let drain = Drain::new();
         let (first, second) = (drain.guard(), drain.guard());
-        drain.start();
-        let mut finished = pin!(drain.finished(DEADLINE));
+        drain.close();
+        let mut finished = pin!(drain.finished());
         assert_eq!(finished.as_mut().now_or_never(), None);
         drop(first);
-        assert_eq!(finished.as_mut().now_or_never(), None);
+        assert_eq!((finished.as_mut().now_or_never(), drain.alive()), (None, 1));
         drop(second);
-        assert_eq!(finished.await, Ok(()));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_deadline_tells_how_many_were_left() {
-        let drain = Drain::new();
-        let _left = (drain.guard(), drain.guard());
-        drain.start();
-        let begun = tokio::time::Instant::now();
-        assert_eq!(drain.finished(DEADLINE).await, Err(2));
-        assert!(begun.elapsed() >= DEADLINE);
+        finished.await;
     }
 
     #[tokio::test]
-    async fn every_clone_and_guard_hears_the_start() {
+    async fn who_drains_still_accepts() {
         let drain = Drain::new();
-        let guard = drain.clone().guard();
-        let stop = guard.stop();
-        let mut owned = pin!(stop.cancelled());
-        assert!(!drain.is_draining());
-        assert!(owned.as_mut().now_or_never().is_none() && guard.draining().now_or_never().is_none());
+        let guard = drain.guard();
         drain.clone().start();
-        assert!(drain.is_draining());
-        owned.await;
-        guard.draining().await;
         drain.draining().await;
+        assert!(drain.is_draining() && guard.is_draining() && !guard.is_closing());
+        assert!(drain.closing().now_or_never().is_none() && guard.closing().now_or_never().is_none());
+        drop(guard);
+        assert!(drain.finished().now_or_never().is_none(), "more may come");
+        drain.close();
+        drain.finished().await;
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn what_is_accepted_while_draining_is_waited_for() {
+    #[tokio::test]
+    async fn every_clone_and_guard_hears_the_close() {
+        let drain = Drain::with_close_code(1012);
+        let guard = drain.clone().guard();
+        drain.clone().close();
+        assert!(drain.is_draining() && guard.is_closing());
+        guard.closing().await;
+        drain.closing().await;
+        assert_eq!(guard.close_code(), 1012);
+    }
+
+    #[tokio::test]
+    async fn what_is_accepted_last_is_waited_for() {
         let drain = Drain::new();
-        drain.start();
+        drain.close();
         let late = drain.guard();
-        assert_eq!(drain.finished(DEADLINE).await, Err(1));
+        assert!(drain.finished().now_or_never().is_none());
         drop(late);
-        assert_eq!(drain.finished(DEADLINE).await, Ok(()));
+        drain.finished().await;
     }
 
     #[tokio::test(start_paused = true)]
-    async fn nothing_is_finished_before_the_drain_has_begun() {
-        assert_eq!(Drain::new().finished(DEADLINE).await, Err(0));
+    async fn switches_are_turned_all_over_the_window_and_in_no_order() {
+        const WINDOW: Duration = Duration::from_secs(10);
+        let switches: Vec<_> = (0..1000).map(|_session| CancellationToken::new()).collect();
+        let begun = Instant::now();
+        let turned = switches.iter().map(|switch| switch.cancelled().map(|()| begun.elapsed()));
+        let (moments, ()) = tokio::join!(futures_util::future::join_all(turned), spread(switches.clone(), WINDOW));
+        let early = moments.iter().filter(|moment| **moment < WINDOW / 4).count();
+        let late = moments.iter().filter(|moment| **moment > WINDOW * 3 / 4).count();
+        // 250 are expected of each quarter: eight standard deviations are left for chance.
+        assert!((140..360).contains(&early) && (140..360).contains(&late), "{early} {late}");
+        assert!(moments.iter().all(|moment| *moment <= WINDOW + Duration::from_millis(1)));
+        assert!(!moments.is_sorted());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_a_window_all_are_told_at_once() {
+        let switches = vec![CancellationToken::new(); 3];
+        let begun = Instant::now();
+        spread(switches.clone(), Duration::ZERO).await;
+        assert!(switches.iter().all(CancellationToken::is_cancelled) && begun.elapsed() < Duration::from_millis(2));
     }
 }

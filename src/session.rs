@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::heartbeat::AckOrigin;
 use crate::metrics::Direction;
@@ -95,6 +96,7 @@ struct Live {
     acks_upstream: AtomicU64,
     last_heartbeat: Moment,
     last_ack_latency: Moment,
+    stop: CancellationToken,
     tapped: bool,
 }
 
@@ -128,10 +130,16 @@ impl Sessions {
             acks_upstream: AtomicU64::new(0),
             last_heartbeat: Moment::default(),
             last_ack_latency: Moment::default(),
+            stop: CancellationToken::new(),
             tapped: info.tapped,
         });
         self.lock().insert(id, Arc::clone(&live));
         Session { id, live, sessions: self.clone() }
+    }
+
+    /// What ends each of the sessions that live now.
+    pub fn stops(&self) -> Vec<CancellationToken> {
+        self.lock().values().map(|live| live.stop.clone()).collect()
     }
 
     /// How many sessions live.
@@ -160,6 +168,11 @@ impl Session {
     /// The number that `/sessions` and the log call it by.
     pub fn id(&self) -> u64 {
         self.id
+    }
+
+    /// What ends it when turned: for a drain that is closing, else because it is taken over.
+    pub fn stop(&self) -> CancellationToken {
+        self.live.stop.clone()
     }
 
     /// The configured name of its upstream.

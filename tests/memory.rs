@@ -1,19 +1,23 @@
 //! Memory: bodies and messages stream through a constant buffer, and an idle session owns none.
 //!
-//! Law: both ends keep nothing either, and one test runs at a time, so that the growth of this process is the sidecar's.
+//! Law: both ends keep nothing either, and one test runs at a time, so that the growth of this process is the sidecar's. What
+//! sessions leave behind is asked of the real binary.
 
 #[allow(dead_code)]
 #[path = "integration/support/mod.rs"]
 mod support;
 
+use std::fmt::Display;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::oneshot;
 
-use support::frame::{BINARY, header, plain};
-use support::{App, Session, Sidecar, Wire, handshake, soon, switching};
+use support::frame::{BINARY, CLOSE, header, heartbeat, masked, new_session, plain};
+use support::process::Process;
+use support::{App, Session, Sidecar, Wire, ask_admin, handshake, metric, soon, switching, until};
 
 const MIB: usize = 1 << 20;
 const STREAM: &str = "/_stcore/stream";
@@ -30,7 +34,12 @@ fn alone(test: impl Future<Output = ()>) {
 
 /// A line of `/proc/self/status`, in bytes.
 fn status(name: &str) -> usize {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    status_of("self", name)
+}
+
+/// A line of the status of a process, in bytes.
+fn status_of(process: impl Display, name: &str) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).unwrap();
     line.trim().strip_suffix(" kB").unwrap().trim().parse::<usize>().unwrap() * 1024
 }
@@ -202,5 +211,105 @@ fn an_idle_session_owns_no_buffer() {
         println!("an idle session: {} bytes with the test's own two ends, {each} without", all / SESSIONS);
         assert!(each < 8192, "{each} bytes");
         drop((direct, sessions));
+    });
+}
+
+/// How a short session ends; the browser tells the app in its path.
+#[derive(Clone, Copy, Debug)]
+enum Ending {
+    BrowserCloses,
+    BrowserResets,
+    AppEnds,
+    AppResets,
+}
+
+const ENDINGS: [Ending; 4] = [Ending::BrowserCloses, Ending::BrowserResets, Ending::AppEnds, Ending::AppResets];
+const NORMAL: [u8; 2] = 1000u16.to_be_bytes();
+
+/// An app whose sessions end as their path says.
+async fn serve(app: App) {
+    loop {
+        let mut end = app.accept().await;
+        tokio::spawn(async move {
+            let head = end.head().await;
+            end.send([switching("").as_bytes(), &new_session("1.67.0")].concat()).await;
+            if head.contains("BrowserResets") {
+                let _end_or_reset = end.rest().await;
+                return;
+            }
+            assert_eq!(end.frame().await.first, BINARY, "a heartbeat");
+            if head.contains("AppResets") {
+                return end.reset();
+            }
+            if head.contains("BrowserCloses") {
+                assert_eq!(end.frame().await.first, CLOSE);
+                end.send(plain(CLOSE, NORMAL)).await;
+                end.end().await;
+            }
+        });
+    }
+}
+
+/// A session from its handshake to its end, with a message each way.
+async fn visit(process: &Process, ending: Ending) {
+    let mut browser = Wire::connect(process.address).await;
+    browser.send(handshake(&format!("{STREAM}?{ending:?}"), "")).await;
+    assert!(browser.head().await.starts_with("HTTP/1.1 101 "));
+    browser.frame().await;
+    browser.send(heartbeat()).await;
+    match ending {
+        Ending::BrowserCloses => {
+            browser.send(masked(CLOSE, NORMAL)).await;
+            assert_eq!(browser.frame().await.first, CLOSE);
+            browser.finish().await;
+            browser.end().await;
+        }
+        Ending::BrowserResets => browser.reset(),
+        Ending::AppEnds => browser.end().await,
+        Ending::AppResets => assert!(browser.rest().await.is_err()),
+    }
+}
+
+/// File handles of a process.
+fn handles(process: impl Display) -> usize {
+    std::fs::read_dir(format!("/proc/{process}/fd")).unwrap().count()
+}
+
+/// So many sessions, 200 at a time, until all have gone.
+async fn visits(process: &Process, count: usize) {
+    let visits = (0..count).map(|number| visit(process, ENDINGS[number % ENDINGS.len()]));
+    futures_util::stream::iter(visits).buffer_unordered(200).for_each(async |()| ()).await;
+    until(process.admin, "connections", &[], 0.0).await;
+}
+
+#[test]
+fn nothing_is_left_of_20_000_sessions() {
+    const WARM: usize = 200;
+    const SESSIONS: usize = 20_000;
+    alone(async {
+        let app = App::bind().await;
+        let process = Process::start(&app, &["--log-level=info,heartbeat_sidecar::relay=warn"]).await;
+        let pid = process.pid().as_raw_nonzero().get();
+        tokio::spawn(serve(app));
+        let handles_before = handles(pid);
+        visits(&process, WARM).await;
+        let memory = status_of(pid, "RssAnon");
+        visits(&process, SESSIONS).await;
+        assert_eq!(metric(process.admin, "connections_closed_total", &[]).await as usize, WARM + SESSIONS);
+        assert_eq!(ask_admin(process.admin, "/sessions").await.1, "[]");
+        let most = status_of(pid, "RssAnon");
+        // No event tells when the allocator has given back what it keeps for whoever comes next, ten seconds long.
+        let mut asking = tokio::time::interval(Duration::from_millis(100));
+        let settled = async {
+            while handles(pid) != handles_before || status_of(pid, "RssAnon") > memory + MIB / 2 {
+                asking.tick().await;
+            }
+        };
+        let settled = tokio::time::timeout(Duration::from_secs(30), settled).await;
+        let (handles, after) = (handles(pid), status_of(pid, "RssAnon"));
+        println!(
+            "{SESSIONS} sessions: {handles_before} handles, then {handles}; {memory} bytes, then {most}, {after} later"
+        );
+        assert!(settled.is_ok());
     });
 }

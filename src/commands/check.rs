@@ -134,7 +134,7 @@ mod tests {
         fs::write(&path, "listen = '127.0.0.1:1'").expect("a file");
         let (valid, out, _) = reported(&Sources { config: Some(path), ..Sources::default() });
         assert!(valid);
-        assert_eq!(out.lines().count(), SETTINGS.len() + 8);
+        assert_eq!(out.lines().count(), SETTINGS.len() + 10);
         assert!(out.contains("a?listen = 1?.toml:1\n"), "{out}");
     }
 

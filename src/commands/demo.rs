@@ -106,9 +106,10 @@ async fn play(schedule: Schedule) -> anyhow::Result<bool> {
 
 fn configuration(upstream: SocketAddr) -> Config {
     let free = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let mut config = Config { listen: free, admin: free, drain_timeout: GRACE, ..Config::default() };
+    let mut config = Config { listen: free, admin: free, ..Config::default() };
     config.upstream = UpstreamAddress::Http { host: upstream.ip().to_string(), port: upstream.port() };
     config.heartbeat.stall_after = STALL_AFTER;
+    (config.drain.window, config.drain.timeout) = (Duration::ZERO, GRACE);
     config
 }
 

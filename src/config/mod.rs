@@ -1,5 +1,6 @@
 //! What the sidecar is to do: valid by construction, each value with its origin; flag > environment > file > default.
 
+mod drain;
 mod origins;
 mod proxies;
 mod raw;
@@ -19,6 +20,7 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use drain::{DrainCode, DrainSettings};
 pub use origins::AllowedOrigins;
 pub use proxies::TrustedProxies;
 pub use session::SessionSettings;
@@ -55,14 +57,14 @@ pub struct Config {
     pub heartbeat: Settings,
     /// What happens when a browser reconnects.
     pub session: SessionSettings,
+    /// How the end goes.
+    pub drain: DrainSettings,
     /// Whether pages get a script that watches for acks.
     pub watchdog: WatchdogSettings,
     /// What a client may take.
     pub limits: Limits,
     /// What is logged, and how.
     pub log: LogSettings,
-    /// How long sessions may go on after a stop is asked for.
-    pub drain_timeout: Duration,
     /// How long a connection to the upstream may take.
     pub connect_timeout: Duration,
     /// How long the upstream may take to answer a websocket handshake.
@@ -224,10 +226,10 @@ impl Default for Config {
             allowed_origins: AllowedOrigins::default(),
             heartbeat: Settings::default(),
             session: SessionSettings::default(),
+            drain: DrainSettings::default(),
             watchdog: WatchdogSettings::default(),
             limits: Limits::default(),
             log: LogSettings { format: LogFormat::default(), level: "info".to_owned() },
-            drain_timeout: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(5),
             handshake_timeout: Duration::from_secs(30),
         }
@@ -436,6 +438,11 @@ impl Assembly {
         if heartbeat.native_deadline >= heartbeat.stall_after {
             let (deadline, stall) = (self.shown("heartbeat.native_deadline"), self.shown("heartbeat.stall_after"));
             found.push(format!("{deadline} is not below {stall}: a lost native ack counts as a stalled upstream"));
+        }
+        let drain = &self.config.drain;
+        if drain.delay + drain.window >= drain.timeout {
+            let [delay, window, timeout] = ["drain.delay", "drain.window", "drain.timeout"].map(|key| self.shown(key));
+            found.push(format!("{delay} and {window} leave nothing of {timeout}: some websockets are cut, not closed"));
         }
         let watchdog = &self.config.watchdog;
         if watchdog.mode == WatchdogMode::Page && watchdog.ack_timeout < UNHURRIED {

@@ -3,7 +3,7 @@
 use std::num::{NonZeroU32, NonZeroUsize};
 
 use super::values::{
-    Choice as _, DAY, HOUR, Invalid, address, choice, duration, log_filter, number, optional, optional_duration,
+    Choice as _, DAY, HOUR, Invalid, address, choice, duration, log_filter, number, optional, optional_duration, pause,
 };
 use super::{Config, PREFIX};
 
@@ -74,13 +74,6 @@ pub static SETTINGS: &[Setting] = &[
         help: "error, warn, info, debug, trace, or a filter such as info,heartbeat_sidecar=debug",
         get: |config| config.log.level.clone(),
         set: |config, text| log_filter(text).map(|value| config.log.level = value),
-    },
-    Setting {
-        key: "drain_timeout",
-        value_name: "DURATION",
-        help: "How long sessions may go on after a stop is asked for",
-        get: |config| humantime::format_duration(config.drain_timeout).to_string(),
-        set: |config, text| duration(text, DAY).map(|value| config.drain_timeout = value),
     },
     Setting {
         key: "connect_timeout",
@@ -193,6 +186,34 @@ pub static SETTINGS: &[Setting] = &[
         help: "Whether the upstream's pings are answered here: before Streamlit 1.47, slow browsers are cut without",
         get: |config| config.session.shield_pings.word().to_owned(),
         set: |config, text| choice(text).map(|value| config.session.shield_pings = value),
+    },
+    Setting {
+        key: "drain.delay",
+        value_name: "DURATION",
+        help: "How long everything is still served after a stop is asked for, until load balancers have noticed",
+        get: |config| humantime::format_duration(config.drain.delay).to_string(),
+        set: |config, text| pause(text, DAY).map(|value| config.drain.delay = value),
+    },
+    Setting {
+        key: "drain.window",
+        value_name: "DURATION",
+        help: "Within how long after that the websockets are closed, each at a random moment",
+        get: |config| humantime::format_duration(config.drain.window).to_string(),
+        set: |config, text| pause(text, DAY).map(|value| config.drain.window = value),
+    },
+    Setting {
+        key: "drain.timeout",
+        value_name: "DURATION",
+        help: "How long after a stop is asked for what is left is cut, the delay included",
+        get: |config| humantime::format_duration(config.drain.timeout).to_string(),
+        set: |config, text| duration(text, DAY).map(|value| config.drain.timeout = value),
+    },
+    Setting {
+        key: "drain.close_code",
+        value_name: "1001|1012",
+        help: "What the websockets are closed with: going away, or service restart",
+        get: |config| config.drain.close_code.word().to_owned(),
+        set: |config, text| choice(text).map(|value| config.drain.close_code = value),
     },
     Setting {
         key: "watchdog.mode",

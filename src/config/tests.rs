@@ -60,7 +60,6 @@ fn nothing_written_gives_the_defaults_without_a_warning() {
             ("admin", "127.0.0.1:9600"),
             ("log_format", "text"),
             ("log_level", "info"),
-            ("drain_timeout", "10s"),
             ("connect_timeout", "5s"),
             ("handshake_timeout", "30s"),
             ("trusted_proxies", "private"),
@@ -77,6 +76,10 @@ fn nothing_written_gives_the_defaults_without_a_warning() {
             ("session.write_stall_timeout", "2m"),
             ("session.browser_ping_interval", "off"),
             ("session.shield_pings", "false"),
+            ("drain.delay", "0s"),
+            ("drain.window", "2s"),
+            ("drain.timeout", "10s"),
+            ("drain.close_code", "1001"),
             ("watchdog.mode", "off"),
             ("watchdog.interval", "10s"),
             ("watchdog.ack_timeout", "5s"),
@@ -107,7 +110,7 @@ fn flag_and_variable_follow_from_the_key() {
 fn the_keys_of_a_table_stand_together_below_the_top_level() {
     let mut tables: Vec<_> = SETTINGS.iter().map(Setting::table).collect();
     tables.dedup();
-    assert_eq!(tables, ["", "heartbeat", "session", "watchdog", "limits"]);
+    assert_eq!(tables, ["", "heartbeat", "session", "drain", "watchdog", "limits"]);
 }
 
 #[test]
@@ -175,7 +178,7 @@ fn values_in_a_file_are_refused_by_line_and_key() {
 fn values_of_a_wrong_type_are_refused_with_an_example() {
     assert_eq!(
         file_problems(
-            "listen = 8500\nadmin = ['a']\nlog_level = true\nconnect_timeout = 1.5\ndrain_timeout.x = 1\n\
+            "listen = 8500\nadmin = ['a']\nlog_level = true\nconnect_timeout = 1.5\nupstream.x = 1\n\
              handshake_timeout = 10:00:00\n[heartbeat]\nnative_deadline = 2\n"
         ),
         [
@@ -183,7 +186,7 @@ fn values_of_a_wrong_type_are_refused_with_an_example() {
             r#"sidecar.toml:2: admin: an array, where a string is expected, such as "127.0.0.1:9600""#,
             r#"sidecar.toml:3: log_level: a boolean, where a string is expected, such as "info""#,
             r#"sidecar.toml:4: connect_timeout: a float, where a string is expected, such as "5s""#,
-            r#"sidecar.toml:5: drain_timeout: a table, where a string is expected, such as "10s""#,
+            r#"sidecar.toml:5: upstream: a table, where a string is expected, such as "http://127.0.0.1:8501""#,
             r#"sidecar.toml:6: handshake_timeout: a date or time, where a string is expected, such as "30s""#,
             r#"sidecar.toml:8: heartbeat.native_deadline: an integer, where a string is expected, such as "2s""#,
         ]
@@ -223,14 +226,14 @@ fn unknown_keys_without_a_near_one_list_the_known_ones() {
         file_problems("colour = 1\n\"a\\nb\" = 1\n[heartbeat]\nxyz = 1\n[tls]\n"),
         [
             "sidecar.toml:1: colour: unknown key; known here: listen, upstream, admin, log_format, log_level, \
-             drain_timeout, connect_timeout, handshake_timeout, trusted_proxies, proxy_protocol, \
-             allowed_origins, [heartbeat], [session], [watchdog], [limits]",
+             connect_timeout, handshake_timeout, trusted_proxies, proxy_protocol, allowed_origins, \
+             [heartbeat], [session], [drain], [watchdog], [limits]",
             "sidecar.toml:2: \"a\\nb\": unknown key; known here: listen, upstream, admin, log_format, log_level, \
-             drain_timeout, connect_timeout, handshake_timeout, trusted_proxies, proxy_protocol, \
-             allowed_origins, [heartbeat], [session], [watchdog], [limits]",
+             connect_timeout, handshake_timeout, trusted_proxies, proxy_protocol, allowed_origins, \
+             [heartbeat], [session], [drain], [watchdog], [limits]",
             "sidecar.toml:4: heartbeat.xyz: unknown key; known here: heartbeat.mode, heartbeat.proof, heartbeat.ack, \
              heartbeat.native_deadline, heartbeat.stall_after",
-            "sidecar.toml:5: tls: unknown table; known tables: heartbeat, session, watchdog, limits",
+            "sidecar.toml:5: tls: unknown table; known tables: heartbeat, session, drain, watchdog, limits",
         ]
     );
 }
@@ -271,6 +274,29 @@ fn a_watchdog_needs_acks() {
         [r#"watchdog.ack_timeout = "1s" (--watchdog-ack-timeout): below 2s slow links and busy servers count as dead"#]
     );
     assert_eq!(warnings(&[("watchdog", "host")], &[("HEARTBEAT_SIDECAR_WATCHDOG_MODE", "self")]).len(), 1);
+}
+
+#[test]
+fn a_drain_may_have_no_delay_but_needs_time_to_close() {
+    let loaded = load_file(b"[drain]\ndelay = '5s'\nwindow = '0s'\nclose_code = 1012\n", Sources::default());
+    let Loaded { config, warnings: none, .. } = loaded.expect("valid");
+    assert_eq!((config.drain.delay, config.drain.window), (Duration::from_secs(5), Duration::ZERO));
+    assert_eq!((config.drain.close_code.number(), none), (1012, vec![]));
+    assert_eq!(
+        file_problems("[drain]\ndelay = '25h'\ntimeout = '0s'\nclose_code = 1000\n"),
+        [
+            "sidecar.toml:2: drain.delay: \"25h\" is out of bounds: at most 1day",
+            "sidecar.toml:3: drain.timeout: \"0s\" is out of bounds: more than 0s and at most 1day",
+            "sidecar.toml:4: drain.close_code: \"1000\" is none of 1001, 1012",
+        ]
+    );
+    assert_eq!(
+        warnings(&[("drain-delay", "5s"), ("drain-window", "5s")], &[]),
+        [
+            r#"drain.delay = "5s" (--drain-delay) and drain.window = "5s" (--drain-window) leave nothing of drain.timeout = "10s" (default): some websockets are cut, not closed"#
+        ]
+    );
+    assert_eq!(warnings(&[("drain-delay", "5s"), ("drain-window", "4s")], &[]), [""; 0]);
 }
 
 #[test]

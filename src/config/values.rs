@@ -7,7 +7,7 @@ use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
-use super::{LogFormat, WatchdogMode};
+use super::{DrainCode, LogFormat, WatchdogMode};
 use crate::heartbeat::{Mode, Proof};
 use crate::streamlit::ack::AckForm;
 
@@ -88,6 +88,17 @@ impl Choice for WatchdogMode {
     }
 }
 
+impl Choice for DrainCode {
+    const ALL: &'static [Self] = &[Self::GoingAway, Self::ServiceRestart];
+
+    fn word(self) -> &'static str {
+        match self {
+            Self::GoingAway => "1001",
+            Self::ServiceRestart => "1012",
+        }
+    }
+}
+
 impl Choice for bool {
     const ALL: &'static [Self] = &[true, false];
 
@@ -116,9 +127,7 @@ pub(super) fn address(text: &str) -> Result<SocketAddr, Invalid> {
 /// # Errors
 /// Any other text, with the form and the limit in the message.
 pub fn duration(text: &str, limit: Duration) -> Result<Duration, Invalid> {
-    let value = humantime::parse_duration(text).map_err(|_| {
-        Invalid(format!("{text:?} is no duration: write a number and a unit, such as 500ms, 2s or 1m 30s"))
-    })?;
+    let value = any_duration(text)?;
     if value.is_zero() || value > limit {
         let limit = humantime::format_duration(limit);
         return Err(Invalid(format!("{text:?} is out of bounds: more than 0s and at most {limit}")));
@@ -140,6 +149,22 @@ pub(super) fn optional_duration(text: &str, limit: Duration) -> Result<Option<Du
 /// The text of what [`optional_duration`] takes.
 pub(super) fn optional(value: Option<Duration>) -> String {
     value.map_or_else(|| OFF.to_owned(), |value| humantime::format_duration(value).to_string())
+}
+
+/// A duration with a unit, at most `limit`; `0s` is none at all.
+pub(super) fn pause(text: &str, limit: Duration) -> Result<Duration, Invalid> {
+    let value = any_duration(text)?;
+    if value > limit {
+        let limit = humantime::format_duration(limit);
+        return Err(Invalid(format!("{text:?} is out of bounds: at most {limit}")));
+    }
+    Ok(value)
+}
+
+fn any_duration(text: &str) -> Result<Duration, Invalid> {
+    humantime::parse_duration(text).map_err(|_| {
+        Invalid(format!("{text:?} is no duration: write a number and a unit, such as 500ms, 2s or 1m 30s"))
+    })
 }
 
 /// A number within bounds, in digits.

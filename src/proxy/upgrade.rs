@@ -223,7 +223,11 @@ impl Joining {
         let Self { upstream, sessions, depth, resumed, token, turn } = self;
         let tapped = depth.sees_messages();
         let session = sessions.open(SessionInfo { upstream: upstream.name.clone(), tapped });
-        let stop = guard.stop();
+        let stop = session.stop();
+        if guard.is_closing() {
+            // The drain tells those that it found.
+            stop.cancel();
+        }
         let mut holding = Holding::new(upstream.session.takeover.then(|| upstream.holders.clone()), stop.clone());
         if let Some(id) = resumed {
             holding.hold(id);

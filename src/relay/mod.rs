@@ -13,7 +13,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::time::Sleep;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
@@ -32,11 +32,15 @@ use crate::heartbeat::{Capability, Settings};
 use crate::metrics::Loss;
 use crate::websocket::scanner::Sender;
 
-/// The close code of a drain and of a takeover: the endpoint is going away (RFC 6455 §7.4.1).
+/// The close code of a takeover: the endpoint is going away (RFC 6455 §7.4.1).
 const GOING_AWAY: u16 = 1001;
 
 /// Bytes of one direction after which other sessions get their turn.
 const BYTES_PER_TURN: usize = 1 << 20;
+/// The time after which they get it anyway: a flood of the smallest frames keeps the tap busier than so many bytes should.
+const TIME_PER_TURN: Duration = Duration::from_millis(4);
+/// So few bytes take no time that would be worth a look at the clock.
+const BRIEF: usize = 4096;
 
 /// A connection after its handshake, and the bytes that came glued to that.
 #[derive(Debug)]
@@ -132,25 +136,36 @@ impl Session {
 
     /// Moves one direction as far as it goes. Answers whether it stopped only to let other sessions have their turn.
     fn poll_direction(&mut self, from: Sender, cx: &mut Context<'_>) -> bool {
-        let mut passed = 0;
+        let (mut passed, mut begun) = (0, None);
         while passed < BYTES_PER_TURN {
             if self.ends.receiver(from).poll_flush(cx).is_pending() || !self.ends.receiver(from).is_writable() {
                 return false;
             }
             if !self.ends.end(from).is_readable() {
-                self.ends.receiver(from).finish();
+                // The system tells of a reset once: where a write has met it, it reads like an end.
+                if !self.ends.end(from).is_broken() {
+                    self.ends.receiver(from).finish();
+                }
                 return false;
             }
             let inflow = with_scratch(|scratch| {
                 let inflow = ready!(self.ends.end(from).poll_read(cx, scratch));
                 if let Inflow::Bytes(length) = inflow {
-                    self.deal(from, &scratch[..length], Instant::now());
+                    let now = Instant::now();
+                    begun.get_or_insert(now);
+                    self.deal(from, &scratch[..length], now);
                 }
                 Poll::Ready(inflow)
             });
             match inflow {
                 Poll::Pending => return false,
-                Poll::Ready(Inflow::Bytes(length)) => passed += length,
+                Poll::Ready(Inflow::Bytes(length)) => {
+                    passed += length;
+                    if length > BRIEF && begun.is_some_and(|begun| begun.elapsed() > TIME_PER_TURN) {
+                        self.ends.end(from).slow_down();
+                        return true;
+                    }
+                }
                 Poll::Ready(Inflow::End(rest)) => self.end(from, &rest),
                 Poll::Ready(Inflow::Broken) => {
                     self.end(from, &[]);
@@ -242,10 +257,12 @@ impl Session {
             return;
         }
         self.stop = None;
-        self.ends.report.stopped(GOING_AWAY);
-        if self.guard.is_draining() {
-            self.tap.close(GOING_AWAY, Instant::now(), &mut self.ends);
+        if self.guard.is_closing() {
+            let code = self.guard.close_code();
+            self.ends.report.stopped(code);
+            self.tap.close(code, Instant::now(), &mut self.ends);
         } else {
+            self.ends.report.stopped(GOING_AWAY);
             self.hand_over();
         }
     }
@@ -360,7 +377,7 @@ impl Carrier for Ends {
     }
 
     fn note(&mut self, note: Note) {
-        if matches!(note, Note::Heartbeat) {
+        if matches!(note, Note::Heartbeat) && !self.report.is_flooded() {
             self.report.browser_round_trip(self.browser.stream().round_trip());
         }
         self.report.note(note);

@@ -12,6 +12,10 @@ use crate::session::takeover::Holding;
 use crate::streamlit::messages::{Announcement, BackType, Forward, ForwardType, ScriptResult};
 use crate::websocket::scanner::{Lost, Sender};
 
+/// Heartbeats that come sooner after the one before are a flood: each would leave samples of its own in the histograms,
+/// where they pile up until somebody folds them.
+const FLOOD: Duration = Duration::from_millis(10);
+
 /// What is known of an upstream, shared by its sessions; the gauge follows it.
 pub struct Knowledge {
     learning: Mutex<Learning>,
@@ -101,6 +105,11 @@ impl Report {
 
     pub(super) fn stalled(&self, from: Sender) {
         self.knowledge.metrics.write_stall(direction(from));
+    }
+
+    /// The next heartbeat, if it comes now, is part of a flood.
+    pub(super) fn is_flooded(&self) -> bool {
+        self.last_heartbeat.is_some_and(|last| last.elapsed() < FLOOD)
     }
 
     pub(super) fn browser_round_trip(&self, round_trip: Option<Duration>) {
@@ -199,7 +208,7 @@ impl Report {
     fn heartbeat(&mut self) {
         let now = Instant::now();
         let interval = self.last_heartbeat.replace(now).map(|last| now - last);
-        self.knowledge.metrics.heartbeat(interval);
+        self.knowledge.metrics.heartbeat(interval.filter(|interval| *interval >= FLOOD));
         self.session.heartbeat();
     }
 

@@ -200,8 +200,9 @@ mod tests {
         let mut idle = TcpStream::connect(admin.address).await.unwrap();
         idle.write_all(b"GET /livez HTTP/1.1\r\nhost: admin\r\n\r\n").await.unwrap();
         idle.read_u8().await.unwrap();
-        admin.state.drain.start();
-        assert_eq!(admin.state.drain.finished(Duration::from_secs(30)).await, Ok(()));
+        admin.state.drain.close();
+        let finished = tokio::time::timeout(Duration::from_secs(30), admin.state.drain.finished()).await;
+        assert!(finished.is_ok());
     }
 
     #[tokio::test]

@@ -6,6 +6,8 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use http::StatusCode;
+use http::header::{CONNECTION, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -97,19 +99,37 @@ fn most_connections(configured: Option<NonZeroUsize>, capacity: Capacity) -> usi
     most
 }
 
-/// Serves until the drain starts; connections that are open then finish what they do.
+/// Serves until the drain closes; connections that are open then finish what they do.
 pub async fn serve(listener: TcpListener, entrance: Entrance, drain: Drain) {
     let (entrance, exhausted) = (Arc::new(entrance), Seldom::default());
     loop {
         let (stream, peer) = tokio::select! {
-            () = drain.draining() => return,
+            () = drain.closing() => break,
             accepted = accept(&listener, &exhausted) => accepted,
         };
-        match entrance.places.take() {
-            Some(permit) => _ = tokio::spawn(connection(entrance.clone(), stream, permit, peer, drain.guard())),
-            None => entrance.exit.turn_away(stream, peer.ip(), Overload::Connections, drain.guard()),
-        }
+        let_in(&entrance, stream, peer, &drain);
     }
+    for (stream, peer) in waiting(listener) {
+        let_in(&entrance, stream, peer, &drain);
+    }
+}
+
+/// Serves a connection, or turns it away where there is no place for it.
+fn let_in(entrance: &Arc<Entrance>, stream: TcpStream, peer: SocketAddr, drain: &Drain) {
+    match entrance.places.take() {
+        Some(permit) => _ = tokio::spawn(connection(entrance.clone(), stream, permit, peer, drain.guard())),
+        None => entrance.exit.turn_away(stream, peer.ip(), Overload::Connections, drain.guard()),
+    }
+}
+
+/// Connections that the system has accepted already: closing the socket would reset them.
+fn waiting(listener: TcpListener) -> impl Iterator<Item = (TcpStream, SocketAddr)> {
+    let listener = listener.into_std().ok();
+    std::iter::from_fn(move || {
+        let (stream, peer) = listener.as_ref()?.accept().ok()?;
+        stream.set_nonblocking(true).ok()?;
+        Some((TcpStream::from_std(stream).ok()?, peer))
+    })
 }
 
 /// The next connection. Errors of one connection are its own affair; a system that has run out of handles gets a rest,
@@ -145,7 +165,12 @@ async fn connection(
         tracing::debug!(%error, "a browser left before it was served");
         return;
     }
-    let client = match entrance.client(&mut stream, peer).await {
+    let client = tokio::select! {
+        biased;
+        client = entrance.client(&mut stream, peer) => client,
+        () = closing(&guard) => return,
+    };
+    let client = match client {
         Ok(client) => client,
         Err(error) => {
             entrance.metrics.http_rejected(Rejected::ProxyProtocol);
@@ -159,14 +184,23 @@ async fn connection(
     }
     let stream = Stream::Tcp(stream, Some(permit));
     let service = service_fn(|request| {
-        let proxy = entrance.proxy.clone();
-        async move { Ok::<_, std::convert::Infallible>(proxy.handle(request, client).await) }
+        let (proxy, guard) = (entrance.proxy.clone(), &guard);
+        async move {
+            let mut response = proxy.handle(request, client).await;
+            // Who uses the connection goes elsewhere while that costs nobody a request (RFC 9112 §9.6).
+            if guard.is_draining() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, std::convert::Infallible>(response)
+        }
     });
     let connection = entrance.http.serve_connection(TokioIo::new(stream), service).with_upgrades();
     let mut connection = std::pin::pin!(connection);
     let served = tokio::select! {
+        // A request that has come is read before connections without one are closed.
+        biased;
         served = connection.as_mut() => served,
-        () = guard.draining() => {
+        () = closing(&guard) => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
@@ -177,6 +211,13 @@ async fn connection(
         }
         tracing::debug!(%error, "a connection ended early");
     }
+}
+
+/// Resolves when connections that ask nothing are to be closed. A new socket is not read before the runtime has looked
+/// at it once, which it does while a task yields.
+async fn closing(guard: &Guard) {
+    guard.closing().await;
+    tokio::task::yield_now().await;
 }
 
 /// What hyper has refused by itself, with an answer where one makes sense.

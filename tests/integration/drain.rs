@@ -2,26 +2,50 @@
 
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
+use heartbeat_sidecar::config::{DrainCode, DrainSettings};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
 
-use crate::support::frame::{BINARY, CLOSE, TEXT, heartbeat, masked, new_session, plain};
-use crate::support::{App, Session, Sidecar, handshake, soon, switching};
+use crate::support::frame::{BINARY, CLOSE, Frame, TEXT, heartbeat, masked, new_session, plain};
+use crate::support::process::{Process, Signal};
+use crate::support::{App, Session, Sidecar, Wire, ask_admin, handshake, soon, switching};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: app.test\r\n\r\n";
 const GOING_AWAY: [u8; 2] = 1001u16.to_be_bytes();
 const STREAM: &str = "/_stcore/stream";
 
-/// A sidecar whose drain takes at most so long.
-async fn start(drain_timeout: Duration) -> (App, Sidecar) {
+const LONG: Duration = Duration::from_secs(600);
+const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+
+/// A sidecar whose drain is set up so.
+async fn start(set_up: impl FnOnce(&mut DrainSettings)) -> (App, Sidecar) {
     let app = App::bind().await;
     let mut config = app.config();
-    config.drain_timeout = drain_timeout;
+    (config.drain.window, config.drain.timeout) = (Duration::ZERO, LONG);
+    set_up(&mut config.drain);
     let sidecar = Sidecar::start(config).await;
     (app, sidecar)
 }
 
 async fn patient() -> (App, Sidecar) {
-    start(Duration::from_secs(600)).await
+    start(|_drain| {}).await
+}
+
+/// Asks, and has the app answer; the head of the answer.
+async fn ask(browser: &mut Wire, upstream: &mut Wire) -> String {
+    browser.send(GET).await;
+    upstream.head().await;
+    upstream.send(OK).await;
+    let head = browser.head().await.to_ascii_lowercase();
+    browser.expect("ok").await;
+    head
+}
+
+/// Waits until nobody can connect.
+async fn refused(sidecar: &Sidecar) {
+    soon(async { while TcpStream::connect(sidecar.address).await.is_ok() {} }).await;
 }
 
 /// Answers the close frames that both ends were sent, and sees both connections end.
@@ -49,8 +73,7 @@ async fn a_request_under_way_is_answered_and_nothing_new_is_accepted() {
     let (head, body) = sidecar.admin("/readyz").await;
     assert!(head.starts_with("HTTP/1.1 503 "), "{head}{body}");
     assert!(sidecar.admin("/livez").await.0.starts_with("HTTP/1.1 200 "));
-    let refused = async { while TcpStream::connect(sidecar.address).await.is_ok() {} };
-    soon(refused).await;
+    refused(&sidecar).await;
     upstream.send("half").await;
     browser.expect("half").await;
     browser.end().await;
@@ -67,16 +90,275 @@ async fn a_sidecar_that_does_nothing_stops_at_once() {
 #[tokio::test]
 async fn kept_connections_that_ask_nothing_are_closed() {
     let (app, mut sidecar) = patient().await;
-    let mut browser = sidecar.connect().await;
-    browser.send(GET).await;
+    let (mut asked, mut silent) = (sidecar.connect().await, sidecar.connect().await);
+    let (head, _upstream) = tokio::join!(
+        async {
+            asked.send(GET).await;
+            asked.head().await
+        },
+        async {
+            let mut upstream = app.accept().await;
+            upstream.head().await;
+            upstream.send(OK).await;
+            upstream
+        }
+    );
+    assert!(!head.to_ascii_lowercase().contains("connection: close"), "{head}");
+    asked.expect("ok").await;
+    sidecar.stop();
+    asked.end().await;
+    silent.end().await;
+    sidecar.stopped().await;
+}
+
+#[tokio::test]
+async fn everything_is_served_in_the_delay_and_nothing_new_after_it() {
+    let delay = Duration::from_millis(1500);
+    let (app, mut sidecar) = start(|drain| drain.delay = delay).await;
+    let mut old = sidecar.stream(&app).await;
+    let mut kept = sidecar.connect().await;
+    kept.send(GET).await;
     let mut upstream = app.accept().await;
     upstream.head().await;
-    upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
-    browser.head().await;
-    browser.expect("ok").await;
+    upstream.send(OK).await;
+    kept.head().await;
+    kept.expect("ok").await;
+    let mut idle = sidecar.connect().await;
+
+    let begun = Instant::now();
     sidecar.stop();
+    sidecar.until("draining", &[], 1.0).await;
+    assert!(sidecar.admin("/readyz").await.0.starts_with("HTTP/1.1 503 "));
+    let head = ask(&mut kept, &mut upstream).await;
+    assert!(head.contains("connection: close"), "who keeps a connection is sent elsewhere in time: {head}");
+    kept.end().await;
+    let head = ask(&mut sidecar.connect().await, &mut upstream).await;
+    assert!(head.contains("connection: close"), "{head}");
+    let mut new = sidecar.stream(&app).await;
+    for session in [&mut old, &mut new] {
+        session.app.send(plain(TEXT, "served")).await;
+        session.browser.expect(plain(TEXT, "served")).await;
+    }
+    assert!(begun.elapsed() < delay, "the machine is too slow to tell: {:?}", begun.elapsed());
+
+    refused(&sidecar).await;
+    assert!(begun.elapsed() >= delay, "{:?}", begun.elapsed());
+    idle.end().await;
+    for session in [&mut old, &mut new] {
+        session.browser.expect(plain(CLOSE, GOING_AWAY)).await;
+        assert!(session.app.frame().await.is(CLOSE, GOING_AWAY));
+    }
+    for mut end in [old.browser, old.app, new.browser, new.app] {
+        end.send(masked(CLOSE, GOING_AWAY)).await;
+    }
+    sidecar.stopped().await;
+}
+
+#[tokio::test]
+async fn who_was_connected_in_time_is_served() {
+    let (app, mut sidecar) = patient().await;
+    sidecar.stop();
+    // Nothing here lets the sidecar run before all of this has happened.
+    let mut stream = std::net::TcpStream::connect(sidecar.address).unwrap();
+    std::io::Write::write_all(&mut stream, GET.as_bytes()).unwrap();
+    stream.set_nonblocking(true).unwrap();
+    let mut browser = Wire::new(TcpStream::from_std(stream).unwrap());
+    let mut upstream = app.accept().await;
+    upstream.head().await;
+    upstream.send(OK).await;
+    assert!(browser.head().await.to_ascii_lowercase().contains("connection: close"));
+    browser.expect("ok").await;
     browser.end().await;
     sidecar.stopped().await;
+}
+
+#[tokio::test]
+async fn who_has_not_said_for_whom_it_is_holds_nothing_up() {
+    let app = App::bind().await;
+    let mut config = app.config();
+    (config.proxy_protocol, config.drain.timeout) = (true, LONG);
+    let mut sidecar = Sidecar::start(config).await;
+    let mut balancer = sidecar.connect().await;
+    balancer.send("PROXY TCP4").await;
+    sidecar.stop();
+    let _end_or_reset = balancer.rest().await;
+    sidecar.stopped().await;
+}
+
+#[tokio::test]
+async fn websockets_are_closed_one_by_one_all_over_the_window() {
+    const SESSIONS: usize = 40;
+    let window = Duration::from_secs(1);
+    let (app, mut sidecar) = start(|drain| drain.window = window).await;
+    let mut sessions = Vec::new();
+    for _session in 0..SESSIONS {
+        sessions.push(sidecar.stream(&app).await);
+    }
+    let begun = Instant::now();
+    sidecar.stop();
+    let closed = sessions.into_iter().map(|mut session| async move {
+        session.browser.expect(plain(CLOSE, GOING_AWAY)).await;
+        let told = begun.elapsed();
+        assert!(session.app.frame().await.is(CLOSE, GOING_AWAY));
+        session.browser.send(masked(CLOSE, GOING_AWAY)).await;
+        session.app.send(plain(CLOSE, GOING_AWAY)).await;
+        told
+    });
+    let told = join_all(closed).await;
+    sidecar.stopped().await;
+    // That one half of the window stays empty is as likely as forty tails in a row.
+    assert!(told.iter().any(|told| *told < window / 2) && told.iter().any(|told| *told > window / 2), "{told:?}");
+    assert!(told.iter().all(|told| *told < window * 3), "{told:?}");
+}
+
+#[tokio::test]
+async fn a_drain_whose_sessions_have_gone_does_not_wait_for_its_window() {
+    let (app, mut sidecar) = start(|drain| drain.window = LONG).await;
+    let Session { browser, mut app } = sidecar.stream(&app).await;
+    sidecar.stop();
+    refused(&sidecar).await;
+    drop(browser);
+    app.end().await;
+    drop(app);
+    sidecar.stopped().await;
+}
+
+#[tokio::test]
+async fn the_close_may_say_that_the_service_restarts() {
+    let (app, mut sidecar) = start(|drain| drain.close_code = DrainCode::ServiceRestart).await;
+    let mut session = sidecar.stream(&app).await;
+    sidecar.stop();
+    session.browser.expect(plain(CLOSE, 1012u16.to_be_bytes())).await;
+    assert!(session.app.frame().await.is(CLOSE, 1012u16.to_be_bytes()));
+    part(session, sidecar).await;
+}
+
+/// From one message of an end to its next.
+const PACE: Duration = Duration::from_millis(20);
+
+/// The message of this number; its header has every form in turn.
+fn message(number: usize) -> Vec<u8> {
+    const LENGTHS: [usize; 6] = [1, 125, 126, 9000, 65_535, 65_536];
+    vec![number as u8; LENGTHS[number % LENGTHS.len()]]
+}
+
+/// Sends and takes whole messages until the close comes, and answers that; what it came with, and how many came before.
+async fn converse(wire: Wire, frame: fn(u8, Vec<u8>) -> Vec<u8>, warm: CancellationToken) -> (Frame, usize) {
+    let (mut reader, mut writer) = wire.stream.into_split();
+    let closed = CancellationToken::new();
+    let until = closed.clone();
+    let sending = tokio::spawn(async move {
+        let mut pace = tokio::time::interval(PACE);
+        for number in 0.. {
+            tokio::select! {
+                () = until.cancelled() => break,
+                _due = pace.tick() => {}
+            }
+            writer.write_all(&frame(BINARY, message(number))).await.unwrap();
+        }
+        writer
+    });
+    let (mut came, mut taken) = (Vec::new(), 0);
+    let close = loop {
+        match Frame::parse(&came) {
+            Some((close, length)) if close.first == CLOSE => {
+                assert_eq!(came.len(), length, "nothing follows the close");
+                break close;
+            }
+            Some((whole, length)) => {
+                assert!(whole.is(BINARY, message(taken)), "message {taken} is torn");
+                came.drain(..length);
+                taken += 1;
+                if taken == 20 {
+                    warm.cancel();
+                }
+            }
+            None => assert!(soon(reader.read_buf(&mut came)).await.unwrap() > 0, "ended without a close"),
+        }
+    };
+    closed.cancel();
+    let mut writer = soon(sending).await.unwrap();
+    writer.write_all(&frame(CLOSE, GOING_AWAY.to_vec())).await.unwrap();
+    let mut rest = Vec::new();
+    soon(reader.read_to_end(&mut rest)).await.unwrap();
+    assert!(rest.is_empty(), "nothing follows the close");
+    (close, taken)
+}
+
+#[tokio::test]
+async fn no_message_is_torn_when_sigterm_comes_under_load() {
+    const SESSIONS: usize = 20;
+    let app = App::bind().await;
+    let mut process = Process::start(&app, &["--drain-window=500ms"]).await;
+    let (mut ends, mut warm) = (Vec::new(), Vec::new());
+    for _session in 0..SESSIONS {
+        let Session { browser, app } = stream(&process, &app).await;
+        let (one, other) = (CancellationToken::new(), CancellationToken::new());
+        ends.push(tokio::spawn(converse(browser, masked, one.clone())));
+        ends.push(tokio::spawn(converse(app, plain, other.clone())));
+        warm.extend([one, other]);
+    }
+    soon(join_all(warm.iter().map(CancellationToken::cancelled))).await;
+    process.signal(Signal::TERM);
+    for end in ends {
+        let (close, taken) = end.await.unwrap();
+        assert!(close.is(CLOSE, GOING_AWAY) && taken >= 20, "{close:?} after {taken}");
+    }
+    for _session in 0..SESSIONS {
+        let line = process.line("session ended").await;
+        assert_eq!((&line["closed_by"], &line["code"]), (&"sidecar".into(), &"1001".into()));
+    }
+    process.line("drained").await;
+    assert_eq!(process.exit_code().await, Some(0));
+}
+
+/// A session, seen from both ends, through a process.
+async fn stream(process: &Process, app: &App) -> Session {
+    let mut browser = Wire::connect(process.address).await;
+    browser.send(handshake(STREAM, "")).await;
+    let (_head, upstream) = app.shake_hands("").await;
+    assert!(browser.head().await.starts_with("HTTP/1.1 101 "));
+    Session { browser, app: upstream }
+}
+
+#[tokio::test]
+async fn every_phase_has_its_line_and_an_overrun_says_what_was_left() {
+    let app = App::bind().await;
+    let flags = ["--drain-delay=100ms", "--drain-window=100ms", "--drain-timeout=1s"];
+    let mut process = Process::start(&app, &flags).await;
+    let mut sessions = [stream(&process, &app).await, stream(&process, &app).await];
+    for Session { browser, app } in &mut sessions {
+        app.send(&plain(BINARY, [7; 1000])[..500]).await;
+        browser.exactly(500).await;
+    }
+    let mut browser = Wire::connect(process.address).await;
+    browser.send(GET).await;
+    app.accept().await.head().await;
+    process.signal(Signal::TERM);
+    let line = process.line("draining").await;
+    assert_eq!((&line["sessions"], &line["delay"], &line["timeout"]), (&2.into(), &"100ms".into(), &"1s".into()));
+    let line = process.line("closing").await;
+    assert_eq!((&line["sessions"], &line["http_connections"]), (&2.into(), &1.into()));
+    process.line("every websocket is told").await;
+    let line = process.line("the drain ran out of time").await;
+    assert_eq!((&line["sessions"], &line["http_connections"]), (&2.into(), &1.into()));
+    assert_eq!(line["level"], "WARN");
+    assert_eq!(process.exit_code().await, Some(0));
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_it_at_once() {
+    for (first, second) in [(Signal::TERM, Signal::TERM), (Signal::INT, Signal::TERM), (Signal::TERM, Signal::INT)] {
+        let app = App::bind().await;
+        let mut process = Process::start(&app, &["--drain-delay=1h", "--drain-timeout=2h"]).await;
+        let _session = stream(&process, &app).await;
+        process.signal(first);
+        process.line("draining").await;
+        assert!(ask_admin(process.admin, "/readyz").await.0.starts_with("HTTP/1.1 503 "));
+        process.signal(second);
+        process.line("a second signal").await;
+        assert_eq!(process.exit_code().await, Some(1));
+    }
 }
 
 #[tokio::test]
@@ -175,7 +457,7 @@ async fn who_was_closing_already_is_not_told_twice() {
 #[tokio::test]
 async fn a_drain_ends_at_its_deadline_whatever_is_left() {
     let deadline = Duration::from_millis(300);
-    let (app, mut sidecar) = start(deadline).await;
+    let (app, mut sidecar) = start(|drain| drain.timeout = deadline).await;
     // One that never finishes its message, one that cannot be followed, one that never answers.
     let mut unfinished = sidecar.stream(&app).await;
     unfinished.app.send(&plain(BINARY, [7; 1000])[..500]).await;

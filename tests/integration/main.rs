@@ -5,6 +5,7 @@ mod bulk;
 mod deflate;
 mod drain;
 mod exact;
+mod faults;
 mod frames;
 mod golden;
 mod heartbeat;

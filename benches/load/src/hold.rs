@@ -136,7 +136,7 @@ async fn beat(
 }
 
 /// Opens sessions, each of which has been busy once: a turn, where the path asks for answers.
-async fn open_all(target: &Target, count: usize) -> anyhow::Result<Vec<TcpStream>> {
+pub(crate) async fn open_all(target: &Target, count: usize) -> anyhow::Result<Vec<TcpStream>> {
     let answer = wire::number(&target.path, "answer").map_or(0, |length| wire::delta(length).len());
     let mut sessions = Vec::with_capacity(count);
     while sessions.len() < count {

@@ -2,7 +2,10 @@
 //!
 //! Law: frames are made before the clock starts, so that both ends cost less than any proxy between them.
 
+mod admin;
 mod bulk;
+mod churn;
+mod flood;
 mod hold;
 mod serve;
 mod shake;
@@ -45,6 +48,10 @@ enum Command {
     Hold(hold::Hold),
     /// Open and close sessions.
     Shake(shake::Shake),
+    /// Hold many sessions that send heartbeats and are replaced, and count every ack.
+    Churn(churn::Churn),
+    /// Flood one session, and watch what others get.
+    Flood(flood::Flood),
 }
 
 /// Which proxy is measured.
@@ -71,6 +78,8 @@ fn main() -> anyhow::Result<()> {
         Command::Idle(idle) => idle.run()?,
         Command::Hold(hold) => hold.run()?,
         Command::Shake(shake) => shake.run()?,
+        Command::Churn(churn) => churn.run()?,
+        Command::Flood(flood) => flood.run()?,
     };
     println!("{line}");
     Ok(())

@@ -15,6 +15,8 @@ pub(crate) struct Process(i32);
 pub(crate) struct Memory {
     /// Anonymous pages that are resident: what it has allocated and touched.
     pub(crate) anonymous: i64,
+    /// All pages that are resident.
+    pub(crate) resident: i64,
 }
 
 impl Process {
@@ -31,9 +33,16 @@ impl Process {
 
     pub(crate) fn memory(self) -> anyhow::Result<Memory> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.0))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).context("no RssAnon")?;
-        let kib: i64 = line.trim().trim_end_matches(" kB").parse()?;
-        Ok(Memory { anonymous: kib * 1024 })
+        let of = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)).context("no such line")?;
+            anyhow::Ok(line.trim().trim_end_matches(" kB").parse::<i64>()? * 1024)
+        };
+        Ok(Memory { anonymous: of("RssAnon:")?, resident: of("VmRSS:")? })
+    }
+
+    /// Its open file handles.
+    pub(crate) fn handles(self) -> anyhow::Result<usize> {
+        Ok(std::fs::read_dir(format!("/proc/{}/fd", self.0))?.count())
     }
 }
 

@@ -13,6 +13,10 @@ pub(crate) const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
 /// `BackMsg { app_heartbeat: true }`, masked.
 pub(crate) const HEARTBEAT: [u8; 9] = [0x82, 0x83, 1, 2, 3, 4, 0x88 ^ 1, 1 ^ 2, 1 ^ 3];
+/// A ping of a browser's, masked.
+pub(crate) const PING: [u8; 10] = [0x89, 0x84, 1, 2, 3, 4, b'p' ^ 1, b'i' ^ 2, b'n' ^ 3, b'g' ^ 4];
+/// A browser's close 1000, masked.
+pub(crate) const CLOSE: [u8; 8] = [0x88, 0x82, 1, 2, 3, 4, 0x03 ^ 1, 0xe8 ^ 2];
 /// The payload of [`HEARTBEAT`].
 pub(crate) const HEARTBEAT_PAYLOAD: [u8; 3] = [0x88, 0x01, 0x01];
 /// The ack in the form that the sidecar sends too, so that all acks are of one length.

@@ -3,6 +3,7 @@
 //! Law: whatever waits is bounded, so that a hang is a failure that says where.
 
 pub(crate) mod frame;
+pub(crate) mod process;
 pub(crate) mod wire;
 
 use std::net::SocketAddr;
@@ -178,40 +179,66 @@ impl Sidecar {
 
     /// An answer of the admin port: head and body.
     pub(crate) async fn admin(&self, path: &str) -> (String, String) {
-        let mut wire = Wire::connect(self.admin).await;
-        wire.send(format!("GET {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n")).await;
-        let head = wire.head().await;
-        (head, String::from_utf8(wire.rest().await.unwrap()).unwrap())
+        ask_admin(self.admin, path).await
     }
 
     /// The sum of a family's samples that have these labels.
     pub(crate) async fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
-        let (_head, text) = self.admin("/metrics").await;
-        let name = format!("heartbeat_sidecar_{name}");
-        let samples: Vec<f64> = text
-            .lines()
-            .filter(|line| line.strip_prefix(&name).is_some_and(|rest| rest.starts_with(['{', ' '])))
-            .filter(|line| labels.iter().all(|(key, value)| line.contains(&format!("{key}=\"{value}\""))))
-            .map(|line| line.rsplit(' ').next().unwrap().parse().unwrap())
-            .collect();
-        assert!(!samples.is_empty(), "no series {name} with {labels:?}");
-        samples.iter().sum()
+        metric(self.admin, name, labels).await
     }
 
-    /// Waits until a metric has this value. There is no event for that: it is asked for again and again.
+    /// As the function of this name.
     #[track_caller]
-    pub(crate) fn until(&self, name: &str, labels: &[(&str, &str)], value: f64) -> impl Future<Output = ()> {
-        let place = std::panic::Location::caller();
-        async move {
-            let mut seen = f64::NAN;
-            let reached = async {
-                while seen != value {
-                    seen = self.metric(name, labels).await;
-                }
-            };
-            if tokio::time::timeout(PATIENCE, reached).await.is_err() {
-                panic!("{place}: {name}{labels:?} is {seen}, not {value}");
+    pub(crate) fn until<'a>(
+        &self,
+        name: &'a str,
+        labels: &'a [(&'a str, &'a str)],
+        value: f64,
+    ) -> impl Future<Output = ()> + use<'a> {
+        until(self.admin, name, labels, value)
+    }
+}
+
+/// An answer of an admin port: head and body.
+pub(crate) async fn ask_admin(admin: SocketAddr, path: &str) -> (String, String) {
+    let mut wire = Wire::connect(admin).await;
+    wire.send(format!("GET {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n")).await;
+    let head = wire.head().await;
+    (head, String::from_utf8(wire.rest().await.unwrap()).unwrap())
+}
+
+/// The sum of a family's samples that have these labels.
+pub(crate) async fn metric(admin: SocketAddr, name: &str, labels: &[(&str, &str)]) -> f64 {
+    let (_head, text) = ask_admin(admin, "/metrics").await;
+    let name = format!("heartbeat_sidecar_{name}");
+    let samples: Vec<f64> = text
+        .lines()
+        .filter(|line| line.strip_prefix(&name).is_some_and(|rest| rest.starts_with(['{', ' '])))
+        .filter(|line| labels.iter().all(|(key, value)| line.contains(&format!("{key}=\"{value}\""))))
+        .map(|line| line.rsplit(' ').next().unwrap().parse().unwrap())
+        .collect();
+    assert!(!samples.is_empty(), "no series {name} with {labels:?}");
+    samples.iter().sum()
+}
+
+/// Waits until a metric has this value. There is no event for that: it is asked for again and again.
+#[track_caller]
+pub(crate) fn until<'a>(
+    admin: SocketAddr,
+    name: &'a str,
+    labels: &'a [(&'a str, &'a str)],
+    value: f64,
+) -> impl Future<Output = ()> + use<'a> {
+    let place = std::panic::Location::caller();
+    async move {
+        let mut seen = f64::NAN;
+        let reached = async {
+            while seen != value {
+                seen = metric(admin, name, labels).await;
             }
+        };
+        if tokio::time::timeout(PATIENCE, reached).await.is_err() {
+            panic!("{place}: {name}{labels:?} is {seen}, not {value}");
         }
     }
 }

@@ -1,0 +1,77 @@
+//! The real binary as a process of its own, and its log.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::process::Stdio;
+
+use rustix::process::{Pid, kill_process};
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt as _, BufReader, Lines};
+use tokio::process::{Child, ChildStderr, Command};
+
+pub(crate) use rustix::process::Signal;
+
+use super::{App, soon};
+
+/// A sidecar that runs until it is told to stop, or dropped.
+pub(crate) struct Process {
+    pub(crate) address: SocketAddr,
+    pub(crate) admin: SocketAddr,
+    child: Child,
+    log: Lines<BufReader<ChildStderr>>,
+}
+
+impl Process {
+    /// `run` before this app, with these flags besides.
+    pub(crate) async fn start(app: &App, flags: &[&str]) -> Self {
+        let mut command = Command::new(binary());
+        command.args(["run", "--listen=127.0.0.1:0", "--admin=127.0.0.1:0", "--log-format=json"]);
+        command.arg(format!("--upstream=http://{}", app.address())).args(flags);
+        let mut child = command.stderr(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
+        let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
+        let address = bound(&mut log, "listening on ").await;
+        let admin = bound(&mut log, "admin on ").await;
+        Self { address, admin, child, log }
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        kill_process(self.pid(), signal).unwrap();
+    }
+
+    pub(crate) fn pid(&self) -> Pid {
+        Pid::from_raw(self.child.id().expect("it runs").try_into().unwrap()).unwrap()
+    }
+
+    /// The next line of the log whose message begins so.
+    pub(crate) async fn line(&mut self, message: &str) -> Value {
+        line(&mut self.log, message).await
+    }
+
+    /// Its exit code; `None` if a signal killed it.
+    pub(crate) async fn exit_code(mut self) -> Option<i32> {
+        soon(self.child.wait()).await.unwrap().code()
+    }
+}
+
+/// `HEARTBEAT_SIDECAR_TEST_BINARY` names another build than the one of this test.
+fn binary() -> OsString {
+    std::env::var_os("HEARTBEAT_SIDECAR_TEST_BINARY").unwrap_or_else(|| env!("CARGO_BIN_EXE_heartbeat-sidecar").into())
+}
+
+async fn line(log: &mut Lines<BufReader<ChildStderr>>, message: &str) -> Value {
+    let mut seen = String::new();
+    loop {
+        let Some(line) = soon(log.next_line()).await.unwrap() else { panic!("no {message:?} in the log:\n{seen}") };
+        let event: Value = serde_json::from_str(&line).unwrap_or_default();
+        if event["message"].as_str().is_some_and(|text| text.starts_with(message)) {
+            return event;
+        }
+        seen += &line;
+        seen += "\n";
+    }
+}
+
+async fn bound(log: &mut Lines<BufReader<ChildStderr>>, message: &str) -> SocketAddr {
+    let event = line(log, message).await;
+    event["message"].as_str().unwrap()[message.len()..].parse().unwrap()
+}
