@@ -11,10 +11,6 @@ from scene import Scene
 from support.streamlit_server import StreamlitServer
 from tools import Bundled
 
-STREAMLIT = "1.40.0"
-"""A legacy version that `tests/run` has made an environment for."""
-
-
 @pytest.fixture(scope="session")
 def bundled(tmp_path_factory: pytest.TempPathFactory) -> Bundled:
     return Bundled(tmp_path_factory.mktemp("bundled"))
@@ -24,7 +20,8 @@ def bundled(tmp_path_factory: pytest.TempPathFactory) -> Bundled:
 def app() -> Iterator[StreamlitServer]:
     cache = os.environ.get("HEARTBEAT_SIDECAR_TEST_CACHE")
     assert cache, "HEARTBEAT_SIDECAR_TEST_CACHE is not set: start these tests with `tests/run`"
-    running = StreamlitServer(Path(cache) / f"streamlit-{STREAMLIT}" / "bin" / "python")
+    version = os.environ.get("HEARTBEAT_SIDECAR_TEST_DEPLOY", "1.40.0")
+    running = StreamlitServer(Path(cache) / f"streamlit-{version}" / "bin" / "python")
     yield running
     running.stop()
 
