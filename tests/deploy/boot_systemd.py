@@ -63,7 +63,8 @@ class Booted:
         (directory / "boot.target").write_text(f"[Unit]\nDefaultDependencies=no\n{wants}\n")
         env = {"PATH": os.environ["PATH"], "container": "test", "SYSTEMD_UNIT_PATH": str(directory)}
         namespaces = ["--mount", "--pid", "--cgroup", "--uts", "--ipc", "--fork", "--kill-child"]
-        self._process = Process("systemd", ["unshare", *namespaces, "bash", "-c", BOOT], env | {"BINARY": str(binary())})
+        env["BINARY"] = str(binary())
+        self._process = Process("systemd", ["unshare", *namespaces, "bash", "-c", BOOT], env)
         try:
             self.wait_until(lambda: self.show("ActiveState") == "active", "the unit is not active")
         except BaseException:

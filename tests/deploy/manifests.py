@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from cloudcoil.models.prometheus_operator.v1 import PodMonitor
+from cloudcoil.models.prometheus_operator.v1 import PodMonitor, PrometheusRule
 from tools import effective, environment_of, output, script
 
 
@@ -20,9 +20,9 @@ def validate(path: Path) -> None:
     assert "passed" in said, said
 
 
-def validate_pod_monitor(manifest: dict[str, Any]) -> None:
-    """Against the operator's; what these do not know they drop, so nothing may be missing afterwards."""
-    model = PodMonitor.model_validate(manifest)
+def validate_monitoring(manifest: dict[str, Any]) -> None:
+    """Against the operator's schemas; what these do not know they drop, so nothing may be missing afterwards."""
+    model = {"PodMonitor": PodMonitor, "PrometheusRule": PrometheusRule}[manifest["kind"]].model_validate(manifest)
     assert model.model_dump(by_alias=True, exclude_unset=True, mode="json") == manifest
 
 

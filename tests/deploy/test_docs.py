@@ -6,9 +6,11 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
+from manifests import validate_monitoring
 from scene import Scene
 from support.sidecar import REPOSITORY
-from tools import effective
+from tools import effective, output
 
 DOCS = REPOSITORY / "docs"
 PAGES = ["OPERATIONS.md", "RUNBOOK.md"]
@@ -55,6 +57,11 @@ def test_every_setting_that_is_named_exists(name: str) -> None:
     named = set(re.findall(r"`((?:heartbeat|session|drain|watchdog|limits)\.[a-z_]+)", text))
     known = effective({"HEARTBEAT_SIDECAR_LOG_FORMAT": "json"}).keys()
     assert len(named) > 3 and named <= known, f"unknown: {named - known}"
+
+
+def test_the_rules_become_a_valid_object_of_the_operator() -> None:
+    [command] = re.findall(r"^(\{ printf .*? \}) \| kubectl", (DOCS / "OPERATIONS.md").read_text(), flags=re.M | re.S)
+    validate_monitoring(yaml.safe_load(output("bash", "-c", command, cwd=REPOSITORY)))
 
 
 def test_the_sizing_counts_the_series_that_there_are(scene: Scene) -> None:

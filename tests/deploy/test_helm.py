@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from manifests import check_native_pod, check_sidecar, validate, validate_pod_monitor
+from manifests import check_native_pod, check_sidecar, validate, validate_monitoring
 from tools import DEPLOY, Bundled, documents, effective, only, output
 
 HELM = DEPLOY / "helm"
@@ -28,7 +28,7 @@ def test_the_stand_alone_form_is_valid(bundled: Bundled, tmp_path: Path) -> None
     assert sorted(document["kind"] for document in found) == [
         *("Deployment", "NetworkPolicy", "PodDisruptionBudget", "PodMonitor", "Service")
     ]
-    validate_pod_monitor(only(found, kind="PodMonitor"))
+    validate_monitoring(only(found, kind="PodMonitor"))
     for number, document in enumerate(found):
         if document["kind"] != "PodMonitor":
             (tmp_path / f"{number}.yaml").write_text(json.dumps(document))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from manifests import check_native_pod, validate, validate_pod_monitor
+from manifests import check_native_pod, validate, validate_monitoring
 from tools import DEPLOY, Bundled, documents, only, output
 
 PLAIN = DEPLOY / "kubernetes" / "plain"
@@ -20,7 +20,7 @@ def test_a_manifest_is_valid(name: str) -> None:
 
 def test_the_pod_monitor_is_valid_and_finds_the_port() -> None:
     monitor = MANIFESTS["podmonitor"]
-    validate_pod_monitor(monitor)
+    validate_monitoring(monitor)
     assert monitor["spec"]["selector"]["matchLabels"].items() <= POD["metadata"]["labels"].items()
     [endpoint] = monitor["spec"]["podMetricsEndpoints"]
     assert endpoint["port"] in [port["name"] for port in POD["spec"]["initContainers"][0]["ports"]]
@@ -41,12 +41,14 @@ def test_all_manifests_mean_that_pod() -> None:
         MANIFESTS["poddisruptionbudget"]["spec"]["selector"]["matchLabels"],
     ):
         assert selector and selector.items() <= labels
-    assert MANIFESTS["horizontalpodautoscaler"]["spec"]["scaleTargetRef"]["name"] == MANIFESTS["deployment"]["metadata"]["name"]
+    scaled = MANIFESTS["horizontalpodautoscaler"]["spec"]["scaleTargetRef"]["name"]
+    assert scaled == MANIFESTS["deployment"]["metadata"]["name"]
 
 
 def test_only_monitoring_reaches_the_admin_port_and_nobody_the_app() -> None:
     everyone, monitoring = MANIFESTS["networkpolicy"]["spec"]["ingress"]
-    assert "from" not in everyone and everyone["ports"] == [{"port": MANIFESTS["service"]["spec"]["ports"][0]["targetPort"]}]
+    served = MANIFESTS["service"]["spec"]["ports"][0]["targetPort"]
+    assert "from" not in everyone and everyone["ports"] == [{"port": served}]
     assert monitoring["from"] and monitoring["ports"] == [{"port": 9600}]
 
 

@@ -46,7 +46,7 @@ def only(items: list[Any], **wanted: Any) -> Any:
 
 
 def effective(settings: dict[str, str]) -> dict[str, str]:
-    """What `check` makes of these environment variables, by key; one that it does not know, or refuses, is a failure."""
+    """What `check` makes of these environment variables, by key; one that it does not know or refuses fails."""
     env = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     ours = {name: value for name, value in settings.items() if name.startswith(PREFIX)}
     assert ours, f"no setting of the sidecar among {settings}"
