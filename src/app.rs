@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::config::{Config, DrainSettings};
@@ -18,6 +17,7 @@ use crate::relay::stream::keepalive;
 use crate::server::admin::{self, AdminState};
 use crate::server::listener::{self, Entrance};
 use crate::session::Sessions;
+use crate::session::stop::Stop;
 
 /// The name of the one upstream, in metrics and logs.
 const UPSTREAM_NAME: &str = "default";
@@ -87,7 +87,7 @@ impl Sidecar {
         let admin = tokio::spawn(admin::serve(admin, state, std::future::pending()));
         let upkeep = tokio::spawn(keep_up(metrics.clone()));
         let upstream = Arc::new(Upstream::new(&config, UPSTREAM_NAME, metrics.upstream(UPSTREAM_NAME)));
-        let proxy = Proxy::new(&config, upstream, sessions.clone(), drain.clone(), metrics.clone());
+        let proxy = Proxy::new(&config, upstream, sessions.clone(), metrics.clone());
         let entrance = Entrance::new(&config, proxy, metrics.clone());
         let public = tokio::spawn(listener::serve(public, entrance, drain.clone()));
 
@@ -106,8 +106,9 @@ impl Sidecar {
 async fn bind(key: &'static str, address: SocketAddr, keepalive: &TcpKeepalive) -> Result<TcpListener, BindError> {
     let because = |source| BindError { key, address, source };
     let listener = TcpListener::bind(address).await.map_err(because)?;
-    // A connection inherits it from the socket that it is accepted from.
-    SockRef::from(&listener).set_tcp_keepalive(keepalive).map_err(because)?;
+    // Connections inherit both from the socket that they are accepted from.
+    let socket = SockRef::from(&listener);
+    socket.set_tcp_nodelay(true).and_then(|()| socket.set_tcp_keepalive(keepalive)).map_err(because)?;
     Ok(listener)
 }
 
@@ -135,8 +136,8 @@ async fn wind_down(drain: &Drain, sessions: &Sessions, settings: DrainSettings) 
 }
 
 /// Tells every session of before; those that begin later see for themselves that it is time.
-async fn say_farewell(stops: Vec<CancellationToken>, window: Duration) {
-    drain::spread(stops, window).await;
+async fn say_farewell(stops: Vec<Stop>, window: Duration) {
+    drain::spread(stops, window, |stop| stop.turn()).await;
     tracing::info!("every websocket is told to close");
 }
 

@@ -121,13 +121,13 @@ impl Guard {
 
 /// Turns each of these switches at a random moment within `window`, so that those who are told do not all come back at
 /// the same time. Resolves with the last one.
-pub async fn spread(switches: Vec<CancellationToken>, window: Duration) {
+pub async fn spread<S>(switches: Vec<S>, window: Duration, turn: impl Fn(S)) {
     let begun = Instant::now();
     let mut due: Vec<_> = switches.into_iter().map(|switch| (begun + window.mul_f64(rand::random()), switch)).collect();
     due.sort_unstable_by_key(|(moment, _switch)| *moment);
     for (moment, switch) in due {
         tokio::time::sleep_until(moment).await;
-        switch.cancel();
+        turn(switch);
     }
 }
 
@@ -193,7 +193,10 @@ mod tests {
         let switches: Vec<_> = (0..1000).map(|_session| CancellationToken::new()).collect();
         let begun = Instant::now();
         let turned = switches.iter().map(|switch| switch.cancelled().map(|()| begun.elapsed()));
-        let (moments, ()) = tokio::join!(futures_util::future::join_all(turned), spread(switches.clone(), WINDOW));
+        let (moments, ()) = tokio::join!(
+            futures_util::future::join_all(turned),
+            spread(switches.clone(), WINDOW, |switch| switch.cancel())
+        );
         let early = moments.iter().filter(|moment| **moment < WINDOW / 4).count();
         let late = moments.iter().filter(|moment| **moment > WINDOW * 3 / 4).count();
         // 250 are expected of each quarter: eight standard deviations are left for chance.
@@ -206,7 +209,7 @@ mod tests {
     async fn without_a_window_all_are_told_at_once() {
         let switches = vec![CancellationToken::new(); 3];
         let begun = Instant::now();
-        spread(switches.clone(), Duration::ZERO).await;
+        spread(switches.clone(), Duration::ZERO, |switch| switch.cancel()).await;
         assert!(switches.iter().all(CancellationToken::is_cancelled) && begun.elapsed() < Duration::from_millis(2));
     }
 }

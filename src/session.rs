@@ -2,17 +2,19 @@
 //!
 //! Law: nothing that identifies a user is kept here: no Streamlit session id, path, query, cookie or address.
 
+pub mod stop;
 pub mod takeover;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::Context;
 use std::time::Duration;
 
 use serde::Serialize;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
+use self::stop::Stop;
 use crate::heartbeat::AckOrigin;
 use crate::metrics::Direction;
 
@@ -96,7 +98,7 @@ struct Live {
     acks_upstream: AtomicU64,
     last_heartbeat: Moment,
     last_ack_latency: Moment,
-    stop: CancellationToken,
+    stop: Stop,
     tapped: bool,
 }
 
@@ -130,7 +132,7 @@ impl Sessions {
             acks_upstream: AtomicU64::new(0),
             last_heartbeat: Moment::default(),
             last_ack_latency: Moment::default(),
-            stop: CancellationToken::new(),
+            stop: Stop::default(),
             tapped: info.tapped,
         });
         self.lock().insert(id, Arc::clone(&live));
@@ -138,7 +140,7 @@ impl Sessions {
     }
 
     /// What ends each of the sessions that live now.
-    pub fn stops(&self) -> Vec<CancellationToken> {
+    pub fn stops(&self) -> Vec<Stop> {
         self.lock().values().map(|live| live.stop.clone()).collect()
     }
 
@@ -171,8 +173,13 @@ impl Session {
     }
 
     /// What ends it when turned: for a drain that is closing, else because it is taken over.
-    pub fn stop(&self) -> CancellationToken {
+    pub fn stop(&self) -> Stop {
         self.live.stop.clone()
+    }
+
+    /// Whether it is to end; whoever asks last is woken when that changes.
+    pub fn poll_stop(&self, cx: &Context<'_>) -> bool {
+        self.live.stop.poll_turned(cx)
     }
 
     /// The configured name of its upstream.

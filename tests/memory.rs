@@ -214,6 +214,71 @@ fn an_idle_session_owns_no_buffer() {
     });
 }
 
+#[test]
+fn a_message_of_a_million_empty_fragments_costs_no_memory() {
+    const FRAGMENTS: usize = 1_000_000;
+    alone(async {
+        let (app, sidecar) = Sidecar::with_app().await;
+        for masked in [false, true] {
+            let Session { browser, app: upstream } = sidecar.stream(&app).await;
+            let (mut from, mut to) = if masked { (browser, upstream) } else { (upstream, browser) };
+            let (begin, fragment) = (header(0x02, 0, masked), header(0x00, 0, masked));
+            let batch = fragment.repeat(1000);
+            let grown = growth(async {
+                from.send(&begin).await;
+                to.expect(&begin).await;
+                for _thousand in 0..FRAGMENTS / 1000 {
+                    from.send(&batch).await;
+                    to.expect(&batch).await;
+                }
+            })
+            .await;
+            let last = header(0x80, 0, masked);
+            from.send(&last).await;
+            to.expect(&last).await;
+            println!("a million fragments, masked: {masked}: memory grew by {} KiB", grown / 1024);
+            assert!(grown < 2 * MIB, "{grown}");
+        }
+        assert_eq!(sidecar.metric("tap_disabled_total", &[]).await, 0.0);
+    });
+}
+
+#[test]
+fn a_compressed_session_keeps_its_window_and_no_more() {
+    const SESSIONS: usize = 300;
+    /// A quarter of a mebibyte that no compressor makes much smaller, from the browser.
+    const MESSAGE: usize = 1 << 18;
+    alone(async {
+        let (app, sidecar) = Sidecar::with_app().await;
+        let mut noise = vec![0; MESSAGE];
+        rand::fill(&mut noise[..]);
+        let mut compress = flate2::Compress::new(flate2::Compression::fast(), false);
+        let mut payload = Vec::with_capacity(2 * MESSAGE);
+        compress.compress_vec(&noise, &mut payload, flate2::FlushCompress::Sync).unwrap();
+        payload.truncate(payload.len() - 4);
+        let mut each = Vec::new();
+        for lines in ["", "Sec-WebSocket-Extensions: permessage-deflate\r\n"] {
+            let first = if lines.is_empty() { BINARY } else { 0xc2 };
+            let message = masked(first, &payload);
+            let mut sessions = Vec::with_capacity(SESSIONS);
+            let grown = growth(async {
+                for _session in 0..SESSIONS {
+                    let mut session = sidecar.open_with(&app, STREAM, lines).await;
+                    let Session { browser, app: upstream } = &mut session;
+                    tokio::join!(browser.send(&message), async { upstream.expect(&message).await });
+                    sessions.push(session);
+                }
+            })
+            .await;
+            each.push(grown / SESSIONS);
+        }
+        assert_eq!(sidecar.metric("tap_disabled_total", &[]).await, 0.0, "what was sent could be read");
+        println!("a session: {} bytes plain, {} bytes compressed", each[0], each[1]);
+        assert!(each[1] < each[0] + 40 * 1024, "{each:?}");
+        assert!(each[1] > each[0] + 16 * 1024, "the window is there: {each:?}");
+    });
+}
+
 /// How a short session ends; the browser tells the app in its path.
 #[derive(Clone, Copy, Debug)]
 enum Ending {

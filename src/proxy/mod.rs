@@ -25,9 +25,9 @@ use self::admission::Rejection;
 pub use self::body::ResponseBody;
 use self::body::{RequestBody, RequestBodyError};
 use self::page::Navigation;
+pub use self::upgrade::Visit;
 use self::upstream::{ConnectError, Upstream};
 use crate::config::{AllowedOrigins, Config, Limits, TrustedProxies};
-use crate::drain::Drain;
 use crate::heartbeat::learning::Learning;
 use crate::limits::{Alarm, Client, Rate};
 use crate::metrics::Metrics;
@@ -38,7 +38,6 @@ use crate::session::Sessions;
 pub struct Proxy {
     upstream: Arc<Upstream>,
     sessions: Sessions,
-    drain: Drain,
     edge: Arc<Edge>,
 }
 
@@ -63,27 +62,21 @@ enum Refusal {
 }
 
 impl Proxy {
-    /// A proxy whose websocket sessions are entered in `sessions` and held by `drain`.
-    pub fn new(
-        config: &Config,
-        upstream: Arc<Upstream>,
-        sessions: Sessions,
-        drain: Drain,
-        metrics: Arc<Metrics>,
-    ) -> Self {
+    /// A proxy whose websocket sessions are entered in `sessions`.
+    pub fn new(config: &Config, upstream: Arc<Upstream>, sessions: Sessions, metrics: Arc<Metrics>) -> Self {
         let (trusted_proxies, allowed_origins) = (config.trusted_proxies.clone(), config.allowed_origins.clone());
         let handshakes = config.limits.handshakes_per_second.map(Rate::new);
         let hasty = Alarm::new("limits.handshakes_per_second");
         let edge = Edge { limits: config.limits, trusted_proxies, allowed_origins, handshakes, hasty, metrics };
-        Self { upstream, sessions, drain, edge: Arc::new(edge) }
+        Self { upstream, sessions, edge: Arc::new(edge) }
     }
 
-    /// Answers one request of the browser behind `peer`.
-    pub async fn handle(&self, mut request: Request<Incoming>, peer: IpAddr) -> Response<ResponseBody> {
+    /// Answers one request of a connection.
+    pub async fn handle(&self, mut request: Request<Incoming>, visit: &Visit) -> Response<ResponseBody> {
         if let Err(rejection) = admission::judge(&request, &self.edge.limits, &self.edge.allowed_origins) {
             return self.reject(rejection);
         }
-        let peer = peer.to_canonical();
+        let peer = visit.client;
         let websocket = headers::asks_for_websocket(request.headers());
         if websocket && let Err(wait) = self.edge.pace(request.headers(), peer) {
             self.edge.hasty.ring();
@@ -93,7 +86,7 @@ impl Proxy {
         to_origin_form(&mut request);
         *request.version_mut() = Version::HTTP_11;
         if websocket {
-            return self.upgrade(request).await;
+            return self.upgrade(request, visit).await;
         }
         let (method, started) = (request.method().clone(), Instant::now());
         let own = match &self.upstream.watchdog {

@@ -1,15 +1,15 @@
 //! Shakes hands on both sides of a websocket and joins the two streams.
 
 use std::future::poll_fn;
+use std::net::IpAddr;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use http::header::{self, HeaderMap};
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
-use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
@@ -45,10 +45,9 @@ enum Failure {
 impl Proxy {
     /// Answers a request for a websocket: with the upstream's 101 and a session behind it, with the upstream's own
     /// refusal, or with a 5xx.
-    pub(super) async fn upgrade(&self, mut request: Request<Incoming>) -> Response<ResponseBody> {
+    pub(super) async fn upgrade(&self, mut request: Request<Incoming>, visit: &Visit) -> Response<ResponseBody> {
         let started = Instant::now();
         let upstream = &self.upstream;
-        let browser = hyper::upgrade::on(&mut request);
         let stream_path = handshake::is_stream(request.uri().path());
         let resumed = resumed(request.headers()).filter(|_id| stream_path);
         let tag = if stream_path { watchdog::take_tag(request.uri_mut()) } else { None };
@@ -69,8 +68,7 @@ impl Proxy {
                 let depth = self.depth(stream_path, response.headers());
                 let (upstream, sessions) = (upstream.clone(), self.sessions.clone());
                 let token = tag.and_then(|tag| tag.token);
-                let joining = Joining { upstream, sessions, depth, resumed, token, turn };
-                tokio::spawn(joining.join(browser, far, self.drain.guard()));
+                visit.becomes(Joining { far, upstream, sessions, depth, resumed, token, turn });
                 headers::keep_upgrade(response.headers_mut());
                 response.map(ResponseBody::from)
             }
@@ -196,6 +194,7 @@ fn resumed(headers: &HeaderMap) -> Option<SessionId> {
 
 /// A session whose 101 is on its way to the browser.
 struct Joining {
+    far: Side,
     upstream: Arc<Upstream>,
     sessions: Sessions,
     depth: Depth,
@@ -206,46 +205,62 @@ struct Joining {
     turn: Option<Turn>,
 }
 
+/// A client's connection: for whom it is, and what it becomes after its last request.
+pub struct Visit {
+    pub(super) client: IpAddr,
+    joining: Mutex<Option<Joining>>,
+}
+
+impl Visit {
+    /// A connection that was accepted.
+    pub fn new(client: IpAddr) -> Self {
+        Self { client: client.to_canonical(), joining: Mutex::new(None) }
+    }
+
+    /// Whether a 101 was answered: the connection is a websocket from there on.
+    pub fn is_upgraded(&self) -> bool {
+        self.lock().is_some()
+    }
+
+    /// Runs the session, once its 101 is written, as a task of its own, small while it is idle. `browser` is the
+    /// connection with what was read beyond the handshake.
+    pub fn join(&self, browser: Side, guard: Guard) {
+        let joining = self.lock().take();
+        if let Some(joining) = joining {
+            joining.join(browser, guard);
+        }
+    }
+
+    fn becomes(&self, joining: Joining) {
+        *self.lock() = Some(joining);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Joining>> {
+        // No panic can leave it half changed.
+        self.joining.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl Joining {
-    /// Waits until the 101 is written, then runs the session as a task of its own, small while it is idle.
-    async fn join(self, browser: OnUpgrade, far: Side, guard: Guard) {
-        let browser = match browser.await {
-            Ok(browser) => browser,
-            Err(error) => {
-                tracing::debug!(upstream = %self.upstream.name, %error, "the browser left during the handshake");
-                return;
-            }
-        };
-        let Some(browser) = Side::of(browser) else {
-            tracing::error!(upstream = %self.upstream.name, "a websocket does not run over a socket of ours");
-            return;
-        };
-        let Self { upstream, sessions, depth, resumed, token, turn } = self;
+    fn join(self, browser: Side, guard: Guard) {
+        let Self { far, upstream, sessions, depth, resumed, token, turn } = self;
         let tapped = depth.sees_messages();
         let session = sessions.open(SessionInfo { upstream: upstream.name.clone(), tapped });
         let stop = session.stop();
         if guard.is_closing() {
             // The drain tells those that it found.
-            stop.cancel();
+            stop.turn();
         }
-        let mut holding = Holding::new(upstream.session.takeover.then(|| upstream.holders.clone()), stop.clone());
+        let mut holding = Holding::new(upstream.session.takeover.then(|| upstream.holders.clone()), stop);
         if let Some(id) = resumed {
             holding.hold(id);
         }
         let report = Report::new(upstream.knowledge.clone(), session, holding);
-        let (pings, patience) = (upstream.session.pings(), upstream.patience.clone());
+        let pings = upstream.session.pings();
         let watchdog = upstream.watchdog.as_ref().zip(token);
         let watched = watchdog.and_then(|(watchdog, token)| watchdog.watch.enter(token));
-        let terms = Terms { depth, heartbeat: upstream.heartbeat, pings, patience, stop, watched };
+        let terms = Terms { depth, heartbeat: upstream.heartbeat, pings, watched };
         tokio::spawn(Session::new(browser, far, terms, report, guard));
         drop(turn);
-    }
-}
-
-impl Side {
-    /// The socket below an upgraded connection, with what was read beyond the handshake.
-    fn of(upgraded: Upgraded) -> Option<Self> {
-        let parts = upgraded.downcast::<TokioIo<Stream>>().ok()?;
-        Some(Self { stream: parts.io.into_inner(), early: parts.read_buf.to_vec() })
     }
 }

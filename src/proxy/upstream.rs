@@ -20,8 +20,8 @@ use crate::config::{Config, SessionSettings, UpstreamAddress};
 use crate::heartbeat::Settings;
 use crate::limits::{Alarm, Capacity, Quota};
 use crate::metrics::UpstreamMetrics;
+use crate::relay::Knowledge;
 use crate::relay::stream::{Stream, keepalive};
-use crate::relay::{Knowledge, Patience};
 use crate::session::takeover::Holders;
 
 /// How long an idle connection is kept for the next request: less than the 5 s after which uvicorn (Streamlit 1.57+)
@@ -37,8 +37,6 @@ pub struct Upstream {
     pub(super) knowledge: Arc<Knowledge>,
     pub(super) name: Arc<str>,
     pub(super) session: SessionSettings,
-    /// That of `session`, shared by those that live.
-    pub(super) patience: Arc<Patience>,
     pub(super) holders: Holders,
     /// The places for its sessions; `None` if they are not counted.
     pub(super) places: Option<Quota>,
@@ -97,11 +95,10 @@ impl Upstream {
             connector,
             handshake_timeout: config.handshake_timeout,
             heartbeat: config.heartbeat,
-            knowledge: Arc::new(Knowledge::new(metrics.clone())),
+            knowledge: Arc::new(Knowledge::new(metrics.clone(), config.session.patience)),
             metrics,
             name: name.into(),
             session: config.session,
-            patience: Arc::new(config.session.patience),
             holders: Holders::default(),
             places: config.limits.sessions.map(|most| Quota::new(most.get())),
             full: Alarm::new("limits.sessions"),

@@ -11,12 +11,10 @@ mod vigil;
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use tokio::time::Sleep;
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use self::end::{End, Inflow, with_scratch};
 use self::progress::Watched;
@@ -59,11 +57,10 @@ pub struct Session {
     /// While something is on its way to a peer.
     vigil: Option<Box<Vigil>>,
     started: bool,
-    /// `None` once the session was told to stop.
-    stop: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
-    /// Another connection takes the session over: how long the upstream may still take to close this one.
-    handing_over: Option<Pin<Box<Sleep>>>,
-    patience: Arc<Patience>,
+    /// It was told to stop.
+    stopped: bool,
+    /// Another connection takes the session over; the timer says how long the upstream may still take to close this one.
+    handing_over: bool,
     /// The page may ask whether bytes reach it.
     watched: Option<Box<Watched>>,
     /// Keeps the process until the session has ended.
@@ -78,10 +75,6 @@ pub struct Terms {
     pub heartbeat: Settings,
     /// Whether the browser is pinged.
     pub pings: Option<PingSettings>,
-    /// How long the peers are waited for.
-    pub patience: Arc<Patience>,
-    /// Ends it: for a drain if that has begun, else because it is taken over.
-    pub stop: CancellationToken,
     /// The page may ask whether bytes reach it.
     pub watched: Option<Watched>,
 }
@@ -110,9 +103,8 @@ impl Session {
             timer: None,
             vigil: None,
             started: false,
-            stop: Some(Box::pin(terms.stop.cancelled_owned())),
-            handing_over: None,
-            patience: terms.patience,
+            stopped: false,
+            handing_over: false,
             watched: terms.watched.map(Box::new),
             guard,
         }
@@ -187,6 +179,9 @@ impl Session {
 
     /// Does what is due by the clock, and what a receiver had no room for before.
     fn poll_timer(&mut self, cx: &mut Context<'_>) {
+        if self.handing_over {
+            return;
+        }
         self.start_vigil();
         if !self.tap.is_idle() {
             self.tap.settle(Instant::now(), &mut self.ends);
@@ -212,7 +207,7 @@ impl Session {
 
     /// When [`Session::poll_timer`] has something to do next.
     fn deadline(&self) -> Option<Instant> {
-        let vigil = self.vigil.as_ref().map(|vigil| vigil.due(&self.patience));
+        let vigil = self.vigil.as_ref().map(|vigil| vigil.due(self.ends.report.patience()));
         self.tap.deadline().into_iter().chain(vigil).min()
     }
 
@@ -228,7 +223,8 @@ impl Session {
 
     /// Looks whether the peers are still there, if that is due, and gives up who is not.
     fn look_after_peers(&mut self, now: Instant) {
-        let Some(mut vigil) = self.vigil.take_if(|vigil| vigil.due(&self.patience) <= now) else { return };
+        let patience = *self.ends.report.patience();
+        let Some(mut vigil) = self.vigil.take_if(|vigil| vigil.due(&patience) <= now) else { return };
         let mut goes_on = false;
         for peer in [Sender::Browser, Sender::Upstream] {
             let unanswered = self.tap.unanswered().filter(|_since| peer == Sender::Browser);
@@ -236,7 +232,7 @@ impl Session {
             // The other kind of socket leads to a process on this machine.
             let Some(mut delivery) = end.stream().delivery() else { continue };
             delivery.waits |= !end.is_clear();
-            match vigil.look(peer, Sight { delivery, heard: end.take_heard(), unanswered }, &self.patience, now) {
+            match vigil.look(peer, Sight { delivery, heard: end.take_heard(), unanswered }, &patience, now) {
                 Ok(waits) => goes_on |= waits,
                 Err(loss) => self.give_up(peer, loss),
             }
@@ -252,11 +248,10 @@ impl Session {
     }
 
     fn poll_stop(&mut self, cx: &mut Context<'_>) {
-        let told = self.stop.as_mut().is_some_and(|stop| stop.as_mut().poll(cx).is_ready());
-        if !told {
+        if self.stopped || !self.ends.report.is_stopped(cx) {
             return;
         }
-        self.stop = None;
+        self.stopped = true;
         if self.guard.is_closing() {
             let code = self.guard.close_code();
             self.ends.report.stopped(code);
@@ -269,7 +264,8 @@ impl Session {
 
     /// Closes the upstream's side at once and lets the browser's go: it is another connection's now.
     fn hand_over(&mut self) {
-        self.handing_over = Some(Box::pin(tokio::time::sleep(self.patience.takeover)));
+        self.handing_over = true;
+        self.timer = Some(Box::pin(tokio::time::sleep(self.ends.report.patience().takeover)));
         if !self.tap.hand_over(GOING_AWAY, &mut self.ends) {
             self.ends.upstream.finish();
         }
@@ -278,15 +274,15 @@ impl Session {
 
     /// Ends what can be ended; answers whether nothing is left.
     fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
-        if let Some(timeout) = &mut self.handing_over {
+        if self.handing_over {
             let closed = self.tap.has_closed(Sender::Upstream) || !self.ends.upstream.is_readable();
-            return closed || timeout.as_mut().poll(cx).is_ready();
+            return closed || self.timer.as_mut().is_none_or(|timeout| timeout.as_mut().poll(cx).is_ready());
         }
         let closed = [Sender::Browser, Sender::Upstream].into_iter().all(|from| {
             let closed = self.tap.is_closed(from) || !self.ends.end(from).is_readable();
             closed && self.ends.end(from).is_clear()
         });
-        if closed && self.stop.is_none() {
+        if closed && self.stopped {
             return true;
         }
         let Ends { browser, upstream, .. } = &self.ends;

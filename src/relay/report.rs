@@ -1,8 +1,10 @@
 //! What is told of a session: metrics while it lives, one log line when it ends.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Context;
 use std::time::{Duration, Instant};
 
+use super::vigil::Patience;
 use crate::heartbeat::carrier::Note;
 use crate::heartbeat::learning::Learning;
 use crate::heartbeat::{AckOrigin, Capability};
@@ -20,6 +22,7 @@ const FLOOD: Duration = Duration::from_millis(10);
 pub struct Knowledge {
     learning: Mutex<Learning>,
     metrics: Arc<UpstreamMetrics>,
+    patience: Patience,
 }
 
 /// Messages of one type that came one after the other: told together, since counters are shared and cost more than a
@@ -55,9 +58,9 @@ pub struct Report {
 }
 
 impl Knowledge {
-    /// Nothing is known yet.
-    pub fn new(metrics: Arc<UpstreamMetrics>) -> Self {
-        Self { learning: Mutex::default(), metrics }
+    /// Nothing is known yet but how long its sessions' peers are waited for.
+    pub fn new(metrics: Arc<UpstreamMetrics>, patience: Patience) -> Self {
+        Self { learning: Mutex::default(), metrics, patience }
     }
 
     /// What is known now.
@@ -93,6 +96,15 @@ impl Report {
             closed: None,
             gave_up: None,
         }
+    }
+
+    /// Whether the session is to end; the task that asks is woken when that changes.
+    pub(super) fn is_stopped(&self, cx: &Context<'_>) -> bool {
+        self.session.poll_stop(cx)
+    }
+
+    pub(super) fn patience(&self) -> &Patience {
+        &self.knowledge.patience
     }
 
     pub(super) fn capability(&self) -> Capability {

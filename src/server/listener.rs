@@ -1,5 +1,7 @@
 //! Accepts browsers and serves HTTP/1.1 to each until the drain.
 
+use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
@@ -8,9 +10,10 @@ use std::time::{Duration, Instant};
 
 use http::StatusCode;
 use http::header::{CONNECTION, HeaderValue};
-use hyper::server::conn::http1;
+use hyper::server::conn::http1::{self, Parts};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::overload::{Exit, Overload};
@@ -19,7 +22,8 @@ use crate::config::{Config, TrustedProxies};
 use crate::drain::{Drain, Guard};
 use crate::limits::{Capacity, Client, Permit, Quota, Seldom};
 use crate::metrics::{Metrics, Rejected};
-use crate::proxy::Proxy;
+use crate::proxy::{Proxy, Visit};
+use crate::relay::Side;
 use crate::relay::stream::Stream;
 
 /// How long accepting rests when the system has no file handle left (`accept(2)`: EMFILE, ENFILE, ENOBUFS, ENOMEM).
@@ -161,10 +165,6 @@ async fn connection(
     peer: SocketAddr,
     guard: Guard,
 ) {
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "a browser left before it was served");
-        return;
-    }
     let client = tokio::select! {
         biased;
         client = entrance.client(&mut stream, peer) => client,
@@ -183,28 +183,35 @@ async fn connection(
         return entrance.exit.turn_away(stream, client, Overload::ConnectionsPerAddress, guard);
     }
     let stream = Stream::Tcp(stream, Some(permit));
+    let visit = Visit::new(client);
     let service = service_fn(|request| {
-        let (proxy, guard) = (entrance.proxy.clone(), &guard);
-        async move {
-            let mut response = proxy.handle(request, client).await;
+        Box::pin(async {
+            let mut response = entrance.proxy.handle(request, &visit).await;
             // Who uses the connection goes elsewhere while that costs nobody a request (RFC 9112 §9.6).
             if guard.is_draining() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
-            Ok::<_, std::convert::Infallible>(response)
-        }
+            Ok::<_, Infallible>(response)
+        })
     });
-    let connection = entrance.http.serve_connection(TokioIo::new(stream), service).with_upgrades();
-    let mut connection = std::pin::pin!(connection);
+    let mut connection = entrance.http.serve_connection(TokioIo::new(stream), service);
     let served = tokio::select! {
         // A request that has come is read before connections without one are closed.
         biased;
-        served = connection.as_mut() => served,
+        served = poll_fn(|cx| connection.poll_without_shutdown(cx)) => served,
         () = closing(&guard) => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+            Pin::new(&mut connection).graceful_shutdown();
+            poll_fn(|cx| connection.poll_without_shutdown(cx)).await
         }
     };
+    let Parts { io, read_buf, .. } = connection.into_parts();
+    let mut stream = io.into_inner();
+    if served.is_ok() && visit.is_upgraded() {
+        return visit.join(Side { stream, early: read_buf.to_vec() }, guard);
+    }
+    // An end of stream before the close: where bytes of the client's are unread, that sends a reset, which would overtake
+    // an answer.
+    let _gone_already = stream.shutdown().await;
     if let Err(error) = served {
         if let Some(reason) = rejected(&error) {
             entrance.metrics.http_rejected(reason);

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::sync::OwnedMutexGuard;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::stop::Stop;
 use crate::metrics::Takeover;
 use crate::streamlit::handshake::SessionId;
 
@@ -35,7 +36,7 @@ struct Held {
 #[derive(Clone)]
 struct Holder {
     serial: u64,
-    stop: CancellationToken,
+    stop: Stop,
     over: CancellationToken,
 }
 
@@ -43,7 +44,7 @@ struct Holder {
 pub struct Holding {
     /// `None` where sessions are not taken over.
     holders: Option<Holders>,
-    stop: CancellationToken,
+    stop: Stop,
     binding: Option<Binding>,
 }
 
@@ -63,7 +64,7 @@ pub struct Turn {
 }
 
 impl Holders {
-    fn bind(&self, id: SessionId, stop: CancellationToken) -> Binding {
+    fn bind(&self, id: SessionId, stop: Stop) -> Binding {
         let serial = self.0.bound.fetch_add(1, Relaxed);
         let over = CancellationToken::new();
         self.lock().entry(id).or_default().holder = Some(Holder { serial, stop, over: over.clone() });
@@ -79,7 +80,7 @@ impl Holders {
         let deadline = tokio::time::Instant::now() + timeout;
         turn.guard = tokio::time::timeout_at(deadline, queue.lock_owned()).await.ok();
         let holder = self.lock().get(&id)?.holder.clone()?;
-        holder.stop.cancel();
+        holder.stop.turn();
         let over = tokio::time::timeout_at(deadline, holder.over.cancelled()).await;
         Some((turn, if over.is_ok() { Takeover::Closed } else { Takeover::Timeout }))
     }
@@ -99,7 +100,7 @@ impl Holders {
 
 impl Holding {
     /// Holds nothing yet; `stop` ends the connection. Without `holders` nothing is ever held.
-    pub fn new(holders: Option<Holders>, stop: CancellationToken) -> Self {
+    pub fn new(holders: Option<Holders>, stop: Stop) -> Self {
         Self { holders, stop, binding: None }
     }
 
@@ -146,8 +147,8 @@ mod tests {
     }
 
     /// A connection that holds the session, and what tells it to stop.
-    fn connection(holders: &Holders) -> (Holding, CancellationToken) {
-        let stop = CancellationToken::new();
+    fn connection(holders: &Holders) -> (Holding, Stop) {
+        let stop = Stop::default();
         let mut holding = Holding::new(Some(holders.clone()), stop.clone());
         holding.hold(id());
         (holding, stop)
@@ -163,7 +164,7 @@ mod tests {
         let (holding, stop) = connection(&holders);
         let mut takeover = pin!(holders.take_over(id(), TIMEOUT));
         assert!(takeover.as_mut().now_or_never().is_none());
-        assert!(stop.is_cancelled());
+        assert!(stop.is_turned());
         drop(holding);
         let (turn, result) = takeover.await.expect("somebody held it");
         assert_eq!(result, Takeover::Closed);
@@ -192,7 +193,7 @@ mod tests {
         let (second, stop) = connection(&holders);
         drop(turn);
         assert!(two.as_mut().now_or_never().is_none(), "now for the new connection");
-        assert!(stop.is_cancelled());
+        assert!(stop.is_turned());
         drop(second);
         let (turn, result) = two.await.expect("the second one held it");
         assert_eq!(result, Takeover::Closed);
@@ -217,7 +218,7 @@ mod tests {
         let holders = Holders::default();
         assert!(holders.take_over(id(), TIMEOUT).await.is_none());
         assert!(is_empty(&holders));
-        let mut off = Holding::new(None, CancellationToken::new());
+        let mut off = Holding::new(None, Stop::default());
         off.hold(id());
         assert!(holders.take_over(id(), TIMEOUT).await.is_none(), "where sessions are not taken over");
     }
@@ -230,6 +231,6 @@ mod tests {
         holding.hold(given);
         assert!(holders.take_over(id(), TIMEOUT).await.is_none());
         assert!(holders.take_over(given, TIMEOUT).now_or_never().is_none());
-        assert!(stop.is_cancelled());
+        assert!(stop.is_turned());
     }
 }

@@ -1,0 +1,58 @@
+//! The switch that ends one session: a flag and a waker, since every idle session has one.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::task::Context;
+
+use futures_util::task::AtomicWaker;
+
+/// The switch; clones share it. Once turned it stays so.
+#[derive(Clone, Debug, Default)]
+pub struct Stop(Arc<Switch>);
+
+#[derive(Debug, Default)]
+struct Switch {
+    turned: AtomicBool,
+    session: AtomicWaker,
+}
+
+impl Stop {
+    /// Ends the session.
+    pub fn turn(&self) {
+        self.0.turned.store(true, SeqCst);
+        self.0.session.wake();
+    }
+
+    /// Whether the session is to end; whoever asks last is woken when that changes.
+    pub fn poll_turned(&self, cx: &Context<'_>) -> bool {
+        self.0.session.register(cx.waker());
+        self.is_turned()
+    }
+
+    /// Whether the session is to end.
+    pub fn is_turned(&self) -> bool {
+        self.0.turned.load(SeqCst)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::task::Poll;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_waits_for_a_stop_is_woken_by_any_clone() {
+        let stop = Stop::default();
+        let waiting = stop.clone();
+        let session = tokio::spawn(poll_fn(move |cx| match waiting.poll_turned(cx) {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }));
+        tokio::task::yield_now().await;
+        assert!(!session.is_finished() && !stop.is_turned());
+        stop.turn();
+        session.await.expect("no panic");
+    }
+}
