@@ -11,6 +11,7 @@ from scene import Scene
 from support.streamlit_server import StreamlitServer
 from tools import Bundled
 
+
 @pytest.fixture(scope="session")
 def bundled(tmp_path_factory: pytest.TempPathFactory) -> Bundled:
     return Bundled(tmp_path_factory.mktemp("bundled"))
