@@ -1,0 +1,127 @@
+"""A real systemd, first process of a namespace of its own, runs the unit: what `verify` cannot know. Needs root."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import time
+from pathlib import Path
+from typing import Callable, Iterator
+
+import pytest
+from support import http
+from support.process import Process
+from support.sidecar import binary
+from tools import DEPLOY, output
+
+TARGETS = ["sysinit", "basic", "sockets", "multi-user", "network-online", "shutdown", "umount"]
+# Only mounts of its own are changed, and the machine's kernel settings are out of reach.
+BOOT = """
+set -e
+mount --make-rprivate /
+mount -t proc proc /proc
+mount --bind /proc/sys /proc/sys
+mount -o remount,ro,bind /proc/sys
+mount -t tmpfs tmpfs /run
+mount -t tmpfs tmpfs /var/lib
+mount -t tmpfs tmpfs /var/log
+mount -t tmpfs tmpfs /opt
+install -m 755 "$BINARY" /opt/heartbeat-sidecar
+umount -l /sys/fs/cgroup
+mount -t cgroup2 cgroup2 /sys/fs/cgroup
+exec /lib/systemd/systemd --system --unit=boot.target --show-status=0 --default-standard-output=null
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Booted:
+    """A systemd that has our two units and nothing else."""
+
+    def __init__(self, directory: Path) -> None:
+        self.public, self.admin = (f"127.0.0.1:{free_port()}" for _ in range(2))
+        changes = {
+            "/usr/local/bin/": "/opt/",
+            "EnvironmentFile=-/etc/heartbeat-sidecar/environment": f"Environment=HEARTBEAT_SIDECAR_ADMIN={self.admin}",
+            "WatchdogSec=30s": "WatchdogSec=2s",
+            "0.0.0.0:8500": self.public,
+        }
+        for unit in (DEPLOY / "systemd").iterdir():
+            text = unit.read_text()
+            for shipped, here in changes.items():
+                text = text.replace(shipped, here)
+            (directory / unit.name).write_text(text)
+        for target in TARGETS:
+            (directory / f"{target}.target").write_text("[Unit]\n")
+        wants = "Wants=heartbeat-sidecar.socket heartbeat-sidecar.service"
+        (directory / "boot.target").write_text(f"[Unit]\nDefaultDependencies=no\n{wants}\n")
+        env = {"PATH": os.environ["PATH"], "container": "test", "SYSTEMD_UNIT_PATH": str(directory)}
+        namespaces = ["--mount", "--pid", "--cgroup", "--uts", "--ipc", "--fork", "--kill-child"]
+        env["BINARY"] = str(binary())
+        self._process = Process("systemd", ["unshare", *namespaces, "bash", "-c", BOOT], env)
+        try:
+            self.wait_until(lambda: self.show("ActiveState") == "active", "the unit is not active")
+        except BaseException:
+            self.stop()
+            raise
+
+    def inside(self, *command: str) -> str:
+        unshared = self._process.pid
+        [first] = Path(f"/proc/{unshared}/task/{unshared}/children").read_text().split()
+        return output("nsenter", "-t", first, "-m", "-p", "-C", *command).strip()
+
+    def show(self, name: str) -> str:
+        try:
+            return self.inside("systemctl", "show", "heartbeat-sidecar.service", "--value", "-p", name)
+        except (AssertionError, ValueError):
+            # It does not listen yet.
+            return ""
+
+    def wait_until(self, reached: Callable[[], bool], otherwise: str, seconds: float = 30.0) -> None:
+        deadline = time.monotonic() + seconds
+        while not reached():
+            assert time.monotonic() < deadline, f"{otherwise} within {seconds} s; {self._process.transcript()}"
+            time.sleep(0.1)
+
+    def stop(self) -> None:
+        self._process.signal(signal.SIGKILL)
+        self._process.stop()
+
+
+@pytest.fixture(scope="module")
+def booted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Booted]:
+    assert os.geteuid() == 0 and shutil.which("nsenter"), "systemd can be started by root only"
+    directory = tmp_path_factory.mktemp("units")
+    running = Booted(directory)
+    yield running
+    running.stop()
+
+
+def test_it_is_ready_when_it_serves_and_has_no_rights(booted: Booted) -> None:
+    assert http.get(booted.admin, "/readyz").status == 200
+    assert booted.show("NotifyAccess") == "main" and booted.show("StatusText").startswith("serving")
+    status = booted.inside("cat", f"/proc/{booted.show('MainPID')}/status")
+    rights = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+    assert rights["CapEff"] == rights["CapBnd"] == "0" * 16 and rights["NoNewPrivs"] == "1" and rights["Seccomp"] == "2"
+    assert "0" not in rights["Uid"].split()
+
+
+def test_whoever_connects_during_a_restart_waits_and_is_answered(booted: Booted) -> None:
+    before = booted.show("MainPID")
+    booted.inside("systemctl", "stop", "heartbeat-sidecar.service")
+    # The app is not there, so 502 is what the sidecar says. This connection starts it again.
+    assert http.get(booted.public, "/").status == 502
+    assert booted.show("MainPID") != before and booted.show("Result") == "success"
+
+
+def test_one_that_stands_still_is_replaced(booted: Booted) -> None:
+    before = booted.show("MainPID")
+    booted.inside("kill", "-STOP", before)
+    booted.wait_until(lambda: booted.show("MainPID") not in ("", "0", before), "the watchdog has done nothing")
+    assert http.get(booted.public, "/").status == 502

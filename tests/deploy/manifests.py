@@ -1,0 +1,59 @@
+"""What must be true of any pod with a sidecar, whoever wrote its manifest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from cloudcoil.models.prometheus_operator.v1 import PodMonitor, PrometheusRule
+from tools import effective, environment_of, output, script
+
+
+def seconds(text: str) -> int:
+    assert text.endswith("s") and text[:-1].isdigit(), f"{text} is not in seconds"
+    return int(text[:-1])
+
+
+def validate(path: Path) -> None:
+    """Against the schemas of Kubernetes, which take no key that they do not know."""
+    said = output(script("kubernetes-validate"), "--strict", "--no-warn", path)
+    assert "passed" in said, said
+
+
+def validate_monitoring(manifest: dict[str, Any]) -> None:
+    """Against the operator's schemas; what these do not know they drop, so nothing may be missing afterwards."""
+    model = {"PodMonitor": PodMonitor, "PrometheusRule": PrometheusRule}[manifest["kind"]].model_validate(manifest)
+    assert model.model_dump(by_alias=True, exclude_unset=True, mode="json") == manifest
+
+
+def check_sidecar(container: dict[str, Any]) -> dict[str, str]:
+    """Its settings, which the sidecar itself must take; its probes ask nothing of the app, and it may do nothing."""
+    settings = effective(environment_of(container))
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    assert ports == {"hs-http": _port(settings["listen"]), "hs-admin": _port(settings["admin"])}
+    assert settings["admin"].startswith("0.0.0.0:"), "neither the kubelet nor Prometheus reaches the loopback"
+    probes = {name: container[f"{name}Probe"]["httpGet"] for name in ("startup", "readiness", "liveness")}
+    assert probes["startup"] == probes["liveness"] == {"path": "/livez", "port": "hs-admin"}
+    assert probes["readiness"] == {"path": "/readyz", "port": "hs-admin"}
+    assert container["lifecycle"]["preStop"]["exec"]["command"] == ["/heartbeat-sidecar", "drain"]
+    rights = container["securityContext"]
+    assert rights["runAsUser"] == 65534 and rights["readOnlyRootFilesystem"] and not rights["allowPrivilegeEscalation"]
+    assert rights["capabilities"] == {"drop": ["ALL"]}
+    assert seconds(settings["drain.delay"]) + seconds(settings["drain.window"]) < seconds(settings["drain.timeout"])
+    return settings
+
+
+def check_native_pod(pod: dict[str, Any]) -> None:
+    """The sidecar is up before the app; the app lives until the drain is over, and the pod until both are gone."""
+    [sidecar], [app] = pod["initContainers"], pod["containers"]
+    settings = check_sidecar(sidecar)
+    assert sidecar["restartPolicy"] == "Always"
+    assert settings["upstream"] == "http://127.0.0.1:8501"
+    drained = seconds(settings["drain.timeout"])
+    assert app["lifecycle"]["preStop"]["sleep"]["seconds"] >= drained
+    # The app's end, and the sidecar's after it.
+    assert pod["terminationGracePeriodSeconds"] >= app["lifecycle"]["preStop"]["sleep"]["seconds"] + 2 * drained
+
+
+def _port(address: str) -> int:
+    return int(address.rsplit(":", 1)[1])

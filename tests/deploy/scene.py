@@ -1,0 +1,109 @@
+"""A sidecar before a real Streamlit, pages that send it heartbeats, and a real Prometheus that minds it with our rules.
+
+Law: the rules are the shipped ones, but that each of their minutes takes a second.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import time
+from pathlib import Path
+from typing import Any, Callable
+from urllib.parse import quote
+
+from support import http
+from support.process import Process
+from support.sidecar import Sidecar, binary
+from support.streamlit_server import StreamlitServer
+from tools import DEPLOY
+
+_CONFIGURATION = """
+global: {{scrape_interval: 500ms, evaluation_interval: 500ms, scrape_timeout: 400ms}}
+rule_files: [rules.yml]
+scrape_configs:
+  - job_name: heartbeat-sidecar
+    static_configs: [{{targets: ["{admin}"]}}]
+"""
+
+
+def minutes_as_seconds(rules: str) -> str:
+    """Durations behind `[` and `for:` alone; those in sentences stay."""
+
+    def shorter(found: re.Match[str]) -> str:
+        return f"{found[1]}{int(found[2]) * (60 if found[3] == 'h' else 1)}s"
+
+    return re.sub(r"(\[|for: )(\d+)([mh])", shorter, rules)
+
+
+class Scene:
+    """Running until stopped."""
+
+    def __init__(self, app: StreamlitServer, directory: Path) -> None:
+        self.app = app
+        # In proportion to the rules: a stall is one after a second.
+        deadlines = {"HEARTBEAT_NATIVE_DEADLINE": "500ms", "HEARTBEAT_STALL_AFTER": "1s", "HANDSHAKE_TIMEOUT": "1s"}
+        self.sidecar = Sidecar(app.address, LOG_LEVEL="info,heartbeat_sidecar::relay=warn", **deadlines)
+        self._processes: list[Process] = []
+        try:
+            self._start_prometheus(directory)
+            self._start_pages()
+            rate = "rate(heartbeat_sidecar_heartbeats_total[5s])"
+            self.wait_until(lambda: self.value(rate) > 5, "no traffic")
+        except BaseException:
+            self.stop()
+            raise
+
+    def _start_prometheus(self, directory: Path) -> None:
+        rules = (DEPLOY / "prometheus" / "rules.yml").read_text()
+        (directory / "rules.yml").write_text(minutes_as_seconds(rules))
+        (directory / "prometheus.yml").write_text(_CONFIGURATION.format(admin=self.sidecar.admin))
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self._prometheus = f"127.0.0.1:{probe.getsockname()[1]}"
+        arguments = [
+            "prometheus",
+            f"--config.file={directory / 'prometheus.yml'}",
+            f"--storage.tsdb.path={directory / 'data'}",
+            f"--web.listen-address={self._prometheus}",
+        ]
+        self._processes.append(Process("prometheus", arguments, os.environ))
+        self._processes[-1].wait_for_line("Server is ready to receive web requests", 30)
+
+    def _start_pages(self) -> None:
+        """One page stays, and sends heartbeats whatever comes; another comes anew each second."""
+        url = f"http://{self.sidecar.address}/"
+        probe = f"{binary()} probe {url} --interval 100ms"
+        # The other waits for longer than the sidecar: what a client gives up is in no count of handshakes.
+        for command in (f"{probe} --timeout 200ms --count 1000000", f"{probe} --timeout 3s --count 5; sleep 0.2"):
+            loop = f"while :; do {command}; done"
+            self._processes.append(Process("page", ["bash", "-c", loop], os.environ))
+
+    def query(self, expression: str) -> list[dict[str, Any]]:
+        """The samples of an instant query, which must parse."""
+        answer = http.get(self._prometheus, f"/api/v1/query?query={quote(expression, safe='')}")
+        said = json.loads(answer.body)
+        assert said["status"] == "success", f"{expression}: {said}"
+        return said["data"]["result"]
+
+    def value(self, expression: str) -> float:
+        """Of a query that gives one sample; 0 while there is none."""
+        return sum(float(sample["value"][1]) for sample in self.query(expression))
+
+    def firing(self) -> set[str]:
+        alerts = json.loads(http.get(self._prometheus, "/api/v1/alerts").body)["data"]["alerts"]
+        return {alert["labels"]["alertname"] for alert in alerts if alert["state"] == "firing"}
+
+    def wait_until(self, reached: Callable[[], bool], otherwise: str, seconds: float = 40.0) -> None:
+        """Polls: a Prometheus can only be asked."""
+        deadline = time.monotonic() + seconds
+        while not reached():
+            assert time.monotonic() < deadline, f"{otherwise} within {seconds} s; firing: {self.firing()}"
+            time.sleep(0.1)
+
+    def stop(self) -> None:
+        for process in self._processes:
+            process.stop()
+        self.sidecar.stop()

@@ -1,0 +1,69 @@
+"""The pages for operators: what they name exists, and their figures are those of a live sidecar."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from manifests import validate_monitoring
+from scene import Scene
+from support.sidecar import REPOSITORY
+from tools import effective, output
+
+DOCS = REPOSITORY / "docs"
+PAGES = ["OPERATIONS.md", "RUNBOOK.md"]
+OURS = "heartbeat_sidecar_"
+SUFFIXES = r"(?:_total|_seconds|connections|connections_limit|draining|build_info)"
+
+
+def anchors(page: Path) -> set[str]:
+    """As they are made of headings: lower case, words joined, all else left out."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), flags=re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_link_leads_somewhere(name: str) -> None:
+    links = re.findall(r"\]\(([^)]+)\)", (DOCS / name).read_text())
+    assert links
+    for link in links:
+        path, _, anchor = link.partition("#")
+        target = (DOCS / path).resolve() if path else DOCS / name
+        assert target.exists() and (not anchor or anchor in anchors(target)), link
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_file_that_is_named_is_there(name: str) -> None:
+    named = set(re.findall(r"\bdeploy/[\w./-]*\w", (DOCS / name).read_text()))
+    found = {path for path in named if next(REPOSITORY.glob(f"{path}*"), None)}
+    # "deploy/NAME" is kubectl's word for a Deployment.
+    assert found and named - found <= {"deploy/sales-report"}
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_metric_that_is_named_exists(scene: Scene, name: str) -> None:
+    text = (DOCS / name).read_text()
+    named = {found.removeprefix(OURS) for found in re.findall(rf"`([a-z_]+{SUFFIXES})\b", text)}
+    samples = scene.sidecar.metrics().samples
+    exposed = {re.sub(r"_(bucket|sum|count)$", "", sample.name).removeprefix(OURS) for sample in samples}
+    assert len(named) > 8 and named <= exposed, f"not exposed: {named - exposed}"
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_every_setting_that_is_named_exists(name: str) -> None:
+    text = (DOCS / name).read_text()
+    named = set(re.findall(r"`((?:heartbeat|session|drain|watchdog|limits)\.[a-z_]+)", text))
+    known = effective({"HEARTBEAT_SIDECAR_LOG_FORMAT": "json"}).keys()
+    assert len(named) > 3 and named <= known, f"unknown: {named - known}"
+
+
+def test_the_rules_become_a_valid_object_of_the_operator() -> None:
+    [command] = re.findall(r"^(\{ printf .*? \}) \| kubectl", (DOCS / "OPERATIONS.md").read_text(), flags=re.M | re.S)
+    validate_monitoring(yaml.safe_load(output("bash", "-c", command, cwd=REPOSITORY)))
+
+
+def test_the_sizing_counts_the_series_that_there_are(scene: Scene) -> None:
+    [told] = re.findall(r"^\| series \| (\d+) \|", (DOCS / "OPERATIONS.md").read_text(), flags=re.MULTILINE)
+    assert len(scene.sidecar.metrics().samples) == pytest.approx(int(told), rel=0.05)

@@ -1,0 +1,88 @@
+"""The chart: what it renders is valid in both forms, and it refuses values that make no sense."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from manifests import check_native_pod, check_sidecar, validate, validate_monitoring
+from tools import DEPLOY, Bundled, documents, effective, only, output
+
+HELM = DEPLOY / "helm"
+CHART = HELM / "heartbeat-sidecar"
+UPSTREAM = "upstream=http://streamlit-app:8501"
+EVERYTHING = "podMonitor.enabled=true,podDisruptionBudget.enabled=true,networkPolicy.enabled=true"
+SETTINGS = json.loads((CHART / "values.schema.json").read_text())["properties"]["settings"]["properties"]
+
+
+def test_lint_finds_nothing(bundled: Bundled) -> None:
+    assert "0 chart(s) failed" in output(bundled.helm, "lint", "--strict", CHART, "--set", UPSTREAM)
+
+
+def test_the_stand_alone_form_is_valid(bundled: Bundled, tmp_path: Path) -> None:
+    text = output(bundled.helm, "template", "one", CHART, "--set", f"{UPSTREAM},{EVERYTHING}")
+    found = documents(text)
+    assert sorted(document["kind"] for document in found) == [
+        *("Deployment", "NetworkPolicy", "PodDisruptionBudget", "PodMonitor", "Service")
+    ]
+    validate_monitoring(only(found, kind="PodMonitor"))
+    for number, document in enumerate(found):
+        if document["kind"] != "PodMonitor":
+            (tmp_path / f"{number}.yaml").write_text(json.dumps(document))
+            validate(tmp_path / f"{number}.yaml")
+    pod = only(found, kind="Deployment")["spec"]["template"]["spec"]
+    settings = check_sidecar(pod["containers"][0])
+    assert settings["upstream"] == "http://streamlit-app:8501"
+    assert pod["terminationGracePeriodSeconds"] > int(settings["drain.timeout"].rstrip("s"))
+
+
+def test_the_sidecar_of_another_chart_is_valid(bundled: Bundled, tmp_path: Path) -> None:
+    shutil.copytree(HELM, tmp_path / "helm")
+    home = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
+    output(bundled.helm, "dependency", "build", tmp_path / "helm" / "example", env=home)
+    assert "0 chart(s) failed" in output(bundled.helm, "lint", "--strict", tmp_path / "helm" / "example")
+    text = output(bundled.helm, "template", "sales", tmp_path / "helm" / "example")
+    (tmp_path / "built.yaml").write_text(text)
+    validate(tmp_path / "built.yaml")
+    found = documents(text)
+    assert sorted(document["kind"] for document in found) == ["Deployment", "Service"]
+    check_native_pod(only(found, kind="Deployment")["spec"]["template"]["spec"])
+
+
+@pytest.mark.parametrize(
+    ("value", "named"),
+    [
+        ("upstream=streamlit-app:8501", "/upstream"),
+        ("upstream=http://streamlit-app:8501/path", "/upstream"),
+        ("standalone=perhaps", "/standalone"),
+        ("replicas=-1", "/replicas"),
+        ("service.port=70000", "/service/port"),
+        ("settings.heartbeat\\.mode=maybe", "/settings/heartbeat.mode"),
+        ("settings.drain\\.timeout=soon", "/settings/drain.timeout"),
+        ("settings.heartbeat\\.moed=auto", "/settings"),
+        ("networkPolicies.enabled=true", "networkPolicies"),
+    ],
+)
+def test_a_bad_value_is_refused_by_name(bundled: Bundled, value: str, named: str) -> None:
+    command = [str(bundled.helm), "template", "one", str(CHART), "--set", UPSTREAM, "--set", value]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode != 0 and named in done.stderr, done.stdout + done.stderr
+
+
+def test_an_upstream_must_be_given_when_stand_alone(bundled: Bundled) -> None:
+    command = [str(bundled.helm), "template", "one", str(CHART)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode != 0 and "upstream is needed" in done.stderr, done.stdout + done.stderr
+
+
+def test_the_schema_knows_every_setting_and_large_numbers_stay_whole(bundled: Bundled, tmp_path: Path) -> None:
+    known = effective({"HEARTBEAT_SIDECAR_LOG_FORMAT": "json"}).keys() - {"listen", "admin", "upstream"}
+    assert known <= SETTINGS.keys(), f"not in the schema: {known - SETTINGS.keys()}"
+    values = {"upstream": "http://a:1", "settings": {"limits.header_bytes": 1048576, "session.takeover": False}}
+    (tmp_path / "values.yaml").write_text(json.dumps(values))
+    text = output(bundled.helm, "template", "one", CHART, "-f", tmp_path / "values.yaml")
+    settings = check_sidecar(only(documents(text), kind="Deployment")["spec"]["template"]["spec"]["containers"][0])
+    assert (settings["limits.header_bytes"], settings["session.takeover"]) == ("1048576", "false")

@@ -1,0 +1,78 @@
+"""The rules: they pass promtool, each alert fires, clears and is in the runbook, and a frozen app calls."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import yaml
+from scene import Scene
+from support.sidecar import REPOSITORY
+from tools import DEPLOY, output
+
+PROMETHEUS = DEPLOY / "prometheus"
+RULES = [rule for group in yaml.safe_load((PROMETHEUS / "rules.yml").read_text())["groups"] for rule in group["rules"]]
+ALERTS = [rule for rule in RULES if "alert" in rule]
+METRIC = re.compile(r"\b(?:heartbeat_sidecar|process)_\w+")
+
+
+def sections() -> dict[str, str]:
+    """The runbook's text by anchor."""
+    parts = re.split(r"^## (.+)$", (REPOSITORY / "docs" / "RUNBOOK.md").read_text(), flags=re.MULTILINE)[1:]
+    return {title.lower(): text.strip() for title, text in zip(parts[::2], parts[1::2], strict=True)}
+
+
+def test_the_rules_pass_promtool() -> None:
+    assert f"SUCCESS: {len(RULES)} rules found" in output("promtool", "check", "rules", PROMETHEUS / "rules.yml")
+
+
+def test_every_alert_fires_and_clears_in_its_unit_test() -> None:
+    assert "SUCCESS" in output("promtool", "test", "rules", PROMETHEUS / "rules.test.yml")
+    seen: dict[str, list[bool]] = {}
+    for test in yaml.safe_load((PROMETHEUS / "rules.test.yml").read_text())["tests"]:
+        for case in test["alert_rule_test"]:
+            seen.setdefault(case["alertname"], []).append("exp_alerts" in case)
+    assert seen.keys() == {alert["alert"] for alert in ALERTS}
+    for name, fired in seen.items():
+        assert fired[:3] == [False, True, False], f"{name} is not seen quiet, firing and quiet again: {fired}"
+
+
+def test_every_alert_tells_what_it_means_and_what_to_do() -> None:
+    told = sections()
+    for alert in ALERTS:
+        assert alert["for"] and alert["labels"]["severity"] in ("info", "warning", "critical"), alert
+        assert alert["annotations"].keys() == {"summary", "description", "runbook_url"}, alert
+        page, anchor = alert["annotations"]["runbook_url"].split("#")
+        assert page == "docs/RUNBOOK.md" and anchor == alert["alert"].lower(), alert
+        assert {"**Means**", "**Users see**"} <= set(re.findall(r"\*\*[\w ]+\*\*", told[anchor])), anchor
+    assert len(told) == len(ALERTS), "a section of the runbook belongs to no alert"
+
+
+@pytest.mark.parametrize("name", ["prometheus.yml", "scrape-kubernetes.yml"])
+def test_the_examples_of_scraping_pass_promtool(name: str, tmp_path) -> None:
+    config = yaml.safe_load((PROMETHEUS / name).read_text())
+    for scrape in config["scrape_configs"]:
+        # Debian's Prometheus knows no Kubernetes; all else of the file is checked.
+        if scrape.pop("kubernetes_sd_configs", None):
+            scrape["static_configs"] = [{"targets": ["a:1"]}]
+    (tmp_path / "rules.yml").write_text((PROMETHEUS / "rules.yml").read_text())
+    (tmp_path / name).write_text(yaml.safe_dump(config))
+    assert "SUCCESS" in output("promtool", "check", "config", tmp_path / name)
+
+
+def test_the_rules_name_only_series_that_exist(scene: Scene) -> None:
+    recorded = {rule["record"] for rule in RULES if "record" in rule}
+    names = {name for rule in RULES for name in METRIC.findall(re.sub(r"\w+:\w+:\w+", "", rule["expr"]))}
+    assert len(names) > 10
+    exposed = {sample.name for sample in scene.sidecar.metrics().samples}
+    assert names <= exposed, f"not exposed: {names - exposed}"
+    used = {name for rule in RULES for name in re.findall(r"\w+:\w+:\w+", rule["expr"])}
+    assert used <= recorded, f"not recorded: {used - recorded}"
+
+
+def test_alerts_fire_while_the_app_is_frozen_and_clear_when_it_is_thawed(scene: Scene) -> None:
+    scene.wait_until(lambda: not scene.firing(), "something fires although all is well")
+    expected = {f"HeartbeatSidecar{name}" for name in ("UpstreamStalled", "UpstreamUnreachable", "AcksWithheld")}
+    with scene.app.frozen():
+        scene.wait_until(lambda: expected <= scene.firing(), f"not all of {expected} fired")
+    scene.wait_until(lambda: not scene.firing(), "not all cleared")
