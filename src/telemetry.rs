@@ -1,9 +1,13 @@
 //! The log: one line an event on stderr, as text or JSON.
+//!
+//! Law: whoever logs never waits for whoever reads: lines that find no room are lost, and counted.
 
 use std::io::{self, IsTerminal as _};
+use std::time::Duration;
 
 use tracing::Subscriber;
 use tracing::subscriber::set_global_default;
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::fmt::MakeWriter;
@@ -24,13 +28,51 @@ pub enum TelemetryError {
     Installed(#[source] tracing::subscriber::SetGlobalDefaultError),
 }
 
+/// Lines that may wait for a reader that is slow, some 300 bytes each.
+const WAITING_LINES: usize = 16_384;
+
+/// The process' log. Lines that still wait are written when it is dropped, within a second.
+#[must_use]
+pub struct Log {
+    lost: ErrorCounter,
+    _writer: WorkerGuard,
+}
+
+impl Log {
+    /// Counts the lines that were lost.
+    pub fn lost(&self) -> ErrorCounter {
+        self.lost.clone()
+    }
+}
+
 /// Sets up the process' log, once. Text has colours only on a terminal; JSON has the fields of an event at the top.
 ///
 /// # Errors
 /// The filter cannot be read, or there is a log already.
-pub fn init(json: bool, filter: &str) -> Result<(), TelemetryError> {
-    let subscriber = subscriber(json, filter, io::stderr, io::stderr().is_terminal())?;
-    set_global_default(subscriber).map_err(TelemetryError::Installed)
+pub fn init(json: bool, filter: &str) -> Result<Log, TelemetryError> {
+    let (writer, guard) = NonBlockingBuilder::default()
+        .lossy(true)
+        .buffered_lines_limit(WAITING_LINES)
+        .thread_name("log")
+        .finish(io::stderr());
+    let log = Log { lost: writer.error_counter(), _writer: guard };
+    let subscriber = subscriber(json, filter, writer, io::stderr().is_terminal())?;
+    set_global_default(subscriber).map_err(TelemetryError::Installed)?;
+    Ok(log)
+}
+
+/// Says now and then how many lines were lost; for ever.
+pub async fn tell_of_losses(lost: ErrorCounter) {
+    const INTERVAL: Duration = Duration::from_secs(10);
+    let mut told = 0;
+    loop {
+        tokio::time::sleep(INTERVAL).await;
+        let lines = lost.dropped_lines();
+        if lines > told {
+            tracing::warn!(lines = lines - told, "lines of this log were lost: its reader is too slow");
+            told = lines;
+        }
+    }
 }
 
 fn subscriber<W>(

@@ -74,7 +74,7 @@ pub fn demo(args: &DemoArgs) -> ExitCode {
 }
 
 fn start(seconds: u32) -> anyhow::Result<bool> {
-    telemetry::init(false, "warn")?;
+    let _log = telemetry::init(false, "warn")?;
     // One thread: a freeze takes hold at once, nothing of the app server is under way elsewhere.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
     runtime.block_on(play(Schedule::new(Duration::from_secs(seconds.into()))))

@@ -7,6 +7,7 @@ use heartbeat_sidecar::config::Config;
 use crate::support::frame::{
     BINARY, CLOSE, COMPATIBLE_ACK, PING, PONG, TEXT, header, heartbeat, masked, new_session, plain,
 };
+use crate::support::process::Process;
 use crate::support::{ACCEPT, App, Session, Sidecar, Wire, handshake, soon, switching};
 
 const STREAM: &str = "/_stcore/stream";
@@ -307,4 +308,17 @@ async fn a_browser_that_vanishes_while_it_is_sent_to_lets_the_upstream_know() {
     drop(browser);
     Leave::Reset.reaches(upstream).await;
     recovered(&app, sidecar, "browser", 1).await;
+}
+
+#[tokio::test]
+async fn a_log_that_nobody_reads_stops_no_session() {
+    /// Each leaves a line of more than a hundred bytes, and a pipe holds 64 KiB.
+    const REFUSED: usize = 2000;
+    let app = App::bind().await;
+    let process = Process::start(&app, &["--log-level=debug"]).await;
+    for _request in 0..REFUSED {
+        let mut browser = Wire::connect(process.address).await;
+        browser.send("TRACE / HTTP/1.1\r\nHost: app.test\r\n\r\n").await;
+        assert!(browser.head().await.starts_with("HTTP/1.1 405 "));
+    }
 }
