@@ -40,13 +40,14 @@ pub fn run(sources: &Sources) -> ExitCode {
 }
 
 fn start(loaded: config::Loaded) -> anyhow::Result<ExitCode> {
+    // First: it changes the environment, which no other thread may read then, and the log has one.
+    let sockets = systemd::sockets()?;
     let settings = &loaded.config.log;
     let log = telemetry::init(settings.format == LogFormat::Json, &settings.level)?;
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
     raise_handle_limit();
-    let sockets = systemd::sockets()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
     runtime.spawn(telemetry::tell_of_losses(log.lost()));
     let result = runtime.block_on(serve(loaded.config, sockets));
