@@ -169,9 +169,14 @@ impl Registrar<'_> {
     fn code(&self, code: CloseCode) -> CloseCode {
         match (self.detail, code) {
             (Detail::Full, code) => code,
-            (Detail::Lean, CloseCode::Normal | CloseCode::GoingAway | CloseCode::NoStatus | CloseCode::Abnormal) => {
-                code
-            }
+            (
+                Detail::Lean,
+                CloseCode::Normal
+                | CloseCode::GoingAway
+                | CloseCode::NoStatus
+                | CloseCode::Abnormal
+                | CloseCode::ServiceRestart,
+            ) => code,
             (Detail::Lean, _) => CloseCode::Other,
         }
     }

@@ -234,7 +234,7 @@ async fn the_close_may_say_that_the_service_restarts() {
 }
 
 /// From one message of an end to its next.
-const PACE: Duration = Duration::from_millis(20);
+const PACE: Duration = Duration::from_millis(50);
 
 /// The message of this number; its header has every form in turn.
 fn message(number: usize) -> Vec<u8> {
