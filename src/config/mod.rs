@@ -8,6 +8,7 @@ mod session;
 mod settings;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod upstream;
 mod values;
 
@@ -25,11 +26,13 @@ pub use origins::AllowedOrigins;
 pub use proxies::TrustedProxies;
 pub use session::SessionSettings;
 pub use settings::{Form, SETTINGS, Setting};
+pub use tls::{TlsSettings, UpstreamTlsSettings};
 pub use upstream::UpstreamAddress;
 pub use values::{DAY, Invalid, duration};
 
 use crate::heartbeat::{Mode, Proof, Settings};
 use crate::streamlit::ack::AckForm;
+use crate::tls::Live;
 
 /// The shortest ack timeout that is wise: some round trips of a slow mobile link.
 const UNHURRIED: Duration = Duration::from_secs(2);
@@ -53,6 +56,10 @@ pub struct Config {
     pub proxy_protocol: bool,
     /// Whose pages may open websockets.
     pub allowed_origins: AllowedOrigins,
+    /// TLS for browsers.
+    pub tls: TlsSettings,
+    /// TLS towards an `https://` upstream.
+    pub upstream_tls: UpstreamTlsSettings,
     /// What happens to heartbeats.
     pub heartbeat: Settings,
     /// What happens when a browser reconnects.
@@ -224,6 +231,8 @@ impl Default for Config {
             trusted_proxies: TrustedProxies::default(),
             proxy_protocol: false,
             allowed_origins: AllowedOrigins::default(),
+            tls: TlsSettings::default(),
+            upstream_tls: UpstreamTlsSettings::default(),
             heartbeat: Settings::default(),
             session: SessionSettings::default(),
             drain: DrainSettings::default(),
@@ -422,6 +431,38 @@ impl Assembly {
                 found.push(format!("{upstream} leads back to {bound}: the sidecar would proxy itself"));
             }
         }
+        found.extend(self.tls_conflicts());
+        found
+    }
+
+    /// What keeps TLS from working, the contents of the files included.
+    fn tls_conflicts(&self) -> Vec<String> {
+        let Config { tls, upstream_tls, upstream, .. } = &self.config;
+        let mut found = Vec::new();
+        for (one, other, set) in [
+            ("tls.certificate", "tls.key", (&tls.certificate, &tls.key)),
+            ("upstream_tls.certificate", "upstream_tls.key", (&upstream_tls.certificate, &upstream_tls.key)),
+        ] {
+            match set {
+                (Some(_), None) => found.push(format!("{} needs {other} beside it", self.shown(one))),
+                (None, Some(_)) => found.push(format!("{} needs {one} beside it", self.shown(other))),
+                (Some(_), Some(_)) | (None, None) => {}
+            }
+        }
+        if tls.client_ca.is_some() && tls.certificate.is_none() && tls.key.is_none() {
+            found.push(format!("{} needs tls.certificate and tls.key beside it", self.shown("tls.client_ca")));
+        }
+        let files = upstream_tls.files(upstream);
+        if files.is_some() && upstream_tls.name(upstream).is_none() {
+            let upstream = self.shown("upstream");
+            found.push(format!("{upstream} names no host that a certificate can be for: set upstream_tls.server_name"));
+        }
+        if found.is_empty() {
+            let listener = tls.files().and_then(|files| Live::new(files).err());
+            let client = files.and_then(|files| Live::new(files).err());
+            found.extend(listener.map(|error| format!("tls: {error}")));
+            found.extend(client.map(|error| format!("upstream_tls: {error}")));
+        }
         found
     }
 
@@ -443,6 +484,10 @@ impl Assembly {
         if drain.delay + drain.window >= drain.timeout {
             let [delay, window, timeout] = ["drain.delay", "drain.window", "drain.timeout"].map(|key| self.shown(key));
             found.push(format!("{delay} and {window} leave nothing of {timeout}: some websockets are cut, not closed"));
+        }
+        let Config { upstream, upstream_tls, .. } = &self.config;
+        if upstream_tls.is_set() && !matches!(upstream, UpstreamAddress::Https { .. }) {
+            found.push(format!("{}: no https:// address, so [upstream_tls] does nothing", self.shown("upstream")));
         }
         let watchdog = &self.config.watchdog;
         if watchdog.mode == WatchdogMode::Page && watchdog.ack_timeout < UNHURRIED {

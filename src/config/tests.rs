@@ -65,6 +65,13 @@ fn nothing_written_gives_the_defaults_without_a_warning() {
             ("trusted_proxies", "private"),
             ("proxy_protocol", "false"),
             ("allowed_origins", "any"),
+            ("tls.certificate", ""),
+            ("tls.key", ""),
+            ("tls.client_ca", ""),
+            ("upstream_tls.ca", ""),
+            ("upstream_tls.certificate", ""),
+            ("upstream_tls.key", ""),
+            ("upstream_tls.server_name", ""),
             ("heartbeat.mode", "auto"),
             ("heartbeat.proof", "pong"),
             ("heartbeat.ack", "compatible"),
@@ -110,7 +117,7 @@ fn flag_and_variable_follow_from_the_key() {
 fn the_keys_of_a_table_stand_together_below_the_top_level() {
     let mut tables: Vec<_> = SETTINGS.iter().map(Setting::table).collect();
     tables.dedup();
-    assert_eq!(tables, ["", "heartbeat", "session", "drain", "watchdog", "limits"]);
+    assert_eq!(tables, ["", "tls", "upstream_tls", "heartbeat", "session", "drain", "watchdog", "limits"]);
 }
 
 #[test]
