@@ -230,17 +230,17 @@ fn unknown_keys_name_the_nearest_known_one() {
 #[test]
 fn unknown_keys_without_a_near_one_list_the_known_ones() {
     assert_eq!(
-        file_problems("colour = 1\n\"a\\nb\" = 1\n[heartbeat]\nxyz = 1\n[tls]\n"),
+        file_problems("colour = 1\n\"a\\nb\" = 1\n[heartbeat]\nxyz = 1\n[fish]\n"),
         [
             "sidecar.toml:1: colour: unknown key; known here: listen, upstream, admin, log_format, log_level, \
              connect_timeout, handshake_timeout, trusted_proxies, proxy_protocol, allowed_origins, \
-             [heartbeat], [session], [drain], [watchdog], [limits]",
+             [tls], [upstream_tls], [heartbeat], [session], [drain], [watchdog], [limits]",
             "sidecar.toml:2: \"a\\nb\": unknown key; known here: listen, upstream, admin, log_format, log_level, \
              connect_timeout, handshake_timeout, trusted_proxies, proxy_protocol, allowed_origins, \
-             [heartbeat], [session], [drain], [watchdog], [limits]",
+             [tls], [upstream_tls], [heartbeat], [session], [drain], [watchdog], [limits]",
             "sidecar.toml:4: heartbeat.xyz: unknown key; known here: heartbeat.mode, heartbeat.proof, heartbeat.ack, \
              heartbeat.native_deadline, heartbeat.stall_after",
-            "sidecar.toml:5: tls: unknown table; known tables: heartbeat, session, drain, watchdog, limits",
+            "sidecar.toml:5: fish: unknown table; known tables: tls, upstream_tls, heartbeat, session, drain, watchdog, limits",
         ]
     );
 }

@@ -14,5 +14,6 @@ mod limits;
 mod peers;
 mod support;
 mod takeover;
+mod tls;
 mod watchdog;
 mod websocket;

@@ -24,9 +24,15 @@ pub(crate) struct Process {
 impl Process {
     /// `run` before this app, with these flags besides.
     pub(crate) async fn start(app: &App, flags: &[&str]) -> Self {
+        let upstream = format!("--upstream=http://{}", app.address());
+        Self::start_with(&[&[upstream.as_str()], flags].concat()).await
+    }
+
+    /// `run` with these flags besides.
+    pub(crate) async fn start_with(flags: &[&str]) -> Self {
         let mut command = Command::new(binary());
         command.args(["run", "--listen=127.0.0.1:0", "--admin=127.0.0.1:0", "--log-format=json"]);
-        command.arg(format!("--upstream=http://{}", app.address())).args(flags);
+        command.args(flags);
         let mut child = command.stderr(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
         let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
         let address = bound(&mut log, "listening on ").await;
