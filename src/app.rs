@@ -176,11 +176,7 @@ fn living(drain: &Drain, sessions: &Sessions) -> (usize, usize) {
 }
 
 /// Reads certificates and keys anew when they change, as long as there are any.
-async fn watch(
-    tls: Option<Watcher<ListenerFiles>>,
-    upstream_tls: Option<Watcher<ClientFiles>>,
-    metrics: Arc<Metrics>,
-) {
+async fn watch(tls: Option<Watcher<ListenerFiles>>, upstream_tls: Option<Watcher<ClientFiles>>, metrics: Arc<Metrics>) {
     let listener = async {
         if let Some(watcher) = tls {
             tls::watch(watcher, metrics.clone(), |not_after| metrics.tls_not_after(not_after)).await;

@@ -157,7 +157,9 @@ pub static SETTINGS: &[Setting] = &[
         key: "upstream_tls.server_name",
         value_name: "NAME",
         help: "Who an https:// app server has to prove to be, instead of the host in its address",
-        get: |config| config.upstream_tls.server_name.as_ref().map_or_else(String::new, |name| name.to_str().into_owned()),
+        get: |config| {
+            config.upstream_tls.server_name.as_ref().map_or_else(String::new, |name| name.to_str().into_owned())
+        },
         set: |config, text| server_name(text).map(|value| config.upstream_tls.server_name = value),
     },
     Setting {

@@ -368,7 +368,8 @@ impl Tls {
         };
         let mut failure = None;
         loop {
-            let (done, step) = self.connection.turn(&mut records[used..], &mut Errand::Open, &mut sink, &mut self.unsent);
+            let (done, step) =
+                self.connection.turn(&mut records[used..], &mut Errand::Open, &mut sink, &mut self.unsent);
             used += done;
             match step {
                 Ok(Step::Again) => {}
@@ -490,7 +491,9 @@ fn turn<Data>(
                 Step::Again
             }
             ConnectionState::EncodeTlsData(mut data) => {
-                if let Err(EncodeError::InsufficientSize(InsufficientSizeError { required_size })) = data.encode(&mut []) {
+                if let Err(EncodeError::InsufficientSize(InsufficientSizeError { required_size })) =
+                    data.encode(&mut [])
+                {
                     let at = unsent.bytes.len();
                     unsent.bytes.resize(at + required_size, 0);
                     data.encode(&mut unsent.bytes[at..]).map_err(general)?;

@@ -83,11 +83,7 @@ fn run<T>(test: impl Future<Output = T>) -> T {
 }
 
 /// A session through a sidecar of its own, as the halves of both connections.
-async fn split(
-    sides: Sides,
-    path: &str,
-    settings: impl FnOnce(&mut Config),
-) -> [(ReadHalf<Any>, WriteHalf<Any>); 2] {
+async fn split(sides: Sides, path: &str, settings: impl FnOnce(&mut Config)) -> [(ReadHalf<Any>, WriteHalf<Any>); 2] {
     let versions = if rand::random() { rustls::ALL_VERSIONS } else { &[&rustls::version::TLS12] };
     let (_sidecar, Session { browser, app }) = Pki::new().session(sides, versions, path, settings).await;
     [browser.stream, app.stream].map(tokio::io::split)
@@ -233,7 +229,9 @@ proptest! {
                 say(&browser, &mut browser_writes, &last.1),
                 say(&app, &mut app_writes, &last.0),
             );
-            drop((browser_writes, app_writes));
+            for mut end in [browser_writes, app_writes] {
+                end.shutdown().await.unwrap();
+            }
             let late = tokio::join!(read_all(browser_reads), read_all(app_reads));
             (at_browser, at_app, late)
         });

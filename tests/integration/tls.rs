@@ -216,7 +216,8 @@ async fn plain_http_passes_too_and_the_app_is_told_of_tls() {
         let sidecar = Sidecar::start(config).await;
         let encrypted = sides != Sides::Upstream;
         let body = pattern(300_000);
-        let mut head = format!("POST /x HTTP/1.1\r\nHost: app.test\r\nContent-Length: {}\r\n\r\n", body.len()).into_bytes();
+        let mut head =
+            format!("POST /x HTTP/1.1\r\nHost: app.test\r\nContent-Length: {}\r\n\r\n", body.len()).into_bytes();
         head.extend(&body);
         let answer = [format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len()).as_bytes(), &body].concat();
         let serve = async {
@@ -259,12 +260,16 @@ async fn who_speaks_plain_http_is_told_so_and_counted() {
     assert!(browser.rest().await.unwrap().starts_with(b"400 Bad Request: this port speaks HTTPS"));
     sidecar.until("http_rejected_total", &[("reason", "tls")], 1.0).await;
     let mut stranger = sidecar.connect().await;
-    stranger.send([22, 3, 1, 0, 5, 9, 9, 9, 9, 9]).await;
+    stranger.send([22, 3, 1, 0, 5, 1, 0, 0, 1, 0]).await;
     // An alert: fatal.
     assert_eq!(stranger.rest().await.unwrap()[..2], [21, 3]);
     sidecar.until("http_rejected_total", &[("reason", "tls")], 2.0).await;
     drop(sidecar.connect().await);
-    assert_eq!(sidecar.metric("http_rejected_total", &[("reason", "tls")]).await, 2.0, "a look at the port is no error");
+    assert_eq!(
+        sidecar.metric("http_rejected_total", &[("reason", "tls")]).await,
+        2.0,
+        "a look at the port is no error"
+    );
 }
 
 #[tokio::test]
@@ -481,11 +486,17 @@ async fn a_broken_pair_is_an_error_that_names_its_file() {
         let said = said(&flags);
         assert!(said.starts_with(&format!("error: {expected}")), "{said}");
     };
-    rest([certificate.clone(), flag("tls-key", &pki.path("other.key"))], "tls: other.key: is not the key of the certificate in tls.crt");
+    rest(
+        [certificate.clone(), flag("tls-key", &pki.path("other.key"))],
+        "tls: other.key: is not the key of the certificate in tls.crt",
+    );
     rest([certificate.clone(), flag("tls-key", &pki.path("none"))], "tls: none: No such file or directory");
     rest([certificate.clone(), flag("tls-key", &pki.path("empty"))], "tls: empty: holds no PEM private key");
     rest([flag("tls-certificate", &pki.path("empty")), key], "tls: empty: holds no PEM certificate");
-    rest([certificate.clone(), String::from("--log-level=info")], "tls.certificate = \"tls.crt\" (--tls-certificate) needs tls.key beside it");
+    rest(
+        [certificate.clone(), String::from("--log-level=info")],
+        "tls.certificate = \"tls.crt\" (--tls-certificate) needs tls.key beside it",
+    );
     let upstream = "--upstream=https://127.0.0.1:1".to_owned();
     rest([upstream, flag("upstream-tls-ca", &pki.path("empty"))], "upstream_tls: empty: holds no PEM certificate");
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use heartbeat_sidecar::config::{Config, UpstreamAddress};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, date_time_ymd};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::WebPkiClientVerifier;
@@ -52,6 +52,7 @@ impl Pki {
     pub(crate) fn new() -> Self {
         let mut params = CertificateParams::new([]).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, format!("authority {:x}", rand::random::<u64>()));
         let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
         let pki = Self { issuer, folder: tempfile::tempdir().unwrap() };
         fs::write(pki.path("ca.crt"), pki.issuer.pem()).unwrap();
@@ -114,7 +115,8 @@ impl Pki {
     /// An app server's TLS, which asks for a certificate of the authority if it is to.
     pub(crate) fn server(&self, asks: bool) -> ServerConfig {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().unwrap();
+        let builder =
+            ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().unwrap();
         let builder = match asks {
             true => builder.with_client_cert_verifier(
                 WebPkiClientVerifier::builder_with_provider(self.roots().into(), provider).build().unwrap(),
