@@ -75,12 +75,12 @@ impl Sidecar {
         let (metrics, sessions) = (Metrics::new(), Sessions::new());
         let drain = Drain::with_close_code(config.drain.close_code.number());
         let broken = |table| move |error| BindError::Tls { table, error };
-        let tls = config.tls.files().map(Live::new).transpose().map_err(broken("tls"))?;
+        let tls = config.tls.files().map(Live::load).transpose().map_err(broken("tls"))?;
         let tls = tls.map(|(watcher, not_after)| {
             metrics.tls_not_after(not_after);
             watcher
         });
-        let upstream_tls = config.upstream_tls.files(&config.upstream).map(Live::new).transpose();
+        let upstream_tls = config.upstream_tls.files(&config.upstream).map(Live::load).transpose();
         let upstream_tls = upstream_tls.map_err(broken("upstream_tls"))?.map(|(watcher, _not_after)| watcher);
         Ok(Self { config, public, admin, metrics, sessions, drain, tls, upstream_tls })
     }

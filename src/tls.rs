@@ -92,7 +92,7 @@ impl<M: Material> Live<M> {
     ///
     /// # Errors
     /// Names the file that is to blame.
-    pub fn new(material: M) -> Result<(Watcher<M>, u64), TlsError> {
+    pub fn load(material: M) -> Result<(Watcher<M>, u64), TlsError> {
         let contents = read(&material)?;
         let Made { config, not_after } = material.make(&contents)?;
         let (seen, judged) = (Ok(print(&contents)), Ok(print(&contents)));

@@ -458,8 +458,8 @@ impl Assembly {
             found.push(format!("{upstream} names no host that a certificate can be for: set upstream_tls.server_name"));
         }
         if found.is_empty() {
-            let listener = tls.files().and_then(|files| Live::new(files).err());
-            let client = files.and_then(|files| Live::new(files).err());
+            let listener = tls.files().and_then(|files| Live::load(files).err());
+            let client = files.and_then(|files| Live::load(files).err());
             found.extend(listener.map(|error| format!("tls: {error}")));
             found.extend(client.map(|error| format!("upstream_tls: {error}")));
         }

@@ -60,8 +60,11 @@ impl UpstreamTlsSettings {
 }
 
 /// A file; an empty text is none.
-pub(super) fn file(text: &str) -> Option<PathBuf> {
-    (!text.is_empty()).then(|| text.into())
+pub(super) fn file(text: &str) -> Result<Option<PathBuf>, Invalid> {
+    if text.ends_with('/') {
+        return Err(Invalid(format!("{text:?} is a folder: write the path of a file, or nothing")));
+    }
+    Ok((!text.is_empty()).then(|| text.into()))
 }
 
 /// The text of what [`file`] takes. Every path comes of text.

@@ -63,7 +63,7 @@ pub struct Tls {
     /// Sealed, but the kernel had no room.
     unsent: Rest,
     outbound: Outbound,
-    /// The peer has ended its stream, in either way.
+    /// Nothing more is read: the peer has ended its stream, in either way, or broken it.
     ended: bool,
     /// What broke the connection, to be told when all that came before is read.
     fault: Option<io::Error>,
@@ -366,7 +366,6 @@ impl Tls {
             let taken = if opened.is_empty() { sink(bytes) } else { 0 };
             opened.push(&bytes[taken..]);
         };
-        let mut failure = None;
         loop {
             let (done, step) =
                 self.connection.turn(&mut records[used..], &mut Errand::Open, &mut sink, &mut self.unsent);
@@ -374,13 +373,21 @@ impl Tls {
             match step {
                 Ok(Step::Again) => {}
                 Ok(Step::PeerEnded) => self.ended = true,
-                Ok(Step::Dry | Step::Sealed(_)) => break,
-                // Once more, for the alert that tells the peer.
-                Err(error) if failure.is_none() => failure = Some(error),
-                Err(_same) => break,
+                Ok(Step::Dry | Step::Sealed(_)) => return (used, Ok(())),
+                Err(error) => {
+                    self.give_up();
+                    return (used, Err(error));
+                }
             }
         }
-        (used, failure.map_or(Ok(()), Err))
+    }
+
+    /// After rustls has failed it may only be asked for its alert: it must not see the same record again.
+    fn give_up(&mut self) {
+        while self.connection.wants_write() {
+            let _nothing_else = self.connection.turn(&mut [], &mut Errand::Open, &mut |_bytes| {}, &mut self.unsent);
+        }
+        (self.outbound, self.ended) = (Outbound::Broken, true);
     }
 
     /// Seals for an errand; answers how many bytes it took.
@@ -390,11 +397,15 @@ impl Tls {
             // Nothing that is whole is left there.
             let (_none, step) =
                 self.connection.turn(&mut self.partial, errand, &mut |bytes| opened.push(bytes), &mut self.unsent);
-            match step.map_err(|error| io::Error::new(ErrorKind::InvalidData, error))? {
-                Step::Again => {}
-                Step::PeerEnded => self.ended = true,
-                Step::Dry => return Err(ErrorKind::BrokenPipe.into()),
-                Step::Sealed(length) => return Ok(length),
+            match step {
+                Ok(Step::Again) => {}
+                Ok(Step::PeerEnded) => self.ended = true,
+                Ok(Step::Dry) => return Err(ErrorKind::BrokenPipe.into()),
+                Ok(Step::Sealed(length)) => return Ok(length),
+                Err(error) => {
+                    self.give_up();
+                    return Err(io::Error::new(ErrorKind::InvalidData, error));
+                }
             }
         }
     }
@@ -454,6 +465,14 @@ impl Connection {
         match self {
             Self::Server(connection) => connection.is_handshaking(),
             Self::Client(connection) => connection.is_handshaking(),
+        }
+    }
+
+    /// Whether it has records of its own to send.
+    fn wants_write(&self) -> bool {
+        match self {
+            Self::Server(connection) => connection.wants_write(),
+            Self::Client(connection) => connection.wants_write(),
         }
     }
 

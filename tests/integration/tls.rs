@@ -73,7 +73,7 @@ async fn large_messages_pass_in_both_directions_at_once_byte_for_byte() {
                 )
             });
             let (down_read, up_read, down_written, up_written) = all.await;
-            (down_read.unwrap(), up_read.unwrap(), down_written.unwrap(), up_written.unwrap());
+            assert!(down_read.is_ok() && up_read.is_ok() && down_written.is_ok() && up_written.is_ok());
             assert!(at_browser == down && at_app == up, "{sides:?}");
         }
     }
@@ -177,6 +177,49 @@ async fn a_record_that_is_cut_off_is_a_broken_connection() {
     upstream.expect(masked(TEXT, "whole")).await;
     assert!(upstream.rest().await.is_err(), "a reset, not an end");
     sidecar.until("connections", &[], 0.0).await;
+}
+
+#[tokio::test]
+async fn a_record_that_is_forged_breaks_both_sides_after_what_came_before_it() {
+    for version in [&TLS12, &TLS13] {
+        let pki = Pki::new();
+        let (app, sidecar) = listener(&pki).await;
+        let mut browser = Wire::new(pki.secure(sidecar.connect().await.stream, &[version]).await);
+        browser.send(handshake(STREAM, "")).await;
+        let (_head, mut upstream) = app.shake_hands("").await;
+        browser.head().await;
+        browser.send(masked(TEXT, "true")).await;
+        let socket = &mut browser.stream.get_mut().0;
+        socket.write_all(&[&[23, 3, 3, 0, 40][..], &[7; 40]].concat().repeat(3)).await.unwrap();
+        upstream.expect(masked(TEXT, "true")).await;
+        assert!(upstream.rest().await.is_err(), "a reset, not an end");
+        sidecar.until("connections", &[], 0.0).await;
+    }
+}
+
+#[tokio::test]
+async fn no_handshake_however_wrong_harms_another() {
+    let pki = Pki::new();
+    let (app, sidecar) = listener(&pki).await;
+    let mut client = rustls::ClientConnection::new(
+        std::sync::Arc::new(pki.client(ALL_VERSIONS, false)),
+        "app.test".try_into().unwrap(),
+    )
+    .unwrap();
+    let mut hello = Vec::new();
+    client.write_tls(&mut hello).unwrap();
+    for at in 0..hello.len() {
+        let mut wrong = hello.clone();
+        wrong[at] ^= 1 << (at % 8);
+        let mut stranger = sidecar.connect().await;
+        stranger.send([&wrong[..], &wrong, &[21, 3, 3, 0, 2, 2, 40, 23, 3, 3, 0, 1, 0]].concat()).await;
+        stranger.finish().await;
+        let _answer_or_reset = stranger.rest().await;
+    }
+    assert!(hello.len() > 100);
+    // One that had panicked would not have been counted.
+    sidecar.until("http_rejected_total", &[("reason", "tls")], hello.len() as f64).await;
+    assert!(ask(&pki, &app, &sidecar).await.starts_with("HTTP/1.1 200 "));
 }
 
 #[tokio::test]

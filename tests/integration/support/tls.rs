@@ -161,7 +161,20 @@ impl Pki {
         settings(&mut config);
         self.configure(sides, &mut config);
         let sidecar = Sidecar::start(config).await;
-        let socket = sidecar.connect().await.stream;
+        let session = self.open(sides, versions, sidecar.address, &app, path).await;
+        (sidecar, session)
+    }
+
+    /// A session through the sidecar at this address.
+    pub(crate) async fn open(
+        &self,
+        sides: Sides,
+        versions: &[&'static SupportedProtocolVersion],
+        sidecar: SocketAddr,
+        app: &App,
+        path: &str,
+    ) -> Session {
+        let socket = soon(TcpStream::connect(sidecar)).await.unwrap();
         let mut browser: Wire<Any> = match sides {
             Sides::None | Sides::Upstream => Wire::new(Box::new(socket)),
             Sides::Browser | Sides::Both => Wire::new(Box::new(self.secure(socket, versions).await)),
@@ -169,11 +182,11 @@ impl Pki {
         browser.send(handshake(path, "")).await;
         let mut app: Wire<Any> = match sides {
             Sides::None | Sides::Browser => Wire::new(Box::new(app.accept().await.stream)),
-            Sides::Upstream | Sides::Both => Wire::new(Box::new(self.accept(&app).await.stream)),
+            Sides::Upstream | Sides::Both => Wire::new(Box::new(self.accept(app).await.stream)),
         };
         app.head().await;
         app.send(switching("")).await;
         assert!(browser.head().await.starts_with("HTTP/1.1 101 "));
-        (sidecar, Session { browser, app })
+        Session { browser, app }
     }
 }
