@@ -32,7 +32,6 @@ pub use values::{DAY, Invalid, duration};
 
 use crate::heartbeat::{Mode, Proof, Settings};
 use crate::streamlit::ack::AckForm;
-use crate::tls::Live;
 
 /// The shortest ack timeout that is wise: some round trips of a slow mobile link.
 const UNHURRIED: Duration = Duration::from_secs(2);
@@ -432,37 +431,6 @@ impl Assembly {
             }
         }
         found.extend(self.tls_conflicts());
-        found
-    }
-
-    /// What keeps TLS from working, the contents of the files included.
-    fn tls_conflicts(&self) -> Vec<String> {
-        let Config { tls, upstream_tls, upstream, .. } = &self.config;
-        let mut found = Vec::new();
-        for (one, other, set) in [
-            ("tls.certificate", "tls.key", (&tls.certificate, &tls.key)),
-            ("upstream_tls.certificate", "upstream_tls.key", (&upstream_tls.certificate, &upstream_tls.key)),
-        ] {
-            match set {
-                (Some(_), None) => found.push(format!("{} needs {other} beside it", self.shown(one))),
-                (None, Some(_)) => found.push(format!("{} needs {one} beside it", self.shown(other))),
-                (Some(_), Some(_)) | (None, None) => {}
-            }
-        }
-        if tls.client_ca.is_some() && tls.certificate.is_none() && tls.key.is_none() {
-            found.push(format!("{} needs tls.certificate and tls.key beside it", self.shown("tls.client_ca")));
-        }
-        let files = upstream_tls.files(upstream);
-        if files.is_some() && upstream_tls.name(upstream).is_none() {
-            let upstream = self.shown("upstream");
-            found.push(format!("{upstream} names no host that a certificate can be for: set upstream_tls.server_name"));
-        }
-        if found.is_empty() {
-            let listener = tls.files().and_then(|files| Live::load(files).err());
-            let client = files.and_then(|files| Live::load(files).err());
-            found.extend(listener.map(|error| format!("tls: {error}")));
-            found.extend(client.map(|error| format!("upstream_tls: {error}")));
-        }
         found
     }
 

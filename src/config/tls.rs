@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use rustls::pki_types::ServerName;
 
-use super::Invalid;
 use super::upstream::UpstreamAddress;
-use crate::tls::{ClientFiles, ListenerFiles};
+use super::{Assembly, Config, Invalid};
+use crate::tls::{ClientFiles, ListenerFiles, Live};
 
 /// TLS for browsers: both of the pair, or none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -56,6 +56,39 @@ impl UpstreamTlsSettings {
     /// Whether anything was written.
     pub(super) fn is_set(&self) -> bool {
         *self != Self::default()
+    }
+}
+
+impl Assembly {
+    /// What keeps TLS from working, the contents of the files included.
+    pub(super) fn tls_conflicts(&self) -> Vec<String> {
+        let Config { tls, upstream_tls, upstream, .. } = &self.config;
+        let mut found = Vec::new();
+        for (one, other, set) in [
+            ("tls.certificate", "tls.key", (&tls.certificate, &tls.key)),
+            ("upstream_tls.certificate", "upstream_tls.key", (&upstream_tls.certificate, &upstream_tls.key)),
+        ] {
+            match set {
+                (Some(_), None) => found.push(format!("{} needs {other} beside it", self.shown(one))),
+                (None, Some(_)) => found.push(format!("{} needs {one} beside it", self.shown(other))),
+                (Some(_), Some(_)) | (None, None) => {}
+            }
+        }
+        if tls.client_ca.is_some() && tls.certificate.is_none() && tls.key.is_none() {
+            found.push(format!("{} needs tls.certificate and tls.key beside it", self.shown("tls.client_ca")));
+        }
+        let files = upstream_tls.files(upstream);
+        if files.is_some() && upstream_tls.name(upstream).is_none() {
+            let upstream = self.shown("upstream");
+            found.push(format!("{upstream} names no host that a certificate can be for: set upstream_tls.server_name"));
+        }
+        if found.is_empty() {
+            let listener = tls.files().and_then(|files| Live::load(files).err());
+            let client = files.and_then(|files| Live::load(files).err());
+            found.extend(listener.map(|error| format!("tls: {error}")));
+            found.extend(client.map(|error| format!("upstream_tls: {error}")));
+        }
+        found
     }
 }
 

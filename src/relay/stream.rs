@@ -179,3 +179,18 @@ impl AsyncWrite for Stream {
         each!(self.get_mut(), socket => Pin::new(socket).poll_shutdown(cx))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tls_makes_no_other_stream_larger() {
+        #[allow(dead_code)]
+        enum Plain {
+            Tcp(TcpStream, Option<Permit>),
+            Unix(UnixStream, Option<Permit>),
+        }
+        assert_eq!(size_of::<Stream>(), size_of::<Plain>());
+    }
+}

@@ -2,6 +2,8 @@
 //!
 //! Law: a connection that has nothing under way owns no buffer, and what it owns is bounded by one read or one write.
 
+mod engine;
+
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io::{self, ErrorKind};
@@ -11,11 +13,12 @@ use std::task::{Context, Poll, ready};
 use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::ServerName;
 use rustls::server::UnbufferedServerConnection;
-use rustls::unbuffered::{ConnectionState, EncodeError, InsufficientSizeError, UnbufferedStatus};
 use rustls::{ClientConfig, ServerConfig};
 use socket2::SockRef;
 use tokio::io::{AsyncRead as _, AsyncReadExt as _, ReadBuf};
 use tokio::net::TcpStream;
+
+use self::engine::{Connection, Errand, Rest, Step};
 
 /// Bytes in the clear that are sealed at once: many records, so that they leave in one system call.
 const MOST_SEALED: usize = 256 * 1024;
@@ -69,13 +72,6 @@ pub struct Tls {
     fault: Option<io::Error>,
 }
 
-/// Bytes that wait, from `start` on; no memory while there are none.
-#[derive(Default)]
-struct Rest {
-    bytes: Vec<u8>,
-    start: usize,
-}
-
 /// How far the way to the peer has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Outbound {
@@ -87,35 +83,6 @@ enum Outbound {
     Ended,
     /// A record was cut or the connection is to be reset; nothing follows.
     Broken,
-}
-
-/// Both sides of TLS behave alike once they have their keys.
-enum Connection {
-    Server(UnbufferedServerConnection),
-    Client(UnbufferedClientConnection),
-}
-
-/// What is wanted of a connection.
-enum Errand<'a> {
-    /// To take what the peer says.
-    Open,
-    /// To seal bytes.
-    Seal(&'a [u8], &'a mut [u8]),
-    /// To seal the end.
-    SealEnd(&'a mut [u8]),
-}
-
-/// What became of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Step {
-    /// There is more to do.
-    Again,
-    /// The peer has said its `close_notify`.
-    PeerEnded,
-    /// All that came is dealt with.
-    Dry,
-    /// So many bytes are sealed.
-    Sealed(usize),
 }
 
 impl From<io::Error> for HandshakeError {
@@ -216,10 +183,7 @@ impl Tls {
         Ok(bytes.len())
     }
 
-    /// Sends records that wait.
-    ///
-    /// # Errors
-    /// `WouldBlock` if some still do, else the socket's own error.
+    /// Sends records that wait; `WouldBlock` if some still do.
     pub(super) fn try_flush(&mut self) -> io::Result<()> {
         while !self.unsent.is_empty() {
             let sent = self.socket.try_write(self.unsent.bytes())?;
@@ -241,9 +205,6 @@ impl Tls {
     }
 
     /// Sends `close_notify` and the end of the stream, or as soon as the kernel has room.
-    ///
-    /// # Errors
-    /// The socket's own error.
     pub(super) fn shutdown_write(&mut self) -> io::Result<()> {
         if self.outbound == Outbound::Open {
             let mut farewell = [0; FAREWELL];
@@ -266,9 +227,6 @@ impl Tls {
     }
 
     /// Ready once [`Tls::try_write`] is worth a try.
-    ///
-    /// # Errors
-    /// The socket's own error.
     pub(super) fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.socket.poll_write_ready(cx)
     }
@@ -437,106 +395,4 @@ impl std::fmt::Debug for Tls {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Tls").field("socket", &self.socket).finish_non_exhaustive()
     }
-}
-
-impl Rest {
-    fn bytes(&self) -> &[u8] {
-        &self.bytes[self.start..]
-    }
-
-    fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
-    }
-
-    fn push(&mut self, bytes: &[u8]) {
-        self.bytes.extend_from_slice(bytes);
-    }
-
-    fn take(&mut self, count: usize) {
-        self.start += count;
-        if self.start == self.bytes.len() {
-            *self = Self::default();
-        }
-    }
-}
-
-impl Connection {
-    fn is_handshaking(&self) -> bool {
-        match self {
-            Self::Server(connection) => connection.is_handshaking(),
-            Self::Client(connection) => connection.is_handshaking(),
-        }
-    }
-
-    /// Whether it has records of its own to send.
-    fn wants_write(&self) -> bool {
-        match self {
-            Self::Server(connection) => connection.wants_write(),
-            Self::Client(connection) => connection.wants_write(),
-        }
-    }
-
-    fn turn(
-        &mut self,
-        records: &mut [u8],
-        errand: &mut Errand<'_>,
-        sink: &mut dyn FnMut(&[u8]),
-        unsent: &mut Rest,
-    ) -> (usize, Result<Step, rustls::Error>) {
-        match self {
-            Self::Server(connection) => turn(connection.process_tls_records(records), errand, sink, unsent),
-            Self::Client(connection) => turn(connection.process_tls_records(records), errand, sink, unsent),
-        }
-    }
-}
-
-/// One state of rustls' connection: what has come goes to `sink`, what has to leave to `unsent`. Answers how many bytes of
-/// the records are done with.
-fn turn<Data>(
-    status: UnbufferedStatus<'_, '_, Data>,
-    errand: &mut Errand<'_>,
-    sink: &mut dyn FnMut(&[u8]),
-    unsent: &mut Rest,
-) -> (usize, Result<Step, rustls::Error>) {
-    let UnbufferedStatus { mut discard, state } = status;
-    let step = || {
-        Ok(match state? {
-            ConnectionState::ReadTraffic(mut traffic) => {
-                while let Some(record) = traffic.next_record() {
-                    let record = record?;
-                    discard += record.discard;
-                    sink(record.payload);
-                }
-                Step::Again
-            }
-            ConnectionState::EncodeTlsData(mut data) => {
-                if let Err(EncodeError::InsufficientSize(InsufficientSizeError { required_size })) =
-                    data.encode(&mut [])
-                {
-                    let at = unsent.bytes.len();
-                    unsent.bytes.resize(at + required_size, 0);
-                    data.encode(&mut unsent.bytes[at..]).map_err(general)?;
-                }
-                Step::Again
-            }
-            ConnectionState::TransmitTlsData(data) => {
-                data.done();
-                Step::Again
-            }
-            ConnectionState::PeerClosed => Step::PeerEnded,
-            ConnectionState::WriteTraffic(mut traffic) => match errand {
-                Errand::Open => Step::Dry,
-                Errand::Seal(bytes, records) => Step::Sealed(traffic.encrypt(bytes, records).map_err(general)?),
-                Errand::SealEnd(records) => Step::Sealed(traffic.queue_close_notify(records).map_err(general)?),
-            },
-            // Early data is never asked for; whatever later versions know is not waited for.
-            _ => Step::Dry,
-        })
-    };
-    let step = step();
-    (discard, step)
-}
-
-fn general(error: impl std::fmt::Display) -> rustls::Error {
-    rustls::Error::General(error.to_string())
 }
