@@ -539,3 +539,35 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn settings_of_tls_hold_together() {
+    assert_eq!(
+        warnings(&[("upstream-tls-server-name", "app.example")], &[]),
+        ["upstream = \"http://127.0.0.1:8501\" (default): no https:// address, so [upstream_tls] does nothing"]
+    );
+    for (flags, problem) in [
+        (
+            [("tls-client-ca", "/none/ca.crt"), ("log-level", "info")],
+            "tls.client_ca = \"/none/ca.crt\" (--tls-client-ca) needs tls.certificate and tls.key beside it",
+        ),
+        (
+            [("upstream-tls-key", "/none/tls.key"), ("log-level", "info")],
+            "upstream_tls.key = \"/none/tls.key\" (--upstream-tls-key) needs upstream_tls.certificate beside it",
+        ),
+        (
+            [("tls-certificate", "/none/tls.crt"), ("tls-key", "/none/tls.key")],
+            "tls: /none/tls.crt: No such file or directory (os error 2)",
+        ),
+        (
+            [("tls-certificate", "/none/"), ("log-level", "info")],
+            "--tls-certificate: \"/none/\" is a folder: write the path of a file, or nothing",
+        ),
+        (
+            [("upstream-tls-server-name", "a b"), ("log-level", "info")],
+            "--upstream-tls-server-name: \"a b\" is no name of a server: write a host name or an IP address",
+        ),
+    ] {
+        assert_eq!(problems(&flags, &[]), problem);
+    }
+}
