@@ -17,8 +17,10 @@ use crate::proxy::upstream::Upstream;
 use crate::relay::stream::keepalive;
 use crate::server::admin::{self, AdminState};
 use crate::server::listener::{self, Entrance};
+use crate::server::tls;
 use crate::session::Sessions;
 use crate::session::stop::Stop;
+use crate::tls::{ClientFiles, ListenerFiles, Live, TlsError, Watcher};
 
 /// The name of the one upstream, in metrics and logs.
 const UPSTREAM_NAME: &str = "default";
@@ -37,6 +39,9 @@ pub struct Sidecar {
     metrics: Arc<Metrics>,
     sessions: Sessions,
     drain: Drain,
+    /// TLS for browsers, and towards the upstream.
+    tls: Option<Watcher<ListenerFiles>>,
+    upstream_tls: Option<Watcher<ClientFiles>>,
 }
 
 /// Sockets that somebody else has bound for us; those that are `None` are bound as configured.
@@ -48,20 +53,34 @@ pub struct Sockets {
     pub admin: Option<std::net::TcpListener>,
 }
 
-/// A socket that could not be bound.
+/// Why a sidecar cannot start.
 #[derive(Debug, thiserror::Error)]
-#[error("{key}: cannot listen on {address}")]
-pub struct BindError {
-    key: &'static str,
-    address: SocketAddr,
-    source: std::io::Error,
+pub enum BindError {
+    /// A socket that could not be bound.
+    #[error("{key}: cannot listen on {address}")]
+    Socket {
+        /// The setting.
+        key: &'static str,
+        /// Its address.
+        address: SocketAddr,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// A certificate, or a key, that does not work.
+    #[error("{table}: {error}")]
+    Tls {
+        /// The settings' table.
+        table: &'static str,
+        /// The file, and what is wrong with it.
+        error: TlsError,
+    },
 }
 
 impl Sidecar {
-    /// Binds both sockets.
+    /// Reads certificates and keys, and binds both sockets.
     ///
     /// # Errors
-    /// Names the address that is taken, not ours, or not allowed.
+    /// Names the address that is taken, not ours, or not allowed, or the file that is broken.
     pub async fn bind(config: Config) -> Result<Self, BindError> {
         Self::bind_with(config, Sockets::default()).await
     }
@@ -76,7 +95,15 @@ impl Sidecar {
         let admin = bind("admin", config.admin, sockets.admin, &keepalive).await?;
         let (metrics, sessions) = (Metrics::with_detail(config.metrics_detail), Sessions::new());
         let drain = Drain::with_close_code(config.drain.close_code.number());
-        Ok(Self { config, public, admin, metrics, sessions, drain })
+        let broken = |table| move |error| BindError::Tls { table, error };
+        let tls = config.tls.files().map(Live::load).transpose().map_err(broken("tls"))?;
+        let tls = tls.map(|(watcher, not_after)| {
+            metrics.tls_not_after(not_after);
+            watcher
+        });
+        let upstream_tls = config.upstream_tls.files(&config.upstream).map(Live::load).transpose();
+        let upstream_tls = upstream_tls.map_err(broken("upstream_tls"))?.map(|(watcher, _not_after)| watcher);
+        Ok(Self { config, public, admin, metrics, sessions, drain, tls, upstream_tls })
     }
 
     /// Where browsers are served; the real port if 0 was asked for.
@@ -113,13 +140,15 @@ impl Sidecar {
     /// Serves until `stop` resolves or somebody starts the drain; then drains, as README.md says. What is left at its
     /// deadline is cut when the runtime goes. A `stop` that comes after somebody else has started the drain ends it soon.
     pub async fn run(self, stop: impl Future<Output = ()>) {
-        let Self { config, public, admin, metrics, sessions, drain } = self;
+        let Self { config, public, admin, metrics, sessions, drain, tls, upstream_tls } = self;
         let state = AdminState { metrics: metrics.clone(), sessions: sessions.clone(), drain: drain.clone() };
         let admin = tokio::spawn(admin::serve(admin, state, std::future::pending()));
         let upkeep = tokio::spawn(keep_up(metrics.clone()));
-        let upstream = Arc::new(Upstream::new(&config, UPSTREAM_NAME, metrics.upstream(UPSTREAM_NAME)));
+        let (door, client) = (tls.as_ref().map(Watcher::live), upstream_tls.as_ref().map(Watcher::live));
+        let certificates = tokio::spawn(watch(tls, upstream_tls, metrics.clone()));
+        let upstream = Arc::new(Upstream::new(&config, client, UPSTREAM_NAME, metrics.upstream(UPSTREAM_NAME)));
         let proxy = Proxy::new(&config, upstream, sessions.clone(), metrics.clone());
-        let entrance = Entrance::new(&config, proxy, metrics.clone());
+        let entrance = Entrance::new(&config, door, proxy, metrics.clone());
         let public = tokio::spawn(listener::serve(public, entrance, drain.clone()));
 
         let mut stop = pin!(stop);
@@ -133,7 +162,7 @@ impl Sidecar {
             () = wind_down(&drain, &sessions, config.drain) => {}
             () = stop, if !stopped => hurry(&drain, &sessions).await,
         }
-        for task in [public, admin, upkeep] {
+        for task in [public, admin, upkeep, certificates] {
             task.abort();
         }
     }
@@ -145,7 +174,7 @@ async fn bind(
     bound: Option<std::net::TcpListener>,
     keepalive: &TcpKeepalive,
 ) -> Result<TcpListener, BindError> {
-    let because = |source| BindError { key, address, source };
+    let because = |source| BindError::Socket { key, address, source };
     let listener = match bound {
         Some(bound) => bound.set_nonblocking(true).and_then(|()| TcpListener::from_std(bound)),
         None => TcpListener::bind(address).await,
@@ -204,6 +233,21 @@ async fn say_farewell(stops: Vec<Stop>, window: Duration) {
 fn living(drain: &Drain, sessions: &Sessions) -> (usize, usize) {
     let sessions = sessions.len();
     (sessions, drain.alive().saturating_sub(sessions))
+}
+
+/// Reads certificates and keys anew when they change, as long as there are any.
+async fn watch(tls: Option<Watcher<ListenerFiles>>, upstream_tls: Option<Watcher<ClientFiles>>, metrics: Arc<Metrics>) {
+    let listener = async {
+        if let Some(watcher) = tls {
+            tls::watch(watcher, metrics.clone(), |not_after| metrics.tls_not_after(not_after)).await;
+        }
+    };
+    let client = async {
+        if let Some(watcher) = upstream_tls {
+            tls::watch(watcher, metrics.clone(), |_not_after| {}).await;
+        }
+    };
+    tokio::join!(listener, client);
 }
 
 async fn keep_up(metrics: Arc<Metrics>) {

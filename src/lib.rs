@@ -19,6 +19,7 @@ pub mod limits;
 pub mod metrics;
 pub mod session;
 pub mod telemetry;
+pub mod tls;
 
 pub mod heartbeat;
 

@@ -12,11 +12,13 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
+use rustls::ALL_VERSIONS;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::oneshot;
 
 use support::frame::{BINARY, CLOSE, header, heartbeat, masked, new_session, plain};
 use support::process::Process;
+use support::tls::{Pki, Sides};
 use support::{App, Session, Sidecar, Wire, ask_admin, handshake, metric, soon, switching, until};
 
 const MIB: usize = 1 << 20;
@@ -276,6 +278,44 @@ fn a_compressed_session_keeps_its_window_and_no_more() {
         println!("a session: {} bytes plain, {} bytes compressed", each[0], each[1]);
         assert!(each[1] < each[0] + 40 * 1024, "{each:?}");
         assert!(each[1] > each[0] + 16 * 1024, "the window is there: {each:?}");
+    });
+}
+
+#[test]
+fn an_idle_session_under_tls_owns_no_buffer() {
+    // Few, since handshakes take long without optimization.
+    const SESSIONS: usize = 200;
+    alone(async {
+        for sides in [Sides::Browser, Sides::Both] {
+            let (pki, app) = (Pki::new(), App::bind().await);
+            let scheme = if sides == Sides::Both { "https" } else { "http" };
+            let flag = |name: &str, file: &str| format!("--{name}={}", pki.path(file).display());
+            let mut flags = vec![format!("--upstream={scheme}://{}", app.address()), flag("upstream-tls-ca", "ca.crt")];
+            flags.extend([flag("tls-certificate", "tls.crt"), flag("tls-key", "tls.key")]);
+            let flags: Vec<_> = flags.iter().map(String::as_str).collect();
+            let process = Process::start_alone(&flags).await;
+            let mut sessions = Vec::new();
+            let mut before = 0;
+            for number in 0..SESSIONS + 50 {
+                if number == 50 {
+                    before = status_of(process.pid().as_raw_nonzero(), "RssAnon");
+                }
+                let mut session = pki.open(sides, ALL_VERSIONS, process.address, &app, STREAM).await;
+                // It has been busy: a message in pieces in both directions.
+                let (from, to) = (&mut session.app, &mut session.browser);
+                let message = plain(BINARY, [0x2a; 40_000]);
+                from.send(&message[..10_000]).await;
+                to.expect(&message[..10_000]).await;
+                from.send(&message[10_000..]).await;
+                to.expect(&message[10_000..]).await;
+                to.send(masked(BINARY, "an answer")).await;
+                from.expect(masked(BINARY, "an answer")).await;
+                sessions.push(session);
+            }
+            let all = status_of(process.pid().as_raw_nonzero(), "RssAnon").saturating_sub(before);
+            println!("an idle session with TLS on {sides:?}: {} bytes", all / SESSIONS);
+            assert!(all / SESSIONS < 16 * 1024, "{sides:?}: {} bytes", all / SESSIONS);
+        }
     });
 }
 

@@ -134,7 +134,7 @@ mod tests {
         fs::write(&path, "listen = '127.0.0.1:1'").expect("a file");
         let (valid, out, _) = reported(&Sources { config: Some(path), ..Sources::default() });
         assert!(valid);
-        assert_eq!(out.lines().count(), SETTINGS.len() + 12);
+        assert_eq!(out.lines().count(), SETTINGS.len() + 16);
         assert!(out.contains("a?listen = 1?.toml:1\n"), "{out}");
     }
 
@@ -152,6 +152,9 @@ mod tests {
             ("log_level", _) => select(&["debug", "info,heartbeat_sidecar=debug", "warn,a[b{c=\"d\"}]=trace"]),
             ("trusted_proxies", _) => select(&["none", "private", "10.0.0.0/8, 2001:db8::/32"]),
             ("allowed_origins", _) => select(&["any", "https://a.example, http://[::1]:8500"]),
+            // Files are read; `tests/integration/tls.rs` has some.
+            (_, "FILE") => Just(String::new()).boxed(),
+            (_, "NAME") => select(&["", "app.example", "2001:db8::1"]),
             (_, "DURATION") => duration().boxed(),
             (_, "DURATION|off") => prop_oneof![duration(), Just("off".to_owned())].boxed(),
             (_, "BYTES" | "NUMBER") => (1024..9999_u32).prop_map(|bytes| bytes.to_string()).boxed(),

@@ -15,8 +15,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::cli::{DrainArgs, HealthcheckArgs, WaitArgs};
-use crate::config::{Sources, UpstreamAddress, glance, load};
+use crate::config::{Config, Sources, UpstreamAddress, glance, load};
 use crate::proxy::upstream::{ConnectError, Connector};
+use crate::tls::Live;
 
 /// From one look to the next.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -142,14 +143,20 @@ impl Peer {
 
     /// The app.
     fn upstream(sources: &Sources) -> anyhow::Result<Self> {
-        let loaded = load(sources)?;
+        let Config { upstream, upstream_tls, .. } = load(sources)?.config;
         let setting = glance(sources)?.shown("upstream");
-        Ok(Self::new(loaded.config.upstream, setting))
+        let name = upstream_tls.name(&upstream);
+        let tls = upstream_tls.files(&upstream).map(Live::load).transpose()?;
+        let mut peer = Self::new(upstream, setting);
+        peer.connector = peer.connector.encrypted(tls.map(|(watcher, _not_after)| watcher.live()), name);
+        Ok(peer)
     }
 
     fn new(address: UpstreamAddress, setting: String) -> Self {
         let host = match &address {
-            UpstreamAddress::Http { .. } => address.to_string().trim_start_matches("http://").to_owned(),
+            UpstreamAddress::Http { .. } | UpstreamAddress::Https { .. } => {
+                address.to_string().split_once("://").map_or_else(String::new, |(_scheme, host)| host.to_owned())
+            }
             UpstreamAddress::Unix(_) => "localhost".to_owned(),
         };
         Self { connector: Connector::new(address, LOOK, LOOK), host, setting }

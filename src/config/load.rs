@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::settings::{self, SETTINGS, Setting};
 use super::values::Invalid;
-use super::{Config, PREFIX, WatchdogMode, raw, upstream};
+use super::{Config, PREFIX, UpstreamAddress, WatchdogMode, raw, upstream};
 use crate::heartbeat::{Mode, Proof};
 use crate::streamlit::ack::AckForm;
 
@@ -159,8 +159,8 @@ fn is_service_variable(rest: &str) -> bool {
 
 /// Values on their way into a configuration: later ones replace earlier ones, and every one must be valid.
 #[derive(Default)]
-struct Assembly {
-    config: Config,
+pub(super) struct Assembly {
+    pub(super) config: Config,
     origins: HashMap<&'static str, Origin>,
     problems: Vec<Problem>,
 }
@@ -278,7 +278,7 @@ impl Assembly {
     }
 
     /// A setting as messages name it: `admin = "127.0.0.1:9600" (--admin)`.
-    fn shown(&self, key: &str) -> String {
+    pub(super) fn shown(&self, key: &str) -> String {
         shown(&self.config, &self.origins, key)
     }
 
@@ -302,6 +302,7 @@ impl Assembly {
                 found.push(format!("{upstream} leads back to {bound}: the sidecar would proxy itself"));
             }
         }
+        found.extend(self.tls_conflicts());
         found
     }
 
@@ -323,6 +324,10 @@ impl Assembly {
         if drain.delay + drain.window >= drain.timeout {
             let [delay, window, timeout] = ["drain.delay", "drain.window", "drain.timeout"].map(|key| self.shown(key));
             found.push(format!("{delay} and {window} leave nothing of {timeout}: some websockets are cut, not closed"));
+        }
+        let Config { upstream, upstream_tls, .. } = &self.config;
+        if upstream_tls.is_set() && !matches!(upstream, UpstreamAddress::Https { .. }) {
+            found.push(format!("{}: no https:// address, so [upstream_tls] does nothing", self.shown("upstream")));
         }
         let watchdog = &self.config.watchdog;
         if watchdog.mode == WatchdogMode::Page && watchdog.ack_timeout < UNHURRIED {

@@ -9,6 +9,7 @@ mod session;
 mod settings;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod upstream;
 mod values;
 
@@ -22,6 +23,7 @@ pub use origins::AllowedOrigins;
 pub use proxies::TrustedProxies;
 pub use session::SessionSettings;
 pub use settings::{Form, SETTINGS, Setting};
+pub use tls::{TlsSettings, UpstreamTlsSettings};
 pub use upstream::UpstreamAddress;
 pub use values::{DAY, Invalid, duration};
 
@@ -47,6 +49,10 @@ pub struct Config {
     pub proxy_protocol: bool,
     /// Whose pages may open websockets.
     pub allowed_origins: AllowedOrigins,
+    /// TLS for browsers.
+    pub tls: TlsSettings,
+    /// TLS towards an `https://` upstream.
+    pub upstream_tls: UpstreamTlsSettings,
     /// What happens to heartbeats.
     pub heartbeat: Settings,
     /// What happens when a browser reconnects.
@@ -140,6 +146,8 @@ impl Default for Config {
             trusted_proxies: TrustedProxies::default(),
             proxy_protocol: false,
             allowed_origins: AllowedOrigins::default(),
+            tls: TlsSettings::default(),
+            upstream_tls: UpstreamTlsSettings::default(),
             heartbeat: Settings::default(),
             session: SessionSettings::default(),
             drain: DrainSettings::default(),

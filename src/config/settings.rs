@@ -2,6 +2,7 @@
 
 use std::num::{NonZeroU32, NonZeroUsize};
 
+use super::tls::{file, file_text, server_name};
 use super::values::{
     Choice as _, DAY, HOUR, Invalid, address, choice, duration, log_filter, number, optional, optional_duration, pause,
 };
@@ -50,7 +51,7 @@ pub static SETTINGS: &[Setting] = &[
     Setting {
         key: "upstream",
         value_name: "ADDRESS",
-        help: "The app server: http://HOST:PORT or unix:/PATH",
+        help: "The app server: http://HOST:PORT, https://HOST:PORT or unix:/PATH",
         get: |config| config.upstream.to_string(),
         set: |config, text| text.parse().map(|value| config.upstream = value),
     },
@@ -109,6 +110,57 @@ pub static SETTINGS: &[Setting] = &[
         help: "Whose pages may open websockets: origins with commas between, or any, which leaves it to the app",
         get: |config| config.allowed_origins.to_string(),
         set: |config, text| text.parse().map(|value| config.allowed_origins = value),
+    },
+    Setting {
+        key: "tls.certificate",
+        value_name: "FILE",
+        help: "Serves browsers over TLS with this certificate and its chain (PEM); read anew when it changes",
+        get: |config| file_text(config.tls.certificate.as_ref()),
+        set: |config, text| file(text).map(|value| config.tls.certificate = value),
+    },
+    Setting {
+        key: "tls.key",
+        value_name: "FILE",
+        help: "The certificate's key (PEM)",
+        get: |config| file_text(config.tls.key.as_ref()),
+        set: |config, text| file(text).map(|value| config.tls.key = value),
+    },
+    Setting {
+        key: "tls.client_ca",
+        value_name: "FILE",
+        help: "Clients must show a certificate of one of these (PEM)",
+        get: |config| file_text(config.tls.client_ca.as_ref()),
+        set: |config, text| file(text).map(|value| config.tls.client_ca = value),
+    },
+    Setting {
+        key: "upstream_tls.ca",
+        value_name: "FILE",
+        help: "Whose certificates an https:// app server may have (PEM), instead of the system's roots",
+        get: |config| file_text(config.upstream_tls.ca.as_ref()),
+        set: |config, text| file(text).map(|value| config.upstream_tls.ca = value),
+    },
+    Setting {
+        key: "upstream_tls.certificate",
+        value_name: "FILE",
+        help: "What is shown to an https:// app server (PEM)",
+        get: |config| file_text(config.upstream_tls.certificate.as_ref()),
+        set: |config, text| file(text).map(|value| config.upstream_tls.certificate = value),
+    },
+    Setting {
+        key: "upstream_tls.key",
+        value_name: "FILE",
+        help: "That certificate's key (PEM)",
+        get: |config| file_text(config.upstream_tls.key.as_ref()),
+        set: |config, text| file(text).map(|value| config.upstream_tls.key = value),
+    },
+    Setting {
+        key: "upstream_tls.server_name",
+        value_name: "NAME",
+        help: "Who an https:// app server has to prove to be, instead of the host in its address",
+        get: |config| {
+            config.upstream_tls.server_name.as_ref().map_or_else(String::new, |name| name.to_str().into_owned())
+        },
+        set: |config, text| server_name(text).map(|value| config.upstream_tls.server_name = value),
     },
     Setting {
         key: "heartbeat.mode",

@@ -68,6 +68,13 @@ fn nothing_written_gives_the_defaults_without_a_warning() {
             ("trusted_proxies", "private"),
             ("proxy_protocol", "false"),
             ("allowed_origins", "any"),
+            ("tls.certificate", ""),
+            ("tls.key", ""),
+            ("tls.client_ca", ""),
+            ("upstream_tls.ca", ""),
+            ("upstream_tls.certificate", ""),
+            ("upstream_tls.key", ""),
+            ("upstream_tls.server_name", ""),
             ("heartbeat.mode", "auto"),
             ("heartbeat.proof", "pong"),
             ("heartbeat.ack", "compatible"),
@@ -114,7 +121,7 @@ fn flag_and_variable_follow_from_the_key() {
 fn the_keys_of_a_table_stand_together_below_the_top_level() {
     let mut tables: Vec<_> = SETTINGS.iter().map(Setting::table).collect();
     tables.dedup();
-    assert_eq!(tables, ["", "heartbeat", "session", "drain", "watchdog", "limits", "metrics"]);
+    assert_eq!(tables, ["", "tls", "upstream_tls", "heartbeat", "session", "drain", "watchdog", "limits", "metrics"]);
 }
 
 #[test]
@@ -227,17 +234,17 @@ fn unknown_keys_name_the_nearest_known_one() {
 #[test]
 fn unknown_keys_without_a_near_one_list_the_known_ones() {
     assert_eq!(
-        file_problems("colour = 1\n\"a\\nb\" = 1\n[heartbeat]\nxyz = 1\n[tls]\n"),
+        file_problems("colour = 1\n\"a\\nb\" = 1\n[heartbeat]\nxyz = 1\n[fish]\n"),
         [
             "sidecar.toml:1: colour: unknown key; known here: listen, upstream, admin, log_format, log_level, \
              connect_timeout, handshake_timeout, trusted_proxies, proxy_protocol, allowed_origins, \
-             [heartbeat], [session], [drain], [watchdog], [limits], [metrics]",
+             [tls], [upstream_tls], [heartbeat], [session], [drain], [watchdog], [limits], [metrics]",
             "sidecar.toml:2: \"a\\nb\": unknown key; known here: listen, upstream, admin, log_format, log_level, \
              connect_timeout, handshake_timeout, trusted_proxies, proxy_protocol, allowed_origins, \
-             [heartbeat], [session], [drain], [watchdog], [limits], [metrics]",
+             [tls], [upstream_tls], [heartbeat], [session], [drain], [watchdog], [limits], [metrics]",
             "sidecar.toml:4: heartbeat.xyz: unknown key; known here: heartbeat.mode, heartbeat.proof, heartbeat.ack, \
              heartbeat.native_deadline, heartbeat.stall_after",
-            "sidecar.toml:5: tls: unknown table; known tables: heartbeat, session, drain, watchdog, limits, metrics",
+            "sidecar.toml:5: fish: unknown table; known tables: tls, upstream_tls, heartbeat, session, drain, watchdog, limits, metrics",
         ]
     );
 }
@@ -534,5 +541,37 @@ proptest! {
             }
             Err(_) => prop_assert_eq!(config, Config::default(), "a refused value leaves no trace"),
         }
+    }
+}
+
+#[test]
+fn settings_of_tls_hold_together() {
+    assert_eq!(
+        warnings(&[("upstream-tls-server-name", "app.example")], &[]),
+        ["upstream = \"http://127.0.0.1:8501\" (default): no https:// address, so [upstream_tls] does nothing"]
+    );
+    for (flags, problem) in [
+        (
+            [("tls-client-ca", "/none/ca.crt"), ("log-level", "info")],
+            "tls.client_ca = \"/none/ca.crt\" (--tls-client-ca) needs tls.certificate and tls.key beside it",
+        ),
+        (
+            [("upstream-tls-key", "/none/tls.key"), ("log-level", "info")],
+            "upstream_tls.key = \"/none/tls.key\" (--upstream-tls-key) needs upstream_tls.certificate beside it",
+        ),
+        (
+            [("tls-certificate", "/none/tls.crt"), ("tls-key", "/none/tls.key")],
+            "tls: /none/tls.crt: No such file or directory (os error 2)",
+        ),
+        (
+            [("tls-certificate", "/none/"), ("log-level", "info")],
+            "--tls-certificate: \"/none/\" is a folder: write the path of a file, or nothing",
+        ),
+        (
+            [("upstream-tls-server-name", "a b"), ("log-level", "info")],
+            "--upstream-tls-server-name: \"a b\" is no name of a server: write a host name or an IP address",
+        ),
+    ] {
+        assert_eq!(problems(&flags, &[]), problem);
     }
 }

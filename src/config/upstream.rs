@@ -1,4 +1,4 @@
-//! Where the app server is: an HTTP origin or a Unix socket.
+//! Where the app server is: an HTTP or HTTPS origin, or a Unix socket.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -20,6 +20,13 @@ pub enum UpstreamAddress {
         /// Never 0.
         port: u16,
     },
+    /// `https://host:port`.
+    Https {
+        /// A name or an IP address; an IPv6 address stands here without brackets.
+        host: String,
+        /// Never 0.
+        port: u16,
+    },
     /// `unix:/path`, always absolute.
     Unix(PathBuf),
 }
@@ -28,7 +35,7 @@ impl UpstreamAddress {
     /// Whether this is a process on this machine, as far as the address itself tells.
     pub fn is_local(&self) -> bool {
         match self {
-            Self::Http { host, .. } => {
+            Self::Http { host, .. } | Self::Https { host, .. } => {
                 let ip = host.parse::<IpAddr>();
                 ip.map_or_else(|_name| host.eq_ignore_ascii_case("localhost"), |ip| connected(ip).is_loopback())
             }
@@ -39,7 +46,7 @@ impl UpstreamAddress {
     /// Whether a connection to this address would come in at `bound`, a socket of this machine. Names other than
     /// `localhost` are not looked up.
     pub(super) fn leads_to(&self, bound: SocketAddr) -> bool {
-        let Self::Http { host, port } = self else { return false };
+        let (Self::Http { host, port } | Self::Https { host, port }) = self else { return false };
         if *port != bound.port() {
             return false;
         }
@@ -77,14 +84,16 @@ impl FromStr for UpstreamAddress {
             return unix(text, path);
         }
         match text.split_once("://") {
-            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => http(text, rest),
-            Some((scheme, _)) if scheme.eq_ignore_ascii_case("https") => Err(Invalid(format!(
-                "{text:?} asks for TLS, which is not supported towards upstreams yet: write http://HOST:PORT"
-            ))),
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("http") => {
+                authority(text, rest, 80).map(|(host, port)| Self::Http { host, port })
+            }
+            Some((scheme, rest)) if scheme.eq_ignore_ascii_case("https") => {
+                authority(text, rest, 443).map(|(host, port)| Self::Https { host, port })
+            }
             Some((scheme, _)) => Err(Invalid(format!(
-                "{text:?}: {scheme:?} is no scheme of an upstream: http://HOST:PORT or unix:/PATH"
+                "{text:?}: {scheme:?} is no scheme of an upstream: http://HOST:PORT, https://HOST:PORT or unix:/PATH"
             ))),
-            None if http(text, text).is_ok() => {
+            None if authority(text, text, 80).is_ok() => {
                 Err(Invalid(format!("{text:?} has no scheme: write \"http://{text}\"")))
             }
             None => Err(Invalid(format!("{text:?} is no upstream: write http://HOST:PORT or unix:/PATH"))),
@@ -105,8 +114,8 @@ fn unix(text: &str, path: &str) -> Result<UpstreamAddress, Invalid> {
     Ok(UpstreamAddress::Unix(format!("/{below}").into()))
 }
 
-/// The authority of an `http` URL (RFC 3986 §3.2), of which nothing but host and port may stand here.
-fn http(text: &str, rest: &str) -> Result<UpstreamAddress, Invalid> {
+/// The authority of a URL (RFC 3986 §3.2), of which nothing but host and port may stand here.
+fn authority(text: &str, rest: &str, default_port: u16) -> Result<(String, u16), Invalid> {
     let refuse = |what: &str| Err(Invalid(format!("{text:?} {what}")));
     // A lone slash says no more than no path (RFC 3986 §6.2.3).
     let authority = rest.strip_suffix('/').unwrap_or(rest);
@@ -135,8 +144,8 @@ fn http(text: &str, rest: &str) -> Result<UpstreamAddress, Invalid> {
         return refuse("has no valid host: write http://HOST:PORT");
     }
     match port.strip_prefix(':').map(|port| (port.bytes().all(|byte| byte.is_ascii_digit()), port.parse())) {
-        None if port.is_empty() => Ok(UpstreamAddress::Http { host: host.to_owned(), port: 80 }),
-        Some((true, Ok(port))) if port > 0 => Ok(UpstreamAddress::Http { host: host.to_owned(), port }),
+        None if port.is_empty() => Ok((host.to_owned(), default_port)),
+        Some((true, Ok(port))) if port > 0 => Ok((host.to_owned(), port)),
         _ => refuse("has no valid port: write 1 to 65535"),
     }
 }
@@ -146,6 +155,8 @@ impl fmt::Display for UpstreamAddress {
         match self {
             Self::Http { host, port } if host.contains(':') => write!(f, "http://[{host}]:{port}"),
             Self::Http { host, port } => write!(f, "http://{host}:{port}"),
+            Self::Https { host, port } if host.contains(':') => write!(f, "https://[{host}]:{port}"),
+            Self::Https { host, port } => write!(f, "https://{host}:{port}"),
             Self::Unix(path) => write!(f, "unix:{}", path.display()),
         }
     }
@@ -166,6 +177,8 @@ mod tests {
             ("HTTP://app.default.svc/", "http://app.default.svc:80"),
             ("http://[::1]:8501", "http://[::1]:8501"),
             ("http://[::1]", "http://[::1]:80"),
+            ("HTTPS://app.default.svc", "https://app.default.svc:443"),
+            ("https://[::1]:8501/", "https://[::1]:8501"),
             ("unix:/run/app.sock", "unix:/run/app.sock"),
             ("unix:///run/app.sock", "unix:/run/app.sock"),
             ("unix://///run/app.sock", "unix:/run/app.sock"),
@@ -182,7 +195,6 @@ mod tests {
             ("127.0.0.1:8501", r#"has no scheme: write "http://127.0.0.1:8501""#),
             ("", "is no upstream: write http://HOST:PORT or unix:/PATH"),
             ("a b", "is no upstream: write http://HOST:PORT or unix:/PATH"),
-            ("https://app:8501", "asks for TLS, which is not supported towards upstreams yet: write http://HOST:PORT"),
             ("http://app/base", "has a path: write http://HOST:PORT; the paths of requests pass through untouched"),
             ("http://app:8501?x", "has a query: write http://HOST:PORT"),
             ("http://app:8501#x", "has a fragment: write http://HOST:PORT"),
@@ -204,7 +216,7 @@ mod tests {
         }
         assert_eq!(
             refusal("ws://app:8501"),
-            r#""ws://app:8501": "ws" is no scheme of an upstream: http://HOST:PORT or unix:/PATH"#
+            r#""ws://app:8501": "ws" is no scheme of an upstream: http://HOST:PORT, https://HOST:PORT or unix:/PATH"#
         );
         let long = format!("unix:/{}", "x".repeat(MAX_SOCKET_PATH));
         assert_eq!(refusal(&long), format!("{long:?}: the path of a socket has at most 107 bytes"));
@@ -216,6 +228,7 @@ mod tests {
             ("http://127.0.0.1:8500", "127.0.0.1:8500", true),
             ("http://127.0.0.1:8500", "0.0.0.0:8500", true),
             ("http://127.0.0.1:8500", "[::]:8500", true),
+            ("https://127.0.0.1:8500", "[::]:8500", true),
             ("http://localhost:8500", "0.0.0.0:8500", true),
             ("http://0.0.0.0:8500", "127.0.0.1:8500", true),
             ("http://10.0.0.5:8500", "10.0.0.5:8500", true),

@@ -79,6 +79,8 @@ pub enum Rejected {
     Origin,
     /// Its connection does not begin with a PROXY protocol header of a trusted proxy.
     ProxyProtocol,
+    /// Its connection does not come to TLS.
+    Tls,
     /// Its header or its target is too large.
     Size,
     /// Its body paused for too long.
@@ -91,6 +93,15 @@ pub enum Rejected {
     HandshakesPerSecond,
     /// There are too many sessions.
     Sessions,
+}
+
+/// What became of TLS certificates that have changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsReload {
+    /// They are used.
+    Accepted,
+    /// They do not work; those of before stay.
+    Refused,
 }
 
 /// Why a session was reconnected to.
@@ -317,6 +328,7 @@ labels! {
         Timeout = "timeout",
         Invalid = "invalid",
     }
+    TlsReload { Accepted = "accepted", Refused = "refused", }
     Takeover { Closed = "closed", Timeout = "timeout", }
     Loss {
         BrowserDead = "browser_dead",
@@ -333,6 +345,7 @@ labels! {
         Handshake = "handshake",
         Origin = "origin",
         ProxyProtocol = "proxy_protocol",
+        Tls = "tls",
         Size = "size",
         Timeout = "timeout",
         Connections = "connections",
@@ -430,6 +443,7 @@ mod tests {
         assert_sound::<Withheld>();
         assert_sound::<Handshake>();
         assert_sound::<Takeover>();
+        assert_sound::<TlsReload>();
         assert_sound::<Loss>();
         assert_sound::<Rejected>();
         assert_sound::<Reconnect>();

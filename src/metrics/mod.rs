@@ -16,7 +16,7 @@ use metrics_process::Collector;
 
 pub use labels::{
     CloseCode, Direction, Handshake, Initiator, LabelValue, Loss, Reconnect, Rejected, Takeover, TapDisabled,
-    WatchdogPage,
+    TlsReload, WatchdogPage,
 };
 pub use upstream::UpstreamMetrics;
 
@@ -43,6 +43,8 @@ pub struct Metrics {
     http_rejected: Family<Rejected, Counter>,
     client_connections: Gauge,
     client_connections_limit: Gauge,
+    tls_reloads: Family<TlsReload, Counter>,
+    tls_not_after: Gauge,
 }
 
 /// Where handles come from; adds the upstream's label where there is one.
@@ -76,6 +78,8 @@ impl Metrics {
             Family::new(|r: Rejected| registrar.counter(&series::HTTP_REJECTED, &[("reason", r.name())]));
         let client_connections = registrar.gauge(&series::CLIENT_CONNECTIONS, &[]);
         let client_connections_limit = registrar.gauge(&series::CLIENT_CONNECTIONS_LIMIT, &[]);
+        let tls_reloads = Family::new(|r: TlsReload| registrar.counter(&series::TLS_RELOADS, &[("result", r.name())]));
+        let tls_not_after = registrar.gauge(&series::TLS_NOT_AFTER, &[]);
         let handle = recorder.handle();
         Arc::new(Self {
             detail,
@@ -86,6 +90,8 @@ impl Metrics {
             http_rejected,
             client_connections,
             client_connections_limit,
+            tls_reloads,
+            tls_not_after,
         })
     }
 
@@ -118,6 +124,16 @@ impl Metrics {
     /// So many connections of clients may be open at a time.
     pub fn client_connections_limit(&self, most: usize) {
         self.client_connections_limit.set(most as f64);
+    }
+
+    /// TLS certificates have changed.
+    pub fn tls_reload(&self, result: TlsReload) {
+        self.tls_reloads.get(result).increment(1);
+    }
+
+    /// The certificate that browsers are shown expires then, in seconds of Unix time.
+    pub fn tls_not_after(&self, seconds: u64) {
+        self.tls_not_after.set(seconds as f64);
     }
 
     /// Everything in Prometheus' text format 0.0.4, the `process_*` series read anew. Does what [`Self::upkeep`] does.
@@ -216,6 +232,8 @@ mod tests {
         let text = metrics.render();
         let mut names = vec!["draining".to_owned()];
         names.extend(["client_connections", "client_connections_limit"].map(str::to_owned));
+        names.push("tls_certificate_not_after_seconds".to_owned());
+        names.extend(["accepted", "refused"].map(|result| format!("tls_reloads_total{{result=\"{result}\"}}")));
         names.extend(["heartbeats_total", "native_acks_missed_total"].map(of_app));
         names.extend(["connections", "upstream_acks_natively"].map(of_app));
         for (name, label, values) in LABELLED {
@@ -304,7 +322,9 @@ mod tests {
         for family in families {
             let (name, kind) = family.split_once(' ').unwrap();
             assert!(text.contains(&format!("# HELP {name} ")), "{name}");
-            assert_eq!(kind == "histogram", name.starts_with("heartbeat_sidecar_") && name.ends_with("_seconds"));
+            let moment = name == "heartbeat_sidecar_tls_certificate_not_after_seconds";
+            let duration = name.starts_with("heartbeat_sidecar_") && name.ends_with("_seconds") && !moment;
+            assert_eq!(kind == "histogram", duration);
         }
     }
 
@@ -338,6 +358,8 @@ mod tests {
         metrics.draining(true);
         metrics.http_rejected(Rejected::Host);
         metrics.client_connections_limit(7);
+        metrics.tls_reload(TlsReload::Refused);
+        metrics.tls_not_after(2_000_000_000);
         metrics.client_connection_opened();
         metrics.client_connection_opened();
         metrics.client_connection_closed();
@@ -385,6 +407,9 @@ mod tests {
         ("draining", 1.0),
         ("client_connections", 1.0),
         ("client_connections_limit", 7.0),
+        ("tls_reloads_total{result=\"refused\"}", 1.0),
+        ("tls_reloads_total{result=\"accepted\"}", 0.0),
+        ("tls_certificate_not_after_seconds", 2_000_000_000.0),
         ("http_rejected_total{reason=\"host\"}", 1.0),
         ("http_rejected_total{reason=\"size\"}", 0.0),
     ];

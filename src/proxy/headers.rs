@@ -72,8 +72,8 @@ pub(super) fn keep_upgrade(headers: &mut HeaderMap) {
 }
 
 /// Tells the upstream for whom the request is. What a trusted peer says of those before it is kept and the peer appended;
-/// what anyone else says of that is replaced.
-pub(super) fn add_forwarded(headers: &mut HeaderMap, peer: IpAddr, trusted: bool) {
+/// what anyone else says of that is replaced. `scheme` is what the peer speaks.
+pub(super) fn add_forwarded(headers: &mut HeaderMap, peer: IpAddr, trusted: bool, scheme: &'static str) {
     let foreign: Vec<HeaderName> =
         headers.keys().filter(|name| is_twin(name) || (!trusted && is_forwarded(name))).cloned().collect();
     for name in foreign {
@@ -88,7 +88,7 @@ pub(super) fn add_forwarded(headers: &mut HeaderMap, peer: IpAddr, trusted: bool
     if let Ok(value) = HeaderValue::from_bytes(&path) {
         headers.insert(FORWARDED_FOR, value);
     }
-    headers.entry(FORWARDED_PROTO).or_insert_with(|| HeaderValue::from_static("http"));
+    headers.entry(FORWARDED_PROTO).or_insert_with(|| HeaderValue::from_static(scheme));
     if let Some(host) = headers.get(header::HOST).cloned() {
         headers.entry(FORWARDED_HOST).or_insert(host);
     }
@@ -174,15 +174,18 @@ mod tests {
         let said = [("host", "app"), ("x-forwarded-for", "192.0.2.1"), ("x-forwarded-proto", "https")];
         let peer = "198.51.100.7".parse().expect("an address");
         let mut map = headers(&said);
-        add_forwarded(&mut map, peer, true);
+        add_forwarded(&mut map, peer, true, "http");
         assert_eq!(map["x-forwarded-for"], "192.0.2.1, 198.51.100.7");
         assert_eq!(map["x-forwarded-proto"], "https");
         assert_eq!(map["x-forwarded-host"], "app");
         let mut map = headers(&said);
         map.extend(headers(&[("x-forwarded-port", "1"), ("forwarded", "for=1"), ("x-real-ip", "1")]));
-        add_forwarded(&mut map, peer, false);
+        add_forwarded(&mut map, peer, false, "http");
         let told = [("host", "app"), ("x-forwarded-for", "198.51.100.7"), ("x-forwarded-proto", "http")];
         assert_eq!(map, headers(&[&told[..], &[("x-forwarded-host", "app")]].concat()));
+        let mut map = headers(&[("host", "app"), ("x-forwarded-proto", "http")]);
+        add_forwarded(&mut map, peer, false, "https");
+        assert_eq!(map["x-forwarded-proto"], "https");
     }
 
     #[test]
@@ -213,7 +216,7 @@ mod tests {
         for trusted in [true, false] {
             let mut map =
                 headers(&[("x_forwarded_for", "1"), ("x-forwarded_proto", "1"), ("x_real_ip", "1"), ("x_own", "1")]);
-            add_forwarded(&mut map, "192.0.2.1".parse().expect("an address"), trusted);
+            add_forwarded(&mut map, "192.0.2.1".parse().expect("an address"), trusted, "http");
             let left: Vec<_> = map.keys().map(HeaderName::as_str).filter(|name| name.contains('_')).collect();
             assert_eq!(left, ["x_own"]);
         }

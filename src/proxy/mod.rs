@@ -43,6 +43,8 @@ pub struct Proxy {
 
 /// What holds for every request, wherever it goes.
 struct Edge {
+    /// What browsers speak here.
+    scheme: &'static str,
     limits: Limits,
     trusted_proxies: TrustedProxies,
     allowed_origins: AllowedOrigins,
@@ -67,7 +69,8 @@ impl Proxy {
         let (trusted_proxies, allowed_origins) = (config.trusted_proxies.clone(), config.allowed_origins.clone());
         let handshakes = config.limits.handshakes_per_second.map(Rate::new);
         let hasty = Alarm::new("limits.handshakes_per_second");
-        let edge = Edge { limits: config.limits, trusted_proxies, allowed_origins, handshakes, hasty, metrics };
+        let (scheme, limits) = (if config.tls.files().is_some() { "https" } else { "http" }, config.limits);
+        let edge = Edge { scheme, limits, trusted_proxies, allowed_origins, handshakes, hasty, metrics };
         Self { upstream, sessions, edge: Arc::new(edge) }
     }
 
@@ -82,7 +85,8 @@ impl Proxy {
             self.edge.hasty.ring();
             return self.reject(Rejection::of_rate(wait));
         }
-        headers::add_forwarded(request.headers_mut(), peer, self.edge.trusted_proxies.contains(peer));
+        let trusted = self.edge.trusted_proxies.contains(peer);
+        headers::add_forwarded(request.headers_mut(), peer, trusted, self.edge.scheme);
         trace::identify(request.headers_mut());
         to_origin_form(&mut request);
         *request.version_mut() = Version::HTTP_11;

@@ -11,6 +11,7 @@ use hyper::body::Incoming;
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::client::legacy::{Client, Error as ClientError};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::pki_types::ServerName;
 use socket2::SockRef;
 use tokio::net::{TcpStream, UnixStream};
 
@@ -22,7 +23,9 @@ use crate::limits::{Alarm, Capacity, Quota};
 use crate::metrics::UpstreamMetrics;
 use crate::relay::Knowledge;
 use crate::relay::stream::{Stream, keepalive};
+use crate::relay::tls::Tls;
 use crate::session::takeover::Holders;
+use crate::tls::{ClientFiles, Live};
 
 /// How long an idle connection is kept for the next request: less than the 5 s after which uvicorn (Streamlit 1.57+)
 /// closes it, so that a request seldom meets a connection that is about to close.
@@ -67,20 +70,36 @@ pub enum ConnectError {
     },
 }
 
+/// How an upstream is spoken to over TLS.
+#[derive(Clone)]
+struct Encryption {
+    live: Arc<Live<ClientFiles>>,
+    /// Who it has to prove to be.
+    name: ServerName<'static>,
+}
+
 /// Opens connections to one address.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Connector {
     pub(super) address: Arc<UpstreamAddress>,
     timeout: Duration,
     /// After which a silent peer is given up.
     dead_peer_timeout: Duration,
+    encryption: Option<Encryption>,
 }
 
 impl Upstream {
-    /// The configured upstream; nothing is connected yet.
-    pub fn new(config: &Config, name: &str, metrics: Arc<UpstreamMetrics>) -> Self {
+    /// The configured upstream; nothing is connected yet. An `https://` one is spoken to over `tls`.
+    pub fn new(
+        config: &Config,
+        tls: Option<Arc<Live<ClientFiles>>>,
+        name: &str,
+        metrics: Arc<UpstreamMetrics>,
+    ) -> Self {
+        let server_name = config.upstream_tls.name(&config.upstream);
         let dead_peer_timeout = config.session.patience.dead_peer;
-        let connector = Connector::new(config.upstream.clone(), config.connect_timeout, dead_peer_timeout);
+        let connector = Connector::new(config.upstream.clone(), config.connect_timeout, dead_peer_timeout)
+            .encrypted(tls, server_name);
         let pool = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(POOL_IDLE)
@@ -121,7 +140,13 @@ impl Upstream {
 impl Connector {
     /// To this address. A connection may take `timeout`; a peer that is silent for `dead_peer_timeout` is given up.
     pub fn new(address: UpstreamAddress, timeout: Duration, dead_peer_timeout: Duration) -> Self {
-        Self { address: Arc::new(address), timeout, dead_peer_timeout }
+        Self { address: Arc::new(address), timeout, dead_peer_timeout, encryption: None }
+    }
+
+    /// Over TLS, if there is any, to whom has to prove to be `name`.
+    pub fn encrypted(mut self, tls: Option<Arc<Live<ClientFiles>>>, name: Option<ServerName<'static>>) -> Self {
+        self.encryption = tls.zip(name).map(|(live, name)| Encryption { live, name });
+        self
     }
 
     /// A new connection.
@@ -130,29 +155,27 @@ impl Connector {
     /// Nobody is there, or takes it in time.
     pub async fn connect(&self) -> Result<Stream, ConnectError> {
         let address = self.address.clone();
-        match tokio::time::timeout(self.timeout, open(&address, self.dead_peer_timeout)).await {
+        match tokio::time::timeout(self.timeout, self.open()).await {
             Ok(Ok(stream)) => Ok(stream),
             Ok(Err(source)) => Err(ConnectError::Unreachable { address, source }),
             Err(_elapsed) => Err(ConnectError::TimedOut { address, after: self.timeout }),
         }
     }
-}
 
-async fn open(address: &UpstreamAddress, dead_peer_timeout: Duration) -> io::Result<Stream> {
-    match address {
-        UpstreamAddress::Http { host, port } => {
-            let stream = TcpStream::connect((host.as_str(), *port)).await?;
-            stream.set_nodelay(true)?;
-            // What leads to this machine ends when its process does.
-            if !address.is_local() {
-                SockRef::from(&stream).set_tcp_keepalive(&keepalive(dead_peer_timeout))?;
-            }
-            Ok(Stream::Tcp(stream, None))
+    async fn open(&self) -> io::Result<Stream> {
+        let (host, port) = match &*self.address {
+            UpstreamAddress::Http { host, port } | UpstreamAddress::Https { host, port } => (host.as_str(), *port),
+            UpstreamAddress::Unix(path) => return Ok(Stream::Unix(UnixStream::connect(path).await?, None)),
+        };
+        let socket = TcpStream::connect((host, port)).await?;
+        socket.set_nodelay(true)?;
+        // What leads to this machine ends when its process does.
+        if !self.address.is_local() {
+            SockRef::from(&socket).set_tcp_keepalive(&keepalive(self.dead_peer_timeout))?;
         }
-        UpstreamAddress::Unix(path) => {
-            let stream = UnixStream::connect(path).await?;
-            Ok(Stream::Unix(stream, None))
-        }
+        let Some(Encryption { live, name }) = &self.encryption else { return Ok(Stream::Tcp(socket, None)) };
+        let tls = Tls::connect(socket, live.current(), name.clone()).await.map_err(io::Error::other)?;
+        Ok(Stream::Tls(Box::new(tls), None))
     }
 }
 

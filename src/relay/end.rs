@@ -111,12 +111,12 @@ impl End {
 
     /// Nothing waits for the peer.
     pub(super) fn is_clear(&self) -> bool {
-        self.backlog.is_none()
+        self.backlog.is_none() && !self.stream.has_unsent()
     }
 
-    /// Both halves ended in order.
+    /// Both halves ended in order, and the peer is told.
     pub(super) fn is_over(&self) -> bool {
-        self.inbound == Half::Ended && self.outbound == Half::Ended
+        self.inbound == Half::Ended && self.outbound == Half::Ended && !self.stream.has_unsent()
     }
 
     /// The connection broke, and all that it still had to give was read.
@@ -188,20 +188,26 @@ impl End {
             backlog.bytes.extend_from_slice(bytes);
             return false;
         }
+        let was_clear = self.is_clear();
         let taken = self.try_write(bytes);
         if taken < bytes.len() {
             self.backlog = Some(Box::new(Backlog { bytes: bytes[taken..].to_vec(), start: 0 }));
         }
-        self.backlog.is_some()
+        was_clear && !self.is_clear()
     }
 
     /// Writes the backlog; ready once there is none.
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        while self.backlog.is_some() {
+        while !self.is_clear() {
             if let Err(error) = ready!(self.stream.poll_write_ready(cx)) {
                 self.break_off(&error);
             }
-            let Some(mut backlog) = self.backlog.take() else { break };
+            if let Err(error) = self.stream.try_flush()
+                && error.kind() != io::ErrorKind::WouldBlock
+            {
+                self.break_off(&error);
+            }
+            let Some(mut backlog) = self.backlog.take() else { continue };
             backlog.start += self.try_write(&backlog.bytes[backlog.start..]);
             if backlog.start < backlog.bytes.len() && self.outbound == Half::Open {
                 self.backlog = Some(backlog);
@@ -213,12 +219,18 @@ impl End {
     /// Drops what the peer has not taken.
     pub(super) fn forget_backlog(&mut self) {
         self.backlog = None;
+        self.stream.forget_unsent();
     }
 
     /// Gives the peer up: nothing is read or written any more, and the coming drop resets the connection.
     pub(super) fn give_up(&mut self) {
         (self.inbound, self.outbound) = (Half::Broken, Half::Broken);
         self.forget_backlog();
+        self.stream.reset_on_drop();
+    }
+
+    /// Makes the coming drop reset the connection.
+    pub(super) fn reset_on_drop(&mut self) {
         self.stream.reset_on_drop();
     }
 

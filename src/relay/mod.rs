@@ -7,6 +7,7 @@ pub mod progress;
 mod report;
 pub mod stream;
 mod tcp_info;
+pub mod tls;
 mod vigil;
 
 use std::future::Future;
@@ -285,16 +286,16 @@ impl Session {
         if closed && self.stopped {
             return true;
         }
-        let Ends { browser, upstream, .. } = &self.ends;
+        let Ends { browser, upstream, .. } = &mut self.ends;
         match (browser.is_broken(), upstream.is_broken()) {
             (false, false) => browser.is_over() && upstream.is_over(),
             (browser_broken, upstream_broken) => {
                 // A reset on one side reaches the other as one, but must not overtake a close frame.
                 if upstream_broken && !self.tap.has_closed(Sender::Upstream) {
-                    browser.stream().reset_on_drop();
+                    browser.reset_on_drop();
                 }
                 if browser_broken && !self.tap.has_closed(Sender::Browser) {
-                    upstream.stream().reset_on_drop();
+                    upstream.reset_on_drop();
                 }
                 true
             }

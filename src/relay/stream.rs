@@ -1,4 +1,4 @@
-//! A connected socket of either kind that the sidecar speaks over.
+//! A connected socket of any kind that the sidecar speaks over.
 
 use std::io;
 use std::pin::Pin;
@@ -11,6 +11,7 @@ use tokio::net::{TcpStream, UnixStream};
 
 use super::progress::Delivery;
 use super::tcp_info::tcp_info;
+use super::tls::Tls;
 use crate::limits::Permit;
 
 /// A stream socket, and the place among others that it takes as long as it is open, if it is counted.
@@ -20,6 +21,8 @@ pub enum Stream {
     Tcp(TcpStream, Option<Permit>),
     /// A Unix domain socket.
     Unix(UnixStream, Option<Permit>),
+    /// TLS over TCP; boxed, since every byte of a stream counts for each idle session.
+    Tls(Box<Tls>, Option<Permit>),
 }
 
 /// Calls the same method on whichever socket there is.
@@ -28,6 +31,7 @@ macro_rules! each {
         match $self {
             Self::Tcp($socket, _) => $call,
             Self::Unix($socket, _) => $call,
+            Self::Tls($socket, _) => $call,
         }
     };
 }
@@ -35,7 +39,7 @@ macro_rules! each {
 impl Stream {
     /// Gives the permit back when the socket is closed.
     pub fn hold(&mut self, taken: Permit) {
-        let (Self::Tcp(_, permit) | Self::Unix(_, permit)) = self;
+        let (Self::Tcp(_, permit) | Self::Unix(_, permit) | Self::Tls(_, permit)) = self;
         *permit = Some(taken);
     }
 
@@ -43,8 +47,31 @@ impl Stream {
     ///
     /// # Errors
     /// `WouldBlock` if it takes nothing, else the socket's own error.
-    pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+    pub fn try_write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         each!(self, socket => socket.try_write(bytes))
+    }
+
+    /// Whether anything that [`Stream::try_write`] took still waits for the kernel: records of TLS.
+    pub(super) fn has_unsent(&self) -> bool {
+        matches!(self, Self::Tls(tls, _) if tls.has_unsent())
+    }
+
+    /// Sends what [`Stream::has_unsent`] tells of.
+    ///
+    /// # Errors
+    /// `WouldBlock` if some of it still waits, else the socket's own error.
+    pub(super) fn try_flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Tls(tls, _) => tls.try_flush(),
+            Self::Tcp(..) | Self::Unix(..) => Ok(()),
+        }
+    }
+
+    /// Drops what [`Stream::has_unsent`] tells of; nothing can be written any more if there was any.
+    pub(super) fn forget_unsent(&mut self) {
+        if let Self::Tls(tls, _) = self {
+            tls.forget_unsent();
+        }
     }
 
     /// Ready once [`Stream::try_write`] is worth a try.
@@ -55,19 +82,25 @@ impl Stream {
         each!(self, socket => socket.poll_write_ready(cx))
     }
 
-    /// Sends the end of the stream; the other direction stays open.
+    /// Sends the end of the stream; the other direction stays open. Over TLS, behind [`Stream::has_unsent`].
     ///
     /// # Errors
     /// `NotConnected` if the peer is gone already.
-    pub fn shutdown_write(&self) -> io::Result<()> {
-        each!(self, socket => SockRef::from(socket).shutdown(std::net::Shutdown::Write))
+    pub fn shutdown_write(&mut self) -> io::Result<()> {
+        match self {
+            Self::Tcp(socket, _) => SockRef::from(&*socket).shutdown(std::net::Shutdown::Write),
+            Self::Unix(socket, _) => SockRef::from(&*socket).shutdown(std::net::Shutdown::Write),
+            Self::Tls(tls, _) => tls.shutdown_write(),
+        }
     }
 
     /// Makes the coming drop send a reset (RFC 9293 §3.10.5) rather than an end of stream.
-    pub fn reset_on_drop(&self) {
-        if let Self::Tcp(socket, _) = self {
+    pub fn reset_on_drop(&mut self) {
+        match self {
             // Fails only on a socket that is closed already; then there is nobody to tell.
-            let _closed_already = SockRef::from(socket).set_linger(Some(Duration::ZERO));
+            Self::Tcp(socket, _) => _ = SockRef::from(&*socket).set_linger(Some(Duration::ZERO)),
+            Self::Tls(tls, _) => tls.reset_on_drop(),
+            Self::Unix(..) => {}
         }
     }
 
@@ -92,6 +125,7 @@ impl Stream {
     fn tcp_info(&self) -> Option<libc::tcp_info> {
         match self {
             Self::Tcp(socket, _) => tcp_info(socket),
+            Self::Tls(tls, _) => tcp_info(tls.socket()),
             Self::Unix(..) => None,
         }
     }
@@ -122,11 +156,19 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        each!(self.get_mut(), socket => Pin::new(socket).poll_write_vectored(cx, slices))
+        match self.get_mut() {
+            Self::Tcp(socket, _) => Pin::new(socket).poll_write_vectored(cx, slices),
+            Self::Unix(socket, _) => Pin::new(socket).poll_write_vectored(cx, slices),
+            Self::Tls(tls, _) => {
+                let first = slices.iter().find(|slice| !slice.is_empty());
+                tls.poll_write(cx, first.map_or(&[], |slice| slice))
+            }
+        }
     }
 
+    /// Over TLS each slice would make records of its own.
     fn is_write_vectored(&self) -> bool {
-        true
+        !matches!(self, Self::Tls(..))
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -135,5 +177,20 @@ impl AsyncWrite for Stream {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         each!(self.get_mut(), socket => Pin::new(socket).poll_shutdown(cx))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tls_makes_no_other_stream_larger() {
+        #[allow(dead_code)]
+        enum Plain {
+            Tcp(TcpStream, Option<Permit>),
+            Unix(UnixStream, Option<Permit>),
+        }
+        assert_eq!(size_of::<Stream>(), size_of::<Plain>());
     }
 }

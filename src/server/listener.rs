@@ -18,6 +18,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::overload::{Exit, Overload};
 use super::proxy_protocol::{self, ProxyProtocolError};
+use super::tls::Door;
 use crate::config::{Config, TrustedProxies};
 use crate::drain::{Drain, Guard};
 use crate::limits::{Capacity, Client, Permit, Quota, Seldom};
@@ -25,6 +26,7 @@ use crate::metrics::{Metrics, Rejected};
 use crate::proxy::{Proxy, Visit};
 use crate::relay::Side;
 use crate::relay::stream::Stream;
+use crate::tls::{ListenerFiles, Live};
 
 /// How long accepting rests when the system has no file handle left (`accept(2)`: EMFILE, ENFILE, ENOBUFS, ENOMEM).
 const EXHAUSTED_REST: Duration = Duration::from_millis(100);
@@ -42,13 +44,15 @@ pub struct Entrance {
     /// How many of them a client may have that is no trusted proxy.
     places_per_address: Option<NonZeroUsize>,
     exit: Exit,
+    /// `None` serves plain HTTP.
+    door: Option<Door>,
     proxy: Proxy,
     metrics: Arc<Metrics>,
 }
 
 impl Entrance {
-    /// The entrance to `proxy`, as configured.
-    pub fn new(config: &Config, proxy: Proxy, metrics: Arc<Metrics>) -> Self {
+    /// The entrance to `proxy`, as configured; over TLS if there is any.
+    pub fn new(config: &Config, tls: Option<Arc<Live<ListenerFiles>>>, proxy: Proxy, metrics: Arc<Metrics>) -> Self {
         let limits = &config.limits;
         let mut http = http1::Builder::new();
         // hyper has one clock for an idle connection and for a slow header. Its buffer holds a header and a target, or
@@ -58,6 +62,8 @@ impl Entrance {
             .max_buf_size(limits.header_bytes + limits.uri_bytes)
             .preserve_header_case(true);
         let capacity = Capacity::of_process();
+        // Who would have to shake hands before he can be told is let go without a word.
+        let answers = if tls.is_some() { 0 } else { capacity.answers };
         Self {
             http,
             proxy_protocol: config.proxy_protocol,
@@ -65,7 +71,8 @@ impl Entrance {
             patience: limits.idle_timeout,
             places: Quota::of_connections(most_connections(limits.connections, capacity), metrics.clone()),
             places_per_address: limits.connections_per_address,
-            exit: Exit::new(capacity.answers, metrics.clone()),
+            exit: Exit::new(answers, metrics.clone()),
+            door: tls.map(|live| Door::new(live, limits.idle_timeout, metrics.clone())),
             proxy,
             metrics,
         }
@@ -81,6 +88,14 @@ impl Entrance {
         }
         let client = proxy_protocol::client(stream, peer.ip());
         tokio::time::timeout(self.patience, client).await.map_err(|_elapsed| ProxyProtocolError::TimedOut)?
+    }
+
+    /// What is spoken HTTP over; `None` if it does not come to that.
+    async fn open(&self, stream: TcpStream, permit: Permit, client: IpAddr) -> Option<Stream> {
+        match &self.door {
+            Some(door) => door.open(stream, permit, client).await,
+            None => Some(Stream::Tcp(stream, Some(permit))),
+        }
     }
 
     /// Whether a client may have one more connection. A trusted proxy's are those of many clients.
@@ -182,7 +197,12 @@ async fn connection(
         drop(permit);
         return entrance.exit.turn_away(stream, client, Overload::ConnectionsPerAddress, guard);
     }
-    let stream = Stream::Tcp(stream, Some(permit));
+    let stream = tokio::select! {
+        biased;
+        stream = entrance.open(stream, permit, client) => stream,
+        () = closing(&guard) => None,
+    };
+    let Some(stream) = stream else { return };
     let visit = Visit::new(client);
     let service = service_fn(|request| {
         Box::pin(async {

@@ -4,3 +4,4 @@ pub mod admin;
 pub mod listener;
 mod overload;
 mod proxy_protocol;
+pub mod tls;

@@ -4,12 +4,11 @@ use heartbeat_sidecar::config::Config;
 use heartbeat_sidecar::heartbeat::{Mode, Proof};
 use proptest::collection::vec;
 use proptest::prelude::*;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf};
 
 use crate::support::frame::{COMPATIBLE_ACK, Frame, HEARTBEAT, PING, TEXT, heartbeat, masked, plain};
-use crate::support::{App, Session, Sidecar, soon};
+use crate::support::soon;
+use crate::support::tls::{Any, ENCRYPTED, Pki, Session, Sides};
 
 const LAST: &str = "the last message";
 
@@ -21,11 +20,12 @@ struct Script {
 }
 
 impl Script {
-    async fn play(&self, end: &mut OwnedWriteHalf) {
+    async fn play(&self, end: &mut WriteHalf<Any>) {
         let (mut rest, mut sizes) = (&self.bytes[..], self.writes.iter().cycle());
         while !rest.is_empty() {
             let (now, later) = rest.split_at((*sizes.next().unwrap()).min(rest.len()));
             end.write_all(now).await.unwrap();
+            end.flush().await.unwrap();
             rest = later;
             tokio::task::yield_now().await;
         }
@@ -33,19 +33,19 @@ impl Script {
 }
 
 /// Sends all, then the end of the stream.
-async fn send_all(script: &Script, mut end: OwnedWriteHalf) {
+async fn send_all(script: &Script, mut end: WriteHalf<Any>) {
     script.play(&mut end).await;
     end.shutdown().await.unwrap();
 }
 
-async fn read_all(mut end: OwnedReadHalf) -> Vec<u8> {
+async fn read_all(mut end: ReadHalf<Any>) -> Vec<u8> {
     let mut came = Vec::new();
     end.read_to_end(&mut came).await.unwrap();
     came
 }
 
 /// Reads until `last` has come.
-async fn read_through(end: &mut OwnedReadHalf, last: &[u8]) -> Vec<u8> {
+async fn read_through(end: &mut ReadHalf<Any>, last: &[u8]) -> Vec<u8> {
     let (mut came, mut searched) = (Vec::new(), 0);
     while !came[searched..].windows(last.len()).any(|window| window == last) {
         searched = came.len().saturating_sub(last.len());
@@ -83,19 +83,16 @@ fn run<T>(test: impl Future<Output = T>) -> T {
 }
 
 /// A session through a sidecar of its own, as the halves of both connections.
-async fn split(path: &str, settings: impl FnOnce(&mut Config)) -> [(OwnedReadHalf, OwnedWriteHalf); 2] {
-    let app = App::bind().await;
-    let mut config = app.config();
-    settings(&mut config);
-    let sidecar = Sidecar::start(config).await;
-    let Session { browser, app } = sidecar.open(&app, path).await;
-    [browser.stream, app.stream].map(TcpStream::into_split)
+async fn split(sides: Sides, path: &str, settings: impl FnOnce(&mut Config)) -> [(ReadHalf<Any>, WriteHalf<Any>); 2] {
+    let versions = if rand::random() { rustls::ALL_VERSIONS } else { &[&rustls::version::TLS12] };
+    let (_sidecar, Session { browser, app }) = Pki::new().session(sides, versions, path, settings).await;
+    [browser.stream, app.stream].map(tokio::io::split)
 }
 
 /// What arrives at the browser and at the app.
-fn relayed(path: &str, browser: &Script, app: &Script) -> (Vec<u8>, Vec<u8>) {
+fn relayed(sides: Sides, path: &str, browser: &Script, app: &Script) -> (Vec<u8>, Vec<u8>) {
     run(async {
-        let [(browser_reads, browser_writes), (app_reads, app_writes)] = split(path, |_config| {}).await;
+        let [(browser_reads, browser_writes), (app_reads, app_writes)] = split(sides, path, |_config| {}).await;
         let (at_browser, at_app, (), ()) = tokio::join!(
             read_all(browser_reads),
             read_all(app_reads),
@@ -184,13 +181,23 @@ proptest! {
 
     #[test]
     fn any_bytes_pass_untapped(browser in script(any_stream()), app in script(any_stream())) {
-        let (at_browser, at_app) = relayed("/other", &browser, &app);
+        let (at_browser, at_app) = relayed(Sides::None, "/other", &browser, &app);
         prop_assert!(at_app == browser.bytes && at_browser == app.bytes);
     }
 
     #[test]
     fn any_bytes_without_a_heartbeat_pass_the_tap(browser in script(any_stream()), app in script(any_stream())) {
-        let (at_browser, at_app) = relayed("/_stcore/stream", &browser, &app);
+        let (at_browser, at_app) = relayed(Sides::None, "/_stcore/stream", &browser, &app);
+        prop_assert!(at_app == browser.bytes && at_browser == app.bytes);
+    }
+
+    #[test]
+    fn any_bytes_pass_under_tls_on_either_side(
+        browser in script(any_stream()),
+        app in script(any_stream()),
+        sides in prop::sample::select(&ENCRYPTED[..]),
+    ) {
+        let (at_browser, at_app) = relayed(sides, "/_stcore/stream", &browser, &app);
         prop_assert!(at_app == browser.bytes && at_browser == app.bytes);
     }
 
@@ -199,20 +206,22 @@ proptest! {
         (bytes, beats) in with_heartbeats(),
         app in script(valid_frames(false)),
         writes in writes(),
+        sides in prop::sample::select(&[Sides::None, Sides::None, Sides::Both][..]),
         proof in prop::sample::select(&[Proof::Connection, Proof::Pong][..]),
     ) {
         let browser = Script { bytes, writes };
         let (at_browser, at_app, late) = run(async {
             let [(mut browser_reads, mut browser_writes), (mut app_reads, mut app_writes)] =
-                split("/_stcore/stream", |config| {
+                split(sides, "/_stcore/stream", |config| {
                     config.heartbeat.mode = Mode::Answer;
                     config.heartbeat.proof = proof;
                 })
                 .await;
             let last = (plain(TEXT, LAST), masked(TEXT, LAST));
-            let say = async |script: &Script, end: &mut OwnedWriteHalf, last: &[u8]| {
+            let say = async |script: &Script, end: &mut WriteHalf<Any>, last: &[u8]| {
                 script.play(end).await;
                 end.write_all(last).await.unwrap();
+                end.flush().await.unwrap();
             };
             let (at_browser, at_app, (), ()) = tokio::join!(
                 read_through(&mut browser_reads, &last.0),
@@ -220,7 +229,9 @@ proptest! {
                 say(&browser, &mut browser_writes, &last.1),
                 say(&app, &mut app_writes, &last.0),
             );
-            drop((browser_writes, app_writes));
+            for mut end in [browser_writes, app_writes] {
+                end.shutdown().await.unwrap();
+            }
             let late = tokio::join!(read_all(browser_reads), read_all(app_reads));
             (at_browser, at_app, late)
         });

@@ -16,6 +16,7 @@ mod peers;
 mod support;
 mod systemd;
 mod takeover;
+mod tls;
 mod trace;
 mod watchdog;
 mod websocket;

@@ -4,6 +4,7 @@
 
 pub(crate) mod frame;
 pub(crate) mod process;
+pub(crate) mod tls;
 pub(crate) mod wire;
 
 use std::net::SocketAddr;

@@ -33,10 +33,19 @@ impl Process {
         flags: &[&str],
         prepare: impl FnOnce(&mut Command) -> &mut Command,
     ) -> Self {
+        let upstream = format!("--upstream=http://{}", app.address());
+        Self::spawn(&[&[upstream.as_str()], flags].concat(), prepare).await
+    }
+
+    /// `run` with these flags alone.
+    pub(crate) async fn start_alone(flags: &[&str]) -> Self {
+        Self::spawn(flags, |command| command).await
+    }
+
+    async fn spawn(flags: &[&str], prepare: impl FnOnce(&mut Command) -> &mut Command) -> Self {
         let mut command = Command::new(binary());
         command.args(["run", "--listen=127.0.0.1:0", "--admin=127.0.0.1:0", "--log-format=json"]);
-        command.arg(format!("--upstream=http://{}", app.address())).args(flags);
-        let mut child = prepare(&mut command).stderr(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
+        let mut child = prepare(command.args(flags)).stderr(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
         let mut log = BufReader::new(child.stderr.take().unwrap()).lines();
         let address = bound(&mut log, "listening on ").await;
         let admin = bound(&mut log, "admin on ").await;

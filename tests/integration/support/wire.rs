@@ -24,7 +24,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
 
     #[track_caller]
     pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) -> impl Future<Output = ()> {
-        soon(async move { self.stream.write_all(bytes.as_ref()).await.unwrap() })
+        soon(async move {
+            self.stream.write_all(bytes.as_ref()).await.unwrap();
+            // TLS libraries keep some.
+            self.stream.flush().await.unwrap();
+        })
     }
 
     /// Sends the end of the stream.

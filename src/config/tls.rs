@@ -1,0 +1,116 @@
+//! What TLS is made of on both sides, as it was written.
+
+use std::path::PathBuf;
+
+use rustls::pki_types::ServerName;
+
+use super::load::Assembly;
+use super::upstream::UpstreamAddress;
+use super::{Config, Invalid};
+use crate::tls::{ClientFiles, ListenerFiles, Live};
+
+/// TLS for browsers: both of the pair, or none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TlsSettings {
+    /// PEM: the certificate and those between it and its root.
+    pub certificate: Option<PathBuf>,
+    /// PEM: its key.
+    pub key: Option<PathBuf>,
+    /// PEM: clients must show a certificate of one of these.
+    pub client_ca: Option<PathBuf>,
+}
+
+/// TLS towards an `https://` upstream.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UpstreamTlsSettings {
+    /// PEM: who is believed instead of the system's roots.
+    pub ca: Option<PathBuf>,
+    /// PEM: what is shown to the upstream.
+    pub certificate: Option<PathBuf>,
+    /// PEM: its key.
+    pub key: Option<PathBuf>,
+    /// Who the upstream has to prove to be, instead of the host in its address.
+    pub server_name: Option<ServerName<'static>>,
+}
+
+impl TlsSettings {
+    /// The files, if TLS is on.
+    pub fn files(&self) -> Option<ListenerFiles> {
+        let (certificate, key) = self.certificate.clone().zip(self.key.clone())?;
+        Some(ListenerFiles { certificate, key, client_ca: self.client_ca.clone() })
+    }
+}
+
+impl UpstreamTlsSettings {
+    /// The files, if the upstream is spoken to over TLS.
+    pub fn files(&self, upstream: &UpstreamAddress) -> Option<ClientFiles> {
+        let pair = self.certificate.clone().zip(self.key.clone());
+        matches!(upstream, UpstreamAddress::Https { .. }).then(|| ClientFiles { ca: self.ca.clone(), pair })
+    }
+
+    /// Who the upstream has to prove to be; `None` if its address names nobody who could.
+    pub fn name(&self, upstream: &UpstreamAddress) -> Option<ServerName<'static>> {
+        let UpstreamAddress::Https { host, .. } = upstream else { return None };
+        self.server_name.clone().or_else(|| host.clone().try_into().ok())
+    }
+
+    /// Whether anything was written.
+    pub(super) fn is_set(&self) -> bool {
+        *self != Self::default()
+    }
+}
+
+impl Assembly {
+    /// What keeps TLS from working, the contents of the files included.
+    pub(super) fn tls_conflicts(&self) -> Vec<String> {
+        let Config { tls, upstream_tls, upstream, .. } = &self.config;
+        let mut found = Vec::new();
+        for (one, other, set) in [
+            ("tls.certificate", "tls.key", (&tls.certificate, &tls.key)),
+            ("upstream_tls.certificate", "upstream_tls.key", (&upstream_tls.certificate, &upstream_tls.key)),
+        ] {
+            match set {
+                (Some(_), None) => found.push(format!("{} needs {other} beside it", self.shown(one))),
+                (None, Some(_)) => found.push(format!("{} needs {one} beside it", self.shown(other))),
+                (Some(_), Some(_)) | (None, None) => {}
+            }
+        }
+        if tls.client_ca.is_some() && tls.certificate.is_none() && tls.key.is_none() {
+            found.push(format!("{} needs tls.certificate and tls.key beside it", self.shown("tls.client_ca")));
+        }
+        let files = upstream_tls.files(upstream);
+        if files.is_some() && upstream_tls.name(upstream).is_none() {
+            let upstream = self.shown("upstream");
+            found.push(format!("{upstream} names no host that a certificate can be for: set upstream_tls.server_name"));
+        }
+        if found.is_empty() {
+            let listener = tls.files().and_then(|files| Live::load(files).err());
+            let client = files.and_then(|files| Live::load(files).err());
+            found.extend(listener.map(|error| format!("tls: {error}")));
+            found.extend(client.map(|error| format!("upstream_tls: {error}")));
+        }
+        found
+    }
+}
+
+/// A file; an empty text is none.
+pub(super) fn file(text: &str) -> Result<Option<PathBuf>, Invalid> {
+    if text.ends_with('/') {
+        return Err(Invalid(format!("{text:?} is a folder: write the path of a file, or nothing")));
+    }
+    Ok((!text.is_empty()).then(|| text.into()))
+}
+
+/// The text of what [`file`] takes. Every path comes of text.
+pub(super) fn file_text(file: Option<&PathBuf>) -> String {
+    file.map_or_else(String::new, |file| file.display().to_string())
+}
+
+/// A name or an IP address that a certificate can be for; an empty text is none.
+pub(super) fn server_name(text: &str) -> Result<Option<ServerName<'static>>, Invalid> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let name = ServerName::try_from(text.to_owned());
+    name.map(Some).map_err(|_| Invalid(format!("{text:?} is no name of a server: write a host name or an IP address")))
+}

@@ -1,0 +1,143 @@
+//! One turn of rustls' machine, on whichever side it stands: records in, bytes in the clear and records out.
+
+use rustls::client::UnbufferedClientConnection;
+use rustls::server::UnbufferedServerConnection;
+use rustls::unbuffered::{ConnectionState, EncodeError, InsufficientSizeError, UnbufferedStatus};
+
+/// Both sides of TLS behave alike once they have their keys.
+pub(super) enum Connection {
+    Server(UnbufferedServerConnection),
+    Client(UnbufferedClientConnection),
+}
+
+/// What is wanted of a connection.
+pub(super) enum Errand<'a> {
+    /// To take what the peer says.
+    Open,
+    /// To seal bytes.
+    Seal(&'a [u8], &'a mut [u8]),
+    /// To seal the end.
+    SealEnd(&'a mut [u8]),
+}
+
+/// What became of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Step {
+    /// There is more to do.
+    Again,
+    /// The peer has said its `close_notify`.
+    PeerEnded,
+    /// All that came is dealt with.
+    Dry,
+    /// So many bytes are sealed.
+    Sealed(usize),
+}
+
+/// Bytes that wait, from `start` on; no memory while there are none.
+#[derive(Default)]
+pub(super) struct Rest {
+    bytes: Vec<u8>,
+    start: usize,
+}
+
+impl Rest {
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes[self.start..]
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    pub(super) fn push(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    pub(super) fn take(&mut self, count: usize) {
+        self.start += count;
+        if self.start == self.bytes.len() {
+            *self = Self::default();
+        }
+    }
+}
+
+impl Connection {
+    pub(super) fn is_handshaking(&self) -> bool {
+        match self {
+            Self::Server(connection) => connection.is_handshaking(),
+            Self::Client(connection) => connection.is_handshaking(),
+        }
+    }
+
+    /// Whether it has records of its own to send.
+    pub(super) fn wants_write(&self) -> bool {
+        match self {
+            Self::Server(connection) => connection.wants_write(),
+            Self::Client(connection) => connection.wants_write(),
+        }
+    }
+
+    pub(super) fn turn(
+        &mut self,
+        records: &mut [u8],
+        errand: &mut Errand<'_>,
+        sink: &mut dyn FnMut(&[u8]),
+        unsent: &mut Rest,
+    ) -> (usize, Result<Step, rustls::Error>) {
+        match self {
+            Self::Server(connection) => turn(connection.process_tls_records(records), errand, sink, unsent),
+            Self::Client(connection) => turn(connection.process_tls_records(records), errand, sink, unsent),
+        }
+    }
+}
+
+/// One state of rustls' connection: what has come goes to `sink`, what has to leave to `unsent`. Answers how many bytes of
+/// the records are done with.
+fn turn<Data>(
+    status: UnbufferedStatus<'_, '_, Data>,
+    errand: &mut Errand<'_>,
+    sink: &mut dyn FnMut(&[u8]),
+    unsent: &mut Rest,
+) -> (usize, Result<Step, rustls::Error>) {
+    let UnbufferedStatus { mut discard, state } = status;
+    let step = || {
+        Ok(match state? {
+            ConnectionState::ReadTraffic(mut traffic) => {
+                while let Some(record) = traffic.next_record() {
+                    let record = record?;
+                    discard += record.discard;
+                    sink(record.payload);
+                }
+                Step::Again
+            }
+            ConnectionState::EncodeTlsData(mut data) => {
+                if let Err(EncodeError::InsufficientSize(InsufficientSizeError { required_size })) =
+                    data.encode(&mut [])
+                {
+                    let at = unsent.bytes.len();
+                    unsent.bytes.resize(at + required_size, 0);
+                    data.encode(&mut unsent.bytes[at..]).map_err(general)?;
+                }
+                Step::Again
+            }
+            ConnectionState::TransmitTlsData(data) => {
+                data.done();
+                Step::Again
+            }
+            ConnectionState::PeerClosed => Step::PeerEnded,
+            ConnectionState::WriteTraffic(mut traffic) => match errand {
+                Errand::Open => Step::Dry,
+                Errand::Seal(bytes, records) => Step::Sealed(traffic.encrypt(bytes, records).map_err(general)?),
+                Errand::SealEnd(records) => Step::Sealed(traffic.queue_close_notify(records).map_err(general)?),
+            },
+            // Early data is never asked for; whatever later versions know is not waited for.
+            _ => Step::Dry,
+        })
+    };
+    let step = step();
+    (discard, step)
+}
+
+fn general(error: impl std::fmt::Display) -> rustls::Error {
+    rustls::Error::General(error.to_string())
+}

@@ -1,0 +1,111 @@
+//! TLS for browsers: the handshake, and files that are read anew when they change.
+
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::ServerConfig;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+use tokio::time::MissedTickBehavior;
+
+use crate::limits::Permit;
+use crate::metrics::{Metrics, Rejected, TlsReload};
+use crate::relay::stream::Stream;
+use crate::relay::tls::{HandshakeError, Tls};
+use crate::tls::{ListenerFiles, Live, Material, Watcher};
+
+/// How often files are looked at. They are read, not watched: a watch misses the swap of a link on some file systems.
+const LOOK: Duration = Duration::from_secs(1);
+/// How long a client that speaks no TLS may take to be told so.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// For who speaks HTTP where TLS is spoken.
+const PLAIN_HTTP: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\n\
+                            Content-Length: 49\r\nConnection: close\r\n\r\n\
+                            400 Bad Request: this port speaks HTTPS, not HTTP";
+
+/// Shakes hands with browsers.
+pub(super) struct Door {
+    live: Arc<Live<ListenerFiles>>,
+    /// How long a handshake may take.
+    patience: Duration,
+    metrics: Arc<Metrics>,
+}
+
+impl Door {
+    pub(super) fn new(live: Arc<Live<ListenerFiles>>, patience: Duration, metrics: Arc<Metrics>) -> Self {
+        Self { live, patience, metrics }
+    }
+
+    /// The connection under TLS; `None` if it does not come to that, which is counted.
+    pub(super) async fn open(&self, socket: TcpStream, permit: Permit, client: IpAddr) -> Option<Stream> {
+        let config: Arc<ServerConfig> = self.live.current();
+        let error = match tokio::time::timeout(self.patience, Tls::accept(socket, config)).await {
+            Ok(Ok(tls)) => return Some(Stream::Tls(Box::new(tls), Some(permit))),
+            Ok(Err(error)) => error,
+            Err(_elapsed) => HandshakeError::Io(io::ErrorKind::TimedOut.into()),
+        };
+        tracing::debug!(%client, %error, "connection refused");
+        match error {
+            // Load balancers look so whether a port is open.
+            HandshakeError::Closed => return None,
+            // Who does not take it has had his time.
+            HandshakeError::PlainHttp(socket) => _ = tokio::time::timeout(PATIENCE, explain(socket)).await,
+            HandshakeError::Io(_) | HandshakeError::Tls(_) => {}
+        }
+        self.metrics.http_rejected(Rejected::Tls);
+        None
+    }
+}
+
+async fn explain(mut socket: TcpStream) -> io::Result<()> {
+    socket.write_all(PLAIN_HTTP).await?;
+    socket.shutdown().await
+}
+
+/// Reads the files again and again, and uses what has become of them; the last that worked stays where they are broken.
+/// `expires` is told when a new certificate does, in seconds of Unix time.
+pub async fn watch<M>(mut watcher: Watcher<M>, metrics: Arc<Metrics>, expires: impl Fn(u64))
+where
+    M: Material + Send + Sync + 'static,
+    M::Config: Send + Sync,
+{
+    let mut ticks = tokio::time::interval(LOOK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        // A file system may hang.
+        let looked = tokio::task::spawn_blocking(move || {
+            let look = watcher.look();
+            (watcher, look)
+        });
+        let Ok((back, look)) = looked.await else { return };
+        watcher = back;
+        match look {
+            Some(Ok(not_after)) => {
+                metrics.tls_reload(TlsReload::Accepted);
+                expires(not_after);
+                tracing::info!("TLS certificates read anew: new connections use them");
+            }
+            Some(Err(error)) => {
+                metrics.tls_reload(TlsReload::Refused);
+                tracing::error!(%error, "TLS certificates have changed and do not work: those of before stay");
+            }
+            None => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_answer_is_as_long_as_it_says() {
+        let answer = std::str::from_utf8(PLAIN_HTTP).expect("text");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
+        assert!(head.contains(&format!("\r\nContent-Length: {}\r\n", body.len())), "{head}: {}", body.len());
+    }
+}
