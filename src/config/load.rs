@@ -9,7 +9,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::settings::{self, SETTINGS, Setting};
+use super::setting::{self, Setting};
+use super::settings::SETTINGS;
 use super::values::Invalid;
 use super::{Config, PREFIX, UpstreamAddress, WatchdogMode, raw, upstream};
 use crate::heartbeat::{Mode, Proof};
@@ -121,7 +122,7 @@ impl fmt::Display for Origin {
 impl Sources {
     /// The file to read, if one is named.
     pub fn file(&self) -> Option<&Path> {
-        let named = || self.variable(&settings::variable("config"));
+        let named = || self.variable(&setting::variable("config"));
         self.config.as_deref().or_else(|| named().map(Path::new))
     }
 
@@ -137,11 +138,11 @@ impl Sources {
         set.filter_map(move |(name, _)| {
             let name = name.to_string_lossy();
             let rest = name.strip_prefix(PREFIX)?;
-            if is_service_variable(rest) || keys().any(|key| settings::variable(key) == name) {
+            if is_service_variable(rest) || keys().any(|key| setting::variable(key) == name) {
                 return None;
             }
-            let hint = settings::nearest(&rest.to_ascii_lowercase(), keys());
-            let hint = hint.map(|key| format!("; did you mean {}?", settings::variable(key))).unwrap_or_default();
+            let hint = setting::nearest(&rest.to_ascii_lowercase(), keys());
+            let hint = hint.map(|key| format!("; did you mean {}?", setting::variable(key))).unwrap_or_default();
             Some(format!("{name}: unknown environment variable, ignored{hint}"))
         })
     }

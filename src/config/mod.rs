@@ -6,6 +6,7 @@ mod origins;
 mod proxies;
 mod raw;
 mod session;
+mod setting;
 mod settings;
 #[cfg(test)]
 mod tests;
@@ -22,7 +23,8 @@ pub use load::{Effective, Glance, Loaded, Origin, Problem, Problems, Sources, gl
 pub use origins::AllowedOrigins;
 pub use proxies::TrustedProxies;
 pub use session::SessionSettings;
-pub use settings::{Form, SETTINGS, Setting};
+pub use setting::{Form, Setting};
+pub use settings::SETTINGS;
 pub use tls::{TlsSettings, UpstreamTlsSettings};
 pub use upstream::UpstreamAddress;
 pub use values::{DAY, Invalid, duration};

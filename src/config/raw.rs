@@ -7,7 +7,8 @@ use std::path::Path;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::settings::{Form, SETTINGS, Setting, nearest};
+use super::setting::{Form, Setting, nearest};
+use super::settings::SETTINGS;
 
 /// A larger file is refused before it is parsed.
 const MAX_BYTES: u64 = 1024 * 1024;
