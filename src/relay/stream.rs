@@ -82,7 +82,7 @@ impl Stream {
         each!(self, socket => socket.poll_write_ready(cx))
     }
 
-    /// Sends the end of the stream; the other direction stays open. Over TLS, behind [`Stream::has_unsent`].
+    /// Sends the end of the stream; the other direction stays open. Over TLS, behind what is sealed already.
     ///
     /// # Errors
     /// `NotConnected` if the peer is gone already.
