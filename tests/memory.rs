@@ -57,8 +57,9 @@ async fn growth(work: impl Future<Output = ()>) -> usize {
 #[test]
 fn growth_is_seen_even_when_it_is_given_back() {
     alone(async {
-        let grown = growth(async { drop(std::hint::black_box(vec![1u8; 20 * MIB])) }).await;
-        assert!((19 * MIB..24 * MIB).contains(&grown), "{grown}");
+        // So much is never taken of what was freed before (mallopt(3), M_MMAP_THRESHOLD: at most 32 MiB).
+        let grown = growth(async { drop(std::hint::black_box(vec![1u8; 40 * MIB])) }).await;
+        assert!((39 * MIB..44 * MIB).contains(&grown), "{grown}");
     });
 }
 
