@@ -147,7 +147,7 @@ fn forwarded(mut request: Request<Incoming>, trusted: bool) -> Option<(Request<R
     admission::judge(&request, &config::Limits::default(), &config::AllowedOrigins::default()).ok()?;
     let peer: IpAddr = PEER.parse().expect("an address");
     assert_client(request.headers());
-    headers::add_forwarded(request.headers_mut(), peer, trusted);
+    headers::add_forwarded(request.headers_mut(), peer, trusted, "http");
     session::trace::identify(request.headers_mut());
     let target = std::mem::take(request.uri_mut()).into_parts();
     let authority = target.authority.map_or_else(|| "localhost".to_owned(), |authority| authority.to_string());
