@@ -167,41 +167,40 @@ impl Tap {
                 carrier.note(Note::Close(run.from, frame::close_code(payload)));
                 self.close_policy(run.from, carrier);
             }
-            Opcode::Pong => self.on_pong(payload, frame, run, now, carrier),
-            Opcode::Ping => self.on_upstream_ping(payload, frame, run, now, carrier),
+            Opcode::Ping | Opcode::Pong => {
+                if self.takes(header.opcode, run.from, payload, now, carrier) {
+                    run.cut(frame, self.muted(run.from), carrier);
+                    self.settle(now, carrier);
+                }
+            }
             _ => self.on_small_message(payload, frame, run, now, carrier),
         }
     }
 
-    fn on_pong(&mut self, payload: &[u8], frame: usize, run: &mut Run<'_>, now: Instant, carrier: &mut impl Carrier) {
-        let pong = match (run.from, &mut self.pings) {
-            (Sender::Upstream, _) => self.policy.on_pong(payload, now),
-            (Sender::Browser, Some(pings)) => pings.on_browser_pong(payload, now),
-            (Sender::Browser, None) => Pong::Foreign,
-        };
-        if pong == Pong::Foreign {
-            return;
-        }
-        run.cut(frame, self.muted(run.from), carrier);
-        if let (Sender::Upstream, Pong::Proof(after)) = (run.from, pong) {
-            carrier.note(Note::Proof(after));
-        }
-        self.settle(now, carrier);
-    }
-
-    fn on_upstream_ping(
+    /// Whether a ping or a pong ends here: a pong of ours, or a ping that the browser is shielded from.
+    fn takes(
         &mut self,
+        opcode: Opcode,
+        from: Sender,
         payload: &[u8],
-        frame: usize,
-        run: &mut Run<'_>,
         now: Instant,
         carrier: &mut impl Carrier,
-    ) {
-        if let Some(pings) = self.pings.as_mut().filter(|pings| pings.shields()) {
-            pings.on_upstream_ping(payload);
-            run.cut(frame, self.muted(run.from), carrier);
-            self.settle(now, carrier);
+    ) -> bool {
+        let pong = match (opcode, from, &mut self.pings) {
+            (Opcode::Ping, _, Some(pings)) if pings.shields() => {
+                pings.on_upstream_ping(payload);
+                return true;
+            }
+            (Opcode::Pong, Sender::Upstream, _) => self.policy.on_pong(payload, now),
+            (Opcode::Pong, Sender::Browser, Some(pings)) => {
+                return pings.on_browser_pong(payload, now) != Pong::Foreign;
+            }
+            _ => Pong::Foreign,
+        };
+        if let Pong::Proof(after) = pong {
+            carrier.note(Note::Proof(after));
         }
+        pong != Pong::Foreign
     }
 
     /// A whole message of the browser that is short enough to be a heartbeat.
