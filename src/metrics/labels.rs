@@ -182,28 +182,6 @@ pub enum CloseCode {
     Other,
 }
 
-/// The request methods that have a series of their own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Method {
-    Get,
-    Head,
-    Post,
-    Put,
-    Patch,
-    Delete,
-    Options,
-    Other,
-}
-
-/// The first digit of a response's status code.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum StatusClass {
-    Successful,
-    Redirection,
-    ClientError,
-    ServerError,
-}
-
 /// A closed set of label values.
 pub trait LabelValue: Copy + 'static {
     /// Every value, in the order of [`LabelValue::index`].
@@ -253,33 +231,6 @@ impl From<Lost> for TapDisabled {
             Lost::Masking => Self::Masking,
             Lost::Length => Self::Length,
             Lost::Fragmentation => Self::Fragmentation,
-        }
-    }
-}
-
-impl From<&http::Method> for Method {
-    fn from(method: &http::Method) -> Self {
-        match *method {
-            http::Method::GET => Self::Get,
-            http::Method::HEAD => Self::Head,
-            http::Method::POST => Self::Post,
-            http::Method::PUT => Self::Put,
-            http::Method::PATCH => Self::Patch,
-            http::Method::DELETE => Self::Delete,
-            http::Method::OPTIONS => Self::Options,
-            _ => Self::Other,
-        }
-    }
-}
-
-impl From<http::StatusCode> for StatusClass {
-    /// Codes above 599 count as 5xx, as RFC 9110 §15 has clients treat them. A final answer is never 1xx.
-    fn from(code: http::StatusCode) -> Self {
-        match code.as_u16() {
-            ..300 => Self::Successful,
-            300..400 => Self::Redirection,
-            400..500 => Self::ClientError,
-            500.. => Self::ServerError,
         }
     }
 }
@@ -389,23 +340,12 @@ labels! {
         TlsHandshake = "1015",
         Other = "other",
     }
-    Method {
-        Get = "GET",
-        Head = "HEAD",
-        Post = "POST",
-        Put = "PUT",
-        Patch = "PATCH",
-        Delete = "DELETE",
-        Options = "OPTIONS",
-        Other = "other",
-    }
-    StatusClass {
-        Successful = "2xx",
-        Redirection = "3xx",
-        ClientError = "4xx",
-        ServerError = "5xx",
-    }
 }
+
+// Behind the macros, which it uses.
+mod http;
+
+pub(super) use self::http::{Method, StatusClass};
 
 listed_labels! { BackType ForwardType ScriptResult }
 
@@ -428,7 +368,7 @@ mod tests {
 
     use super::*;
 
-    fn assert_sound<L: LabelValue + Debug>() {
+    pub(super) fn assert_sound<L: LabelValue + Debug>() {
         assert!(!L::ALL.is_empty());
         let names: HashSet<_> = L::ALL.iter().map(|label| label.name()).collect();
         assert_eq!(names.len(), L::ALL.len(), "{names:?}");
@@ -452,8 +392,6 @@ mod tests {
         assert_sound::<Direction>();
         assert_sound::<TapDisabled>();
         assert_sound::<CloseCode>();
-        assert_sound::<Method>();
-        assert_sound::<StatusClass>();
         assert_sound::<BackType>();
         assert_sound::<ForwardType>();
         assert_sound::<ScriptResult>();
@@ -473,17 +411,5 @@ mod tests {
         for code in [0, 999, 1004, 1005, 1006, 1015, 1016, 3000, 4999, u16::MAX] {
             assert_eq!(CloseCode::from(Some(code)), CloseCode::Other, "{code}");
         }
-    }
-
-    #[test]
-    fn an_invalid_status_code_counts_as_5xx() {
-        let class = |code| StatusClass::from(http::StatusCode::from_u16(code).unwrap()).name();
-        assert_eq!([204, 304, 404, 503, 999].map(class), ["2xx", "3xx", "4xx", "5xx", "5xx"]);
-    }
-
-    #[test]
-    fn a_method_of_ones_own_making_is_other() {
-        assert_eq!(Method::from(&http::Method::PATCH), Method::Patch);
-        assert_eq!(Method::from(&http::Method::from_bytes(b"BREW").unwrap()), Method::Other);
     }
 }
