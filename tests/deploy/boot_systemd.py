@@ -6,12 +6,11 @@ import os
 import shutil
 import signal
 import socket
-import time
 from pathlib import Path
 from typing import Callable, Iterator
 
 import pytest
-from support import http
+from support import http, polling
 from support.process import Process
 from support.sidecar import binary
 from tools import DEPLOY, output
@@ -84,10 +83,7 @@ class Booted:
             return ""
 
     def wait_until(self, reached: Callable[[], bool], otherwise: str, seconds: float = 30.0) -> None:
-        deadline = time.monotonic() + seconds
-        while not reached():
-            assert time.monotonic() < deadline, f"{otherwise} within {seconds} s; {self._process.transcript()}"
-            time.sleep(0.1)
+        polling.wait_until(reached, lambda: f"{otherwise}; {self._process.transcript()}", seconds)
 
     def stop(self) -> None:
         self._process.signal(signal.SIGKILL)

@@ -9,12 +9,11 @@ import json
 import os
 import re
 import socket
-import time
 from pathlib import Path
 from typing import Any, Callable
 from urllib.parse import quote
 
-from support import http
+from support import http, polling
 from support.process import Process
 from support.sidecar import Sidecar, binary
 from support.streamlit_server import StreamlitServer
@@ -97,11 +96,7 @@ class Scene:
         return {alert["labels"]["alertname"] for alert in alerts if alert["state"] == "firing"}
 
     def wait_until(self, reached: Callable[[], bool], otherwise: str, seconds: float = 40.0) -> None:
-        """Polls: a Prometheus can only be asked."""
-        deadline = time.monotonic() + seconds
-        while not reached():
-            assert time.monotonic() < deadline, f"{otherwise} within {seconds} s; firing: {self.firing()}"
-            time.sleep(0.1)
+        polling.wait_until(reached, lambda: f"{otherwise}; firing: {self.firing()}", seconds)
 
     def stop(self) -> None:
         for process in self._processes:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 from typing import Callable
 
-from support import http
+from support import http, polling
 from support.metrics import Metrics
 from support.process import Process
 
@@ -78,15 +77,17 @@ class Sidecar:
 
     def wait_for_metrics(self, reached: Callable[[Metrics], bool], seconds: float = 20.0) -> Metrics:
         """The first scrape that satisfies `reached`: metrics can only be asked, they do not tell."""
-        deadline = time.monotonic() + seconds
-        while True:
-            metrics = self.metrics()
-            if reached(metrics):
-                return metrics
-            assert time.monotonic() < deadline, (
-                f"metrics did not get there within {seconds} s; {self.process.transcript()}\n" + self.metrics_text()
-            )
-            time.sleep(0.02)
+        seen: list[Metrics] = []
+
+        def is_reached() -> bool:
+            seen[:] = [self.metrics()]
+            return reached(seen[0])
+
+        def otherwise() -> str:
+            return f"{self.process.transcript()}\n{self.metrics_text()}\nthe metrics did not get there"
+
+        polling.wait_until(is_reached, otherwise, seconds)
+        return seen[0]
 
     def stop(self) -> None:
         self.process.stop()
