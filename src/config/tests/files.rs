@@ -1,0 +1,182 @@
+//! A file's mistakes are told by line and key, and nothing of it is lost.
+
+use super::*;
+
+#[test]
+fn a_file_may_have_dotted_keys_a_byte_order_mark_and_any_line_ends() {
+    let file = "\u{feff}listen = \"[::1]:1\"\r\nheartbeat.mode = 'answer'\r\nheartbeat.stall_after = \"1m 30s\"\r\n";
+    let loaded = load_file(file.as_bytes(), Sources::default()).expect("valid");
+    assert_eq!(loaded.config.heartbeat.mode, Mode::Answer);
+    assert_eq!(loaded.config.heartbeat.stall_after, Duration::from_secs(90));
+    assert!(matches!(origin(&loaded, "heartbeat.stall_after"), Origin::File { line: 3, .. }));
+}
+
+#[test]
+fn values_in_a_file_are_refused_by_line_and_key() {
+    assert_eq!(
+        file_problems("\n[heartbeat]\nmode = \"atuo\"\nstall_after = '2h'\nack = ''\n"),
+        [
+            r#"sidecar.toml:3: heartbeat.mode: "atuo" is none of auto, answer, forward"#,
+            r#"sidecar.toml:4: heartbeat.stall_after: "2h" is out of bounds: more than 0s and at most 1h"#,
+            r#"sidecar.toml:5: heartbeat.ack: "" is none of compatible, plain"#,
+        ]
+    );
+}
+
+#[test]
+fn values_of_a_wrong_type_are_refused_with_an_example() {
+    assert_eq!(
+        file_problems(
+            "listen = 8500\nadmin = ['a']\nlog_level = true\nconnect_timeout = 1.5\nupstream.x = 1\n\
+             handshake_timeout = 10:00:00\n[heartbeat]\nnative_deadline = 2\n"
+        ),
+        [
+            r#"sidecar.toml:1: listen: an integer, where a string is expected, such as "0.0.0.0:8500""#,
+            r#"sidecar.toml:2: admin: an array, where a string is expected, such as "127.0.0.1:9600""#,
+            r#"sidecar.toml:3: log_level: a boolean, where a string is expected, such as "info""#,
+            r#"sidecar.toml:4: connect_timeout: a float, where a string is expected, such as "5s""#,
+            r#"sidecar.toml:5: upstream: a table, where a string is expected, such as "http://127.0.0.1:8501""#,
+            r#"sidecar.toml:6: handshake_timeout: a date or time, where a string is expected, such as "30s""#,
+            r#"sidecar.toml:8: heartbeat.native_deadline: an integer, where a string is expected, such as "2s""#,
+        ]
+    );
+    assert_eq!(
+        file_problems("heartbeat = 'auto'"),
+        ["sidecar.toml:1: heartbeat: a string, where a table is expected: [heartbeat]"]
+    );
+    assert_eq!(
+        file_problems("[[heartbeat]]"),
+        ["sidecar.toml:1: heartbeat: an array, where a table is expected: [heartbeat]"]
+    );
+}
+
+#[test]
+fn unknown_keys_name_the_nearest_known_one() {
+    assert_eq!(
+        file_problems(
+            "lsiten = 1\nlog-level = 1\nheartbeatMode = 1\nmode = 1\n\
+             [heartbeat]\nprof = 1\nadmin = 1\n[herbeat]\nmode = 1\n"
+        ),
+        [
+            "sidecar.toml:1: lsiten: unknown key; did you mean listen?",
+            "sidecar.toml:2: log-level: unknown key; did you mean log_level?",
+            "sidecar.toml:3: heartbeatMode: unknown key; did you mean heartbeat.mode?",
+            "sidecar.toml:4: mode: unknown key; did you mean heartbeat.mode?",
+            "sidecar.toml:6: heartbeat.prof: unknown key; did you mean heartbeat.proof?",
+            "sidecar.toml:7: heartbeat.admin: unknown key; did you mean admin? It belongs above [heartbeat]",
+            "sidecar.toml:8: herbeat: unknown table; did you mean [heartbeat]?",
+        ]
+    );
+}
+
+#[test]
+fn unknown_keys_without_a_near_one_list_the_known_ones() {
+    assert_eq!(
+        file_problems("colour = 1\n\"a\\nb\" = 1\n[heartbeat]\nxyz = 1\n[fish]\n"),
+        [
+            "sidecar.toml:1: colour: unknown key; known here: listen, upstream, admin, log_format, log_level, \
+             connect_timeout, handshake_timeout, trusted_proxies, proxy_protocol, allowed_origins, \
+             [tls], [upstream_tls], [heartbeat], [session], [drain], [watchdog], [limits], [metrics]",
+            "sidecar.toml:2: \"a\\nb\": unknown key; known here: listen, upstream, admin, log_format, log_level, \
+             connect_timeout, handshake_timeout, trusted_proxies, proxy_protocol, allowed_origins, \
+             [tls], [upstream_tls], [heartbeat], [session], [drain], [watchdog], [limits], [metrics]",
+            "sidecar.toml:4: heartbeat.xyz: unknown key; known here: heartbeat.mode, heartbeat.proof, heartbeat.ack, \
+             heartbeat.native_deadline, heartbeat.stall_after",
+            "sidecar.toml:5: fish: unknown table; known tables: tls, upstream_tls, heartbeat, session, drain, watchdog, limits, metrics",
+        ]
+    );
+}
+
+#[test]
+fn a_number_stands_without_quotes_and_within_bounds() {
+    let loaded = load_file(b"[limits]\nheader_bytes = 8_192\nuri_bytes = 0x1000\n", Sources::default());
+    let limits = loaded.expect("valid").config.limits;
+    assert_eq!((limits.header_bytes, limits.uri_bytes), (8192, 4096));
+    assert_eq!(
+        file_problems("[limits]\nheader_bytes = '8192'\nuri_bytes = -1\n"),
+        [
+            "sidecar.toml:2: limits.header_bytes: a string, where a number is expected, such as 65536",
+            "sidecar.toml:3: limits.uri_bytes: \"-1\" is no number between 256 and 65534",
+        ]
+    );
+    assert_eq!(
+        problems(&[("limits-sessions", "1000001")], &[]),
+        "--limits-sessions: 1000001 is out of bounds: at least 0 and at most 1000000"
+    );
+    let limits =
+        load(&sources(&[("limits-sessions", "7"), ("limits-connections", "0")], &[])).expect("valid").config.limits;
+    assert_eq!((limits.sessions.map(|most| most.get()), limits.connections), (Some(7), None), "0 is no limit");
+    assert_eq!(
+        problems(&[("limits-header-bytes", "9999999")], &[]),
+        "--limits-header-bytes: 9999999 is out of bounds: at least 1024 and at most 1048576"
+    );
+}
+
+#[test]
+fn a_switch_is_true_or_false_without_quotes() {
+    let loaded = load_file(b"[session]\ntakeover = false\n", Sources::default()).expect("valid");
+    assert!(!loaded.config.session.takeover);
+    assert_eq!(
+        file_problems("[session]\ntakeover = 'false'\ntakeover_timeout = false\n"),
+        [
+            "sidecar.toml:2: session.takeover: a string, where true or false is expected",
+            "sidecar.toml:3: session.takeover_timeout: a boolean, where a string is expected, such as \"500ms\"",
+        ]
+    );
+    let problems = problems(&[("session-takeover", "yes")], &[]);
+    assert_eq!(problems, "--session-takeover: \"yes\" is none of true, false");
+}
+
+#[test]
+fn a_quoted_key_with_a_dot_is_not_a_key_in_a_table() {
+    let problems = file_problems("\"heartbeat.mode\" = \"answer\"");
+    assert_eq!(problems.len(), 1);
+    assert!(problems[0].starts_with("sidecar.toml:1: \"heartbeat.mode\": unknown key"), "{problems:?}");
+}
+
+#[test]
+fn every_syntax_error_is_told_with_its_line() {
+    assert_eq!(
+        file_problems("listen = 'a'\nlisten = 'b'\n[heartbeat]\nmode = 'auto'\nmode = 'auto'\nack = plain\nproof\n"),
+        [
+            "sidecar.toml:2: listen: duplicate key",
+            "sidecar.toml:5: mode: duplicate key",
+            "sidecar.toml:6: string values must be quoted, expected literal string",
+            "sidecar.toml:7: key with no value, expected `=`",
+        ]
+    );
+}
+
+#[test]
+fn a_mistake_is_one_line_whatever_the_file_holds() {
+    let problems = file_problems("\"a\u{0}b\" = 'c'\n\"a\u{0}b\" = 'c'\n\"a\u{1b}[2J\" = 'c'\n");
+    assert!(problems.iter().any(|problem| problem == r#"sidecar.toml:2: "a\u{0}b": duplicate key"#), "{problems:?}");
+    assert!(!problems.iter().any(|problem| problem.contains(char::is_control)), "{problems:?}");
+}
+
+#[test]
+fn what_cannot_be_read_is_named() {
+    let text = |bytes: &[u8]| load_file(bytes, Sources::default()).expect_err("a refusal");
+    assert_eq!(text(b"# a\n# b\xff\n"), ["sidecar.toml:2: not valid UTF-8"]);
+    let comment = vec![b'#'; 1024 * 1024 + 1];
+    assert_eq!(text(&comment), ["sidecar.toml: cannot be read: larger than 1 MiB"]);
+    assert!(load_file(&comment[1..], Sources::default()).is_ok());
+
+    let folder = tempfile::tempdir().expect("a folder");
+    for (path, reason) in [
+        (folder.path().to_owned(), "Is a directory (os error 21)"),
+        (folder.path().join("none"), "No such file or directory (os error 2)"),
+    ] {
+        let shown = format!("{}: cannot be read: {reason}", path.display());
+        assert_eq!(load(&Sources { config: Some(path), ..Sources::default() }).expect_err("").to_string(), shown);
+    }
+}
+
+#[test]
+fn the_file_is_named_by_flag_before_environment() {
+    let mut sources = sources(&[], &[("HEARTBEAT_SIDECAR_CONFIG", "environment.toml")]);
+    assert_eq!(sources.file(), Some(Path::new("environment.toml")));
+    sources.config = Some("flag.toml".into());
+    assert_eq!(sources.file(), Some(Path::new("flag.toml")));
+    assert_eq!(Sources::default().file(), None);
+}
