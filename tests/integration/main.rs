@@ -13,6 +13,8 @@ mod heartbeat;
 mod http;
 mod limits;
 mod peers;
+mod reload;
+mod routes;
 mod support;
 mod systemd;
 mod takeover;
