@@ -141,12 +141,18 @@ impl Sidecar {
     /// deadline is cut when the runtime goes. A `stop` that comes after somebody else has started the drain ends it soon.
     pub async fn run(self, stop: impl Future<Output = ()>) {
         let Self { config, public, admin, metrics, sessions, drain, tls, upstream_tls } = self;
-        let state = AdminState { metrics: metrics.clone(), sessions: sessions.clone(), drain: drain.clone() };
-        let admin = tokio::spawn(admin::serve(admin, state, std::future::pending()));
         let upkeep = tokio::spawn(keep_up(metrics.clone()));
         let (door, client) = (tls.as_ref().map(Watcher::live), upstream_tls.as_ref().map(Watcher::live));
         let certificates = tokio::spawn(watch(tls, upstream_tls, metrics.clone()));
         let upstream = Arc::new(Upstream::new(&config, client, UPSTREAM_NAME, metrics.upstream(UPSTREAM_NAME)));
+        let shown = upstream.clone();
+        let state = AdminState {
+            metrics: metrics.clone(),
+            sessions: sessions.clone(),
+            drain: drain.clone(),
+            upstreams: Arc::new(move || vec![(shown.name(), shown.capability())]),
+        };
+        let admin = tokio::spawn(admin::serve(admin, state, std::future::pending()));
         let proxy = Proxy::new(&config, upstream, sessions.clone(), metrics.clone());
         let entrance = Entrance::new(&config, door, proxy, metrics.clone());
         let public = tokio::spawn(listener::serve(public, entrance, drain.clone()));

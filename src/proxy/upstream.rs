@@ -18,7 +18,7 @@ use tokio::net::{TcpStream, UnixStream};
 use super::body::RequestBody;
 use super::watchdog::Watchdog;
 use crate::config::{Config, SessionSettings, UpstreamAddress};
-use crate::heartbeat::Settings;
+use crate::heartbeat::{Capability, Settings};
 use crate::limits::{Alarm, Capacity, Quota};
 use crate::metrics::UpstreamMetrics;
 use crate::relay::Knowledge;
@@ -121,6 +121,16 @@ impl Upstream {
             watchdog: Watchdog::new(&config.watchdog),
             pool,
         }
+    }
+
+    /// What it is called.
+    pub fn name(&self) -> Arc<str> {
+        self.name.clone()
+    }
+
+    /// What is known of its own acks now.
+    pub fn capability(&self) -> Capability {
+        self.knowledge.capability()
     }
 
     /// Sends a request over a pooled connection. `request` has its target in origin form.
