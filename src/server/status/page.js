@@ -358,9 +358,9 @@
     ]);
     $("rows-none").hidden = sessions.length > 0;
     set($("rows-none").querySelector("td"), live ? "No session fits the filter." : "No session now.");
-    const of = view.filter ? `${plural(matching, "fits")}`.replace("fitss", "fit") : "";
+    const fitting = view.filter ? `${count(matching)} of ${count(live)} fit` : "";
     const cut = sessions.length < matching ? `the first ${count(sessions.length)} of ${count(matching)} in this order` : "";
-    set($("shown"), [of, cut].filter(Boolean).join(", "));
+    set($("shown"), [fitting, cut].filter(Boolean).join(", "));
   };
 
   const showEnded = ({ ended }) => {
