@@ -271,8 +271,8 @@ impl Drop for Report {
         // A session that is cut, by the deadline of a drain, was ended by the sidecar without a close frame.
         let (initiator, code) = self.closed.unwrap_or((Initiator::Sidecar, CloseCode::Abnormal));
         let lasted = self.session.age();
-        self.knowledge.metrics.connection_closed(initiator, code, lasted);
         self.session.ended(initiator, code, self.gave_up);
+        self.knowledge.metrics.connection_closed(initiator, code, lasted);
         let view = self.session.view();
         tracing::info!(
             upstream = self.session.upstream(),

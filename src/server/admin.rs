@@ -299,7 +299,11 @@ mod tests {
         let admin = admin().await;
         let (head, body) = admin.ask("GET", "/").await;
         assert!(head.contains("content-type: text/html; charset=utf-8"), "{head}");
-        for line in ["content-security-policy: default-src 'none'; ", "x-content-type-options: nosniff", "x-frame-options: DENY"] {
+        for line in [
+            "content-security-policy: default-src 'none'; ",
+            "x-content-type-options: nosniff",
+            "x-frame-options: DENY",
+        ] {
             assert!(head.contains(line), "{line}: {head}");
         }
         let nonce = head.split_once("script-src 'nonce-").and_then(|(_, rest)| rest.split_once('\'')).unwrap().0;

@@ -16,10 +16,10 @@ use serde::Serialize;
 
 use super::admin::{AdminState, answer};
 use crate::heartbeat::Capability;
+use crate::session::SessionView;
 use crate::session::ended::EndedView;
 use crate::session::recent::{self, RecentAnswer};
 use crate::session::totals::Totals;
-use crate::session::SessionView;
 
 /// Each configured upstream's name, with what is known of its own acks. Asked at every look: they may change.
 pub type Upstreams = Arc<dyn Fn() -> Vec<(Arc<str>, Capability)> + Send + Sync>;
@@ -34,6 +34,8 @@ const PAGE: &str = concat!(
     "</style>\n",
     include_str!("status/page.html"),
     "<script nonce=\"NONCE\">\n",
+    include_str!("status/words.js"),
+    include_str!("status/chart.js"),
     include_str!("status/page.js"),
     "</script>\n</html>\n",
 );
@@ -315,7 +317,11 @@ mod tests {
         let top = |query: &str| ids(&ask(&state, query));
         assert_eq!(top("limit=3"), [1, 2, 3]);
         assert_eq!(top("sort=last_ack_latency_seconds&order=desc&limit=5"), [10, 3, 1, 4, 2]);
-        assert_eq!(top("sort=last_ack_latency_seconds&limit=6"), [2, 4, 1, 3, 10, 5], "none comes last in either order");
+        assert_eq!(
+            top("sort=last_ack_latency_seconds&limit=6"),
+            [2, 4, 1, 3, 10, 5],
+            "none comes last in either order"
+        );
         assert_eq!(top("sort=bytes_to_browser&order=desc&limit=1"), [8]);
         assert_eq!(top("sort=version&limit=1"), [9]);
         assert_eq!(top("filter=+OTHER%20&sort=id&order=desc"), [10, 9, 8, 7, 6]);

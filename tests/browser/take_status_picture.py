@@ -18,7 +18,7 @@ from support.streamlit_server import StreamlitServer
 IMAGES = REPOSITORY / "docs" / "images"
 SECONDS = float(os.environ.get("HEARTBEAT_SIDECAR_TEST_PICTURE_SECONDS", 290))
 """What the picture shows of, in its chart."""
-SIZE = {"width": 1180, "height": 920}
+SIZE = {"width": 1180, "height": 860}
 FROZEN = 8.0
 
 
@@ -55,13 +55,13 @@ def test_take_the_picture(chromium) -> None:
         visit(7)
         pages.pop(0).close()
         work(SECONDS * 0.4)
-        status.wait_for_answers(1)
+        status.wait_for_answers(status.answers + 1)
         IMAGES.mkdir(exist_ok=True)
         status.page.screenshot(path=IMAGES / "status-page.png")
         for scheme, viewport in (("dark", SIZE), ("light", {"width": 390, "height": 844}), ("dark", {"width": 390, "height": 844})):
             status.page.emulate_media(color_scheme=scheme)
             status.page.set_viewport_size(viewport)
-            status.wait_for_answers(1)
+            status.wait_for_answers(status.answers + 1)
             status.page.screenshot(path=REPOSITORY / "target" / f"status-{scheme}-{viewport['width']}.png", full_page=True)
         status.expect_untroubled()
         status.close()

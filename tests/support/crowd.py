@@ -16,6 +16,8 @@ _KEY = re.compile(rb"sec-websocket-key: *(\S+)\r\n", re.IGNORECASE)
 _END = b"\r\n\r\n"
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 section 1.3
 _BINARY, _PING, _PONG = 0x82, 0x89, 0x8A
+FILE_HANDLES = 12_000
+"""What 5,000 sessions take of this process: two sockets each, and some."""
 _AT_ONCE = 50
 """Handshakes under way at a time."""
 _MASK = bytes(4)
@@ -37,6 +39,7 @@ class Crowd:
 
     def __init__(self, version: str) -> None:
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        assert hard >= FILE_HANDLES, f"ulimit -Hn is {hard}: a crowd needs {FILE_HANDLES}"
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         self._hello = _new_session(version)
         self._loop = asyncio.new_event_loop()

@@ -15,13 +15,18 @@ new PerformanceObserver((list) => longTasks.push(...list.getEntries().map(({ dur
 class StatusPage:
     """One tab with the page at `admin`, until closed. `options` are those of a browser context."""
 
-    def __init__(self, browser: Browser, admin: str, view: str = "", **options: object) -> None:
+    def __init__(
+        self, browser: Browser, admin: str, view: str = "", *, own_clock: bool = False, **options: object
+    ) -> None:
+        """With `own_clock` its time goes on only as it is told to."""
         self.origin = f"http://{admin}"
         self.errors: list[str] = []
         self.asked: list[str] = []
         """The addresses of all requests."""
         self._context = browser.new_context(**options)
         self.page = self._context.new_page()
+        if own_clock:
+            self.page.clock.install()
         self.page.add_init_script(_LONG_TASKS)
         self.page.on("pageerror", lambda error: self.errors.append(f"uncaught: {error}"))
         self.page.on("console", lambda line: self.errors.append(f"{line.type}: {line.text}"))
@@ -29,12 +34,12 @@ class StatusPage:
         self.page.goto(f"{self.origin}/{view}")
 
     def wait_for_answers(self, count: int) -> None:
-        """Until the page has shown that many more answers."""
-        before = self.answers
-        self.page.wait_for_function("(count) => Number(document.body.dataset.answers) >= count", arg=before + count)
+        """Until the page has shown that many answers since it was loaded."""
+        self.page.wait_for_function("(count) => Number(document.body.dataset.answers) >= count", arg=count)
 
     @property
     def answers(self) -> int:
+        """How many it has shown since it was loaded."""
         return int(self.page.evaluate("Number(document.body.dataset.answers ?? 0)"))
 
     @property
