@@ -18,7 +18,7 @@ from support.streamlit_server import StreamlitServer
 IMAGES = REPOSITORY / "docs" / "images"
 SECONDS = float(os.environ.get("HEARTBEAT_SIDECAR_TEST_PICTURE_SECONDS", 290))
 """What the picture shows of, in its chart."""
-SIZE = {"width": 1180, "height": 860}
+SIZE = {"width": 1120, "height": 850}
 FROZEN = 8.0
 
 
