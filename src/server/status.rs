@@ -86,7 +86,7 @@ enum Key<'a> {
 
 /// What is going on now.
 #[derive(Serialize)]
-struct Status {
+struct Status<'a> {
     version: &'static str,
     /// `ready` or `draining`.
     state: &'static str,
@@ -101,7 +101,7 @@ struct Status {
     /// Of these, how many the filter lets through.
     matching: usize,
     /// The first of them.
-    sessions: Vec<SessionView>,
+    sessions: Vec<&'a SessionView>,
     /// Answers to heartbeats since the time that was asked for.
     answers: Vec<RecentAnswer>,
     /// There were more: the oldest are missing.
@@ -140,8 +140,11 @@ pub(super) fn page() -> Response<Full<Bytes>> {
 /// # Errors
 /// What is wrong with the query.
 pub(super) fn numbers(state: &AdminState, query: &str) -> Result<Vec<u8>, String> {
-    let status = Status::new(state, &Query::parse(query)?);
-    Ok(serde_json::to_vec(&status).expect("numbers and strings only"))
+    let query = Query::parse(query)?;
+    // Before the answers are read: one that comes meanwhile is told twice rather than never.
+    let now = state.sessions.uptime();
+    let sessions = state.sessions.snapshot();
+    Ok(serde_json::to_vec(&Status::new(state, &query, now, &sessions)).expect("numbers and strings only"))
 }
 
 impl Default for Query<'_> {
@@ -181,6 +184,19 @@ impl<'a> Query<'a> {
             || session.id.to_string().contains(&*self.filter)
     }
 
+    /// The first of those that are let through, and how many those are.
+    fn first<'s>(&self, sessions: &'s [SessionView]) -> (Vec<&'s SessionView>, usize) {
+        let mut rows: Vec<_> = sessions.iter().filter(|session| self.lets_through(session)).collect();
+        let matching = rows.len();
+        if matching > self.limit {
+            // Only those that are shown need an order among themselves.
+            rows.select_nth_unstable_by(self.limit, |one, other| self.compare(one, other));
+            rows.truncate(self.limit);
+        }
+        rows.sort_unstable_by(|one, other| self.compare(one, other));
+        (rows, matching)
+    }
+
     fn compare(&self, one: &SessionView, other: &SessionView) -> Ordering {
         let order = match ((self.column)(one), (self.column)(other)) {
             (Some(one), Some(other)) => {
@@ -194,28 +210,19 @@ impl<'a> Query<'a> {
     }
 }
 
-impl Status {
-    fn new(state: &AdminState, query: &Query<'_>) -> Self {
+impl<'a> Status<'a> {
+    fn new(state: &AdminState, query: &Query<'_>, now: Duration, all: &'a [SessionView]) -> Self {
         let AdminState { sessions: registry, drain, upstreams, .. } = state;
-        // Before the answers are read: one that comes meanwhile is told twice rather than never.
-        let now = registry.uptime().as_millis() as u64;
-        let mut sessions = registry.snapshot();
-        let upstreams = upstreams().into_iter().map(|upstream| UpstreamView::new(upstream, &sessions)).collect();
-        let live = sessions.len();
-        let withheld_now = sessions.iter().filter(|session| session.withheld).count();
-        sessions.retain(|session| query.lets_through(session));
-        let matching = sessions.len();
-        sessions.sort_unstable_by(|one, other| query.compare(one, other));
-        sessions.truncate(query.limit);
+        let (sessions, matching) = query.first(all);
         let answers = registry.answers_since(query.since);
         Self {
             version: env!("CARGO_PKG_VERSION"),
             state: if drain.is_draining() { "draining" } else { "ready" },
-            now,
-            upstreams,
+            now: now.as_millis() as u64,
+            upstreams: upstreams().into_iter().map(|upstream| UpstreamView::new(upstream, all)).collect(),
             totals: registry.totals(),
-            live,
-            withheld_now,
+            live: all.len(),
+            withheld_now: all.iter().filter(|session| session.withheld).count(),
             matching,
             sessions,
             answers_cut: answers.len() >= recent::KEPT,
