@@ -56,7 +56,10 @@ def test_a_session_is_shown_while_it_lives_and_then_how_it_ended(open_page, open
     expect(status.page.locator("#of-sidecar")).to_contain_text("1 ack, ")
     expect(status.page.locator("#of-upstream")).to_have_text("none")
     assert "1 ack" in (status.page.locator("#chart").get_attribute("aria-label") or "")
-    assert status.page.locator("#chart .median.sidecar").get_attribute("d")
+    mark = re.match(r"M([\d.]+)", status.page.locator("#chart .median.sidecar").get_attribute("d") or "")
+    assert mark, "a mark in the chart"
+    status.page.locator("#chart").hover(position={"x": float(mark[1]), "y": 100})
+    expect(status.page.locator("#pointed")).to_contain_text("sidecar 1 ack, ")
 
     expect(status.ended).to_have_count(0)
     app.page.close()

@@ -34,7 +34,7 @@ class Chart {
   #cutAt = -Infinity;
 
   constructor() {
-    $("chart").addEventListener("pointermove", ({ offsetX }) => this.#point(offsetX));
+    $("chart").addEventListener("pointermove", ({ clientX }) => this.#point(clientX));
     $("chart").addEventListener("pointerleave", () => this.#point(undefined));
     new ResizeObserver(() => this.draw()).observe($("chart"));
   }
@@ -94,12 +94,13 @@ class Chart {
 
   /** Where things are. */
   #frame() {
-    const { width, height } = $("chart").getBoundingClientRect();
+    const { left, width, height } = $("chart").getBoundingClientRect();
     const slowest = [...this.#bins.values()].map((bin) => Math.max(...SIDES.map((side) => bin[side].at(-1) ?? 0)));
     const needed = Math.ceil(Math.log10(Math.max(FLOOR, ...slowest) / FLOOR) - 1e-9);
     const decades = Math.max(4, Math.min(DECADES.length - 1, needed));
     const tall = height - BOTTOM - TOP;
     return {
+      left,
       width,
       decades,
       bottom: height - BOTTOM,
@@ -145,9 +146,9 @@ class Chart {
   }
 
   /** Says what stands under the pointer, or nothing. */
-  #point(offset) {
-    const { width, bottom, x } = this.#frame();
-    const at = this.#now - (1 - (offset - LEFT) / (width - LEFT - RIGHT)) * SPAN;
+  #point(clientX) {
+    const { left, width, bottom, x } = this.#frame();
+    const at = this.#now - (1 - (clientX - left - LEFT) / (width - LEFT - RIGHT)) * SPAN;
     const key = [0, -1, 1].map((side) => Math.floor(at / BIN) + side).find((key) => this.#bins.has(key));
     const bin = this.#bins.get(key);
     $("pointer").setAttribute("d", bin ? `M${x((key + 0.5) * BIN).toFixed(1)} ${TOP - 6}V${bottom}` : "");
