@@ -204,9 +204,10 @@ impl Sessions {
         self.0.sums.totals()
     }
 
-    /// The answers to heartbeats later than so long after the beginning, oldest first; at most [`recent::KEPT`].
-    pub fn answers_since(&self, since: Duration) -> Vec<RecentAnswer> {
-        self.0.recent.since(since)
+    /// The answers to heartbeats between these two times after the beginning, the first included, oldest first; at most
+    /// [`recent::KEPT`]. And whether there were more.
+    pub fn answers_between(&self, since: Duration, until: Duration) -> (Vec<RecentAnswer>, bool) {
+        self.0.recent.between(since, until)
     }
 
     /// How the last sessions ended, latest first; at most [`ended::KEPT`].

@@ -3,7 +3,6 @@
 //! Law: what a page gets is bounded, however many sessions there are: the server sorts, filters and cuts. The page names no
 //! address outside of it.
 
-use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +17,7 @@ use super::admin::{AdminState, answer};
 use crate::heartbeat::Capability;
 use crate::session::SessionView;
 use crate::session::ended::EndedView;
-use crate::session::recent::{self, RecentAnswer};
+use crate::session::recent::RecentAnswer;
 use crate::session::totals::Totals;
 
 /// Each configured upstream's name, with what is known of its own acks. Asked at every look: they may change.
@@ -65,12 +64,12 @@ const MOST_ROWS: usize = 1000;
 const ROWS: usize = 100;
 
 /// What may be asked for, all of it optional: `sort` (a number's or text's name in `/sessions`), `order` (`asc`, `desc`),
-/// `limit` (rows), `filter` (part of an id, an upstream or a version) and `since` (milliseconds: answers later than that).
-struct Query<'a> {
+/// `limit` (rows), `filter` (part of an id, an upstream or a version) and `since` (milliseconds: answers from then on).
+struct Query {
     column: Column,
     descending: bool,
     limit: usize,
-    filter: Cow<'a, str>,
+    filter: String,
     since: Duration,
 }
 
@@ -141,21 +140,21 @@ pub(super) fn page() -> Response<Full<Bytes>> {
 /// What is wrong with the query.
 pub(super) fn numbers(state: &AdminState, query: &str) -> Result<Vec<u8>, String> {
     let query = Query::parse(query)?;
-    // Before the answers are read: one that comes meanwhile is told twice rather than never.
+    // Answers from now on are told the next time.
     let now = state.sessions.uptime();
     let sessions = state.sessions.snapshot();
     Ok(serde_json::to_vec(&Status::new(state, &query, now, &sessions)).expect("numbers and strings only"))
 }
 
-impl Default for Query<'_> {
+impl Default for Query {
     fn default() -> Self {
         let [(_id, column), ..] = COLUMNS else { unreachable!("the table is not empty") };
-        Self { column: *column, descending: false, limit: ROWS, filter: Cow::default(), since: Duration::ZERO }
+        Self { column: *column, descending: false, limit: ROWS, filter: String::new(), since: Duration::ZERO }
     }
 }
 
-impl<'a> Query<'a> {
-    fn parse(query: &'a str) -> Result<Self, String> {
+impl Query {
+    fn parse(query: &str) -> Result<Self, String> {
         let mut parsed = Self::default();
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
             let number = || value.parse().map_err(|_no_number| format!("{name} is a whole number"));
@@ -169,7 +168,7 @@ impl<'a> Query<'a> {
                 "order" => return Err("order is asc or desc".to_owned()),
                 "limit" => parsed.limit = usize::try_from(number()?).unwrap_or(MOST_ROWS).min(MOST_ROWS),
                 "since" => parsed.since = Duration::from_millis(number()?),
-                "filter" => parsed.filter = Cow::Owned(value.trim().to_ascii_lowercase()),
+                "filter" => parsed.filter = value.trim().to_ascii_lowercase(),
                 _ => return Err("known are sort, order, limit, filter and since".to_owned()),
             }
         }
@@ -177,11 +176,11 @@ impl<'a> Query<'a> {
     }
 
     fn lets_through(&self, session: &SessionView) -> bool {
-        let has = |text: &str| text.to_ascii_lowercase().contains(&*self.filter);
+        let has = |text: &str| text.to_ascii_lowercase().contains(&self.filter);
         self.filter.is_empty()
             || has(&session.upstream)
             || session.version.as_deref().is_some_and(has)
-            || session.id.to_string().contains(&*self.filter)
+            || session.id.to_string().contains(&self.filter)
     }
 
     /// The first of those that are let through, and how many those are.
@@ -211,10 +210,10 @@ impl<'a> Query<'a> {
 }
 
 impl<'a> Status<'a> {
-    fn new(state: &AdminState, query: &Query<'_>, now: Duration, all: &'a [SessionView]) -> Self {
+    fn new(state: &AdminState, query: &Query, now: Duration, all: &'a [SessionView]) -> Self {
         let AdminState { sessions: registry, drain, upstreams, .. } = state;
         let (sessions, matching) = query.first(all);
-        let answers = registry.answers_since(query.since);
+        let (answers, answers_cut) = registry.answers_between(query.since, now);
         Self {
             version: env!("CARGO_PKG_VERSION"),
             state: if drain.is_draining() { "draining" } else { "ready" },
@@ -225,8 +224,8 @@ impl<'a> Status<'a> {
             withheld_now: all.iter().filter(|session| session.withheld).count(),
             matching,
             sessions,
-            answers_cut: answers.len() >= recent::KEPT,
             answers,
+            answers_cut,
             ended: registry.ended(),
         }
     }
@@ -254,6 +253,7 @@ mod tests {
     use crate::drain::Drain;
     use crate::heartbeat::{AckOrigin, Withheld};
     use crate::metrics::{CloseCode, Direction, Initiator, Metrics};
+    use crate::session::recent;
     use crate::session::{Session, SessionInfo, Sessions};
 
     fn state() -> AdminState {
@@ -289,11 +289,13 @@ mod tests {
         gone.withheld(Withheld::UpstreamClosed);
         gone.ended(Initiator::Browser, CloseCode::GoingAway, None);
         drop(gone);
+        assert_eq!(ask(&state, "")["answers"], json!([]), "this millisecond is not over");
+        tokio::time::advance(Duration::from_secs(1)).await;
         let mut status = ask(&state, "");
         assert_eq!(status["sessions"].take(), serde_json::to_value(state.sessions.snapshot()).unwrap());
         assert_eq!(status["ended"].take(), serde_json::to_value(state.sessions.ended()).unwrap());
         let expected = json!({
-            "version": env!("CARGO_PKG_VERSION"), "state": "ready", "now": 3000, "sessions": null, "ended": null,
+            "version": env!("CARGO_PKG_VERSION"), "state": "ready", "now": 4000, "sessions": null, "ended": null,
             "upstreams": [
                 {"name": "app", "acks_natively": false, "sessions": 1},
                 {"name": "other", "acks_natively": null, "sessions": 0},
@@ -306,7 +308,7 @@ mod tests {
             "answers": [[3000, "sidecar", 650], [3000, "withheld", 0]], "answers_cut": false,
         });
         assert_eq!(status, expected);
-        assert_eq!(ask(&state, "since=3000")["answers"], json!([]));
+        assert_eq!(ask(&state, "since=4000")["answers"], json!([]));
         state.drain.start();
         assert_eq!(ask(&state, "")["state"], "draining");
     }

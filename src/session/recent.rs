@@ -69,13 +69,16 @@ impl Recent {
         self.words[place].store(RecentAnswer::new(at, answer).pack(), Relaxed);
     }
 
-    /// Those given later than so long after the beginning, oldest first.
-    pub(super) fn since(&self, since: Duration) -> Vec<RecentAnswer> {
+    /// Those given between these two times after the beginning, the first included, oldest first; and whether there were
+    /// more, which are forgotten.
+    pub(super) fn between(&self, since: Duration, until: Duration) -> (Vec<RecentAnswer>, bool) {
+        let times = since.as_millis()..until.as_millis();
         let words = self.words.iter().map(|word| word.load(Relaxed));
         let mut answers: Vec<_> = words.filter_map(RecentAnswer::unpack).collect();
-        answers.retain(|answer| u128::from(answer.0) > since.as_millis());
+        let cut = answers.len() == KEPT && answers.iter().all(|answer| u128::from(answer.0) >= times.start);
+        answers.retain(|answer| times.contains(&answer.0.into()));
         answers.sort_unstable_by_key(|answer| answer.0);
-        answers
+        (answers, cut)
     }
 }
 
@@ -122,16 +125,17 @@ mod tests {
         recent.record(Duration::from_millis(9), Answer::Withheld);
         let year = YEAR.as_millis() as u64;
         let all = [(7, Whose::Sidecar, 650), (9, Whose::Withheld, 0), (year, Whose::Upstream, 0)];
-        assert_eq!(recent.since(Duration::ZERO), all.map(|(at, whose, latency)| RecentAnswer(at, whose, latency)));
-        assert_eq!(recent.since(Duration::from_millis(9)), [RecentAnswer(year, Whose::Upstream, 0)]);
-        assert_eq!(recent.since(YEAR), []);
+        let millis = Duration::from_millis;
+        assert_eq!(recent.between(millis(0), YEAR * 2).0, all.map(|(at, by, latency)| RecentAnswer(at, by, latency)));
+        assert_eq!(recent.between(millis(9), YEAR), (vec![RecentAnswer(9, Whose::Withheld, 0)], false));
+        assert_eq!(recent.between(millis(10), YEAR).0, [], "who asks from there on gets each once");
     }
 
     #[test]
     fn a_latency_beyond_the_longest_is_the_longest() {
         let recent = Recent::default();
         recent.record(Duration::from_millis(1), Answer::Ack(AckOrigin::Upstream, YEAR));
-        assert_eq!(recent.since(Duration::ZERO), [RecentAnswer(1, Whose::Upstream, 67_108_863)]);
+        assert_eq!(recent.between(Duration::ZERO, YEAR).0, [RecentAnswer(1, Whose::Upstream, 67_108_863)]);
     }
 
     #[test]
@@ -140,7 +144,9 @@ mod tests {
         for at in 1..=3 * KEPT as u64 + 5 {
             recent.record(Duration::from_millis(at), Answer::Withheld);
         }
-        let kept: Vec<_> = recent.since(Duration::ZERO).iter().map(|answer| answer.0).collect();
+        let (answers, cut) = recent.between(Duration::ZERO, YEAR);
+        let kept: Vec<_> = answers.iter().map(|answer| answer.0).collect();
+        assert!(cut && !recent.between(Duration::from_millis(kept[1]), YEAR).1, "all of a later time are there");
         assert_eq!(kept, (2 * KEPT as u64 + 6..=3 * KEPT as u64 + 5).collect::<Vec<_>>());
     }
 
