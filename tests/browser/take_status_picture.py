@@ -18,7 +18,7 @@ from support.streamlit_server import StreamlitServer
 IMAGES = REPOSITORY / "docs" / "images"
 SECONDS = float(os.environ.get("HEARTBEAT_SIDECAR_TEST_PICTURE_SECONDS", 290))
 """What the picture shows of, in its chart."""
-SIZE = {"width": 1120, "height": 850}
+SIZE = {"width": 1120, "height": 848}
 FROZEN = 8.0
 
 
@@ -52,7 +52,7 @@ def test_take_the_picture(chromium) -> None:
             page.close()
         del pages[:4]
         relay.lead_to(new.address)
-        visit(7)
+        visit(6)
         pages.pop(0).close()
         work(SECONDS * 0.4)
         status.wait_for_answers(status.answers + 1)
