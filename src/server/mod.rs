@@ -4,4 +4,5 @@ pub mod admin;
 pub mod listener;
 mod overload;
 mod proxy_protocol;
+pub mod status;
 pub mod tls;
