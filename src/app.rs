@@ -159,7 +159,7 @@ impl Sidecar {
             sessions: sessions.clone(),
             drain: drain.clone(),
             // This also keeps certificates towards app servers read anew.
-            upstreams: Arc::new(move || reloading.upstreams()),
+            configured: Arc::new(move || reloading.in_force()),
         };
         let admin = tokio::spawn(admin::serve(admin, state, std::future::pending()));
         let upkeep = tokio::spawn(keep_up(metrics.clone()));

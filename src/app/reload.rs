@@ -2,18 +2,19 @@
 //!
 //! Law: at one moment, for what comes after it; live sessions go on as they began.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::config::Config;
-use crate::heartbeat::Capability;
 use crate::metrics::{Metrics, Reload};
 use crate::proxy::Proxy;
 use crate::proxy::routes::Routes;
 use crate::proxy::upstream::Upstream;
 use crate::server::listener::Entrance;
+use crate::server::status::{InForce, LastReload};
 use crate::server::tls;
 use crate::tls::{ClientFiles, Live, TlsError, Watcher};
 
@@ -26,10 +27,11 @@ pub struct Reloading {
     metrics: Arc<Metrics>,
 }
 
-/// The app servers, and what all of them are spoken to with over TLS.
+/// The app servers, what all of them are spoken to with over TLS, and when they were read anew.
 pub(super) struct Apps {
     upstreams: Vec<Arc<Upstream>>,
     tls: Option<ClientTls>,
+    reloaded: Option<(Instant, Reload)>,
     metrics: Arc<Metrics>,
 }
 
@@ -50,28 +52,38 @@ impl Reloading {
     /// # Errors
     /// The first `https://` app server needs certificates that do not work; everything stays as it was.
     pub fn apply(&self, config: &Config) -> Result<(), TlsError> {
-        // A panic while it was held left the list of before.
-        let mut apps = self.apps.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut apps = self.apps();
         self.proxy.renew(config, apps.routes(config)?);
         self.entrance.store(Arc::new(self.entrance.load().renewed(config)));
         Ok(())
     }
 
-    /// The apps, by name, and what is known of their own acks now.
-    pub(super) fn upstreams(&self) -> Vec<(Arc<str>, Capability)> {
-        let apps = self.apps.lock().unwrap_or_else(PoisonError::into_inner);
-        apps.upstreams.iter().map(|upstream| (upstream.name(), upstream.capability())).collect()
-    }
-
-    /// Tells Prometheus what became of a configuration that was read anew.
+    /// Tells Prometheus and the status page what became of a configuration that was read anew.
     pub fn tell(&self, result: Reload) {
         self.metrics.config_reload(result);
+        self.apps().reloaded = Some((Instant::now(), result));
+    }
+
+    /// What the status page shows of it.
+    pub(super) fn in_force(&self) -> InForce {
+        let apps = self.apps();
+        let upstreams = apps.upstreams.iter().map(|upstream| (upstream.name(), upstream.capability())).collect();
+        let reload = apps.reloaded.map(|(at, result)| LastReload {
+            accepted: result == Reload::Accepted,
+            seconds_ago: at.elapsed().as_secs_f64(),
+        });
+        InForce { upstreams, reload }
+    }
+
+    fn apps(&self) -> MutexGuard<'_, Apps> {
+        // A panic while it was held left the list of before.
+        self.apps.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Apps {
     pub(super) fn new(metrics: Arc<Metrics>) -> Self {
-        Self { upstreams: Vec::new(), tls: None, metrics }
+        Self { upstreams: Vec::new(), tls: None, reloaded: None, metrics }
     }
 
     /// The apps of a configuration; those that are there already stay what they are.

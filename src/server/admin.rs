@@ -19,7 +19,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tracing::debug;
 
-use super::status::Upstreams;
+use super::status::Configured;
 use super::{listener, status};
 use crate::drain::Drain;
 use crate::limits::Seldom;
@@ -47,7 +47,7 @@ pub struct AdminState {
     /// Makes `/readyz` say 503.
     pub drain: Drain,
     /// Shown on the status page.
-    pub upstreams: Upstreams,
+    pub configured: Configured,
 }
 
 /// Serves until `stop` resolves, then cuts what is open. `stop` is the end of the process, not the begin of its
@@ -178,7 +178,7 @@ mod tests {
     use tokio_util::task::AbortOnDropHandle;
 
     use super::*;
-    use crate::heartbeat::Capability;
+    use crate::server::status::InForce;
     use crate::session::SessionInfo;
 
     struct Admin {
@@ -188,12 +188,11 @@ mod tests {
     }
 
     fn state() -> AdminState {
-        let upstreams = || vec![("app".into(), Capability::Unknown)];
         AdminState {
             metrics: Metrics::new(),
             sessions: Sessions::new(),
             drain: Drain::new(),
-            upstreams: Arc::new(upstreams),
+            configured: Arc::new(InForce::default),
         }
     }
 

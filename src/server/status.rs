@@ -20,8 +20,26 @@ use crate::session::ended::EndedView;
 use crate::session::recent::RecentAnswer;
 use crate::session::totals::Totals;
 
-/// Each configured upstream's name, with what is known of its own acks. Asked at every look: they may change.
-pub type Upstreams = Arc<dyn Fn() -> Vec<(Arc<str>, Capability)> + Send + Sync>;
+/// Tells what is in force; asked at every look.
+pub type Configured = Arc<dyn Fn() -> InForce + Send + Sync>;
+
+/// What of the configuration in force the page shows.
+#[derive(Clone, Debug, Default)]
+pub struct InForce {
+    /// Each upstream's name, with what is known of its own acks.
+    pub upstreams: Vec<(Arc<str>, Capability)>,
+    /// What became of the last reload; `None` before the first.
+    pub reload: Option<LastReload>,
+}
+
+/// A reload of the configuration.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct LastReload {
+    /// Whether what was read is in force; else the log says why not.
+    pub accepted: bool,
+    /// How long ago it was.
+    pub seconds_ago: f64,
+}
 
 const HTML: &str = "text/html; charset=utf-8";
 
@@ -89,6 +107,7 @@ struct Status<'a> {
     version: &'static str,
     /// `ready` or `draining`.
     state: &'static str,
+    reload: Option<LastReload>,
     /// Milliseconds since the sidecar began: what `since` and the times of answers and ends count from.
     now: u64,
     upstreams: Vec<UpstreamView>,
@@ -211,14 +230,16 @@ impl Query {
 
 impl<'a> Status<'a> {
     fn new(state: &AdminState, query: &Query, now: Duration, all: &'a [SessionView]) -> Self {
-        let AdminState { sessions: registry, drain, upstreams, .. } = state;
+        let AdminState { sessions: registry, drain, configured, .. } = state;
+        let InForce { upstreams, reload } = configured();
         let (sessions, matching) = query.first(all);
         let (answers, answers_cut) = registry.answers_between(query.since, now);
         Self {
             version: env!("CARGO_PKG_VERSION"),
             state: if drain.is_draining() { "draining" } else { "ready" },
             now: now.as_millis() as u64,
-            upstreams: upstreams().into_iter().map(|upstream| UpstreamView::new(upstream, all)).collect(),
+            reload,
+            upstreams: upstreams.into_iter().map(|upstream| UpstreamView::new(upstream, all)).collect(),
             totals: registry.totals(),
             live: all.len(),
             withheld_now: all.iter().filter(|session| session.withheld).count(),
@@ -257,12 +278,13 @@ mod tests {
     use crate::session::{Session, SessionInfo, Sessions};
 
     fn state() -> AdminState {
-        let upstreams = || vec![("app".into(), Capability::Silent), ("other".into(), Capability::Unknown)];
+        let upstreams = vec![("app".into(), Capability::Silent), ("other".into(), Capability::Unknown)];
+        let in_force = InForce { upstreams, reload: Some(LastReload { accepted: false, seconds_ago: 2.5 }) };
         AdminState {
             metrics: Metrics::new(),
             sessions: Sessions::new(),
             drain: Drain::new(),
-            upstreams: Arc::new(upstreams),
+            configured: Arc::new(move || in_force.clone()),
         }
     }
 
@@ -296,6 +318,7 @@ mod tests {
         assert_eq!(status["ended"].take(), serde_json::to_value(state.sessions.ended()).unwrap());
         let expected = json!({
             "version": env!("CARGO_PKG_VERSION"), "state": "ready", "now": 4000, "sessions": null, "ended": null,
+            "reload": {"accepted": false, "seconds_ago": 2.5},
             "upstreams": [
                 {"name": "app", "acks_natively": false, "sessions": 1},
                 {"name": "other", "acks_natively": null, "sessions": 0},

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::support::frame::{BINARY, CLOSE, SESSION_ID, TEXT, heartbeat, masked, new_session, plain};
 use crate::support::process::{Process, Signal};
-use crate::support::{App, Session, Sidecar, handshake, metric};
+use crate::support::{App, Session, Sidecar, ask_admin, handshake, metric};
 
 const STREAM: &str = "/_stcore/stream";
 
@@ -40,6 +40,14 @@ impl Running {
 
     async fn reloads(&self, result: &str) -> f64 {
         metric(self.process.admin, "config_reloads_total", &[("result", result)]).await
+    }
+
+    /// Whether the status page says of the last reload that it is in force.
+    async fn shown_accepted(&self) -> bool {
+        let (_head, body) = ask_admin(self.process.admin, "/status.json").await;
+        let status: serde_json::Value = serde_json::from_str(&body).unwrap();
+        assert!(status["reload"]["seconds_ago"].as_f64().unwrap() < 60.0);
+        status["reload"]["accepted"].as_bool().unwrap()
     }
 
     async fn is_current(&self) -> bool {
@@ -97,11 +105,13 @@ async fn a_bad_change_is_refused_by_its_line_and_what_was_in_force_stays() {
         let expected = format!("configuration refused, the one of before stays: {}:{problem}", running.file.display());
         assert!(told.starts_with(&expected), "{told}");
         assert!(!running.is_current().await);
+        assert!(!running.shown_accepted().await);
     }
     lives(&mut running.sidecar.stream(&app).await).await;
     let good = upstream(&app) + "log_level = 'debug'\n";
     assert!(running.change(good, "configuration reloaded").await.ends_with(": log_level = \"debug\""));
     assert!(running.is_current().await);
+    assert!(running.shown_accepted().await);
     assert_eq!((running.reloads("accepted").await, running.reloads("refused").await), (1.0, 3.0));
     running.sidecar.connect().await.send("TRACE / HTTP/1.1\r\nHost: app.test\r\n\r\n").await;
     running.process.line("request refused").await;

@@ -101,11 +101,14 @@ const show = (status) => {
 
 // --- State and sums
 
-const showState = ({ state, version, live }) => {
+const showState = ({ state, reload, version, live }) => {
   const draining = state === "draining";
   $("state").className = state;
   set($("state"), draining ? `draining: ${plural(live, "session")} left` : state);
   set($("version"), version);
+  $("reload").className = reload && !reload.accepted ? "bad" : "quiet";
+  const became = reload?.accepted ? "reloaded" : "refused";
+  set($("reload"), reload ? `configuration ${became} ${duration(reload.seconds_ago)} ago${reload.accepted ? "" : ": see the log"}` : "");
   set($("uptime"), `up ${duration(now / 1000)}`);
   document.title = `${draining ? "draining, " : ""}${plural(live, "session")} – heartbeat-sidecar`;
 };
