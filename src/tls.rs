@@ -19,8 +19,11 @@ use x509_cert::der::Decode as _;
 /// A larger file is no certificate.
 const MAX_BYTES: u64 = 1024 * 1024;
 
-/// What is offered by ALPN (RFC 7301): websockets need HTTP/1.1, and everything else works over it too.
-const SPOKEN: [&[u8]; 2] = [b"http/1.1", b"http/1.0"];
+/// What browsers are offered by ALPN (RFC 7301), the best first. For websockets they ask for HTTP/1.1 by themselves, since
+/// nothing here says that HTTP/2 carries them (RFC 8441 §3).
+const SPOKEN: [&[u8]; 3] = [b"h2", b"http/1.1", b"http/1.0"];
+/// What an app is asked for: it may want to speak websocket.
+const ASKED_FOR: &[u8] = b"http/1.1";
 
 /// Why there is no TLS: a file, and what is wrong with it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -187,7 +190,7 @@ impl Material for ClientFiles {
                 (builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(pair))), not_after)
             }
         };
-        config.alpn_protocols = vec![SPOKEN[0].to_vec()];
+        config.alpn_protocols = vec![ASKED_FOR.to_vec()];
         Ok(Made { config, not_after })
     }
 }

@@ -11,6 +11,7 @@ mod frames;
 mod golden;
 mod heartbeat;
 mod http;
+mod http2;
 mod limits;
 mod peers;
 mod support;
