@@ -96,15 +96,15 @@ async fn who_offers_it_speaks_it_and_nobody_else_does() {
         upstream.send("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n").await;
         assert!(browser.head().await.starts_with("HTTP/1.1 200 OK\r\n"));
     }
-    // Whoever begins with it unasked is told in HTTP/1.1 that it is none.
+    // Nobody else is answered in HTTP/2, however he begins.
     let (_app, plain) = Sidecar::with_app().await;
     let mut browser = plain.connect().await;
     browser.send(PREFACE).await;
-    assert!(browser.rest().await.unwrap().starts_with(b"HTTP/1.1 400 "));
+    assert_eq!(browser.rest().await.unwrap(), b"");
     let mut browser = Wire::new(scene.pki.offer(scene.sidecar.address, &[b"http/1.1"]).await);
     browser.send(PREFACE).await;
-    assert!(browser.rest().await.unwrap().starts_with(b"HTTP/1.1 400 "));
-    assert_eq!(scene.rejected("malformed").await, 1.0);
+    assert_eq!(browser.rest().await.unwrap(), b"");
+    assert_eq!(scene.rejected("malformed").await + plain.metric("http_rejected_total", &[]).await, 2.0);
 }
 
 #[tokio::test]
@@ -132,7 +132,7 @@ async fn the_app_gets_a_request_of_http_1_1() {
         "host: App.Test:8501",
         "te: trailers",
         "x-bytes: \u{e4}",
-        "x-forwarded-for: 127.0.0.1",
+        "x-forwarded-for: 192.0.2.1, 127.0.0.1",
         "x-forwarded-host: App.Test:8501",
         "x-forwarded-proto: https",
         "x-two: 1",
@@ -145,7 +145,7 @@ async fn the_app_gets_a_request_of_http_1_1() {
 #[tokio::test]
 async fn a_target_keeps_its_form() {
     let scene = Scene::new().await;
-    let mut frames = scene.frames().await;
+    let (mut frames, mut upstreams) = (scene.frames().await, Vec::new());
     for (stream, (path, line)) in [
         ("/", "GET / HTTP/1.1"),
         ("/a//b/../c;d?", "GET /a//b/../c;d? HTTP/1.1"),
@@ -159,8 +159,10 @@ async fn a_target_keeps_its_form() {
     {
         let block = fields(&[(":method", "GET"), (":scheme", "https"), (":authority", "a"), (":path", path)]);
         frames.0.send(frame(HEADERS, END_STREAM | END_HEADERS, stream as u32 * 2 + 1, block)).await;
-        let head = scene.app.accept().await.head().await;
+        let mut upstream = scene.app.accept().await;
+        let head = upstream.head().await;
         assert!(head.starts_with(&format!("{line}\r\n")) && head.contains("host: a\r\n"), "{path}: {head}");
+        upstreams.push(upstream);
     }
 }
 
@@ -171,13 +173,16 @@ async fn an_answer_says_nothing_of_the_apps_connection() {
     let (answer, ()) = tokio::join!(browser.ask(get("/")), async {
         let mut upstream = scene.app.accept().await;
         upstream.head().await;
-        let hop = "Connection: keep-alive, X-Hop\r\nKeep-Alive: timeout=5\r\nX-Hop: 1\r\nUpgrade: h2c\r\nTE: trailers\r\n";
-        upstream.send(format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n{hop}X-App: 1\r\n\r\n")).await;
+        let hop =
+            "Connection: keep-alive, X-Hop\r\nKeep-Alive: timeout=5\r\nX-Hop: 1\r\nUpgrade: h2c\r\nTE: trailers\r\n";
+        upstream
+            .send(format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n{hop}X-App: 1\r\n\r\n"))
+            .await;
         upstream.send("2\r\nok\r\n0\r\nX-Sum: 7\r\n\r\n").await;
     });
     let mut answer = answer.unwrap();
     let names: Vec<_> = answer.headers().keys().map(http::HeaderName::as_str).collect();
-    assert_eq!(names, ["trailer", "x-app", "date"]);
+    assert_eq!(names, ["x-app", "trailer", "date"]);
     assert_eq!(whole(answer.body_mut()).await.unwrap(), b"ok");
     let trailers = soon(answer.body_mut().trailers()).await.unwrap().unwrap();
     assert_eq!(trailers["x-sum"], "7");
@@ -201,7 +206,10 @@ async fn bodies_of_known_and_unknown_length_reach_the_app_with_any_method() {
         body.send_data("hello".into(), true).unwrap();
         let mut upstream = scene.app.accept().await;
         let head = upstream.head().await;
-        assert!(head.contains(framing) && head.matches("chunked").count() + head.matches("length").count() == 1, "{head}");
+        assert!(
+            head.contains(framing) && head.matches("chunked").count() + head.matches("length").count() == 1,
+            "{head}"
+        );
         upstream.expect(if length.is_some() { "hello" } else { "5\r\nhello\r\n0\r\n\r\n" }).await;
         upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok").await;
         assert_eq!(whole(answer.await.unwrap().body_mut()).await.unwrap(), b"ok");
@@ -296,7 +304,11 @@ async fn what_http_1_1_refuses_is_refused_and_counted_alike() {
         (builder(&format!("https://a.test/{}", &long[..17 * 1024])), 414, "size"),
         (builder("https://a.test/").header("x-long", &long[..9 * 1024]), 431, "size"),
         (builder("https://a.test/").header("expect", "a-miracle"), 417, "expectation"),
-        (builder("https://a.test/").method(Method::POST).header("content-length", "0").header("content-length", "0"), 400, "framing"),
+        (
+            builder("https://a.test/").method(Method::POST).header("content-length", "0").header("content-length", "0"),
+            400,
+            "framing",
+        ),
     ] {
         let before = scene.rejected(reason).await;
         let request = request.body(()).unwrap();
@@ -307,7 +319,8 @@ async fn what_http_1_1_refuses_is_refused_and_counted_alike() {
         assert_eq!(scene.rejected(reason).await, before + 1.0, "{told}");
     }
     // Far too large is refused before it is looked at.
-    let answer = browser.ask(builder("https://a.test/").header("x-long", &long).header("x-longer", &long).body(()).unwrap());
+    let answer =
+        browser.ask(builder("https://a.test/").header("x-long", &long).header("x-longer", &long).body(()).unwrap());
     assert_eq!(answer.await.unwrap().status(), StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
     assert!(scene.app.is_untouched());
     // None of them harms the next one.
@@ -375,7 +388,9 @@ async fn what_http_2_forbids_never_reaches_the_app() {
         loop {
             let (kind, answered, payload) = frames.next().await;
             match kind {
-                RST_STREAM => assert_eq!((answered, &payload[..]), (stream, &PROTOCOL_ERROR[..]), "{}", block.escape_ascii()),
+                RST_STREAM => {
+                    assert_eq!((answered, &payload[..]), (stream, &PROTOCOL_ERROR[..]), "{}", block.escape_ascii())
+                }
                 // A header that is none ends the connection (RFC 7541 §5.2), extended CONNECT is answered.
                 GOAWAY => frames = scene.frames().await,
                 HEADERS => assert!(block.windows(7).any(|window| window == b"CONNECT"), "{}", block.escape_ascii()),
@@ -561,6 +576,7 @@ async fn one_address_gets_no_more_places_than_it_may_have() {
     let mut browser = scene.browser().await;
     let _answers: Vec<_> = (0..5).map(|_request| tokio::spawn(browser.ask(get("/")))).collect();
     let (mut first, mut second) = (scene.app.accept().await, scene.app.accept().await);
-    (first.head().await, second.head().await);
+    first.head().await;
+    second.head().await;
     assert!(scene.app.is_untouched());
 }

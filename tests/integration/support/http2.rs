@@ -32,7 +32,10 @@ pub(crate) struct Browser {
 impl Browser {
     pub(crate) async fn connect(pki: &Pki, address: SocketAddr) -> Self {
         let stream = pki.offer(address, &[b"h2", b"http/1.1"]).await;
-        let (requests, connection) = soon(h2::client::handshake(stream)).await.unwrap();
+        // Room for other streams beside one that is full.
+        let mut client = h2::client::Builder::new();
+        let (requests, connection) =
+            soon(client.initial_connection_window_size(1 << 20).handshake(stream)).await.unwrap();
         Self { requests, connection: tokio::spawn(connection) }
     }
 
@@ -53,12 +56,6 @@ impl Browser {
         request: Request<()>,
     ) -> impl Future<Output = Result<Response<RecvStream>, h2::Error>> + use<> {
         soon(self.requests.send_request(request, true).unwrap().0)
-    }
-
-    /// Waits until one more request may be begun with.
-    pub(crate) async fn ready(self) -> Result<Self, h2::Error> {
-        let Self { requests, connection } = self;
-        Ok(Self { requests: soon(requests.ready()).await?, connection })
     }
 
     /// How the connection ends.
