@@ -1,29 +1,30 @@
 //! The composition root: a configuration becomes bound sockets, then a running sidecar, then a drained one.
 
+mod reload;
+
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpListener;
 use tokio_util::task::AbortOnDropHandle;
 
+use self::reload::Apps;
+pub use self::reload::Reloading;
 use crate::config::{Config, DrainSettings};
 use crate::drain::{self, Drain};
 use crate::metrics::Metrics;
 use crate::proxy::Proxy;
-use crate::proxy::upstream::Upstream;
 use crate::relay::stream::keepalive;
 use crate::server::admin::{self, AdminState};
 use crate::server::listener::{self, Entrance};
 use crate::server::tls;
 use crate::session::Sessions;
 use crate::session::stop::Stop;
-use crate::tls::{ClientFiles, ListenerFiles, Live, TlsError, Watcher};
-
-/// The name of the one upstream, in metrics and logs.
-const UPSTREAM_NAME: &str = "default";
+use crate::tls::{ListenerFiles, Live, TlsError, Watcher};
 
 /// How long sessions may still take once their app is gone.
 const HURRY: Duration = Duration::from_secs(1);
@@ -33,15 +34,16 @@ const UPKEEP: Duration = Duration::from_secs(1);
 
 /// A sidecar whose sockets are bound and that accepts nothing yet.
 pub struct Sidecar {
-    config: Config,
+    drain_settings: DrainSettings,
     public: TcpListener,
     admin: TcpListener,
     metrics: Arc<Metrics>,
     sessions: Sessions,
     drain: Drain,
-    /// TLS for browsers, and towards the upstream.
+    /// TLS for browsers.
     tls: Option<Watcher<ListenerFiles>>,
-    upstream_tls: Option<Watcher<ClientFiles>>,
+    entrance: Arc<ArcSwap<Entrance>>,
+    reloading: Reloading,
 }
 
 /// Sockets that somebody else has bound for us; those that are `None` are bound as configured.
@@ -101,9 +103,15 @@ impl Sidecar {
             metrics.tls_not_after(not_after);
             watcher
         });
-        let upstream_tls = config.upstream_tls.files(&config.upstream).map(Live::load).transpose();
-        let upstream_tls = upstream_tls.map_err(broken("upstream_tls"))?.map(|(watcher, _not_after)| watcher);
-        Ok(Self { config, public, admin, metrics, sessions, drain, tls, upstream_tls })
+        let mut apps = Apps::new(metrics.clone());
+        let routes = apps.routes(&config).map_err(broken("upstream_tls"))?;
+        let proxy = Proxy::new(&config, routes, sessions.clone(), metrics.clone());
+        let door = tls.as_ref().map(Watcher::live);
+        let entrance = Entrance::new(&config, door, proxy.clone(), metrics.clone());
+        let entrance = Arc::new(ArcSwap::from_pointee(entrance));
+        let reloading = Reloading::new(apps, proxy, entrance.clone(), metrics.clone());
+        let drain_settings = config.drain;
+        Ok(Self { drain_settings, public, admin, metrics, sessions, drain, tls, entrance, reloading })
     }
 
     /// Where browsers are served; the real port if 0 was asked for.
@@ -137,18 +145,21 @@ impl Sidecar {
         self.drain.clone()
     }
 
+    /// What changes it while it runs.
+    pub fn reloading(&self) -> Reloading {
+        self.reloading.clone()
+    }
+
     /// Serves until `stop` resolves or somebody starts the drain; then drains, as README.md says. What is left at its
     /// deadline is cut when the runtime goes. A `stop` that comes after somebody else has started the drain ends it soon.
     pub async fn run(self, stop: impl Future<Output = ()>) {
-        let Self { config, public, admin, metrics, sessions, drain, tls, upstream_tls } = self;
+        let Self { drain_settings, public, admin, metrics, sessions, drain, tls, entrance, reloading } = self;
+        // Whatever else it is for: certificates towards app servers are read anew as long as it lives.
+        let _reloading = reloading;
         let state = AdminState { metrics: metrics.clone(), sessions: sessions.clone(), drain: drain.clone() };
         let admin = tokio::spawn(admin::serve(admin, state, std::future::pending()));
         let upkeep = tokio::spawn(keep_up(metrics.clone()));
-        let (door, client) = (tls.as_ref().map(Watcher::live), upstream_tls.as_ref().map(Watcher::live));
-        let certificates = tokio::spawn(watch(tls, upstream_tls, metrics.clone()));
-        let upstream = Arc::new(Upstream::new(&config, client, UPSTREAM_NAME, metrics.upstream(UPSTREAM_NAME)));
-        let proxy = Proxy::new(&config, upstream, sessions.clone(), metrics.clone());
-        let entrance = Entrance::new(&config, door, proxy, metrics.clone());
+        let certificates = tokio::spawn(watch(tls, metrics.clone()));
         let public = tokio::spawn(listener::serve(public, entrance, drain.clone()));
 
         let mut stop = pin!(stop);
@@ -159,7 +170,7 @@ impl Sidecar {
         drain.start();
         metrics.draining(true);
         tokio::select! {
-            () = wind_down(&drain, &sessions, config.drain) => {}
+            () = wind_down(&drain, &sessions, drain_settings) => {}
             () = stop, if !stopped => hurry(&drain, &sessions).await,
         }
         for task in [public, admin, upkeep, certificates] {
@@ -235,19 +246,11 @@ fn living(drain: &Drain, sessions: &Sessions) -> (usize, usize) {
     (sessions, drain.alive().saturating_sub(sessions))
 }
 
-/// Reads certificates and keys anew when they change, as long as there are any.
-async fn watch(tls: Option<Watcher<ListenerFiles>>, upstream_tls: Option<Watcher<ClientFiles>>, metrics: Arc<Metrics>) {
-    let listener = async {
-        if let Some(watcher) = tls {
-            tls::watch(watcher, metrics.clone(), |not_after| metrics.tls_not_after(not_after)).await;
-        }
-    };
-    let client = async {
-        if let Some(watcher) = upstream_tls {
-            tls::watch(watcher, metrics.clone(), |_not_after| {}).await;
-        }
-    };
-    tokio::join!(listener, client);
+/// Reads the certificate and its key anew when they change, if there are any.
+async fn watch(tls: Option<Watcher<ListenerFiles>>, metrics: Arc<Metrics>) {
+    if let Some(watcher) = tls {
+        tls::watch(watcher, metrics.clone(), |not_after| metrics.tls_not_after(not_after)).await;
+    }
 }
 
 async fn keep_up(metrics: Arc<Metrics>) {

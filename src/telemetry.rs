@@ -3,6 +3,7 @@
 //! Law: whoever logs never waits for whoever reads: lines that find no room are lost, and counted.
 
 use std::io::{self, IsTerminal as _};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::Subscriber;
@@ -11,6 +12,7 @@ use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGua
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::reload::Handle;
 
 /// Why there is no log.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +30,8 @@ pub enum TelemetryError {
     Installed(#[source] tracing::subscriber::SetGlobalDefaultError),
 }
 
+type BoxedSubscriber = Box<dyn Subscriber + Send + Sync>;
+
 /// Lines that may wait for a reader that is slow, some 300 bytes each.
 const WAITING_LINES: usize = 16_384;
 
@@ -35,10 +39,31 @@ const WAITING_LINES: usize = 16_384;
 #[must_use]
 pub struct Log {
     lost: ErrorCounter,
+    filter: Filter,
     _writer: WorkerGuard,
 }
 
+/// Which lines are written; clones decide for the same log.
+#[derive(Clone)]
+pub struct Filter(Arc<dyn Fn(EnvFilter) + Send + Sync>);
+
+impl Filter {
+    /// Decides anew, from now on.
+    ///
+    /// # Errors
+    /// The filter cannot be read; the one of before stays.
+    pub fn set(&self, filter: &str) -> Result<(), TelemetryError> {
+        (self.0)(read(filter)?);
+        Ok(())
+    }
+}
+
 impl Log {
+    /// Which lines are written.
+    pub fn filter(&self) -> Filter {
+        self.filter.clone()
+    }
+
     /// Counts the lines that were lost.
     pub fn lost(&self) -> ErrorCounter {
         self.lost.clone()
@@ -55,10 +80,10 @@ pub fn init(json: bool, filter: &str) -> Result<Log, TelemetryError> {
         .buffered_lines_limit(WAITING_LINES)
         .thread_name("log")
         .finish(io::stderr());
-    let log = Log { lost: writer.error_counter(), _writer: guard };
-    let subscriber = subscriber(json, filter, writer, io::stderr().is_terminal())?;
+    let lost = writer.error_counter();
+    let (subscriber, filter) = subscriber(json, filter, writer, io::stderr().is_terminal())?;
     set_global_default(subscriber).map_err(TelemetryError::Installed)?;
-    Ok(log)
+    Ok(Log { lost, filter, _writer: guard })
 }
 
 /// Says now and then how many lines were lost; for ever.
@@ -75,23 +100,31 @@ pub async fn tell_of_losses(lost: ErrorCounter) {
     }
 }
 
-fn subscriber<W>(
-    json: bool,
-    filter: &str,
-    writer: W,
-    ansi: bool,
-) -> Result<Box<dyn Subscriber + Send + Sync>, TelemetryError>
+fn read(filter: &str) -> Result<EnvFilter, TelemetryError> {
+    EnvFilter::try_new(filter).map_err(|source| TelemetryError::Filter { filter: filter.to_owned(), source })
+}
+
+fn subscriber<W>(json: bool, filter: &str, writer: W, ansi: bool) -> Result<(BoxedSubscriber, Filter), TelemetryError>
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    let env = EnvFilter::try_new(filter);
-    let filter = env.map_err(|source| TelemetryError::Filter { filter: filter.to_owned(), source })?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer).with_ansi(ansi);
+    let log = tracing_subscriber::fmt().with_env_filter(read(filter)?).with_writer(writer).with_ansi(ansi);
     Ok(if json {
-        Box::new(log.json().flatten_event(true).with_current_span(false).with_span_list(false).finish())
+        let log = log.json().flatten_event(true).with_current_span(false).with_span_list(false).with_filter_reloading();
+        let filter = changing(log.reload_handle());
+        (Box::new(log.finish()), filter)
     } else {
-        Box::new(log.finish())
+        let log = log.with_filter_reloading();
+        let filter = changing(log.reload_handle());
+        (Box::new(log.finish()), filter)
     })
+}
+
+fn changing<S: 'static>(handle: Handle<EnvFilter, S>) -> Filter {
+    Filter(Arc::new(move |filter| {
+        // Without its subscriber there are no lines to decide on.
+        let _gone = handle.reload(filter);
+    }))
 }
 
 #[cfg(test)]
@@ -114,10 +147,14 @@ mod tests {
     }
 
     fn logged(json: bool, filter: &str, event: impl FnOnce()) -> String {
+        logged_with(json, filter, |_filter| event())
+    }
+
+    fn logged_with(json: bool, filter: &str, event: impl FnOnce(Filter)) -> String {
         let written = Written::default();
         let writer = written.clone();
-        let subscriber = subscriber(json, filter, move || writer.clone(), false).unwrap();
-        tracing::subscriber::with_default(subscriber, event);
+        let (subscriber, filter) = subscriber(json, filter, move || writer.clone(), false).unwrap();
+        tracing::subscriber::with_default(subscriber, || event(filter));
         String::from_utf8(written.0.lock().unwrap().clone()).unwrap()
     }
 
@@ -148,6 +185,24 @@ mod tests {
         };
         let lines = logged(false, "info,heartbeat_sidecar::relay=debug", event);
         assert!(lines.contains("seen") && !lines.contains("unseen"), "{lines}");
+    }
+
+    #[test]
+    fn the_filter_can_change() {
+        for json in [false, true] {
+            let lines = logged_with(json, "info", |filter| {
+                let event = |name| tracing::debug!(target: "heartbeat_sidecar::relay", "{name}");
+                event("before");
+                filter.set("debug").unwrap();
+                event("between");
+                assert!(filter.set("info,relay=loud").is_err());
+                event("unchanged");
+                filter.set("warn").unwrap();
+                event("after");
+            });
+            let seen = ["before", "between", "unchanged", "after"].map(|name| lines.contains(name));
+            assert_eq!(seen, [false, true, true, false], "{lines}");
+        }
     }
 
     #[test]

@@ -57,9 +57,17 @@ async fn growth(work: impl Future<Output = ()>) -> usize {
 #[test]
 fn growth_is_seen_even_when_it_is_given_back() {
     alone(async {
-        // So much is never taken of what was freed before (mallopt(3), M_MMAP_THRESHOLD: at most 32 MiB).
-        let grown = growth(async { drop(std::hint::black_box(vec![1u8; 40 * MIB])) }).await;
-        assert!((39 * MIB..44 * MIB).contains(&grown), "{grown}");
+        // So much is never taken of what was freed before (mallopt(3), M_MMAP_THRESHOLD: at most 32 MiB). Where a file is
+        // mapped the kernel may take pages back meanwhile, which hides as much growth.
+        let mut seen = Vec::new();
+        for _attempt in 0..5 {
+            let grown = growth(async { drop(std::hint::black_box(vec![1u8; 40 * MIB])) }).await;
+            if (39 * MIB..44 * MIB).contains(&grown) {
+                return;
+            }
+            seen.push(grown);
+        }
+        panic!("{seen:?}");
     });
 }
 

@@ -36,16 +36,25 @@ fn report(sources: &Sources, out: &mut impl Write, err: &mut impl Write) -> io::
 
 /// The configuration as a TOML file in aligned columns, with the origins as comments.
 fn file(loaded: &Loaded) -> String {
-    let lines: Vec<_> = loaded.settings.iter().map(Line::new).collect();
-    let width = |of: fn(&Line) -> &String| lines.iter().map(|line| of(line).chars().count()).max().unwrap_or(0);
+    // Where there are routes, each has its own.
+    let holds = |setting: &&Effective| loaded.routes.is_empty() || setting.key != "upstream";
+    let lines: Vec<_> = loaded.settings.iter().filter(holds).map(Line::new).collect();
+    let routes: Vec<Vec<_>> = loaded.routes.iter().map(|route| route.iter().map(Line::of_route).collect()).collect();
+    let all = || lines.iter().chain(routes.iter().flatten());
+    let width = |of: fn(&Line) -> &String| all().map(|line| of(line).chars().count()).max().unwrap_or(0);
     let (names, values) = (width(|line| &line.name), width(|line| &line.value));
+    let written = |line: &Line| format!("{:names$} = {:values$}  # {}\n", line.name, line.value, line.comment);
     let (mut text, mut table) = (String::new(), "");
     for line in &lines {
         if line.table != table {
             table = line.table;
             text += &format!("\n[{table}]\n");
         }
-        text += &format!("{:names$} = {:values$}  # {}\n", line.name, line.value, line.comment);
+        text += &written(line);
+    }
+    for route in &routes {
+        text += "\n[[route]]\n";
+        text.extend(route.iter().map(written));
     }
     text
 }
@@ -58,13 +67,22 @@ struct Line {
 }
 
 impl Line {
-    fn new(Effective { key, value, origin }: &Effective) -> Self {
-        let (table, name) = key.split_once('.').unwrap_or(("", key));
+    fn new(effective: &Effective) -> Self {
+        let (table, name) = effective.key.split_once('.').unwrap_or(("", effective.key));
+        let text = SETTINGS.iter().any(|setting| setting.key == effective.key && setting.form() == Form::Text);
+        Self { table, ..Self::named(name, text, effective) }
+    }
+
+    /// Of a route's table, where everything is text.
+    fn of_route(effective: &Effective) -> Self {
+        Self::named(effective.key, true, effective)
+    }
+
+    fn named(name: &str, text: bool, Effective { value, origin, .. }: &Effective) -> Self {
         // A file's name may hold what a TOML comment may not.
         let comment = origin.to_string().replace(char::is_control, "?");
-        let text = SETTINGS.iter().any(|setting| setting.key == *key && setting.form() == Form::Text);
         let value = if text { toml::Value::from(value.as_str()).to_string() } else { value.clone() };
-        Self { table, name: name.to_owned(), value, comment }
+        Self { table: "", name: name.to_owned(), value, comment }
     }
 }
 
@@ -136,6 +154,23 @@ mod tests {
         assert!(valid);
         assert_eq!(out.lines().count(), SETTINGS.len() + 16);
         assert!(out.contains("a?listen = 1?.toml:1\n"), "{out}");
+    }
+
+    #[test]
+    fn routes_are_printed_as_a_file_of_the_same_configuration() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let [path, again] = ["sidecar.toml", "again.toml"].map(|name| folder.path().join(name));
+        let route = |name| format!("[[route]]\nname = '{name}'\npath = '/{name}'\nupstream = 'http://{name}'\n");
+        fs::write(&path, format!("{}host = '*.b'\n[route.heartbeat]\nmode = 'answer'\n{}", route("a"), route("b")))
+            .expect("a file");
+        let sources = |path: &std::path::Path| Sources { config: Some(path.to_owned()), ..Sources::default() };
+        let (valid, out, err) = reported(&sources(&path));
+        assert_eq!((valid, err.as_str()), (true, ""));
+        assert!(out.contains("\n[[route]]\nname ") && !out.contains("\nupstream                         "), "{out}");
+        fs::write(&again, out).expect("a file");
+        let (first, second) = (load(&sources(&path)).expect("valid"), load(&sources(&again)).expect("valid"));
+        assert_eq!(first.config.routes.len(), 2);
+        assert_eq!(first.config, second.config);
     }
 
     /// Something that the setting takes.

@@ -15,7 +15,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::cli::{DrainArgs, HealthcheckArgs, WaitArgs};
-use crate::config::{Config, Sources, UpstreamAddress, glance, load};
+use crate::config::{Loaded, Route, Sources, UpstreamAddress, glance, load};
 use crate::proxy::upstream::{ConnectError, Connector};
 use crate::tls::Live;
 
@@ -56,25 +56,14 @@ pub fn healthcheck(sources: &Sources, args: &HealthcheckArgs) -> ExitCode {
     })
 }
 
-/// Waits until the app answers its health page with 200. Exit code 1 if it does not in time.
+/// Waits until every app answers its health page with 200. Exit code 1 if one does not in time.
 pub fn wait(sources: &Sources, args: &WaitArgs) -> ExitCode {
     run(async {
-        let upstream = Peer::upstream(sources)?;
-        let (begun, mut reminded) = (Instant::now(), None::<Instant>);
-        loop {
-            let lack = match upstream.ask(Method::GET, &args.path, LOOK.min(args.timeout)).await {
-                Ok(StatusCode::OK) => return Ok(()),
-                Ok(status) => format!("it answers {status}"),
-                Err(silence) => format!("{:#}", anyhow::Error::from(silence)),
-            };
-            let (what, waited) = (format!("{}: {}", upstream.setting, args.path), begun.elapsed());
-            ensure!(waited < args.timeout, "{what}: given up after {:?}: {lack}", args.timeout);
-            if reminded.is_none_or(|last| last.elapsed() >= REMINDER) {
-                eprintln!("heartbeat-sidecar: {what}: waiting: {lack}");
-                reminded = Some(Instant::now());
-            }
-            sleep(PAUSE.min(args.timeout - waited)).await;
+        let begun = Instant::now();
+        for app in Peer::apps(sources)? {
+            app.up(args, begun).await?;
         }
+        Ok(())
     })
 }
 
@@ -141,15 +130,42 @@ impl Peer {
         Ok(Self::new(UpstreamAddress::Http { host, port: admin.port() }, setting))
     }
 
-    /// The app.
-    fn upstream(sources: &Sources) -> anyhow::Result<Self> {
-        let Config { upstream, upstream_tls, .. } = load(sources)?.config;
-        let setting = glance(sources)?.shown("upstream");
-        let name = upstream_tls.name(&upstream);
-        let tls = upstream_tls.files(&upstream).map(Live::load).transpose()?;
-        let mut peer = Self::new(upstream, setting);
-        peer.connector = peer.connector.encrypted(tls.map(|(watcher, _not_after)| watcher.live()), name);
-        Ok(peer)
+    /// The apps.
+    fn apps(sources: &Sources) -> anyhow::Result<Vec<Self>> {
+        let Loaded { config, .. } = load(sources)?;
+        let apps = config.apps();
+        let tls =
+            config.upstream_tls.files(&apps).map(Live::load).transpose()?.map(|(watcher, _not_after)| watcher.live());
+        let only = if config.routes.is_empty() { Some(glance(sources)?.shown("upstream")) } else { None };
+        let peer = |app: Route| {
+            let setting =
+                only.clone().unwrap_or_else(|| format!("route {:?}: upstream = \"{}\"", app.name, app.upstream));
+            let name = config.upstream_tls.name(&app.upstream);
+            let tls = tls.clone().filter(|_tls| app.upstream.is_encrypted());
+            let mut peer = Self::new(app.upstream, setting);
+            peer.connector = peer.connector.encrypted(tls, name);
+            peer
+        };
+        Ok(apps.into_iter().map(peer).collect())
+    }
+
+    /// Resolves when the health page is answered with 200.
+    async fn up(&self, args: &WaitArgs, begun: Instant) -> anyhow::Result<()> {
+        let mut reminded = None::<Instant>;
+        loop {
+            let lack = match self.ask(Method::GET, &args.path, LOOK.min(args.timeout)).await {
+                Ok(StatusCode::OK) => return Ok(()),
+                Ok(status) => format!("it answers {status}"),
+                Err(silence) => format!("{:#}", anyhow::Error::from(silence)),
+            };
+            let (what, waited) = (format!("{}: {}", self.setting, args.path), begun.elapsed());
+            ensure!(waited < args.timeout, "{what}: given up after {:?}: {lack}", args.timeout);
+            if reminded.is_none_or(|last| last.elapsed() >= REMINDER) {
+                eprintln!("heartbeat-sidecar: {what}: waiting: {lack}");
+                reminded = Some(Instant::now());
+            }
+            sleep(PAUSE.min(args.timeout - waited)).await;
+        }
     }
 
     fn new(address: UpstreamAddress, setting: String) -> Self {

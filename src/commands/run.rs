@@ -1,5 +1,6 @@
 //! `run`: the proxy, from its configuration to its drain.
 
+mod reload;
 mod systemd;
 
 use std::process::ExitCode;
@@ -10,8 +11,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use self::reload::Keeper;
 use crate::app::{Sidecar, Sockets};
-use crate::config::{self, LogFormat, Sources};
+use crate::config::{self, LogFormat, Reloader, Sources};
 use crate::telemetry;
 
 /// SIGTERM and SIGINT, which both ask for the end.
@@ -23,6 +25,7 @@ struct StopSignals {
 /// Runs until SIGTERM or SIGINT, then drains. Exit code 0 after a drain, also one that ran out of time; 1 if the
 /// sidecar could not start, or was ended by a second signal.
 pub fn run(sources: &Sources) -> ExitCode {
+    let reloader = Reloader::new(sources.clone());
     let loaded = match config::load(sources) {
         Ok(loaded) => loaded,
         Err(problems) => {
@@ -30,7 +33,7 @@ pub fn run(sources: &Sources) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match start(loaded) {
+    match start(loaded, reloader) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("heartbeat-sidecar: {error:#}");
@@ -39,7 +42,7 @@ pub fn run(sources: &Sources) -> ExitCode {
     }
 }
 
-fn start(loaded: config::Loaded) -> anyhow::Result<ExitCode> {
+fn start(loaded: config::Loaded, reloader: Reloader) -> anyhow::Result<ExitCode> {
     // First: it changes the environment, which no other thread may read then, and the log has one.
     let sockets = systemd::sockets()?;
     let settings = &loaded.config.log;
@@ -50,7 +53,7 @@ fn start(loaded: config::Loaded) -> anyhow::Result<ExitCode> {
     raise_handle_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
     runtime.spawn(telemetry::tell_of_losses(log.lost()));
-    let result = runtime.block_on(serve(loaded.config, sockets));
+    let result = runtime.block_on(serve(loaded, sockets, reloader, log.filter()));
     // Sessions that outlived the drain are cut here; a name look-up that still hangs is not waited for.
     runtime.shutdown_timeout(Duration::from_millis(100));
     result
@@ -64,17 +67,27 @@ fn raise_handle_limit() {
     }
 }
 
-async fn serve(config: config::Config, sockets: Sockets) -> anyhow::Result<ExitCode> {
+async fn serve(
+    running: config::Loaded,
+    sockets: Sockets,
+    reloader: Reloader,
+    filter: telemetry::Filter,
+) -> anyhow::Result<ExitCode> {
     let mut signals = StopSignals::new().context("cannot listen for signals")?;
-    let upstream = config.upstream.to_string();
-    let drain_timeout = config.drain.timeout;
-    let sidecar = Sidecar::bind_with(config, sockets).await?;
+    let hangups = signal(SignalKind::hangup()).context("cannot listen for signals")?;
+    let drain_timeout = running.config.drain.timeout;
+    let sidecar = Sidecar::bind_with(running.config.clone(), sockets).await?;
     tracing::info!("listening on {}", sidecar.address()?);
     tracing::info!("admin on {}", sidecar.admin_address()?);
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), "relaying to {upstream}");
+    let version = env!("CARGO_PKG_VERSION");
+    for app in running.config.apps() {
+        tracing::info!(version, upstream = app.name, "relaying to {}", app.upstream);
+    }
 
     let told = systemd::keep_told(sidecar.drain(), sidecar.sessions(), drain_timeout);
     let _told = AbortOnDropHandle::new(tokio::spawn(told));
+    let keeper = Keeper { reloader, running, reloading: sidecar.reloading(), filter };
+    let _kept = AbortOnDropHandle::new(tokio::spawn(reload::keep_current(keeper, hangups)));
     let stop = CancellationToken::new();
     let hurried = async {
         signals.next().await;

@@ -1,4 +1,4 @@
-//! Puts a configuration together of flags, environment and file, and tells what is wrong or unwise.
+//! Puts a configuration together of flags, environment and file, and tells where each value comes from.
 //!
 //! Law: every value must be valid, also one that another overrides.
 
@@ -7,17 +7,12 @@ use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
+use super::raw::Item;
 use super::setting::{self, Setting};
 use super::settings::SETTINGS;
 use super::values::Invalid;
-use super::{Config, PREFIX, UpstreamAddress, WatchdogMode, raw, upstream};
-use crate::heartbeat::{Mode, Proof};
-use crate::streamlit::ack::AckForm;
-
-/// The shortest ack timeout that is wise: some round trips of a slow mobile link.
-const UNHURRIED: Duration = Duration::from_secs(2);
+use super::{Config, PREFIX, Route, raw, routes};
 
 /// Where a value comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +50,8 @@ pub struct Loaded {
     pub config: Config,
     /// Every setting, in the order of [`SETTINGS`].
     pub settings: Vec<Effective>,
+    /// Every route, in the order of the file: its keys below `[[route]]`.
+    pub routes: Vec<Vec<Effective>>,
     /// What is allowed but unwise, a line each.
     pub warnings: Vec<String>,
 }
@@ -162,8 +159,12 @@ fn is_service_variable(rest: &str) -> bool {
 #[derive(Default)]
 pub(super) struct Assembly {
     pub(super) config: Config,
-    origins: HashMap<&'static str, Origin>,
+    pub(super) origins: HashMap<&'static str, Origin>,
     problems: Vec<Problem>,
+    /// The tables of the file's lists, not judged yet.
+    items: Vec<Item>,
+    /// The values of the routes.
+    routes: Vec<Vec<Effective>>,
 }
 
 /// Puts a configuration together.
@@ -180,7 +181,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, Problems> {
 /// # Errors
 /// What is wrong with flags and environment.
 pub fn glance(sources: &Sources) -> Result<Glance, Problems> {
-    let Assembly { config, origins, problems } = assemble(sources);
+    let Assembly { config, origins, problems, .. } = assemble(sources);
     let in_file = |problem: &Problem| match problem {
         Problem::Unreadable { .. } | Problem::Written { origin: Origin::File { .. }, .. } => true,
         Problem::Written { .. } | Problem::Conflict(_) => false,
@@ -202,6 +203,9 @@ fn assemble(sources: &Sources) -> Assembly {
     }
     for (setting, text) in &sources.flags {
         assembly.take(setting, Some(text), Origin::Flag(format!("--{}", setting.flag())));
+    }
+    if let Some(path) = sources.file() {
+        assembly.take_routes(path);
     }
     assembly
 }
@@ -227,17 +231,44 @@ impl Assembly {
             Ok(document) => {
                 let written = |raw::Mistake { line, reason }| Problem::Written { origin: origin(line), reason };
                 self.problems.extend(document.mistakes.into_iter().map(written));
+                self.items = document.items;
                 for entry in document.entries {
                     self.take(entry.setting, Some(&entry.text), origin(entry.line));
                 }
-                // A file's mistakes come in two lots, of its form and of its values.
-                self.problems.sort_by_key(|problem| match problem {
-                    Problem::Written { origin: Origin::File { line, .. }, .. } => *line,
-                    Problem::Written { .. } | Problem::Unreadable { .. } | Problem::Conflict(_) => 0,
-                });
             }
             Err(source) => self.problems.push(Problem::Unreadable { path: path.to_owned(), source }),
         }
+    }
+
+    /// Takes the routes, which have the values of all sources where they have none of their own.
+    fn take_routes(&mut self, path: &Path) {
+        let origin = |line| Origin::File { path: path.to_owned(), line };
+        let base = self.config.clone();
+        for item in std::mem::take(&mut self.items).into_iter().filter(|item| item.list == routes::KEY) {
+            let inherited = |key: &str| self.origins.get(key).cloned().unwrap_or(Origin::Default);
+            match Route::read(&item, &base, origin, inherited) {
+                Ok((route, effective)) => {
+                    let twin = |other: &&Route| other.name == route.name || other.serves_as(&route);
+                    if let Some(other) = self.config.routes.iter().find(twin) {
+                        let what = if other.name == route.name { "is called as" } else { "serves the same as" };
+                        let reason = format!("route: {:?} {what} an earlier one, {:?}", route.name, other.name);
+                        self.problems.push(Problem::Written { origin: origin(item.line), reason });
+                    }
+                    self.config.routes.push(route);
+                    self.routes.push(effective);
+                }
+                Err(mistakes) => {
+                    let written = |(line, reason)| Problem::Written { origin: origin(line), reason };
+                    self.problems.extend(mistakes.into_iter().map(written));
+                }
+            }
+        }
+        // A file's mistakes come in lots, of its form, of its values and of its routes; others' places stay.
+        self.problems.sort_by_key(|problem| match problem {
+            Problem::Written { origin: Origin::File { line, .. }, .. } => *line,
+            Problem::Written { .. } => usize::MAX,
+            Problem::Unreadable { .. } | Problem::Conflict(_) => 0,
+        });
     }
 
     /// Takes a value; `None` is one that is no text.
@@ -275,7 +306,7 @@ impl Assembly {
             value: get(&self.config),
             origin: self.origins.get(key).cloned().unwrap_or(Origin::Default),
         });
-        Ok(Loaded { settings: settings.collect(), warnings, config: self.config })
+        Ok(Loaded { settings: settings.collect(), routes: self.routes, warnings, config: self.config })
     }
 
     /// A setting as messages name it: `admin = "127.0.0.1:9600" (--admin)`.
@@ -283,58 +314,11 @@ impl Assembly {
         shown(&self.config, &self.origins, key)
     }
 
-    fn conflicts(&self) -> Vec<String> {
-        let Config { listen, admin, upstream, heartbeat, watchdog, .. } = &self.config;
-        let mut found = Vec::new();
-        if watchdog.mode != WatchdogMode::Off && heartbeat.mode == Mode::Forward {
-            let (watchdog, mode) = (self.shown("watchdog.mode"), self.shown("heartbeat.mode"));
-            found.push(format!(
-                "{watchdog} needs acks, which {mode} leaves to the app: its pages would reconnect for ever"
-            ));
-        }
-        let (public, private) = (listen.ip().to_canonical(), admin.ip().to_canonical());
-        if listen.port() != 0 && listen.port() == admin.port() && upstream::overlap(public, private) {
-            let (listen, admin) = (self.shown("listen"), self.shown("admin"));
-            found.push(format!("{listen} and {admin} are one address: each needs its own"));
-        }
-        for (key, bound) in [("listen", listen), ("admin", admin)] {
-            if upstream.leads_to(*bound) {
-                let (upstream, bound) = (self.shown("upstream"), self.shown(key));
-                found.push(format!("{upstream} leads back to {bound}: the sidecar would proxy itself"));
-            }
-        }
-        found.extend(self.tls_conflicts());
-        found
-    }
-
-    fn unwise(&self) -> Vec<String> {
-        let heartbeat = &self.config.heartbeat;
-        let mut found = Vec::new();
-        if heartbeat.ack == AckForm::Plain {
-            let ack = self.shown("heartbeat.ack");
-            found.push(format!("{ack}: opens an error dialog in pages of Streamlit before 1.55, at every ack"));
-        }
-        if heartbeat.proof == Proof::Connection {
-            found.push(format!("{}: acks go out while a frozen server is up", self.shown("heartbeat.proof")));
-        }
-        if heartbeat.native_deadline >= heartbeat.stall_after {
-            let (deadline, stall) = (self.shown("heartbeat.native_deadline"), self.shown("heartbeat.stall_after"));
-            found.push(format!("{deadline} is not below {stall}: a lost native ack counts as a stalled upstream"));
-        }
-        let drain = &self.config.drain;
-        if drain.delay + drain.window >= drain.timeout {
-            let [delay, window, timeout] = ["drain.delay", "drain.window", "drain.timeout"].map(|key| self.shown(key));
-            found.push(format!("{delay} and {window} leave nothing of {timeout}: some websockets are cut, not closed"));
-        }
-        let Config { upstream, upstream_tls, .. } = &self.config;
-        if upstream_tls.is_set() && !matches!(upstream, UpstreamAddress::Https { .. }) {
-            found.push(format!("{}: no https:// address, so [upstream_tls] does nothing", self.shown("upstream")));
-        }
-        let watchdog = &self.config.watchdog;
-        if watchdog.mode == WatchdogMode::Page && watchdog.ack_timeout < UNHURRIED {
-            let timeout = self.shown("watchdog.ack_timeout");
-            found.push(format!("{timeout}: below {UNHURRIED:?} slow links and busy servers count as dead"));
-        }
-        found
+    /// A setting of an app as messages name it; apps are in the order of [`Config::apps`].
+    pub(super) fn shown_of(&self, app: usize, key: &str) -> String {
+        let Some(route) = self.routes.get(app) else { return self.shown(key) };
+        let found = route.iter().find(|effective| effective.key == key);
+        let Effective { value, origin, .. } = found.expect("callers name keys that a route shares");
+        format!("{key} = {value:?} ({origin})")
     }
 }

@@ -1,10 +1,13 @@
 //! What the sidecar is to do: valid by construction, each value with its origin; flag > environment > file > default.
 
 mod drain;
+mod judgement;
 mod load;
 mod origins;
 mod proxies;
 mod raw;
+mod reload;
+mod routes;
 mod session;
 mod setting;
 mod settings;
@@ -22,6 +25,8 @@ pub use drain::{DrainCode, DrainSettings};
 pub use load::{Effective, Glance, Loaded, Origin, Problem, Problems, Sources, glance, load};
 pub use origins::AllowedOrigins;
 pub use proxies::TrustedProxies;
+pub use reload::Reloader;
+pub use routes::{HostPattern, PathPrefix, Route};
 pub use session::SessionSettings;
 pub use setting::{Form, Setting};
 pub use settings::SETTINGS;
@@ -43,8 +48,10 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where probes and metrics are served; port 0 takes a free one.
     pub admin: SocketAddr,
-    /// The app server.
+    /// The app server; counts for nothing where there are routes.
     pub upstream: UpstreamAddress,
+    /// Several apps, each with its own app server; empty for the one of `upstream`.
+    pub routes: Vec<Route>,
     /// Whose word counts on for whom a request is.
     pub trusted_proxies: TrustedProxies,
     /// Every connection begins with a header of the PROXY protocol, and comes from a trusted proxy.
@@ -145,6 +152,7 @@ impl Default for Config {
             listen: ([0, 0, 0, 0], 8500).into(),
             admin: ([127, 0, 0, 1], 9600).into(),
             upstream: UpstreamAddress::Http { host: "127.0.0.1".to_owned(), port: 8501 },
+            routes: Vec::new(),
             trusted_proxies: TrustedProxies::default(),
             proxy_protocol: false,
             allowed_origins: AllowedOrigins::default(),

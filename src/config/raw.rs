@@ -7,17 +7,48 @@ use std::path::Path;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::routes::LISTS;
 use super::setting::{Form, Setting, nearest};
 use super::settings::SETTINGS;
 
 /// A larger file is refused before it is parsed.
-const MAX_BYTES: u64 = 1024 * 1024;
+pub(super) const MAX_BYTES: u64 = 1024 * 1024;
 
 /// A setting that the file gives.
 #[derive(Clone)]
 pub(super) struct Entry {
     /// Which.
     pub(super) setting: &'static Setting,
+    /// Its value, not judged yet.
+    pub(super) text: String,
+    /// The line of its key, from 1.
+    pub(super) line: usize,
+}
+
+/// An array of tables that a file may have, whose values are all text.
+pub(super) struct List {
+    /// Its key: `route` for `[[route]]`.
+    pub(super) key: &'static str,
+    /// The keys that a table of it may have, those of inner tables with a dot.
+    pub(super) fields: &'static [&'static str],
+}
+
+/// One table of a list.
+#[derive(Clone)]
+pub(super) struct Item {
+    /// Of which list.
+    pub(super) list: &'static str,
+    /// The line of its header, from 1.
+    pub(super) line: usize,
+    /// What it gives, each once.
+    pub(super) fields: Vec<Field>,
+}
+
+/// A value in a table of a list.
+#[derive(Clone)]
+pub(super) struct Field {
+    /// One of the list's.
+    pub(super) key: &'static str,
     /// Its value, not judged yet.
     pub(super) text: String,
     /// The line of its key, from 1.
@@ -38,6 +69,8 @@ pub(super) struct Mistake {
 pub(super) struct Document {
     /// The settings, each once.
     pub(super) entries: Vec<Entry>,
+    /// The tables of lists, in their order.
+    pub(super) items: Vec<Item>,
     /// The mistakes, in any order.
     pub(super) mistakes: Vec<Mistake>,
 }
@@ -96,6 +129,10 @@ impl Reader {
         for (name, value) in content {
             let key = if table.is_empty() { bare(name) } else { format!("{table}.{}", bare(name)) };
             let (at, name) = (name.span().start, name.get_ref().as_ref());
+            if let Some(list) = LISTS.iter().find(|list| list.key == key) {
+                self.list(list, at, value.get_ref());
+                continue;
+            }
             let setting = SETTINGS.iter().find(|setting| setting.table() == table && setting.name() == name);
             let is_table = table.is_empty() && tables().any(|known| known == name);
             match (setting, value.get_ref()) {
@@ -110,8 +147,52 @@ impl Reader {
                 (None, other) if is_table => {
                     self.mistake(at, format!("{key}: {}, where a table is expected: [{key}]", kind(other)));
                 }
-                (None, DeValue::Table(_)) if table.is_empty() => self.mistake(at, unknown_table(&key)),
+                (None, value) if table.is_empty() && holds_tables(value) => self.mistake(at, unknown_table(&key)),
                 (None, _) => self.mistake(at, unknown_key(table, &key)),
+            }
+        }
+    }
+
+    /// Takes the tables of a list.
+    fn list(&mut self, list: &'static List, at: usize, value: &DeValue<'_>) {
+        let expected =
+            |value| format!("{0}: {1}, where an array of tables is expected: [[{0}]]", list.key, kind(value));
+        let DeValue::Array(tables) = value else { return self.mistake(at, expected(value)) };
+        for table in tables.iter() {
+            match table.get_ref() {
+                DeValue::Table(content) => {
+                    let mut item = Item { list: list.key, line: self.line(table.span().start), fields: Vec::new() };
+                    self.fields(list, "", content, &mut item.fields);
+                    self.document.items.push(item);
+                }
+                other => self.mistake(table.span().start, expected(other)),
+            }
+        }
+    }
+
+    /// Takes the keys of one table of a list; `inner` is the table within, with its dot.
+    fn fields(&mut self, list: &'static List, inner: &str, content: &DeTable<'_>, fields: &mut Vec<Field>) {
+        for (name, value) in content {
+            let (at, key) = (name.span().start, format!("{inner}{}", bare(name)));
+            let known = list.fields.iter().find(|field| **field == key);
+            let is_table = inner.is_empty() && list.fields.iter().any(|field| field.starts_with(&format!("{key}.")));
+            match (known, value.get_ref()) {
+                (Some(field), value) => match written(Form::Text, value) {
+                    Ok(text) => fields.push(Field { key: field, text, line: self.line(at) }),
+                    Err(_expected) => {
+                        let (list, kind) = (list.key, kind(value));
+                        self.mistake(at, format!("{list}.{key}: {kind}, where a string is expected"));
+                    }
+                },
+                (None, DeValue::Table(content)) if is_table => self.fields(list, &format!("{key}."), content, fields),
+                (None, _) => {
+                    let known = nearest(&key, list.fields.iter().copied());
+                    let hint = known.map_or_else(
+                        || format!("known here: {}", list.fields.join(", ")),
+                        |known| format!("did you mean {known}?"),
+                    );
+                    self.mistake(at, format!("{}.{key}: unknown key; {hint}", list.key));
+                }
             }
         }
     }
@@ -146,6 +227,15 @@ fn written(form: Form, value: &DeValue<'_>) -> Result<String, &'static str> {
     }
 }
 
+/// Whether this was likely meant to be a table, or some.
+fn holds_tables(value: &DeValue<'_>) -> bool {
+    match value {
+        DeValue::Table(_) => true,
+        DeValue::Array(values) => values.iter().any(|value| value.get_ref().is_table()),
+        _ => false,
+    }
+}
+
 /// Escapes control characters: a parser quotes what it refuses, and a mistake is one line of a log.
 fn one_line(text: &str) -> String {
     let escaped = |char: char| char.is_control().then(|| char.escape_default().to_string());
@@ -154,10 +244,16 @@ fn one_line(text: &str) -> String {
 
 /// What to say of a table that does not exist.
 fn unknown_table(key: &str) -> String {
-    match nearest(key, tables()) {
-        Some(known) => format!("{key}: unknown table; did you mean [{known}]?"),
-        None => format!("{key}: unknown table; known tables: {}", tables().collect::<Vec<_>>().join(", ")),
+    let known = || tables().chain(LISTS.iter().map(|list| list.key));
+    match nearest(key, known()) {
+        Some(known) => format!("{key}: unknown table; did you mean {}?", header(known)),
+        None => format!("{key}: unknown table; known tables: {}", known().collect::<Vec<_>>().join(", ")),
     }
+}
+
+/// A table as its header names it.
+fn header(table: &str) -> String {
+    if LISTS.iter().any(|list| list.key == table) { format!("[[{table}]]") } else { format!("[{table}]") }
 }
 
 /// What to say of a key that does not exist in `table`.
@@ -169,7 +265,7 @@ fn unknown_key(table: &str, key: &str) -> String {
         Some(known) => format!("{key}: unknown key; did you mean {known}?"),
         None => {
             let here = SETTINGS.iter().filter(|setting| setting.table() == table).map(|setting| setting.key.to_owned());
-            let below = tables().filter(|_| table.is_empty()).map(|table| format!("[{table}]"));
+            let below = tables().chain(LISTS.iter().map(|list| list.key)).filter(|_| table.is_empty()).map(header);
             format!("{key}: unknown key; known here: {}", here.chain(below).collect::<Vec<_>>().join(", "))
         }
     }

@@ -11,7 +11,7 @@ use proptest::prelude::*;
 
 use super::raw::Document;
 use super::*;
-use crate::heartbeat::Mode;
+use crate::heartbeat::{Mode, Proof};
 
 /// Flags and variables by name, and no file.
 fn sources(flags: &[(&str, &str)], environment: &[(&str, &str)]) -> Sources {

@@ -6,7 +6,7 @@ use rustls::pki_types::ServerName;
 
 use super::load::Assembly;
 use super::upstream::UpstreamAddress;
-use super::{Config, Invalid};
+use super::{Config, Invalid, Route};
 use crate::tls::{ClientFiles, ListenerFiles, Live};
 
 /// TLS for browsers: both of the pair, or none.
@@ -42,10 +42,10 @@ impl TlsSettings {
 }
 
 impl UpstreamTlsSettings {
-    /// The files, if the upstream is spoken to over TLS.
-    pub fn files(&self, upstream: &UpstreamAddress) -> Option<ClientFiles> {
+    /// The files, if one of these apps is spoken to over TLS.
+    pub fn files(&self, apps: &[Route]) -> Option<ClientFiles> {
         let pair = self.certificate.clone().zip(self.key.clone());
-        matches!(upstream, UpstreamAddress::Https { .. }).then(|| ClientFiles { ca: self.ca.clone(), pair })
+        apps.iter().any(|app| app.upstream.is_encrypted()).then(|| ClientFiles { ca: self.ca.clone(), pair })
     }
 
     /// Who the upstream has to prove to be; `None` if its address names nobody who could.
@@ -63,7 +63,7 @@ impl UpstreamTlsSettings {
 impl Assembly {
     /// What keeps TLS from working, the contents of the files included.
     pub(super) fn tls_conflicts(&self) -> Vec<String> {
-        let Config { tls, upstream_tls, upstream, .. } = &self.config;
+        let (Config { tls, upstream_tls, .. }, apps) = (&self.config, self.config.apps());
         let mut found = Vec::new();
         for (one, other, set) in [
             ("tls.certificate", "tls.key", (&tls.certificate, &tls.key)),
@@ -78,10 +78,12 @@ impl Assembly {
         if tls.client_ca.is_some() && tls.certificate.is_none() && tls.key.is_none() {
             found.push(format!("{} needs tls.certificate and tls.key beside it", self.shown("tls.client_ca")));
         }
-        let files = upstream_tls.files(upstream);
-        if files.is_some() && upstream_tls.name(upstream).is_none() {
-            let upstream = self.shown("upstream");
-            found.push(format!("{upstream} names no host that a certificate can be for: set upstream_tls.server_name"));
+        let files = upstream_tls.files(&apps);
+        for (at, app) in apps.iter().enumerate() {
+            if app.upstream.is_encrypted() && upstream_tls.name(&app.upstream).is_none() {
+                let (upstream, remedy) = (self.shown_of(at, "upstream"), "set upstream_tls.server_name");
+                found.push(format!("{upstream} names no host that a certificate can be for: {remedy}"));
+            }
         }
         if found.is_empty() {
             let listener = tls.files().and_then(|files| Live::load(files).err());

@@ -43,6 +43,11 @@ impl UpstreamAddress {
         }
     }
 
+    /// Whether it is spoken to over TLS.
+    pub fn is_encrypted(&self) -> bool {
+        matches!(self, Self::Https { .. })
+    }
+
     /// Whether a connection to this address would come in at `bound`, a socket of this machine. Names other than
     /// `localhost` are not looked up.
     pub(super) fn leads_to(&self, bound: SocketAddr) -> bool {

@@ -23,7 +23,7 @@ struct Holder {
 }
 
 struct Places {
-    most: usize,
+    most: AtomicUsize,
     taken: AtomicUsize,
     /// Clients that have at least one.
     of_clients: Mutex<HashMap<Client, usize>>,
@@ -43,15 +43,23 @@ impl Quota {
         Self::with_gauge(most, Some(metrics))
     }
 
+    /// So many places from now on; who has one keeps it.
+    pub fn resize(&self, most: usize) {
+        self.0.places.most.store(most, Relaxed);
+        if let Some(metrics) = &self.0.places.gauge {
+            metrics.client_connections_limit(most);
+        }
+    }
+
     fn with_gauge(most: usize, gauge: Option<Arc<Metrics>>) -> Self {
-        let places = Places { most, taken: AtomicUsize::new(0), of_clients: Mutex::default(), gauge };
+        let places = Places { most: most.into(), taken: AtomicUsize::new(0), of_clients: Mutex::default(), gauge };
         Self(Arc::new(Holder { places: Arc::new(places), client: None }))
     }
 
     /// A place, if one is free.
     pub fn take(&self) -> Option<Permit> {
         let places = &self.0.places;
-        let more = |taken: usize| (taken < places.most).then_some(taken + 1);
+        let more = |taken: usize| (taken < places.most.load(Relaxed)).then_some(taken + 1);
         places.taken.fetch_update(Relaxed, Relaxed, more).ok()?;
         if let Some(metrics) = &places.gauge {
             metrics.client_connection_opened();
@@ -141,6 +149,18 @@ mod tests {
         assert!(third.is_some() && quota.take().is_none());
         drop((second, third));
         assert_eq!(quota.0.places.taken.load(Relaxed), 0);
+    }
+
+    #[test]
+    fn who_has_a_place_keeps_it_when_there_are_fewer() {
+        let quota = Quota::new(2);
+        let held = (quota.take(), quota.take());
+        quota.resize(1);
+        assert!(quota.take().is_none());
+        drop(held.0);
+        assert!(quota.take().is_none(), "one is taken still");
+        quota.resize(2);
+        assert!(held.1.is_some() && quota.take().is_some());
     }
 
     #[test]

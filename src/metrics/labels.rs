@@ -73,6 +73,8 @@ pub enum Rejected {
     Method,
     /// It expects what nobody knows.
     Expectation,
+    /// It is for none of the apps.
+    Route,
     /// It asks for a websocket in another way than RFC 6455 §4.1.
     Handshake,
     /// It asks for a websocket from a page of an origin that is not allowed.
@@ -95,12 +97,12 @@ pub enum Rejected {
     Sessions,
 }
 
-/// What became of TLS certificates that have changed.
+/// What became of files that have changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TlsReload {
-    /// They are used.
+pub enum Reload {
+    /// What they say is in force.
     Accepted,
-    /// They do not work; those of before stay.
+    /// They do not work; what was in force stays.
     Refused,
 }
 
@@ -279,7 +281,7 @@ labels! {
         Timeout = "timeout",
         Invalid = "invalid",
     }
-    TlsReload { Accepted = "accepted", Refused = "refused", }
+    Reload { Accepted = "accepted", Refused = "refused", }
     Takeover { Closed = "closed", Timeout = "timeout", }
     Loss {
         BrowserDead = "browser_dead",
@@ -293,6 +295,7 @@ labels! {
         Host = "host",
         Method = "method",
         Expectation = "expectation",
+        Route = "route",
         Handshake = "handshake",
         Origin = "origin",
         ProxyProtocol = "proxy_protocol",
@@ -383,7 +386,7 @@ mod tests {
         assert_sound::<Withheld>();
         assert_sound::<Handshake>();
         assert_sound::<Takeover>();
-        assert_sound::<TlsReload>();
+        assert_sound::<Reload>();
         assert_sound::<Loss>();
         assert_sound::<Rejected>();
         assert_sound::<Reconnect>();

@@ -15,8 +15,8 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle, 
 use metrics_process::Collector;
 
 pub use labels::{
-    CloseCode, Direction, Handshake, Initiator, LabelValue, Loss, Reconnect, Rejected, Takeover, TapDisabled,
-    TlsReload, WatchdogPage,
+    CloseCode, Direction, Handshake, Initiator, LabelValue, Loss, Reconnect, Rejected, Reload, Takeover, TapDisabled,
+    WatchdogPage,
 };
 pub use upstream::UpstreamMetrics;
 
@@ -43,7 +43,9 @@ pub struct Metrics {
     http_rejected: Family<Rejected, Counter>,
     client_connections: Gauge,
     client_connections_limit: Gauge,
-    tls_reloads: Family<TlsReload, Counter>,
+    config_reloads: Family<Reload, Counter>,
+    config_current: Gauge,
+    tls_reloads: Family<Reload, Counter>,
     tls_not_after: Gauge,
 }
 
@@ -78,7 +80,11 @@ impl Metrics {
             Family::new(|r: Rejected| registrar.counter(&series::HTTP_REJECTED, &[("reason", r.name())]));
         let client_connections = registrar.gauge(&series::CLIENT_CONNECTIONS, &[]);
         let client_connections_limit = registrar.gauge(&series::CLIENT_CONNECTIONS_LIMIT, &[]);
-        let tls_reloads = Family::new(|r: TlsReload| registrar.counter(&series::TLS_RELOADS, &[("result", r.name())]));
+        let config_reloads =
+            Family::new(|r: Reload| registrar.counter(&series::CONFIG_RELOADS, &[("result", r.name())]));
+        let config_current = registrar.gauge(&series::CONFIG_CURRENT, &[]);
+        config_current.set(1.0);
+        let tls_reloads = Family::new(|r: Reload| registrar.counter(&series::TLS_RELOADS, &[("result", r.name())]));
         let tls_not_after = registrar.gauge(&series::TLS_NOT_AFTER, &[]);
         let handle = recorder.handle();
         Arc::new(Self {
@@ -90,6 +96,8 @@ impl Metrics {
             http_rejected,
             client_connections,
             client_connections_limit,
+            config_reloads,
+            config_current,
             tls_reloads,
             tls_not_after,
         })
@@ -126,8 +134,17 @@ impl Metrics {
         self.client_connections_limit.set(most as f64);
     }
 
+    /// The configuration was read anew.
+    pub fn config_reload(&self, result: Reload) {
+        self.config_reloads.get(result).increment(1);
+        self.config_current.set(match result {
+            Reload::Accepted => 1.0,
+            Reload::Refused => 0.0,
+        });
+    }
+
     /// TLS certificates have changed.
-    pub fn tls_reload(&self, result: TlsReload) {
+    pub fn tls_reload(&self, result: Reload) {
         self.tls_reloads.get(result).increment(1);
     }
 
@@ -233,7 +250,9 @@ mod tests {
         let mut names = vec!["draining".to_owned()];
         names.extend(["client_connections", "client_connections_limit"].map(str::to_owned));
         names.push("tls_certificate_not_after_seconds".to_owned());
-        names.extend(["accepted", "refused"].map(|result| format!("tls_reloads_total{{result=\"{result}\"}}")));
+        for name in ["tls_reloads_total", "config_reloads_total"] {
+            names.extend(["accepted", "refused"].map(|result| format!("{name}{{result=\"{result}\"}}")));
+        }
         names.extend(["heartbeats_total", "native_acks_missed_total"].map(of_app));
         names.extend(["connections", "upstream_acks_natively"].map(of_app));
         for (name, label, values) in LABELLED {
@@ -271,6 +290,7 @@ mod tests {
         for name in &names {
             assert!(value(&text, name) == 0.0, "{name} is not zero");
         }
+        assert!(value(&text, "config_last_reload_successful") == 1.0, "what it was started with is in force");
         assert!(value(&text, concat!("build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"}")) == 1.0);
         assert!(text.lines().any(|line| line.starts_with("process_resident_memory_bytes ")));
     }
@@ -358,7 +378,9 @@ mod tests {
         metrics.draining(true);
         metrics.http_rejected(Rejected::Host);
         metrics.client_connections_limit(7);
-        metrics.tls_reload(TlsReload::Refused);
+        metrics.tls_reload(Reload::Refused);
+        metrics.config_reload(Reload::Accepted);
+        metrics.config_reload(Reload::Refused);
         metrics.tls_not_after(2_000_000_000);
         metrics.client_connection_opened();
         metrics.client_connection_opened();
@@ -408,6 +430,9 @@ mod tests {
         ("client_connections", 1.0),
         ("client_connections_limit", 7.0),
         ("tls_reloads_total{result=\"refused\"}", 1.0),
+        ("config_reloads_total{result=\"accepted\"}", 1.0),
+        ("config_reloads_total{result=\"refused\"}", 1.0),
+        ("config_last_reload_successful", 0.0),
         ("tls_reloads_total{result=\"accepted\"}", 0.0),
         ("tls_certificate_not_after_seconds", 2_000_000_000.0),
         ("http_rejected_total{reason=\"host\"}", 1.0),

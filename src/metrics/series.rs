@@ -110,6 +110,16 @@ pub(super) const CLIENT_CONNECTIONS_LIMIT: Series = Series::new(
 )
 .lean();
 
+pub(super) const CONFIG_RELOADS: Series = Series::new(
+    "heartbeat_sidecar_config_reloads_total",
+    "Changes of the configuration while the sidecar runs, by what became of them.",
+)
+.lean();
+pub(super) const CONFIG_CURRENT: Series = Series::new(
+    "heartbeat_sidecar_config_last_reload_successful",
+    "1 if what the configuration says is in force, 0 if it was refused when it was read last.",
+)
+.lean();
 pub(super) const TLS_RELOADS: Series = Series::new(
     "heartbeat_sidecar_tls_reloads_total",
     "Changes of TLS certificates and keys, of either side, by what became of them.",

@@ -36,6 +36,12 @@ impl Rejection {
         Self { retry_after: Some(wait.as_secs() + 1), ..rejection }
     }
 
+    /// For a request that is for none of the apps.
+    pub(super) fn of_route() -> Self {
+        let text = "404 Not Found: no route for this host and path\n";
+        rejection(StatusCode::NOT_FOUND, Rejected::Route, text)
+    }
+
     /// For a handshake when the app has all the sessions that it may have.
     pub(super) fn of_sessions() -> Self {
         let text = "503 Service Unavailable: too many sessions\n";

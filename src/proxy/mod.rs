@@ -6,6 +6,7 @@ mod admission;
 mod body;
 mod headers;
 mod page;
+pub mod routes;
 mod upgrade;
 pub mod upstream;
 mod watchdog;
@@ -16,6 +17,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Request, Response, StatusCode, Uri, Version};
 use http_body::Body as _;
@@ -25,6 +27,7 @@ use self::admission::Rejection;
 pub use self::body::ResponseBody;
 use self::body::{RequestBody, RequestBodyError};
 use self::page::Navigation;
+use self::routes::Routes;
 pub use self::upgrade::Visit;
 use self::upstream::{ConnectError, Upstream};
 use crate::config::{AllowedOrigins, Config, Limits, TrustedProxies};
@@ -33,25 +36,33 @@ use crate::limits::{Alarm, Client, Rate};
 use crate::metrics::Metrics;
 use crate::session::{Sessions, trace};
 
-/// The proxy in front of one upstream.
+/// The proxy in front of the apps; clones share what is in force.
 #[derive(Clone)]
 pub struct Proxy {
-    upstream: Arc<Upstream>,
+    edge: Arc<ArcSwap<Edge>>,
     sessions: Sessions,
-    edge: Arc<Edge>,
 }
 
-/// What holds for every request, wherever it goes.
+/// What holds for every request from its begin to its end.
 struct Edge {
+    routes: Routes,
     /// What browsers speak here.
     scheme: &'static str,
     limits: Limits,
     trusted_proxies: TrustedProxies,
     allowed_origins: AllowedOrigins,
     /// How often a client may shake hands; `None` is as often as it likes.
-    handshakes: Option<Rate>,
-    hasty: Alarm,
+    handshakes: Option<Arc<Rate>>,
+    hasty: Arc<Alarm>,
     metrics: Arc<Metrics>,
+}
+
+/// A request's way to its app.
+#[derive(Clone, Copy)]
+struct Way<'a> {
+    edge: &'a Edge,
+    upstream: &'a Arc<Upstream>,
+    sessions: &'a Sessions,
 }
 
 /// An answer of our own to a request that the upstream does not answer.
@@ -65,47 +76,64 @@ enum Refusal {
 
 impl Proxy {
     /// A proxy whose websocket sessions are entered in `sessions`.
-    pub fn new(config: &Config, upstream: Arc<Upstream>, sessions: Sessions, metrics: Arc<Metrics>) -> Self {
-        let (trusted_proxies, allowed_origins) = (config.trusted_proxies.clone(), config.allowed_origins.clone());
-        let handshakes = config.limits.handshakes_per_second.map(Rate::new);
-        let hasty = Alarm::new("limits.handshakes_per_second");
-        let (scheme, limits) = (if config.tls.files().is_some() { "https" } else { "http" }, config.limits);
-        let edge = Edge { scheme, limits, trusted_proxies, allowed_origins, handshakes, hasty, metrics };
-        Self { upstream, sessions, edge: Arc::new(edge) }
+    pub fn new(config: &Config, routes: Routes, sessions: Sessions, metrics: Arc<Metrics>) -> Self {
+        let handshakes = config.limits.handshakes_per_second.map(Rate::new).map(Arc::new);
+        let hasty = Arc::new(Alarm::new("limits.handshakes_per_second"));
+        let edge = Edge::new(config, routes, handshakes, hasty, metrics);
+        Self { edge: Arc::new(ArcSwap::from_pointee(edge)), sessions }
+    }
+
+    /// Puts another configuration in force for all requests that are yet to come, at one moment.
+    pub fn renew(&self, config: &Config, routes: Routes) {
+        let before = self.edge.load_full();
+        let per_second = config.limits.handshakes_per_second;
+        let handshakes = match &before.handshakes {
+            Some(rate) if before.limits.handshakes_per_second == per_second => Some(rate.clone()),
+            Some(_) | None => per_second.map(Rate::new).map(Arc::new),
+        };
+        let edge = Edge::new(config, routes, handshakes, before.hasty.clone(), before.metrics.clone());
+        self.edge.store(Arc::new(edge));
     }
 
     /// Answers one request of a connection.
     pub async fn handle(&self, mut request: Request<Incoming>, visit: &Visit) -> Response<ResponseBody> {
-        if let Err(rejection) = admission::judge(&request, &self.edge.limits, &self.edge.allowed_origins) {
-            return self.reject(rejection);
+        let edge = self.edge.load_full();
+        if let Err(rejection) = admission::judge(&request, &edge.limits, &edge.allowed_origins) {
+            return edge.reject(rejection);
         }
         let peer = visit.client;
         let websocket = headers::asks_for_websocket(request.headers());
-        if websocket && let Err(wait) = self.edge.pace(request.headers(), peer) {
-            self.edge.hasty.ring();
-            return self.reject(Rejection::of_rate(wait));
+        if websocket && let Err(wait) = edge.pace(request.headers(), peer) {
+            edge.hasty.ring();
+            return edge.reject(Rejection::of_rate(wait));
         }
-        let trusted = self.edge.trusted_proxies.contains(peer);
-        headers::add_forwarded(request.headers_mut(), peer, trusted, self.edge.scheme);
+        let trusted = edge.trusted_proxies.contains(peer);
+        headers::add_forwarded(request.headers_mut(), peer, trusted, edge.scheme);
         trace::identify(request.headers_mut());
         to_origin_form(&mut request);
         *request.version_mut() = Version::HTTP_11;
+        let Some(upstream) = edge.routes.find(&request) else {
+            return edge.reject(Rejection::of_route());
+        };
+        let way = Way { edge: &edge, upstream, sessions: &self.sessions };
         if websocket {
-            return self.upgrade(request, visit).await;
+            return way.upgrade(request, visit).await;
         }
         let (method, started) = (request.method().clone(), Instant::now());
-        let own = match &self.upstream.watchdog {
+        let own = match &upstream.watchdog {
             Some(watchdog) => watchdog.answer(&request).await,
             None => None,
         };
         let response = match own {
             Some(response) => response,
-            None => self.pass(request).await,
+            None => way.pass(request).await,
         };
-        self.upstream.metrics.http_request(&method, response.status(), started.elapsed());
+        upstream.metrics.http_request(&method, response.status(), started.elapsed());
         response
     }
+}
 
+impl Way<'_> {
     async fn pass(&self, mut request: Request<Incoming>) -> Response<ResponseBody> {
         let has_body = !request.body().is_end_stream();
         headers::remove_hop_by_hop(request.headers_mut(), has_body);
@@ -138,7 +166,7 @@ impl Proxy {
             }
             Err(error) => {
                 if let Some(broken) = causes(&error).find_map(|cause| cause.downcast_ref::<RequestBodyError>()) {
-                    return self.reject(Rejection::of_body(broken));
+                    return self.edge.reject(Rejection::of_body(broken));
                 }
                 let connect = error.source().and_then(|source| source.downcast_ref::<ConnectError>());
                 if connect.is_some() {
@@ -156,7 +184,7 @@ impl Proxy {
         host: Option<HeaderValue>,
         response: Response<Incoming>,
     ) -> Response<ResponseBody> {
-        let upstream = &self.upstream;
+        let upstream = self.upstream;
         let Some(watchdog) = &upstream.watchdog else { return response.map(ResponseBody::from) };
         let host = host.as_ref().and_then(|host| host.to_str().ok());
         match page::add(&watchdog.script, navigation, host, response).await {
@@ -171,9 +199,31 @@ impl Proxy {
         }
     }
 
+    fn refuse(&self, refusal: Refusal, why: &dyn fmt::Display) -> Response<ResponseBody> {
+        let upstream = self.upstream;
+        let (name, address) = (&upstream.name, &upstream.connector.address);
+        let status = refusal.status().as_u16();
+        tracing::warn!(upstream = %name, %address, status, "upstream failed: {why}");
+        refusal.response()
+    }
+}
+
+impl Edge {
+    fn new(
+        config: &Config,
+        routes: Routes,
+        handshakes: Option<Arc<Rate>>,
+        hasty: Arc<Alarm>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let (trusted_proxies, allowed_origins) = (config.trusted_proxies.clone(), config.allowed_origins.clone());
+        let (scheme, limits) = (if config.tls.files().is_some() { "https" } else { "http" }, config.limits);
+        Self { routes, scheme, limits, trusted_proxies, allowed_origins, handshakes, hasty, metrics }
+    }
+
     /// Answers a request of which nothing, or no more, is forwarded; then its connection is closed.
     fn reject(&self, rejection: Rejection) -> Response<ResponseBody> {
-        self.edge.metrics.http_rejected(rejection.reason);
+        self.metrics.http_rejected(rejection.reason);
         tracing::debug!(status = rejection.status.as_u16(), "request refused: {}", rejection.text.trim_end());
         let mut response = respond(rejection.status, rejection.text);
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -183,16 +233,6 @@ impl Proxy {
         response
     }
 
-    fn refuse(&self, refusal: Refusal, why: &dyn fmt::Display) -> Response<ResponseBody> {
-        let upstream = &self.upstream;
-        let (name, address) = (&upstream.name, &upstream.connector.address);
-        let status = refusal.status().as_u16();
-        tracing::warn!(upstream = %name, %address, status, "upstream failed: {why}");
-        refusal.response()
-    }
-}
-
-impl Edge {
     /// Counts a handshake for its client, as far as that is known: a trusted proxy is none itself.
     ///
     /// # Errors

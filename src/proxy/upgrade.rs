@@ -15,11 +15,11 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::admission::Rejection;
 use super::upstream::{ConnectError, Upstream};
-use super::{Chain, Proxy, Refusal, ResponseBody, headers, watchdog};
+use super::{Chain, Refusal, ResponseBody, Way, headers, watchdog};
 use crate::drain::Guard;
 use crate::heartbeat::learning::Learning;
 use crate::heartbeat::tap::Depth;
-use crate::limits::{Permit, Quota};
+use crate::limits::Permit;
 use crate::metrics::{Handshake, Reconnect, TapDisabled};
 use crate::relay::progress::Token;
 use crate::relay::stream::Stream;
@@ -43,25 +43,24 @@ enum Failure {
     WrongAccept,
 }
 
-impl Proxy {
+impl Way<'_> {
     /// Answers a request for a websocket: with the upstream's 101 and a session behind it, with the upstream's own
     /// refusal, or with a 5xx.
-    pub(super) async fn upgrade(&self, mut request: Request<Incoming>, visit: &Visit) -> Response<ResponseBody> {
+    pub(super) async fn upgrade(self, mut request: Request<Incoming>, visit: &Visit) -> Response<ResponseBody> {
         let started = Instant::now();
-        let upstream = &self.upstream;
+        let upstream = self.upstream;
         let stream_path = handshake::is_stream(request.uri().path());
         let resumed = resumed(request.headers()).filter(|_id| stream_path);
         let tag = if stream_path { watchdog::take_tag(request.uri_mut()) } else { None };
         let turn = self.take_over(resumed).await;
         // Only now: a session that was taken over has just made room for the next.
-        let place = upstream.places.as_ref().map(Quota::take);
-        if let Some(None) = place {
+        let Some(place) = upstream.places.take() else {
             upstream.full.ring();
-            return self.reject(Rejection::of_sessions());
-        }
+            return self.edge.reject(Rejection::of_sessions());
+        };
         headers::keep_upgrade(request.headers_mut());
         let ids = TraceIds::of(request.headers());
-        match shake_hands(upstream, request, place.flatten()).await {
+        match shake_hands(upstream, request, place).await {
             Ok((mut response, Some(far))) => {
                 upstream.metrics.handshake(Handshake::Accepted, started.elapsed());
                 if resumed.is_some() {
@@ -140,13 +139,11 @@ impl Failure {
 async fn shake_hands(
     upstream: &Upstream,
     request: Request<Incoming>,
-    place: Option<Permit>,
+    place: Permit,
 ) -> Result<(Response<Incoming>, Option<Side>), Failure> {
     let key = request.headers().get(header::SEC_WEBSOCKET_KEY).cloned();
     let mut stream = upstream.connector.connect().await?;
-    if let Some(place) = place {
-        stream.hold(place);
-    }
+    stream.hold(place);
     let exchange = async {
         let (mut sender, mut connection) =
             http1::Builder::new().preserve_header_case(true).handshake(TokioIo::new(stream)).await?;

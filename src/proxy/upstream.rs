@@ -1,6 +1,7 @@
 //! One app server: how to reach it, and what is known of it.
 
 use std::io;
+use std::num::NonZeroUsize;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -17,7 +18,7 @@ use tokio::net::{TcpStream, UnixStream};
 
 use super::body::RequestBody;
 use super::watchdog::Watchdog;
-use crate::config::{Config, SessionSettings, UpstreamAddress};
+use crate::config::{Config, Route, SessionSettings, UpstreamAddress};
 use crate::heartbeat::Settings;
 use crate::limits::{Alarm, Capacity, Quota};
 use crate::metrics::UpstreamMetrics;
@@ -32,6 +33,7 @@ use crate::tls::{ClientFiles, Live};
 const POOL_IDLE: Duration = Duration::from_secs(4);
 
 /// An app server.
+#[derive(Clone)]
 pub struct Upstream {
     pub(super) connector: Connector,
     pub(super) handshake_timeout: Duration,
@@ -41,11 +43,11 @@ pub struct Upstream {
     pub(super) name: Arc<str>,
     pub(super) session: SessionSettings,
     pub(super) holders: Holders,
-    /// The places for its sessions; `None` if they are not counted.
-    pub(super) places: Option<Quota>,
-    pub(super) full: Alarm,
+    /// The places for its sessions.
+    pub(super) places: Quota,
+    pub(super) full: Arc<Alarm>,
     /// `None` if pages get none.
-    pub(super) watchdog: Option<Watchdog>,
+    pub(super) watchdog: Option<Arc<Watchdog>>,
     pool: Client<Connector, RequestBody>,
 }
 
@@ -89,17 +91,17 @@ pub struct Connector {
 }
 
 impl Upstream {
-    /// The configured upstream; nothing is connected yet. An `https://` one is spoken to over `tls`.
+    /// The app server of `app`; nothing is connected yet. An `https://` one is spoken to over `tls`.
     pub fn new(
         config: &Config,
+        app: &Route,
         tls: Option<Arc<Live<ClientFiles>>>,
-        name: &str,
         metrics: Arc<UpstreamMetrics>,
     ) -> Self {
-        let server_name = config.upstream_tls.name(&config.upstream);
+        let server_name = config.upstream_tls.name(&app.upstream);
         let dead_peer_timeout = config.session.patience.dead_peer;
-        let connector = Connector::new(config.upstream.clone(), config.connect_timeout, dead_peer_timeout)
-            .encrypted(tls, server_name);
+        let connector =
+            Connector::new(app.upstream.clone(), config.connect_timeout, dead_peer_timeout).encrypted(tls, server_name);
         let pool = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(POOL_IDLE)
@@ -110,17 +112,27 @@ impl Upstream {
         Self {
             connector,
             handshake_timeout: config.handshake_timeout,
-            heartbeat: config.heartbeat,
+            heartbeat: app.heartbeat,
             knowledge: Arc::new(Knowledge::new(metrics.clone(), config.session.patience)),
             metrics,
-            name: name.into(),
+            name: app.name.as_str().into(),
             session: config.session,
             holders: Holders::default(),
-            places: config.limits.sessions.map(|most| Quota::new(most.get())),
-            full: Alarm::new("limits.sessions"),
-            watchdog: Watchdog::new(&config.watchdog),
+            places: Quota::new(most_sessions(config)),
+            full: Arc::new(Alarm::new("limits.sessions")),
+            watchdog: Watchdog::new(&config.watchdog).map(Arc::new),
             pool,
         }
+    }
+
+    /// The same app server from now on, if it is the one of `app`: what is known of it and held there goes on, and live
+    /// sessions stay as they are. What [`Reloader`](crate::config::Reloader) does not let change is not looked at.
+    pub fn renewed(&self, config: &Config, app: &Route) -> Option<Self> {
+        let same = *self.name == *app.name && *self.connector.address == app.upstream;
+        same.then(|| {
+            self.places.resize(most_sessions(config));
+            Self { handshake_timeout: config.handshake_timeout, heartbeat: app.heartbeat, ..self.clone() }
+        })
     }
 
     /// Sends a request over a pooled connection. `request` has its target in origin form.
@@ -135,6 +147,10 @@ impl Upstream {
         *request.uri_mut() = Uri::from_parts(target).unwrap_or_default();
         self.pool.request(request).await
     }
+}
+
+fn most_sessions(config: &Config) -> usize {
+    config.limits.sessions.map_or(usize::MAX, NonZeroUsize::get)
 }
 
 impl Connector {

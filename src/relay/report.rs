@@ -61,7 +61,9 @@ pub struct Report {
 impl Knowledge {
     /// Nothing is known yet but how long its sessions' peers are waited for.
     pub fn new(metrics: Arc<UpstreamMetrics>, patience: Patience) -> Self {
-        Self { learning: Mutex::default(), metrics, patience }
+        let learning = Learning::default();
+        metrics.acks_natively(learning.capability());
+        Self { learning: Mutex::new(learning), metrics, patience }
     }
 
     /// What is known now.

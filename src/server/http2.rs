@@ -51,6 +51,7 @@ const ONE_HOP: [HeaderName; 6] = [
 ];
 
 /// How HTTP/2 is spoken.
+#[derive(Clone)]
 pub(super) struct Http2 {
     builder: Builder<TokioExecutor>,
     /// How long a connection is kept without a request.

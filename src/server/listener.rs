@@ -8,6 +8,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use http::StatusCode;
 use http::header::{CONNECTION, HeaderValue};
 use hyper::server::conn::http1::{self, Parts};
@@ -20,7 +21,7 @@ use super::http2::{self, Http2};
 use super::overload::{Exit, Overload};
 use super::proxy_protocol::{self, ProxyProtocolError};
 use super::tls::Door;
-use crate::config::{Config, TrustedProxies};
+use crate::config::{Config, Limits, TrustedProxies};
 use crate::drain::{Drain, Guard};
 use crate::limits::{Capacity, Client, Permit, Quota, Seldom};
 use crate::metrics::{Metrics, Rejected};
@@ -33,6 +34,7 @@ use crate::tls::{ListenerFiles, Live};
 const EXHAUSTED_REST: Duration = Duration::from_millis(100);
 
 /// How browsers are let in.
+#[derive(Clone)]
 pub struct Entrance {
     http: http1::Builder,
     pub(super) http2: Http2,
@@ -45,9 +47,9 @@ pub struct Entrance {
     places: Quota,
     /// How many of them a client may have that is no trusted proxy.
     places_per_address: Option<NonZeroUsize>,
-    exit: Exit,
+    exit: Arc<Exit>,
     /// `None` serves plain HTTP.
-    door: Option<Door>,
+    door: Option<Arc<Door>>,
     pub(super) proxy: Proxy,
     pub(super) metrics: Arc<Metrics>,
 }
@@ -55,29 +57,35 @@ pub struct Entrance {
 impl Entrance {
     /// The entrance to `proxy`, as configured; over TLS if there is any.
     pub fn new(config: &Config, tls: Option<Arc<Live<ListenerFiles>>>, proxy: Proxy, metrics: Arc<Metrics>) -> Self {
-        let limits = &config.limits;
-        let mut http = http1::Builder::new();
-        // hyper has one clock for an idle connection and for a slow header. Its buffer holds a header and a target, or
-        // some of a body.
-        http.timer(TokioTimer::new())
-            .header_read_timeout(limits.idle_timeout)
-            .max_buf_size(limits.header_bytes + limits.uri_bytes)
-            .preserve_header_case(true);
         let capacity = Capacity::of_process();
         // Who would have to shake hands before he can be told is let go without a word.
         let answers = if tls.is_some() { 0 } else { capacity.answers };
         Self {
-            http,
-            http2: Http2::new(limits),
+            http: http(&config.limits),
+            http2: Http2::new(&config.limits),
             proxy_protocol: config.proxy_protocol,
             trusted_proxies: config.trusted_proxies.clone(),
-            patience: limits.idle_timeout,
-            places: Quota::of_connections(most_connections(limits.connections, capacity), metrics.clone()),
-            places_per_address: limits.connections_per_address,
-            exit: Exit::new(answers, metrics.clone()),
-            door: tls.map(|live| Door::new(live, limits.idle_timeout, metrics.clone())),
+            patience: config.limits.idle_timeout,
+            places: Quota::of_connections(most_connections(config.limits.connections, capacity), metrics.clone()),
+            places_per_address: config.limits.connections_per_address,
+            exit: Arc::new(Exit::new(answers, metrics.clone())),
+            door: tls.map(|live| Arc::new(Door::new(live, metrics.clone()))),
             proxy,
             metrics,
+        }
+    }
+
+    /// The same entrance for connections that are yet to come; those that are open keep their places.
+    #[must_use]
+    pub fn renewed(&self, config: &Config) -> Self {
+        self.places.resize(most_connections(config.limits.connections, Capacity::of_process()));
+        Self {
+            http: http(&config.limits),
+            http2: Http2::new(&config.limits),
+            trusted_proxies: config.trusted_proxies.clone(),
+            patience: config.limits.idle_timeout,
+            places_per_address: config.limits.connections_per_address,
+            ..self.clone()
         }
     }
 
@@ -96,7 +104,7 @@ impl Entrance {
     /// What is spoken HTTP over; `None` if it does not come to that.
     async fn open(&self, stream: TcpStream, permit: Permit, client: IpAddr) -> Option<Stream> {
         match &self.door {
-            Some(door) => door.open(stream, permit, client).await,
+            Some(door) => door.open(stream, permit, client, self.patience).await,
             None => Some(Stream::Tcp(stream, Some(permit))),
         }
     }
@@ -116,6 +124,17 @@ impl Entrance {
     }
 }
 
+fn http(limits: &Limits) -> http1::Builder {
+    let mut http = http1::Builder::new();
+    // hyper has one clock for an idle connection and for a slow header. Its buffer holds a header and a target, or
+    // some of a body.
+    http.timer(TokioTimer::new())
+        .header_read_timeout(limits.idle_timeout)
+        .max_buf_size(limits.header_bytes + limits.uri_bytes)
+        .preserve_header_case(true);
+    http
+}
+
 /// As many as are asked for, but never more than there are file handles for.
 fn most_connections(configured: Option<NonZeroUsize>, capacity: Capacity) -> usize {
     let carried = capacity.connections;
@@ -127,25 +146,26 @@ fn most_connections(configured: Option<NonZeroUsize>, capacity: Capacity) -> usi
     most
 }
 
-/// Serves until the drain closes; connections that are open then finish what they do.
-pub async fn serve(listener: TcpListener, entrance: Entrance, drain: Drain) {
-    let (entrance, exhausted) = (Arc::new(entrance), Seldom::default());
+/// Serves until the drain closes; connections that are open then finish what they do. Each is let in by the entrance that
+/// there is when it comes.
+pub async fn serve(listener: TcpListener, entrance: Arc<ArcSwap<Entrance>>, drain: Drain) {
+    let exhausted = Seldom::default();
     loop {
         let (stream, peer) = tokio::select! {
             () = drain.closing() => break,
             accepted = accept(&listener, &exhausted) => accepted,
         };
-        let_in(&entrance, stream, peer, &drain);
+        let_in(entrance.load_full(), stream, peer, &drain);
     }
     for (stream, peer) in waiting(listener) {
-        let_in(&entrance, stream, peer, &drain);
+        let_in(entrance.load_full(), stream, peer, &drain);
     }
 }
 
 /// Serves a connection, or turns it away where there is no place for it.
-fn let_in(entrance: &Arc<Entrance>, stream: TcpStream, peer: SocketAddr, drain: &Drain) {
+fn let_in(entrance: Arc<Entrance>, stream: TcpStream, peer: SocketAddr, drain: &Drain) {
     match entrance.places.take() {
-        Some(permit) => _ = tokio::spawn(connection(entrance.clone(), stream, permit, peer, drain.guard())),
+        Some(permit) => _ = tokio::spawn(connection(entrance, stream, permit, peer, drain.guard())),
         None => entrance.exit.turn_away(stream, peer.ip(), Overload::Connections, drain.guard()),
     }
 }

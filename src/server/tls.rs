@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use tokio::time::MissedTickBehavior;
 
 use crate::limits::Permit;
-use crate::metrics::{Metrics, Rejected, TlsReload};
+use crate::metrics::{Metrics, Rejected, Reload};
 use crate::relay::stream::Stream;
 use crate::relay::tls::{HandshakeError, Tls};
 use crate::tls::{ListenerFiles, Live, Material, Watcher};
@@ -29,20 +29,24 @@ const PLAIN_HTTP: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain
 /// Shakes hands with browsers.
 pub(super) struct Door {
     live: Arc<Live<ListenerFiles>>,
-    /// How long a handshake may take.
-    patience: Duration,
     metrics: Arc<Metrics>,
 }
 
 impl Door {
-    pub(super) fn new(live: Arc<Live<ListenerFiles>>, patience: Duration, metrics: Arc<Metrics>) -> Self {
-        Self { live, patience, metrics }
+    pub(super) fn new(live: Arc<Live<ListenerFiles>>, metrics: Arc<Metrics>) -> Self {
+        Self { live, metrics }
     }
 
-    /// The connection under TLS; `None` if it does not come to that, which is counted.
-    pub(super) async fn open(&self, socket: TcpStream, permit: Permit, client: IpAddr) -> Option<Stream> {
+    /// The connection under TLS; `None` if it does not come to that within `patience`, which is counted.
+    pub(super) async fn open(
+        &self,
+        socket: TcpStream,
+        permit: Permit,
+        client: IpAddr,
+        patience: Duration,
+    ) -> Option<Stream> {
         let config: Arc<ServerConfig> = self.live.current();
-        let error = match tokio::time::timeout(self.patience, Tls::accept(socket, config)).await {
+        let error = match tokio::time::timeout(patience, Tls::accept(socket, config)).await {
             Ok(Ok(tls)) => return Some(Stream::Tls(Box::new(tls), Some(permit))),
             Ok(Err(error)) => error,
             Err(_elapsed) => HandshakeError::Io(io::ErrorKind::TimedOut.into()),
@@ -85,12 +89,12 @@ where
         watcher = back;
         match look {
             Some(Ok(not_after)) => {
-                metrics.tls_reload(TlsReload::Accepted);
+                metrics.tls_reload(Reload::Accepted);
                 expires(not_after);
                 tracing::info!("TLS certificates read anew: new connections use them");
             }
             Some(Err(error)) => {
-                metrics.tls_reload(TlsReload::Refused);
+                metrics.tls_reload(Reload::Refused);
                 tracing::error!(%error, "TLS certificates have changed and do not work: those of before stay");
             }
             None => {}

@@ -14,6 +14,8 @@ mod http;
 mod http2;
 mod limits;
 mod peers;
+mod reload;
+mod routes;
 mod support;
 mod systemd;
 mod takeover;

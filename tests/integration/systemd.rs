@@ -59,6 +59,19 @@ async fn without_a_watchdog_systemd_is_told_what_is_new_and_no_more() {
     assert_eq!(process.exit_code().await, Some(0));
 }
 
+#[tokio::test]
+async fn systemd_is_told_of_a_reload() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notify");
+    let told = UnixDatagram::bind(&path).unwrap();
+    let app = App::bind().await;
+    let process = Process::start_with(&app, &[], |command| command.env("NOTIFY_SOCKET", &path)).await;
+    until(&told, "READY=1").await;
+    process.signal(Signal::HUP);
+    let lines = until(&told, "READY=1").await;
+    assert!(lines[0] == "RELOADING=1" && lines[1].starts_with("MONOTONIC_USEC="), "{lines:?}");
+}
+
 /// A sidecar with these sockets as its first file handles, as listenfd's form of the protocol has it.
 async fn activated(app: &App, names: &str, sockets: [TcpListener; 2]) -> Process {
     let [first, second] = sockets.map(OwnedFd::from);

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use listenfd::ListenFd;
+use sd_notify::NotifyState;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::app::Sockets;
@@ -92,6 +93,16 @@ pub(super) async fn keep_told(drain: Drain, sessions: Sessions, drain_timeout: D
     }
 }
 
+/// Says that the configuration is being read anew. May wait.
+pub(super) fn reloading() {
+    say(&[NotifyState::Reloading, NotifyState::monotonic_usec_now().unwrap_or(NotifyState::Custom(""))]);
+}
+
+/// Says that this is over, whatever came of it. May wait.
+pub(super) fn reloaded() {
+    say(&[NotifyState::Ready]);
+}
+
 fn status(sessions: usize, stopping: bool) -> String {
     format!("{}, sessions: {sessions}", if stopping { "draining" } else { "serving" })
 }
@@ -106,10 +117,12 @@ async fn tell(news: String) {
     if news.is_empty() {
         return;
     }
-    let told =
-        tokio::task::spawn_blocking(move || sd_notify::notify(&[sd_notify::NotifyState::Custom(news.trim_end())]))
-            .await;
-    if let Ok(Err(error)) = told {
+    // Nothing can be done about a thread that panics.
+    let _told = tokio::task::spawn_blocking(move || say(&[NotifyState::Custom(news.trim_end())])).await;
+}
+
+fn say(news: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(news) {
         tracing::warn!(%error, "systemd cannot be told");
     }
 }

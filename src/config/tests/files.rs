@@ -76,13 +76,13 @@ fn unknown_keys_without_a_near_one_list_the_known_ones() {
         [
             "sidecar.toml:1: colour: unknown key; known here: listen, upstream, admin, log_format, log_level, \
              connect_timeout, handshake_timeout, trusted_proxies, proxy_protocol, allowed_origins, \
-             [tls], [upstream_tls], [heartbeat], [session], [drain], [watchdog], [limits], [metrics]",
+             [tls], [upstream_tls], [heartbeat], [session], [drain], [watchdog], [limits], [metrics], [[route]]",
             "sidecar.toml:2: \"a\\nb\": unknown key; known here: listen, upstream, admin, log_format, log_level, \
              connect_timeout, handshake_timeout, trusted_proxies, proxy_protocol, allowed_origins, \
-             [tls], [upstream_tls], [heartbeat], [session], [drain], [watchdog], [limits], [metrics]",
+             [tls], [upstream_tls], [heartbeat], [session], [drain], [watchdog], [limits], [metrics], [[route]]",
             "sidecar.toml:4: heartbeat.xyz: unknown key; known here: heartbeat.mode, heartbeat.proof, heartbeat.ack, \
              heartbeat.native_deadline, heartbeat.stall_after",
-            "sidecar.toml:5: fish: unknown table; known tables: tls, upstream_tls, heartbeat, session, drain, watchdog, limits, metrics",
+            "sidecar.toml:5: fish: unknown table; known tables: tls, upstream_tls, heartbeat, session, drain, watchdog, limits, metrics, route",
         ]
     );
 }
@@ -179,4 +179,129 @@ fn the_file_is_named_by_flag_before_environment() {
     sources.config = Some("flag.toml".into());
     assert_eq!(sources.file(), Some(Path::new("flag.toml")));
     assert_eq!(Sources::default().file(), None);
+}
+
+/// Two apps and what the top level says for both.
+const ROUTES: &str = r#"
+[heartbeat]
+stall_after = "7s"
+
+[[route]]
+name = "blue"
+host = "blue.example"
+upstream = "http://127.0.0.1:8601"
+
+[[route]]
+name = "green"
+path = "/green/"
+upstream = "unix:/run/green.sock"
+
+[route.heartbeat]
+mode = "answer"
+"#;
+
+#[test]
+fn routes_have_an_app_each_and_else_what_the_top_level_says() {
+    let loaded = load_file(ROUTES.as_bytes(), sources(&[("heartbeat-proof", "connection")], &[])).expect("valid");
+    let [blue, green] = &loaded.config.apps()[..] else { panic!("two apps") };
+    assert_eq!((blue.name.as_str(), blue.path.to_string().as_str()), ("blue", "/"));
+    assert_eq!(blue.host.as_ref().map(HostPattern::to_string).as_deref(), Some("blue.example"));
+    assert_eq!(
+        (green.path.to_string(), green.upstream.to_string()),
+        ("/green".to_owned(), "unix:/run/green.sock".to_owned())
+    );
+    assert_eq!((blue.heartbeat.mode, green.heartbeat.mode), (Mode::Auto, Mode::Answer));
+    for app in [blue, green] {
+        assert_eq!((app.heartbeat.stall_after, app.heartbeat.proof), (Duration::from_secs(7), Proof::Connection));
+    }
+    let origins = |key: &str| {
+        let of = |route: &Vec<Effective>| route.iter().find(|it| it.key == key).map(|it| it.origin.to_string());
+        loaded
+            .routes
+            .iter()
+            .map(|route| of(route).map(|origin| origin.rsplit('/').next().unwrap_or_default().to_owned()))
+            .collect::<Vec<_>>()
+    };
+    let lines = |one: &str, other: &str| vec![Some(one.to_owned()), Some(other.to_owned())];
+    assert_eq!(origins("name"), lines("sidecar.toml:6", "sidecar.toml:11"));
+    assert_eq!(origins("host"), [Some("sidecar.toml:7".to_owned()), None]);
+    assert_eq!(origins("path"), lines("default", "sidecar.toml:12"));
+    assert_eq!(origins("heartbeat.mode"), lines("default", "sidecar.toml:16"));
+    assert_eq!(origins("heartbeat.stall_after"), lines("sidecar.toml:3", "sidecar.toml:3"));
+    assert_eq!(origins("heartbeat.proof"), lines("--heartbeat-proof", "--heartbeat-proof"));
+    assert_eq!(loaded.warnings.len(), 1, "said once: {:?}", loaded.warnings);
+}
+
+#[test]
+fn no_route_is_one_app_for_every_request() {
+    let [app] = &Config::default().apps()[..] else { panic!("one app") };
+    assert_eq!(app.name, Config::ONLY_APP);
+    assert!(app.matches("any.example", "*") && app.matches("", "/_stcore/stream"));
+}
+
+#[test]
+fn what_is_wrong_with_a_route_is_told_with_its_line() {
+    assert_eq!(
+        file_problems(
+            "[[route]]\nname = 'a b'\nhost = 'a:80'\npath = 'a'\nupstream = 'x'\nheartbeat.mode = 'on'\n\
+             [[route]]\nhosts = 'a'\nname = 1\n[route.heartbeat]\nmod = 'auto'\n"
+        ),
+        [
+            r#"sidecar.toml:2: route.name: "a b" is no name of an app: write at most 63 letters, digits, dashes, dots and underscores"#,
+            r#"sidecar.toml:3: route.host: "a:80" has a port, and a route takes every port: write HOST or *.HOST"#,
+            r#"sidecar.toml:4: route.path: "a" is no begin of a path: write /SEGMENT or /SEGMENT/SEGMENT, percent-encoded as in requests"#,
+            r#"sidecar.toml:5: route.upstream: "x" has no scheme: write "http://x""#,
+            r#"sidecar.toml:6: route.heartbeat.mode: "on" is none of auto, answer, forward"#,
+            "sidecar.toml:7: route: needs name",
+            "sidecar.toml:7: route: needs upstream",
+            "sidecar.toml:8: route.hosts: unknown key; did you mean host?",
+            "sidecar.toml:9: route.name: an integer, where a string is expected",
+            "sidecar.toml:11: route.heartbeat.mod: unknown key; did you mean heartbeat.mode?",
+        ]
+    );
+    for (text, problem) in [
+        ("[route]\nname = 'a'\n", "sidecar.toml:1: route: a table, where an array of tables is expected: [[route]]"),
+        ("route = ['a']\n", "sidecar.toml:1: route: a string, where an array of tables is expected: [[route]]"),
+        ("[[rout]]\n", "sidecar.toml:1: rout: unknown table; did you mean [[route]]?"),
+        ("[rout]\n", "sidecar.toml:1: rout: unknown table; did you mean [[route]]?"),
+    ] {
+        assert_eq!(file_problems(text), [problem], "{text}");
+    }
+}
+
+#[test]
+fn routes_that_cannot_be_told_apart_are_refused() {
+    let two = |first: &str, second: &str| {
+        file_problems(&format!(
+            "[[route]]\n{first}\nupstream = 'http://a'\n[[route]]\n{second}\nupstream = 'http://b'\n"
+        ))
+    };
+    assert_eq!(
+        two("name = 'a'\npath = '/x'", "name = 'a'"),
+        [r#"sidecar.toml:5: route: "a" is called as an earlier one, "a""#]
+    );
+    assert_eq!(
+        two("name = 'a'\nhost = 'A.b'\npath='/x/'", "name = 'b'\nhost = 'a.B'\npath='/x'"),
+        [r#"sidecar.toml:6: route: "b" serves the same as an earlier one, "a""#]
+    );
+}
+
+#[test]
+fn routes_take_the_place_of_the_upstream() {
+    let file = b"[[route]]\nname = 'a'\nupstream = 'http://127.0.0.1:8500'\n";
+    assert_eq!(
+        load_file(file, sources(&[("upstream", "http://b")], &[])).expect_err("both"),
+        [
+            r#"upstream = "http://b:80" (--upstream) and [[route]] exclude each other: each route has its own upstream"#,
+            r#"upstream = "http://127.0.0.1:8500" (sidecar.toml:3) leads back to listen = "0.0.0.0:8500" (default): the sidecar would proxy itself"#,
+        ]
+    );
+    let forwards =
+        b"[watchdog]\nmode = 'self'\n[[route]]\nname = 'a'\nupstream = 'http://a'\nheartbeat.mode = 'forward'\n";
+    assert_eq!(
+        load_file(forwards, Sources::default()).expect_err("no acks"),
+        [
+            r#"watchdog.mode = "self" (sidecar.toml:2) needs acks, which heartbeat.mode = "forward" (sidecar.toml:6) leaves to the app: its pages would reconnect for ever"#
+        ]
+    );
 }

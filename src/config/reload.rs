@@ -1,0 +1,158 @@
+//! What becomes of a configuration file that changes while the sidecar runs.
+//!
+//! Law: all of a change or nothing; what cannot change in a running process is refused by its line.
+
+use std::fs::File;
+use std::hash::{DefaultHasher, Hasher as _};
+use std::io::{self, Read as _};
+
+use super::load::{Effective, Loaded, Origin, Problem, Problems, Sources, load};
+use super::raw::MAX_BYTES;
+
+/// What may change: keys, and tables with all their keys. All else is bound, opened or shared for the life of a process.
+const CHANGEABLE: [&str; 7] =
+    ["upstream", "heartbeat.", "limits.", "log_level", "trusted_proxies", "allowed_origins", "handshake_timeout"];
+
+/// Looks after the file of a running sidecar. Its functions read files.
+pub struct Reloader {
+    sources: Sources,
+    /// What was there at the last look, and what was judged last.
+    seen: u64,
+    judged: u64,
+}
+
+impl Reloader {
+    /// Call it before the configuration is loaded that it is to look after: a change in between is then none that is missed.
+    pub fn new(sources: Sources) -> Self {
+        let now = print(&sources);
+        Self { sources, seen: now, judged: now }
+    }
+
+    /// Looks at the file, and judges it if it has changed and two looks have seen the same: not every editor replaces a file
+    /// at one moment. A file that is named by a link has changed when the link leads elsewhere.
+    ///
+    /// # Errors
+    /// See [`Reloader::read`].
+    pub fn look(&mut self, running: &Loaded) -> Option<Result<Loaded, Problems>> {
+        let now = print(&self.sources);
+        let steady = std::mem::replace(&mut self.seen, now) == now;
+        (steady && now != self.judged).then(|| self.read(running))
+    }
+
+    /// Reads everything anew, whether it has changed or not.
+    ///
+    /// # Errors
+    /// What is wrong with it, as [`load`] tells it; or what is valid, but not while `running` runs.
+    pub fn read(&mut self, running: &Loaded) -> Result<Loaded, Problems> {
+        self.judged = print(&self.sources);
+        let loaded = load(&self.sources)?;
+        let fixed = fixed(running, &loaded);
+        if fixed.is_empty() { Ok(loaded) } else { Err(Problems(fixed)) }
+    }
+}
+
+/// The values that differ and may not, by where the new ones stand.
+fn fixed(running: &Loaded, loaded: &Loaded) -> Vec<Problem> {
+    let changeable = |key: &str| CHANGEABLE.iter().any(|it| key == *it || it.ends_with('.') && key.starts_with(it));
+    let pairs = running.settings.iter().zip(&loaded.settings);
+    let changed = pairs.filter(|(old, new)| old.value != new.value && !changeable(new.key));
+    let problem = |(old, new): (&Effective, &Effective)| {
+        let reason = format!("{}: {:?} cannot become {:?} while the sidecar runs", new.key, old.value, new.value);
+        // A key that was taken out of the file has no line there any more.
+        let origin = if new.origin == Origin::Default { old.origin.clone() } else { new.origin.clone() };
+        Problem::Written { origin, reason: format!("{reason}: restart it") }
+    };
+    changed.map(problem).collect()
+}
+
+/// Tells what is there at the moment; as good as different for different contents.
+fn print(sources: &Sources) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    let Some(path) = sources.file() else { return hasher.finish() };
+    let mut bytes = Vec::new();
+    match File::open(path).and_then(|file| file.take(MAX_BYTES + 1).read_to_end(&mut bytes)) {
+        Ok(_length) => hasher.write(&bytes),
+        Err(error) => hasher.write(format!("{:?}", io::Error::kind(&error)).as_bytes()),
+    }
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::config::SETTINGS;
+
+    struct Folder {
+        _folder: tempfile::TempDir,
+        path: PathBuf,
+        sources: Sources,
+    }
+
+    fn folder(text: &str) -> Folder {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("sidecar.toml");
+        fs::write(&path, text).expect("a file");
+        let sources = Sources { config: Some(path.clone()), ..Sources::default() };
+        Folder { _folder: folder, path, sources }
+    }
+
+    #[test]
+    fn a_change_is_taken_when_two_looks_have_seen_it() {
+        let Folder { path, sources, .. } = &folder("");
+        let mut reloader = Reloader::new(sources.clone());
+        let running = load(sources).expect("valid");
+        assert!(reloader.look(&running).is_none());
+        fs::write(path, "[heartbeat]\nmode = 'answer'\n").expect("a file");
+        assert!(reloader.look(&running).is_none(), "it may be half written");
+        let taken = reloader.look(&running).expect("a change").expect("valid");
+        assert_eq!(taken.config.heartbeat.mode, crate::heartbeat::Mode::Answer);
+        assert!(reloader.look(&taken).is_none(), "once");
+    }
+
+    #[test]
+    fn a_bad_file_is_told_of_once_and_a_good_one_is_taken_after_it() {
+        let Folder { path, sources, .. } = &folder("log_level = 'info'\n");
+        let mut reloader = Reloader::new(sources.clone());
+        let running = load(sources).expect("valid");
+        let looks = |reloader: &mut Reloader| [(); 3].map(|()| reloader.look(&running));
+        for bad in ["log_level = 1\n", "log_level", "[[route]]\n"] {
+            fs::write(path, bad).expect("a file");
+            let [None, Some(Err(_)), None] = looks(&mut reloader) else { panic!("{bad}") };
+        }
+        fs::remove_file(path).expect("removed");
+        let [None, Some(Err(Problems(problems))), None] = looks(&mut reloader) else { panic!("no file") };
+        assert!(matches!(problems[..], [Problem::Unreadable { .. }]));
+        fs::write(path, "log_level = 'info'\n").expect("a file");
+        let [None, Some(Ok(_)), None] = looks(&mut reloader) else { panic!("as it was") };
+    }
+
+    #[test]
+    fn what_is_bound_or_opened_cannot_change_and_the_line_says_so() {
+        let Folder { path, sources, .. } = &folder("admin = '127.0.0.1:1'\n");
+        let mut reloader = Reloader::new(sources.clone());
+        let running = load(sources).expect("valid");
+        fs::write(path, "\nlisten = '127.0.0.1:2'\n[heartbeat]\nmode = 'answer'\n[session]\ntakeover = false\n")
+            .expect("a file");
+        let Problems(problems) = reloader.read(&running).expect_err("all of it or nothing");
+        let told: Vec<_> =
+            problems.iter().map(|it| it.to_string().rsplit('/').next().unwrap_or_default().to_owned()).collect();
+        assert_eq!(
+            told,
+            [
+                r#"sidecar.toml:2: listen: "0.0.0.0:8500" cannot become "127.0.0.1:2" while the sidecar runs: restart it"#,
+                r#"sidecar.toml:1: admin: "127.0.0.1:1" cannot become "127.0.0.1:9600" while the sidecar runs: restart it"#,
+                r#"sidecar.toml:6: session.takeover: "true" cannot become "false" while the sidecar runs: restart it"#,
+            ]
+        );
+    }
+
+    #[test]
+    fn what_may_change_is_there() {
+        for it in CHANGEABLE {
+            assert!(SETTINGS.iter().any(|setting| setting.key.starts_with(it)), "{it}");
+        }
+    }
+}

@@ -1,0 +1,301 @@
+//! Several apps behind one sidecar: the name of each, and which requests are for it.
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::raw::{Field, Item, List};
+use super::setting::Setting;
+use super::settings::SETTINGS;
+use super::{Config, Effective, Invalid, Origin, UpstreamAddress};
+use crate::heartbeat::Settings;
+
+/// The longest name, which stands in every series of the app.
+const LONGEST_NAME: usize = 63;
+
+/// The key of the array of tables.
+pub(super) const KEY: &str = "route";
+
+/// How many of its fields the top level has not.
+const OWN_FIELDS: usize = 3;
+
+/// The arrays of tables that a file may have.
+pub(super) static LISTS: &[List] = &[List {
+    key: KEY,
+    fields: &[
+        "name",
+        "host",
+        "path",
+        "upstream",
+        "heartbeat.mode",
+        "heartbeat.proof",
+        "heartbeat.ack",
+        "heartbeat.native_deadline",
+        "heartbeat.stall_after",
+    ],
+}];
+
+/// One app, and the requests that are for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// What metrics and logs call it; no two routes have one.
+    pub name: String,
+    /// The hosts that it serves; `None` is any.
+    pub host: Option<HostPattern>,
+    /// What the paths that it serves begin with.
+    pub path: PathPrefix,
+    /// The app server.
+    pub upstream: UpstreamAddress,
+    /// What happens to its heartbeats.
+    pub heartbeat: Settings,
+}
+
+/// A host name, or all names below one: `app.example`, `*.apps.example`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostPattern {
+    /// In lower case, without the star; a dot stands first where there was one.
+    name: String,
+}
+
+/// Whole segments at the begin of a path; `/` is every path.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PathPrefix {
+    /// Without a slash at its end; empty for every path.
+    segments: String,
+}
+
+impl Config {
+    /// The name of the only app, where no route gives it one.
+    pub const ONLY_APP: &'static str = "default";
+
+    /// The apps: those of the routes, or else the one upstream, for all requests.
+    pub fn apps(&self) -> Vec<Route> {
+        if !self.routes.is_empty() {
+            return self.routes.clone();
+        }
+        vec![Route {
+            name: Self::ONLY_APP.to_owned(),
+            host: None,
+            path: PathPrefix::default(),
+            upstream: self.upstream.clone(),
+            heartbeat: self.heartbeat,
+        }]
+    }
+}
+
+impl Route {
+    /// Whether a request for this host, without its port, and this path is for the app.
+    pub fn matches(&self, host: &str, path: &str) -> bool {
+        self.host.as_ref().is_none_or(|pattern| pattern.matches(host)) && self.path.matches(path)
+    }
+
+    /// How much a match says: a name says more than a star, the longer star or path more than the shorter, and any host
+    /// more than any path. Of two routes that match, the one of the greater rank has the request.
+    pub fn rank(&self) -> impl Ord + use<> {
+        let host = self.host.as_ref().map(|pattern| (!pattern.name.starts_with('.'), pattern.name.len()));
+        (host, self.path.segments.len())
+    }
+
+    /// Whether it is for the same requests as another.
+    pub(super) fn serves_as(&self, other: &Self) -> bool {
+        self.host == other.host && self.path == other.path
+    }
+
+    /// Puts a route together of what the file says; for the rest it is as `base` has it. Gives its values with where
+    /// they come from too.
+    ///
+    /// # Errors
+    /// What is wrong, with the line.
+    pub(super) fn read(
+        item: &Item,
+        base: &Config,
+        origin: impl Fn(usize) -> Origin,
+        inherited: impl Fn(&str) -> Origin,
+    ) -> Result<(Self, Vec<Effective>), Vec<(usize, String)>> {
+        let (mut config, mut mistakes) = (base.clone(), Vec::new());
+        let (mut name, mut host, mut path) = (String::new(), None, PathPrefix::default());
+        for Field { key, text, line } in &item.fields {
+            let taken = match *key {
+                "name" => self::name(text).map(|read| name = read),
+                "host" => text.parse().map(|read| host = Some(read)),
+                "path" => text.parse().map(|read| path = read),
+                key => (top_level(key).set)(&mut config, text),
+            };
+            if let Err(Invalid(reason)) = taken {
+                mistakes.push((*line, format!("route.{key}: {reason}")));
+            }
+        }
+        let written = |key: &str| item.fields.iter().find(|field| field.key == key).map(|field| field.line);
+        for key in ["name", "upstream"] {
+            if written(key).is_none() {
+                mistakes.push((item.line, format!("route: needs {key}")));
+            }
+        }
+        if !mistakes.is_empty() {
+            return Err(mistakes);
+        }
+        let effective = |(key, value): (&'static str, String)| {
+            let origin = written(key).map_or_else(|| inherited(key), &origin);
+            Effective { key, value, origin }
+        };
+        let host_text = host.as_ref().map(HostPattern::to_string);
+        let own = [("name", name.clone()), ("path", path.to_string())];
+        let values = own.into_iter().chain(host_text.map(|host| ("host", host)));
+        let shared = LISTS[0].fields[OWN_FIELDS..].iter().map(|key| (*key, (top_level(key).get)(&config)));
+        let effective = values.chain(shared).map(effective).collect();
+        Ok((Self { name, host, path, upstream: config.upstream, heartbeat: config.heartbeat }, effective))
+    }
+}
+
+/// The setting that a route may have for itself.
+fn top_level(key: &str) -> &'static Setting {
+    SETTINGS.iter().find(|setting| setting.key == key).expect("routes share these keys with the top level")
+}
+
+fn name(text: &str) -> Result<String, Invalid> {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    if text.is_empty() || text.len() > LONGEST_NAME || !text.bytes().all(allowed) {
+        return Err(Invalid(format!(
+            "{text:?} is no name of an app: write at most {LONGEST_NAME} letters, digits, dashes, dots and underscores"
+        )));
+    }
+    Ok(text.to_owned())
+}
+
+impl HostPattern {
+    fn matches(&self, host: &str) -> bool {
+        let Some(head) = host.len().checked_sub(self.name.len()) else { return false };
+        let below = self.name.starts_with('.');
+        let tail = host.as_bytes()[head..].eq_ignore_ascii_case(self.name.as_bytes());
+        tail && if below { head > 0 } else { head == 0 }
+    }
+}
+
+impl FromStr for HostPattern {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let refuse = |why: &str| Err(Invalid(format!("{text:?} {why}: write HOST or *.HOST")));
+        let (star, name) = text.strip_prefix("*.").map_or((false, text), |name| (true, name));
+        if name.contains(':') && !name.starts_with('[') {
+            return refuse("has a port, and a route takes every port");
+        }
+        let address = name.strip_prefix('[').and_then(|name| name.strip_suffix(']'));
+        let is_address = address.is_some_and(|address| address.parse::<std::net::Ipv6Addr>().is_ok());
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+        let is_name = !name.is_empty() && name.bytes().all(allowed) && !name.split('.').any(str::is_empty);
+        if !is_name && (star || !is_address) {
+            return refuse("is no host");
+        }
+        Ok(Self { name: format!("{}{}", if star { "." } else { "" }, name.to_ascii_lowercase()) })
+    }
+}
+
+impl fmt::Display for HostPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", if self.name.starts_with('.') { "*" } else { "" }, self.name)
+    }
+}
+
+impl PathPrefix {
+    fn matches(&self, path: &str) -> bool {
+        path.strip_prefix(&*self.segments).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            || self.segments.is_empty()
+    }
+}
+
+impl FromStr for PathPrefix {
+    type Err = Invalid;
+
+    fn from_str(text: &str) -> Result<Self, Invalid> {
+        let segments = text.strip_suffix('/').unwrap_or(text);
+        let allowed = |byte: u8| byte.is_ascii_graphic() && !b"?#*\\".contains(&byte);
+        let idle = |segment: &str| matches!(segment, "" | "." | "..");
+        let valid = text.starts_with('/') && text.bytes().all(allowed);
+        if !valid || segments.split('/').skip(1).any(idle) {
+            return Err(Invalid(format!(
+                "{text:?} is no begin of a path: write /SEGMENT or /SEGMENT/SEGMENT, percent-encoded as in requests"
+            )));
+        }
+        Ok(Self { segments: segments.to_owned() })
+    }
+}
+
+impl fmt::Display for PathPrefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.segments.is_empty() { "/" } else { &self.segments })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_is_a_name_or_all_names_below_one() {
+        for (pattern, host, matches) in [
+            ("app.example", "APP.example", true),
+            ("app.example", "x.app.example", false),
+            ("app.example", "app.example.evil", false),
+            ("*.Example", "app.example", true),
+            ("*.example", "a.b.example", true),
+            ("*.example", "example", false),
+            ("*.example", ".example", false),
+            ("*.example", "badexample", false),
+            ("[::1]", "[::1]", true),
+            ("127.0.0.1", "127.0.0.1", true),
+        ] {
+            let read: HostPattern = pattern.parse().expect(pattern);
+            assert_eq!(read.matches(host), matches, "{pattern} {host}");
+            assert_eq!(read.to_string(), pattern.to_ascii_lowercase());
+        }
+        for text in ["", "*", "*.", "a:80", "a/b", "*.*.a", "a..b", "*.[::1]", "[x]", "a b", "é"] {
+            assert!(text.parse::<HostPattern>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_path_prefix_takes_whole_segments() {
+        for (prefix, shown, path, matches) in [
+            ("/", "/", "/", true),
+            ("/", "/", "*", true),
+            ("/app", "/app", "/app", true),
+            ("/app/", "/app", "/app/x", true),
+            ("/app", "/app", "/apple", false),
+            ("/app", "/app", "/App", false),
+            ("/a/b", "/a/b", "/a", false),
+            ("/a/b", "/a/b", "/a/b/_stcore/stream", true),
+        ] {
+            let read: PathPrefix = prefix.parse().expect(prefix);
+            assert_eq!((read.to_string().as_str(), read.matches(path)), (shown, matches), "{prefix} {path}");
+        }
+        for text in ["", "app", "/a//b", "//", "/a/../b", "/./a", "/a?b", "/a#b", "/a b", "/é", "/a*"] {
+            assert!(text.parse::<PathPrefix>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_name_ranks_above_a_star_and_any_host_above_any_path() {
+        let route = |host: &str, path: &str| Route {
+            name: String::new(),
+            host: (!host.is_empty()).then(|| host.parse().expect(host)),
+            path: path.parse().expect(path),
+            upstream: Config::default().upstream,
+            heartbeat: Settings::default(),
+        };
+        let ascending = [
+            route("", "/"),
+            route("", "/a/long/path"),
+            route("*.example", "/"),
+            route("*.apps.example", "/"),
+            route("a.io", "/"),
+            route("a.io", "/x"),
+        ];
+        assert!(ascending.windows(2).all(|pair| pair[0].rank() < pair[1].rank()));
+    }
+
+    #[test]
+    fn a_route_has_every_key_of_heartbeats() {
+        let heartbeat = SETTINGS.iter().map(|setting| setting.key).filter(|key| key.starts_with("heartbeat."));
+        assert_eq!(LISTS[0].fields[4..], heartbeat.collect::<Vec<_>>());
+    }
+}

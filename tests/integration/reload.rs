@@ -1,0 +1,176 @@
+//! A configuration that changes while the real sidecar runs: new ones have it, live ones go on, bad ones are refused.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use crate::support::frame::{BINARY, CLOSE, SESSION_ID, TEXT, heartbeat, masked, new_session, plain};
+use crate::support::process::{Process, Signal};
+use crate::support::{App, Session, Sidecar, handshake, metric};
+
+const STREAM: &str = "/_stcore/stream";
+
+/// A running sidecar and its file.
+struct Running {
+    _folder: tempfile::TempDir,
+    file: PathBuf,
+    process: Process,
+    sidecar: Sidecar,
+}
+
+impl Running {
+    async fn start(text: String) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("sidecar.toml");
+        fs::write(&file, text).unwrap();
+        let process = Process::start_alone(&[&format!("--config={}", file.display())]).await;
+        let sidecar = Sidecar::elsewhere(process.address, process.admin);
+        Self { _folder: folder, file, process, sidecar }
+    }
+
+    /// Replaces the file and waits for the word about it.
+    async fn change(&mut self, text: String, word: &str) -> String {
+        fs::write(&self.file, text).unwrap();
+        self.told(word).await
+    }
+
+    async fn told(&mut self, word: &str) -> String {
+        self.process.line(word).await["message"].as_str().unwrap().to_owned()
+    }
+
+    async fn reloads(&self, result: &str) -> f64 {
+        metric(self.process.admin, "config_reloads_total", &[("result", result)]).await
+    }
+
+    async fn is_current(&self) -> bool {
+        metric(self.process.admin, "config_last_reload_successful", &[]).await == 1.0
+    }
+}
+
+fn upstream(app: &App) -> String {
+    format!("upstream = 'http://{}'\n", app.address())
+}
+
+fn route(name: &str, app: &App) -> String {
+    format!("[[route]]\nname = '{name}'\npath = '/{name}'\nupstream = 'http://{}'\n", app.address())
+}
+
+/// Bytes pass in both directions.
+async fn lives(session: &mut Session) {
+    session.browser.send(masked(TEXT, "up")).await;
+    session.app.expect(masked(TEXT, "up")).await;
+    session.app.send(plain(TEXT, "down")).await;
+    session.browser.expect(plain(TEXT, "down")).await;
+}
+
+#[tokio::test]
+async fn new_sessions_go_to_the_new_app_and_live_ones_stay() {
+    let [old, new] = [App::bind().await, App::bind().await];
+    let mut running = Running::start(upstream(&old)).await;
+    let mut before = running.sidecar.stream(&old).await;
+    let told = running.change(upstream(&new), "configuration reloaded").await;
+    assert_eq!(told, format!("configuration reloaded: upstream = \"http://{}\"", new.address()));
+    let mut after = running.sidecar.stream(&new).await;
+    lives(&mut before).await;
+    lives(&mut after).await;
+
+    running.change(route("a", &old) + &route("b", &new), "configuration reloaded: upstream").await;
+    let mut routed = running.sidecar.open(&old, "/a/_stcore/stream").await;
+    for session in [&mut before, &mut after, &mut routed] {
+        lives(session).await;
+    }
+    assert_eq!((running.reloads("accepted").await, running.reloads("refused").await), (2.0, 0.0));
+    assert_eq!(running.sidecar.metric("connections", &[("upstream", "default")]).await, 2.0);
+    assert_eq!(running.sidecar.metric("connections", &[("upstream", "a")]).await, 1.0);
+}
+
+#[tokio::test]
+async fn a_bad_change_is_refused_by_its_line_and_what_was_in_force_stays() {
+    let app = App::bind().await;
+    let mut running = Running::start(upstream(&app)).await;
+    for (text, problem) in [
+        ("[heartbeat]\nmode = 'on'\n", "3: heartbeat.mode: \"on\" is none of auto, answer, forward"),
+        ("log_format = 'text'\n[heartbeat]\nmode = 'forward'\n[session]\ntakeover = false\n", "6: session.takeover: "),
+        ("[heartbeat\n", "2: "),
+    ] {
+        let told = running.change(upstream(&app) + text, "configuration refused").await;
+        let expected = format!("configuration refused, the one of before stays: {}:{problem}", running.file.display());
+        assert!(told.starts_with(&expected), "{told}");
+        assert!(!running.is_current().await);
+    }
+    lives(&mut running.sidecar.stream(&app).await).await;
+    let good = upstream(&app) + "log_level = 'debug'\n";
+    assert!(running.change(good, "configuration reloaded").await.ends_with(": log_level = \"debug\""));
+    assert!(running.is_current().await);
+    assert_eq!((running.reloads("accepted").await, running.reloads("refused").await), (1.0, 3.0));
+    running.sidecar.connect().await.send("TRACE / HTTP/1.1\r\nHost: app.test\r\n\r\n").await;
+    running.process.line("request refused").await;
+}
+
+#[tokio::test]
+async fn sighup_reads_at_once_what_is_there() {
+    let app = App::bind().await;
+    let mut running = Running::start(upstream(&app)).await;
+    running.process.signal(Signal::HUP);
+    assert_eq!(running.told("configuration").await, "configuration reloaded: no change");
+    fs::write(&running.file, "listen").unwrap();
+    running.process.signal(Signal::HUP);
+    assert!(running.told("configuration").await.starts_with("configuration refused"));
+    lives(&mut running.sidecar.stream(&app).await).await;
+}
+
+/// As the kubelet does it: the file is a link through a folder that is a link, which is swapped.
+#[tokio::test]
+async fn a_mounted_configmap_is_followed_when_its_link_is_swapped() {
+    let [old, new] = [App::bind().await, App::bind().await];
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let version = |name: &str, app: &App| {
+        fs::create_dir(at(name)).unwrap();
+        fs::write(at(name).join("sidecar.toml"), upstream(app)).unwrap();
+    };
+    version("..1", &old);
+    symlink("..1", at("..data")).unwrap();
+    symlink(Path::new("..data").join("sidecar.toml"), at("sidecar.toml")).unwrap();
+    let mut process = Process::start_alone(&[&format!("--config={}", at("sidecar.toml").display())]).await;
+    version("..2", &new);
+    symlink("..2", at("..data_tmp")).unwrap();
+    fs::rename(at("..data_tmp"), at("..data")).unwrap();
+    fs::remove_dir_all(at("..1")).unwrap();
+    process.line("configuration reloaded").await;
+    lives(&mut Sidecar::elsewhere(process.address, process.admin).stream(&new).await).await;
+}
+
+#[tokio::test]
+async fn a_session_that_began_before_a_reload_can_be_taken_over_after_it() {
+    let app = App::bind().await;
+    let mut running = Running::start(upstream(&app)).await;
+    let mut old = running.sidecar.stream(&app).await;
+    old.app.send(new_session("1.53.1")).await;
+    old.browser.expect(new_session("1.53.1")).await;
+    running.change(upstream(&app) + "[heartbeat]\nmode = 'forward'\n", "configuration reloaded").await;
+    let mut browser = running.sidecar.connect().await;
+    browser.send(handshake(STREAM, &format!("Sec-WebSocket-Protocol: streamlit, xsrf, {SESSION_ID}\r\n"))).await;
+    let close = old.app.frame().await;
+    assert!(close.is(CLOSE, 1001u16.to_be_bytes()), "{close:?}");
+}
+
+#[tokio::test]
+async fn heartbeats_and_limits_of_new_sessions_are_the_new_ones() {
+    let app = App::bind().await;
+    let mut running = Running::start(upstream(&app) + "[heartbeat]\nmode = 'answer'\nproof = 'connection'\n").await;
+    let mut first = running.sidecar.stream(&app).await;
+    let forward = "[heartbeat]\nmode = 'forward'\n[limits]\nsessions = 2\n";
+    running.change(upstream(&app) + forward, "configuration reloaded").await;
+    first.browser.send(heartbeat()).await;
+    first.browser.expect(plain(BINARY, [0x52, 0, 0xd0, 1, 1])).await;
+    let mut second = running.sidecar.stream(&app).await;
+    second.browser.send(heartbeat()).await;
+    second.app.expect(heartbeat()).await;
+    let mut third = running.sidecar.connect().await;
+    third.send(handshake(STREAM, "")).await;
+    assert!(third.head().await.starts_with("HTTP/1.1 503 "), "the first counts though it began without a limit");
+    drop(first);
+    running.sidecar.until("connections", &[], 1.0).await;
+    lives(&mut running.sidecar.stream(&app).await).await;
+}
