@@ -62,7 +62,12 @@ fn fixed(running: &Loaded, loaded: &Loaded) -> Vec<Problem> {
         let origin = if new.origin == Origin::Default { old.origin.clone() } else { new.origin.clone() };
         Problem::Written { origin, reason: format!("{reason}: restart it") }
     };
-    changed.map(problem).collect()
+    let mut fixed: Vec<_> = changed.map(problem).collect();
+    if running.config.tls.certificates != loaded.config.tls.certificates {
+        let reason = "[[tls.certificates]]: other files cannot be taken while the sidecar runs: restart it";
+        fixed.push(Problem::Conflict(reason.to_owned()));
+    }
+    fixed
 }
 
 /// Tells what is there at the moment; as good as different for different contents.

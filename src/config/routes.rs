@@ -6,6 +6,7 @@ use std::str::FromStr;
 use super::raw::{Field, Item, List};
 use super::setting::Setting;
 use super::settings::SETTINGS;
+use super::tls::CERTIFICATES;
 use super::{Config, Effective, Invalid, Origin, UpstreamAddress};
 use crate::heartbeat::Settings;
 
@@ -19,20 +20,23 @@ pub(super) const KEY: &str = "route";
 const OWN_FIELDS: usize = 3;
 
 /// The arrays of tables that a file may have.
-pub(super) static LISTS: &[List] = &[List {
-    key: KEY,
-    fields: &[
-        "name",
-        "host",
-        "path",
-        "upstream",
-        "heartbeat.mode",
-        "heartbeat.proof",
-        "heartbeat.ack",
-        "heartbeat.native_deadline",
-        "heartbeat.stall_after",
-    ],
-}];
+pub(super) static LISTS: &[List] = &[
+    List {
+        key: KEY,
+        fields: &[
+            "name",
+            "host",
+            "path",
+            "upstream",
+            "heartbeat.mode",
+            "heartbeat.proof",
+            "heartbeat.ack",
+            "heartbeat.native_deadline",
+            "heartbeat.stall_after",
+        ],
+    },
+    CERTIFICATES,
+];
 
 /// One app, and the requests that are for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
