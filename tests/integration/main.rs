@@ -16,6 +16,7 @@ mod limits;
 mod peers;
 mod reload;
 mod routes;
+mod sni;
 mod support;
 mod systemd;
 mod takeover;

@@ -67,7 +67,13 @@ impl Pki {
 
     /// Writes a certificate for this machine that expires with this year's begin, and its key.
     pub(crate) fn issue(&self, name: &str, year: i32) {
-        let mut params = CertificateParams::new(["app.test".to_owned(), "127.0.0.1".to_owned()]).unwrap();
+        self.issue_for(name, &["app.test", "127.0.0.1"], year);
+    }
+
+    /// As [`Self::issue`], for these names.
+    pub(crate) fn issue_for(&self, name: &str, names: &[&str], year: i32) {
+        let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut params = CertificateParams::new(names).unwrap();
         params.not_after = date_time_ymd(year, 1, 1);
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
