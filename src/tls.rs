@@ -24,8 +24,8 @@ use self::sni::Certificates;
 /// A larger file is no certificate.
 const MAX_BYTES: u64 = 1024 * 1024;
 
-/// What browsers are offered by ALPN (RFC 7301), the best first. For websockets they ask for HTTP/1.1 by themselves, since
-/// nothing here says that HTTP/2 carries them (RFC 8441 §3).
+/// What browsers are offered by ALPN (RFC 7301), the best first; HTTP/2 if it is on. For websockets they ask for HTTP/1.1 by
+/// themselves, since nothing here says that HTTP/2 carries them (RFC 8441 §3).
 const SPOKEN: [&[u8]; 3] = [b"h2", b"http/1.1", b"http/1.0"];
 /// What an app is asked for: it may want to speak websocket.
 const ASKED_FOR: &[u8] = b"http/1.1";
@@ -72,6 +72,8 @@ pub struct ListenerFiles {
     pub client_ca: Option<PathBuf>,
     /// What is shown to those who ask for a name that one of these is for, and the pair above is not.
     pub others: Vec<Pair>,
+    /// Whether HTTP/2 is offered beside HTTP/1.1.
+    pub http2: bool,
 }
 
 /// A certificate and its key, each a PEM file.
@@ -174,7 +176,7 @@ impl Material for ListenerFiles {
             }
         };
         let mut config = builder.with_cert_resolver(Arc::new(certificates));
-        config.alpn_protocols = SPOKEN.map(<[u8]>::to_vec).into();
+        config.alpn_protocols = SPOKEN[usize::from(!self.http2)..].iter().map(|protocol| protocol.to_vec()).collect();
         // Scanners ask for it; every suite is a good one.
         config.ignore_client_order = true;
         config.ticketer = ring::Ticketer::new().map_err(|error| blame(&self.key, error))?;

@@ -14,7 +14,7 @@ use crate::tls::{ClientFiles, ListenerFiles, Live, Pair};
 pub(super) const CERTIFICATES: List = List { key: "tls.certificates", fields: &["certificate", "key"] };
 
 /// TLS for browsers: both of the pair, or none.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsSettings {
     /// PEM: the certificate and those between it and its root.
     pub certificate: Option<PathBuf>,
@@ -24,6 +24,8 @@ pub struct TlsSettings {
     pub client_ca: Option<PathBuf>,
     /// Certificates for other names, which need the pair beside them.
     pub certificates: Vec<Pair>,
+    /// Whether HTTP/2 is offered beside HTTP/1.1.
+    pub http2: bool,
 }
 
 /// TLS towards an `https://` upstream.
@@ -39,12 +41,18 @@ pub struct UpstreamTlsSettings {
     pub server_name: Option<ServerName<'static>>,
 }
 
+impl Default for TlsSettings {
+    fn default() -> Self {
+        Self { certificate: None, key: None, client_ca: None, certificates: Vec::new(), http2: true }
+    }
+}
+
 impl TlsSettings {
     /// The files, if TLS is on.
     pub fn files(&self) -> Option<ListenerFiles> {
         let (certificate, key) = self.certificate.clone().zip(self.key.clone())?;
         let (client_ca, others) = (self.client_ca.clone(), self.certificates.clone());
-        Some(ListenerFiles { certificate, key, client_ca, others })
+        Some(ListenerFiles { certificate, key, client_ca, others, http2: self.http2 })
     }
 }
 

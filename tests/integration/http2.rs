@@ -108,6 +108,13 @@ async fn who_offers_it_speaks_it_and_nobody_else_does() {
 }
 
 #[tokio::test]
+async fn it_can_be_left_out() {
+    let scene = Scene::with(|config| config.tls.http2 = false).await;
+    let stream = scene.pki.offer(scene.sidecar.address, &[b"h2", b"http/1.1"]).await;
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"http/1.1"[..]));
+}
+
+#[tokio::test]
 async fn the_app_gets_a_request_of_http_1_1() {
     let scene = Scene::new().await;
     let mut browser = scene.browser().await;
