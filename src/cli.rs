@@ -17,6 +17,8 @@ pub enum Command {
     Run(Sources),
     /// Judge and print the configuration.
     Check(Sources),
+    /// Print the JSON Schema of the configuration file.
+    Schema,
     /// Measure the acks of an app as a browser would.
     Probe(ProbeArgs),
     /// Show the sidecar at work on this machine alone.
@@ -124,7 +126,14 @@ enum Verb {
     /// Proxy an app server and answer its heartbeats
     Run(SettingArgs),
     /// Check a configuration and print the effective one
-    Check(SettingArgs),
+    Check {
+        /// Print the JSON Schema of the configuration file instead, for editors and pipelines
+        #[arg(long)]
+        schema: bool,
+        /// What to check.
+        #[command(flatten)]
+        settings: SettingArgs,
+    },
     /// Connect as a browser, send heartbeats and print how long the acks take
     ///
     /// Exits with 0 only if every heartbeat was acked in time. Who answered is read off the form of the ack: a sidecar
@@ -194,7 +203,8 @@ fn parse_from(
     let sources = |SettingArgs { config, flags }| Sources { config, environment, flags };
     Ok(match Cli::try_parse_from(args)?.verb {
         Verb::Run(args) => Command::Run(sources(args)),
-        Verb::Check(args) => Command::Check(sources(args)),
+        Verb::Check { schema: true, .. } => Command::Schema,
+        Verb::Check { schema: false, settings } => Command::Check(sources(settings)),
         Verb::Probe(args) => Command::Probe(args),
         Verb::Demo(args) => Command::Demo(args),
         Verb::Healthcheck { admin, args } => Command::Healthcheck(sources(admin.into()), args),
@@ -280,7 +290,7 @@ mod tests {
         match parsed(line, environment) {
             Ok(Command::Run(sources) | Command::Check(sources)) => sources,
             Ok(Command::Healthcheck(sources, _) | Command::Wait(sources, _) | Command::Drain(sources, _)) => sources,
-            Ok(Command::Probe(_) | Command::Demo(_)) => panic!("{line}: not a command of settings"),
+            Ok(Command::Probe(_) | Command::Demo(_) | Command::Schema) => panic!("{line}: not a command of settings"),
             Err(error) => panic!("{error}"),
         }
     }

@@ -14,6 +14,7 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 fn main() -> ExitCode {
     match cli::parse() {
         Command::Check(sources) => commands::check::check(&sources),
+        Command::Schema => commands::check::schema(),
         Command::Run(sources) => commands::run::run(&sources),
         Command::Probe(args) => commands::probe::probe(&args),
         Command::Demo(args) => commands::demo::demo(&args),

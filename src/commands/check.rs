@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use crate::config::{Effective, Form, Loaded, SETTINGS, Sources, load};
+use crate::config::{self, Effective, Form, Loaded, SETTINGS, Sources, load};
 
 /// Prints the effective configuration on stdout and warnings or errors on stderr; the exit code is 1 where there are
 /// errors, and where the output cannot be written.
@@ -12,6 +12,13 @@ pub fn check(sources: &Sources) -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) | Err(_) => ExitCode::FAILURE,
     }
+}
+
+/// Prints the JSON Schema of the file on stdout; the exit code is 1 where it cannot be written.
+pub fn schema() -> ExitCode {
+    let schema = format!("{:#}\n", config::schema());
+    let written = io::stdout().lock().write_all(schema.as_bytes());
+    if written.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// Says whether the configuration is valid.

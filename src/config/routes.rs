@@ -17,7 +17,7 @@ const LONGEST_NAME: usize = 63;
 pub(super) const KEY: &str = "route";
 
 /// How many of its fields the top level has not.
-const OWN_FIELDS: usize = 3;
+pub(super) const OWN_FIELDS: usize = 3;
 
 /// The arrays of tables that a file may have.
 pub(super) static LISTS: &[List] = &[
@@ -116,7 +116,7 @@ impl Route {
         inherited: impl Fn(&str) -> Origin,
     ) -> Result<(Self, Vec<Effective>), Vec<(usize, String)>> {
         let (mut config, mut mistakes) = (base.clone(), Vec::new());
-        let (mut name, mut host, mut path) = (String::new(), None, PathPrefix::default());
+        let (mut name, mut host, mut path) = (String::new(), None::<HostPattern>, PathPrefix::default());
         for Field { key, text, line } in &item.fields {
             let taken = match *key {
                 "name" => self::name(text).map(|read| name = read),
@@ -141,11 +141,10 @@ impl Route {
             let origin = written(key).map_or_else(|| inherited(key), &origin);
             Effective { key, value, origin }
         };
-        let host_text = host.as_ref().map(HostPattern::to_string);
-        let own = [("name", name.clone()), ("path", path.to_string())];
-        let values = own.into_iter().chain(host_text.map(|host| ("host", host)));
+        let host_text = host.as_ref().map(|host| ("host", host.to_string()));
+        let own = [Some(("name", name.clone())), host_text, Some(("path", path.to_string()))];
         let shared = LISTS[0].fields[OWN_FIELDS..].iter().map(|key| (*key, (top_level(key).get)(&config)));
-        let effective = values.chain(shared).map(effective).collect();
+        let effective = own.into_iter().flatten().chain(shared).map(effective).collect();
         Ok((Self { name, host, path, upstream: config.upstream, heartbeat: config.heartbeat }, effective))
     }
 }

@@ -106,9 +106,11 @@ def open_hosted(
     With `mortal` its websocket can be let go dead.
     """
     opened: list[AppPage] = []
+    # A browser on a busy machine may well take a second to answer a ping, and is closed then.
+    shield = ("--session-shield-pings", "true") if hosted.version.is_impatient else ()
 
     def open_with(*arguments: str, mortal: bool = False, alone: bool = False) -> AppPage:
-        sidecar = Sidecar(hosted.address, *arguments)
+        sidecar = Sidecar(hosted.address, *shield, *arguments)
         if alone:
             opened.append(AppPage(chromium, sidecar, mortal=mortal))
         else:

@@ -84,13 +84,14 @@ class AppClient:
         *,
         entries: Sequence[str] = (),
         headers: Mapping[str, str] | None = None,
+        base: str = "",
         query: str = "",
         extensions: Sequence[ClientExtensionFactory] = (),
     ) -> None:
-        """`entries` follow "streamlit" in the list of subprotocols: the XSRF token, the session id."""
+        """`base` is the app's base path. `entries` follow "streamlit" in the list of subprotocols: the XSRF token, the session id."""
         self._stack = contextlib.ExitStack()
         opening = connect(
-            f"ws://{address}/_stcore/stream{query}",
+            f"ws://{address}{base}/_stcore/stream{query}",
             origin=f"http://{address}",  # type: ignore[arg-type]
             subprotocols=[Subprotocol(entry) for entry in ("streamlit", *entries)],
             additional_headers=dict(headers or {}),

@@ -45,11 +45,13 @@ class Sidecar:
     scheme = "http"
     """What it speaks there."""
 
-    def __init__(self, upstream: str, *arguments: str, **settings: str) -> None:
+    def __init__(self, upstream: str | None, *arguments: str, **settings: str) -> None:
+        """Without an upstream, the arguments tell of the apps."""
         # What the caller's shell has set for a sidecar must not change a test.
         env = {name: value for name, value in os.environ.items() if not name.startswith("HEARTBEAT_SIDECAR_")}
         self._env = env | {f"HEARTBEAT_SIDECAR_{name}": value for name, value in settings.items()}
-        self._arguments = ["--upstream", f"http://{upstream}", "--log-format", "text", *arguments]
+        only = ["--upstream", f"http://{upstream}"] if upstream else []
+        self._arguments = [*only, "--log-format", "text", *arguments]
         self._start(f"{self.host}:0")
 
     def _start(self, listen: str) -> None:

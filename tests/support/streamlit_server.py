@@ -32,6 +32,7 @@ class StreamlitServer:
         # A home and a working directory of its own: no one's ~/.streamlit/config.toml has a say.
         self._home = tempfile.TemporaryDirectory(prefix="heartbeat-sidecar-streamlit-")
         self._python, self._app, self._options = python, app, dict(options or {})
+        self._base = self._options.get("server.baseUrlPath", "")
         # Streamlit cannot bind port 0, so another process may take the port first: then try a new one.
         for attempt in range(1, _ATTEMPTS + 1):
             self.address = f"127.0.0.1:{_free_port()}"
@@ -64,7 +65,7 @@ class StreamlitServer:
         deadline = time.monotonic() + _START_SECONDS
         while self.process.running and time.monotonic() < deadline:
             with contextlib.suppress(OSError):
-                if http.get(self.address, "/_stcore/health").status == 200:
+                if http.get(self.address, f"{self._base}/_stcore/health").status == 200:
                     return True
             time.sleep(0.05)
         return False

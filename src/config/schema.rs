@@ -1,0 +1,129 @@
+//! The JSON Schema of the configuration file, for editors and pipelines. `check` judges more than a schema can say.
+
+use serde_json::{Map, Value, json};
+
+use super::routes::{LISTS, OWN_FIELDS};
+use super::setting::{Form, Setting};
+use super::settings::SETTINGS;
+
+/// As humantime reads it: numbers with units.
+const DURATION: &str = r"^[0-9]+ ?[A-Za-z]+( ?[0-9]+ ?[A-Za-z]+)*$";
+
+/// The schema of the whole file, by draft 7, which editors of TOML know.
+pub fn schema() -> Value {
+    let mut properties = Map::new();
+    for setting in SETTINGS {
+        let place = if setting.table().is_empty() {
+            &mut properties
+        } else {
+            let table = properties.entry(setting.table()).or_insert_with(|| closed(Map::new()));
+            inner(table)
+        };
+        place.insert(setting.name().to_owned(), of_setting(setting));
+    }
+    properties.insert(LISTS[0].key.to_owned(), json!({ "type": "array", "items": route() }));
+    let mut schema = closed(properties);
+    schema["$schema"] = json!("http://json-schema.org/draft-07/schema#");
+    schema["title"] = json!("heartbeat-sidecar");
+    // Either the one app or several.
+    schema["not"] = json!({ "required": ["route", "upstream"] });
+    schema
+}
+
+/// A table that takes these keys and no others.
+fn closed(properties: Map<String, Value>) -> Value {
+    json!({ "type": "object", "additionalProperties": false, "properties": properties })
+}
+
+fn inner(table: &mut Value) -> &mut Map<String, Value> {
+    table["properties"].as_object_mut().expect("made as an object")
+}
+
+/// A route: its own keys, and those that it shares with the top level.
+fn route() -> Value {
+    let text =
+        |description: &str, pattern: &str| json!({ "type": "string", "description": description, "pattern": pattern });
+    let own = [
+        text("What metrics and logs call the app; no two routes have one", r"^[A-Za-z0-9_.-]{1,63}$"),
+        text(
+            "The hosts that it serves: HOST or *.HOST; without, any",
+            r"^(\*\.)?[A-Za-z0-9_.-]+$|^\[[0-9A-Fa-f:.]+\]$",
+        ),
+        text("What the paths that it serves begin with, in whole segments; without, every path", "^/[^?#*\\\\ ]*$"),
+    ];
+    let (fields, shared) = LISTS[0].fields.split_at(OWN_FIELDS);
+    let mut properties: Map<_, _> = fields.iter().map(|field| (*field).to_owned()).zip(own).collect();
+    for setting in SETTINGS.iter().filter(|setting| shared.contains(&setting.key)) {
+        // A default would be wrong: it is what the top level says.
+        let mut value = of_setting(setting);
+        value.as_object_mut().expect("made as an object").remove("default");
+        let place = if setting.table().is_empty() {
+            &mut properties
+        } else {
+            inner(properties.entry(setting.table()).or_insert_with(|| closed(Map::new())))
+        };
+        place.insert(setting.name().to_owned(), value);
+    }
+    let mut route = closed(properties);
+    route["required"] = json!(["name", "upstream"]);
+    route
+}
+
+fn of_setting(setting: &Setting) -> Value {
+    let default = setting.default_text();
+    let (kind, default) = match setting.form() {
+        Form::Text => ("string", json!(default)),
+        Form::Switch => ("boolean", json!(default == "true")),
+        Form::Number => ("integer", json!(default.parse::<u64>().expect("its form is a number"))),
+    };
+    let mut schema = json!({ "type": kind, "description": setting.help, "default": default });
+    let off = |pattern: &str| format!("^off$|{pattern}");
+    let pattern = match (setting.form(), setting.value_name) {
+        (Form::Switch, _) => None,
+        (Form::Number, words) if words.contains('|') => {
+            schema["enum"] = words.split('|').map(|word| json!(word.parse::<u64>().expect("a number"))).collect();
+            None
+        }
+        (Form::Number, _) => {
+            schema["minimum"] = json!(0);
+            None
+        }
+        (Form::Text, "DURATION") => Some(DURATION.to_owned()),
+        (Form::Text, "DURATION|off") => Some(off(DURATION)),
+        (Form::Text, "IP:PORT") => Some(r"^([0-9.]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}$".to_owned()),
+        (Form::Text, "ADDRESS") => Some("^([Hh][Tt][Tt][Pp][Ss]?://|unix:/).".to_owned()),
+        (Form::Text, words) if words.contains('|') => {
+            schema["enum"] = words.split('|').map(|word| json!(word)).collect();
+            None
+        }
+        (Form::Text, _) => None,
+    };
+    if let Some(pattern) = pattern {
+        schema["pattern"] = json!(pattern);
+    }
+    schema
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_schema_that_is_shipped_is_the_one_of_this_version() {
+        let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/config/schema.json");
+        let shipped: Value = serde_json::from_str(&std::fs::read_to_string(shipped).expect(shipped)).expect("JSON");
+        assert_eq!(shipped, schema(), "make it anew: heartbeat-sidecar check --schema > deploy/config/schema.json");
+    }
+
+    #[test]
+    fn every_setting_is_in_it_where_the_file_has_it() {
+        let schema = schema();
+        for setting in SETTINGS {
+            let table = if setting.table().is_empty() { &schema } else { &schema["properties"][setting.table()] };
+            assert_eq!(table["properties"][setting.name()]["description"], setting.help, "{}", setting.key);
+        }
+        let route = &schema["properties"]["route"]["items"]["properties"];
+        assert_eq!(route["heartbeat"]["properties"]["mode"]["enum"], json!(["auto", "answer", "forward"]));
+        assert!(route["path"]["pattern"].is_string() && route["upstream"]["default"].is_null());
+    }
+}
