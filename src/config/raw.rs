@@ -64,6 +64,9 @@ pub(super) struct Mistake {
     pub(super) reason: String,
 }
 
+/// What is wrong with a table of a list: lines, from 1, and reasons.
+pub(super) type Mistakes = Vec<(usize, String)>;
+
 /// What a file says; no entries where its syntax is wrong.
 #[derive(Default)]
 pub(super) struct Document {

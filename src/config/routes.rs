@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::raw::{Field, Item, List};
+use super::raw::{Field, Item, List, Mistakes};
 use super::setting::Setting;
 use super::settings::SETTINGS;
 use super::tls::CERTIFICATES;
@@ -114,7 +114,7 @@ impl Route {
         base: &Config,
         origin: impl Fn(usize) -> Origin,
         inherited: impl Fn(&str) -> Origin,
-    ) -> Result<(Self, Vec<Effective>), Vec<(usize, String)>> {
+    ) -> Result<(Self, Vec<Effective>), Mistakes> {
         let (mut config, mut mistakes) = (base.clone(), Vec::new());
         let (mut name, mut host, mut path) = (String::new(), None::<HostPattern>, PathPrefix::default());
         for Field { key, text, line } in &item.fields {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use rustls::pki_types::ServerName;
 
 use super::load::{Assembly, Effective, Origin};
-use super::raw::{Item, List};
+use super::raw::{Item, List, Mistakes};
 use super::upstream::UpstreamAddress;
 use super::{Config, Invalid, Route};
 use crate::tls::{ClientFiles, ListenerFiles, Live, Pair};
@@ -79,10 +79,7 @@ impl UpstreamTlsSettings {
 ///
 /// # Errors
 /// What is wrong, with the line.
-pub(super) fn further(
-    item: &Item,
-    origin: impl Fn(usize) -> Origin,
-) -> Result<(Pair, Vec<Effective>), Vec<(usize, String)>> {
+pub(super) fn further(item: &Item, origin: impl Fn(usize) -> Origin) -> Result<(Pair, Vec<Effective>), Mistakes> {
     let mut mistakes = Vec::new();
     let [certificate, key] = ["certificate", "key"].map(|key| {
         let name = CERTIFICATES.key;
