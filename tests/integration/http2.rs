@@ -435,6 +435,39 @@ async fn a_body_that_is_not_as_long_as_it_says_breaks_off_at_the_app() {
 }
 
 #[tokio::test]
+async fn a_body_that_pauses_for_too_long_is_told_so_and_harms_no_other_request() {
+    let scene = Scene::with(|config| config.limits.body_timeout = SHORT).await;
+    let mut browser = scene.browser().await;
+    let (answer, mut body) = browser.begin(Request::post("https://app.test/").body(()).unwrap());
+    body.send_data("the first part".into(), false).unwrap();
+    let mut upstream = scene.app.accept().await;
+    upstream.head().await;
+    assert_eq!(answer.await.unwrap().status(), StatusCode::REQUEST_TIMEOUT);
+    let _end_or_reset = upstream.rest().await;
+    assert_eq!(scene.rejected("timeout").await, 1.0);
+    scene.forwarded(&mut browser, get("/")).await;
+}
+
+#[tokio::test]
+async fn an_answer_that_breaks_off_is_no_whole_one() {
+    let scene = Scene::new().await;
+    let mut browser = scene.browser().await;
+    for framing in ["Content-Length: 5", "Transfer-Encoding: chunked"] {
+        let answer = browser.ask(get("/"));
+        let mut upstream = scene.app.accept().await;
+        upstream.head().await;
+        upstream.send(format!("HTTP/1.1 200 OK\r\n{framing}\r\n\r\n2\r\n")).await;
+        drop(upstream);
+        // What was under way may go with the reset.
+        let broken = match answer.await {
+            Ok(mut answer) => whole(answer.body_mut()).await.is_err(),
+            Err(_reset) => true,
+        };
+        assert!(broken, "{framing}");
+    }
+}
+
+#[tokio::test]
 async fn a_websocket_is_not_offered() {
     let scene = Scene::new().await;
     let mut frames = scene.frames().await;
