@@ -18,7 +18,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http2::Builder;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 
 use super::listener::{Entrance, closing};
 use crate::config::Limits;
@@ -65,12 +65,17 @@ struct Connection {
     client: IpAddr,
     /// The connection's own place, for one request at a time.
     own: Arc<Semaphore>,
+    /// Told when a request has given back its place.
+    freed: Notify,
     /// How many requests are open.
     open: watch::Sender<usize>,
 }
 
 /// A request until its answer is sent or taken back.
-struct Open(Arc<Connection>);
+struct Open {
+    connection: Arc<Connection>,
+    place: Option<Place>,
+}
 
 /// Where a request has the file handle of its way to the app from.
 #[expect(dead_code, reason = "held, not read")]
@@ -79,14 +84,12 @@ enum Place {
     Own(OwnedSemaphorePermit),
     /// One as a further connection would take it.
     Further(Permit),
-    /// None: nobody closes the semaphore.
-    None,
 }
 
-/// The body of an answer, with what it holds until it is sent.
+/// The body of an answer, open until it is sent.
 struct Answer {
     body: ResponseBody,
-    _held: (Open, Place),
+    _open: Open,
 }
 
 impl Http2 {
@@ -111,8 +114,8 @@ impl Http2 {
 /// Serves a connection until the client leaves, it was idle for too long, or the drain closes.
 pub(super) async fn serve(entrance: Arc<Entrance>, stream: Stream, client: IpAddr, guard: &Guard) {
     let (open, mut seen) = watch::channel(0);
-    let (visit, own) = (Visit::new(client), Arc::new(Semaphore::new(1)));
-    let shared = Arc::new(Connection { entrance: entrance.clone(), visit, client, own, open });
+    let (visit, own, freed) = (Visit::new(client), Arc::new(Semaphore::new(1)), Notify::new());
+    let shared = Arc::new(Connection { entrance: entrance.clone(), visit, client, own, freed, open });
     let service = service_fn(move |request| answer(Open::new(shared.clone()), request));
     let Http2 { builder, idle_timeout } = &entrance.http2;
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
@@ -159,15 +162,15 @@ fn is_refused(error: &hyper::Error) -> bool {
     error.source().and_then(|cause| cause.downcast_ref()).is_some_and(|cause: &h2::Error| cause.is_library())
 }
 
-async fn answer(open: Open, mut request: Request<Incoming>) -> Result<Response<Answer>, Infallible> {
+async fn answer(mut open: Open, mut request: Request<Incoming>) -> Result<Response<Answer>, Infallible> {
     to_http1(&mut request);
-    let Connection { entrance, visit, .. } = &*open.0;
-    let place = open.0.place().await;
+    open.place = Some(open.connection.place().await);
+    let Connection { entrance, visit, .. } = &*open.connection;
     let mut response = entrance.proxy.handle(request, visit).await;
     for name in ONE_HOP {
         response.headers_mut().remove(name);
     }
-    Ok(response.map(|body| Answer { body, _held: (open, place) }))
+    Ok(response.map(|body| Answer { body, _open: open }))
 }
 
 /// Says in HTTP/1.1 what a request says in HTTP/2 (RFC 9113 §8.2.3, §8.3.1). A request that names its host twice keeps
@@ -200,28 +203,35 @@ fn join_cookies(headers: &mut HeaderMap) {
 }
 
 impl Connection {
-    /// A request needs a connection to the app, and so a file handle. Who has no further place waits for the own.
+    /// A request needs a connection to the app, and so a file handle. Where there is no further place it waits for another
+    /// request to end: while any waits, one has the own place.
     async fn place(&self) -> Place {
-        if let Ok(own) = self.own.clone().try_acquire_owned() {
-            return Place::Own(own);
+        loop {
+            let freed = self.freed.notified();
+            if let Ok(own) = self.own.clone().try_acquire_owned() {
+                return Place::Own(own);
+            }
+            if let Some(further) = self.entrance.further_place(self.client) {
+                return Place::Further(further);
+            }
+            freed.await;
         }
-        if let Some(further) = self.entrance.further_place(self.client) {
-            return Place::Further(further);
-        }
-        self.own.clone().acquire_owned().await.map_or(Place::None, Place::Own)
     }
 }
 
 impl Open {
     fn new(connection: Arc<Connection>) -> Self {
         connection.open.send_modify(|open| *open += 1);
-        Self(connection)
+        Self { connection, place: None }
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        self.0.open.send_modify(|open| *open -= 1);
+        if self.place.take().is_some() {
+            self.connection.freed.notify_one();
+        }
+        self.connection.open.send_modify(|open| *open -= 1);
     }
 }
 
