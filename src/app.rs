@@ -154,9 +154,13 @@ impl Sidecar {
     /// deadline is cut when the runtime goes. A `stop` that comes after somebody else has started the drain ends it soon.
     pub async fn run(self, stop: impl Future<Output = ()>) {
         let Self { drain_settings, public, admin, metrics, sessions, drain, tls, entrance, reloading } = self;
-        // Whatever else it is for: certificates towards app servers are read anew as long as it lives.
-        let _reloading = reloading;
-        let state = AdminState { metrics: metrics.clone(), sessions: sessions.clone(), drain: drain.clone() };
+        let state = AdminState {
+            metrics: metrics.clone(),
+            sessions: sessions.clone(),
+            drain: drain.clone(),
+            // This also keeps certificates towards app servers read anew.
+            upstreams: Arc::new(move || reloading.upstreams()),
+        };
         let admin = tokio::spawn(admin::serve(admin, state, std::future::pending()));
         let upkeep = tokio::spawn(keep_up(metrics.clone()));
         let certificates = tokio::spawn(watch(tls, metrics.clone()));

@@ -2,12 +2,15 @@
 //!
 //! Law: nothing that identifies a user is kept here: no Streamlit session id, path, query, cookie or address.
 
+pub mod ended;
+pub mod recent;
 pub mod stop;
 pub mod takeover;
+pub mod totals;
 pub mod trace;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Context;
 use std::time::Duration;
@@ -15,9 +18,12 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::time::Instant;
 
+use self::ended::{Ended, EndedView};
+use self::recent::{Answer, Recent, RecentAnswer};
 use self::stop::Stop;
-use crate::heartbeat::AckOrigin;
-use crate::metrics::Direction;
+use self::totals::{Sums, Totals};
+use crate::heartbeat::{AckOrigin, Withheld};
+use crate::metrics::{CloseCode, Direction, Initiator, Loss};
 
 /// The registry; clones share it.
 #[derive(Clone, Debug, Default)]
@@ -69,6 +75,12 @@ pub struct SessionView {
     pub last_heartbeat_seconds_ago: Option<f64>,
     /// How long the last acked heartbeat waited for its ack.
     pub last_ack_latency_seconds: Option<f64>,
+    /// Whether an ack was withheld and none has come since.
+    pub withheld: bool,
+    /// The kernel's round-trip time to the browser, at the last heartbeat.
+    pub browser_rtt_seconds: Option<f64>,
+    /// How long the app server took for the last pong that proved it alive.
+    pub proof_rtt_seconds: Option<f64>,
 }
 
 /// Acks by who made them.
@@ -80,10 +92,13 @@ pub struct Acks {
     pub upstream: u64,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Registry {
-    opened: AtomicU64,
+    began: Instant,
     live: Mutex<BTreeMap<u64, Arc<Live>>>,
+    sums: Sums,
+    recent: Recent,
+    ended: Ended,
 }
 
 /// A session's numbers; every byte of it counts for each idle session.
@@ -99,8 +114,11 @@ struct Live {
     acks_upstream: AtomicU64,
     last_heartbeat: Moment,
     last_ack_latency: Moment,
+    browser_rtt: Moment,
+    proof_rtt: Moment,
     stop: Stop,
     tapped: bool,
+    withheld: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -113,6 +131,18 @@ struct Traffic {
 #[derive(Debug, Default)]
 struct Moment(AtomicU64);
 
+impl Default for Registry {
+    fn default() -> Self {
+        Self {
+            began: Instant::now(),
+            live: Mutex::default(),
+            sums: Sums::default(),
+            recent: Recent::default(),
+            ended: Ended::default(),
+        }
+    }
+}
+
 impl Sessions {
     /// An empty registry.
     pub fn new() -> Self {
@@ -121,7 +151,7 @@ impl Sessions {
 
     /// A session begins now.
     pub fn open(&self, info: SessionInfo) -> Session {
-        let id = self.0.opened.fetch_add(1, Relaxed) + 1;
+        let id = self.0.sums.open();
         let live = Arc::new(Live {
             upstream: info.upstream,
             began: Instant::now(),
@@ -133,8 +163,11 @@ impl Sessions {
             acks_upstream: AtomicU64::new(0),
             last_heartbeat: Moment::default(),
             last_ack_latency: Moment::default(),
+            browser_rtt: Moment::default(),
+            proof_rtt: Moment::default(),
             stop: Stop::default(),
             tapped: info.tapped,
+            withheld: AtomicBool::new(false),
         });
         self.lock().insert(id, Arc::clone(&live));
         Session { id, live, sessions: self.clone() }
@@ -159,6 +192,27 @@ impl Sessions {
     pub fn snapshot(&self) -> Vec<SessionView> {
         let live: Vec<_> = self.lock().iter().map(|(id, live)| (*id, Arc::clone(live))).collect();
         live.iter().map(|(id, live)| live.view(*id)).collect()
+    }
+
+    /// How long ago the registry was made, and the sidecar began.
+    pub fn uptime(&self) -> Duration {
+        self.0.began.elapsed()
+    }
+
+    /// What all sessions have done so far.
+    pub fn totals(&self) -> Totals {
+        self.0.sums.totals()
+    }
+
+    /// The answers to heartbeats between these two times after the beginning, the first included, oldest first; at most
+    /// [`recent::KEPT`]. And whether there were more.
+    pub fn answers_between(&self, since: Duration, until: Duration) -> (Vec<RecentAnswer>, bool) {
+        self.0.recent.between(since, until)
+    }
+
+    /// How the last sessions ended, latest first; at most [`ended::KEPT`].
+    pub fn ended(&self) -> Vec<EndedView> {
+        self.0.ended.view()
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Live>>> {
@@ -211,6 +265,7 @@ impl Session {
     /// A heartbeat was read now.
     pub fn heartbeat(&self) {
         self.live.heartbeats.fetch_add(1, Relaxed);
+        self.sessions.0.sums.heartbeat();
         self.live.last_heartbeat.set(self.age());
     }
 
@@ -221,14 +276,53 @@ impl Session {
 
     /// An ack was handed to the browser's socket, so long after its heartbeat was read, if that is known.
     pub fn ack(&self, origin: AckOrigin, waited: Option<Duration>) {
+        let Registry { sums, recent, began, .. } = &*self.sessions.0;
         let acks = match origin {
             AckOrigin::Sidecar => &self.live.acks_sidecar,
             AckOrigin::Upstream => &self.live.acks_upstream,
         };
         acks.fetch_add(1, Relaxed);
+        sums.ack(origin);
+        self.live.withheld.store(false, Relaxed);
         if let Some(waited) = waited {
             self.live.last_ack_latency.set(waited);
+            recent.record(began.elapsed(), Answer::Ack(origin, waited));
         }
+    }
+
+    /// A heartbeat got no ack of the sidecar's, or gets it late.
+    pub fn withheld(&self, reason: Withheld) {
+        let Registry { sums, recent, began, .. } = &*self.sessions.0;
+        sums.withheld(reason);
+        if reason != Withheld::Policy {
+            // By policy the upstream alone is to answer: that says nothing about how it is.
+            self.live.withheld.store(true, Relaxed);
+            recent.record(began.elapsed(), Answer::Withheld);
+        }
+    }
+
+    /// The kernel's round-trip time to the browser is this now.
+    pub fn browser_rtt(&self, rtt: Duration) {
+        self.live.browser_rtt.set(rtt);
+    }
+
+    /// The app server's pong came, so long after the ping.
+    pub fn proof_rtt(&self, rtt: Duration) {
+        self.live.proof_rtt.set(rtt);
+    }
+
+    /// It ends now; what is told of it is kept for a while.
+    pub fn ended(&self, initiator: Initiator, code: CloseCode, gave_up: Option<Loss>) {
+        self.sessions.0.ended.record(EndedView {
+            at_seconds: self.sessions.uptime().as_secs_f64(),
+            id: self.id,
+            upstream: self.live.upstream.to_string(),
+            version: self.live.version(),
+            age_seconds: self.age().as_secs_f64(),
+            initiator,
+            code,
+            gave_up,
+        });
     }
 
     /// Streamlit's version; the first one stays.
@@ -258,7 +352,7 @@ impl Live {
             upstream: self.upstream.to_string(),
             age_seconds: age.as_secs_f64(),
             tapped: self.tapped,
-            version: self.version.get().map(|version| version.to_string()),
+            version: self.version(),
             bytes_to_browser: self.to_browser.bytes.load(Relaxed),
             bytes_to_upstream: self.to_upstream.bytes.load(Relaxed),
             messages_to_browser: self.to_browser.messages.load(Relaxed),
@@ -266,8 +360,15 @@ impl Live {
             heartbeats: self.heartbeats.load(Relaxed),
             acks: Acks { sidecar: self.acks_sidecar.load(Relaxed), upstream: self.acks_upstream.load(Relaxed) },
             last_heartbeat_seconds_ago: self.last_heartbeat.get().map(|at| age.saturating_sub(at).as_secs_f64()),
-            last_ack_latency_seconds: self.last_ack_latency.get().map(|waited| waited.as_secs_f64()),
+            last_ack_latency_seconds: self.last_ack_latency.seconds(),
+            withheld: self.withheld.load(Relaxed),
+            browser_rtt_seconds: self.browser_rtt.seconds(),
+            proof_rtt_seconds: self.proof_rtt.seconds(),
         }
+    }
+
+    fn version(&self) -> Option<String> {
+        self.version.get().map(|version| version.to_string())
     }
 }
 
@@ -280,12 +381,17 @@ impl Moment {
     fn get(&self) -> Option<Duration> {
         self.0.load(Relaxed).checked_sub(1).map(Duration::from_micros)
     }
+
+    fn seconds(&self) -> Option<f64> {
+        self.get().map(|duration| duration.as_secs_f64())
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
+    use super::totals::WithheldCounts;
     use super::*;
 
     fn info() -> SessionInfo {
@@ -301,6 +407,8 @@ mod tests {
         session.ack(AckOrigin::Sidecar, Some(Duration::from_millis(250)));
         session.ack(AckOrigin::Upstream, Some(Duration::from_micros(500)));
         session.ack(AckOrigin::Sidecar, Some(Duration::from_millis(125)));
+        session.browser_rtt(Duration::from_millis(40));
+        session.proof_rtt(Duration::from_millis(2));
         session.bytes(Direction::BrowserToUpstream, 9);
         session.bytes(Direction::UpstreamToBrowser, 4096);
         session.bytes(Direction::UpstreamToBrowser, 1);
@@ -312,7 +420,8 @@ mod tests {
             "id": session.id(), "upstream": "app", "age_seconds": 15.0, "tapped": true, "version": "1.39.0",
             "bytes_to_browser": 4097, "bytes_to_upstream": 9, "messages_to_browser": 1, "messages_to_upstream": 0,
             "heartbeats": 1, "acks": {"sidecar": 2, "upstream": 1},
-            "last_heartbeat_seconds_ago": 5.0, "last_ack_latency_seconds": 0.125,
+            "last_heartbeat_seconds_ago": 5.0, "last_ack_latency_seconds": 0.125, "withheld": false,
+            "browser_rtt_seconds": 0.04, "proof_rtt_seconds": 0.002,
         }]);
         assert_eq!(serde_json::to_value(sessions.snapshot()).unwrap(), expected);
     }
@@ -338,6 +447,31 @@ mod tests {
         assert_eq!(ids, [second.id(), third.id()]);
         drop((second, third));
         assert!(sessions.is_empty());
+    }
+
+    #[test]
+    fn an_ack_is_withheld_until_one_comes() {
+        let sessions = Sessions::new();
+        let session = sessions.open(info());
+        session.withheld(Withheld::Policy);
+        assert!(!session.view().withheld, "that the app alone may answer is no trouble");
+        session.withheld(Withheld::UpstreamStalled);
+        assert!(session.view().withheld);
+        session.ack(AckOrigin::Sidecar, None);
+        assert!(!session.view().withheld);
+    }
+
+    #[test]
+    fn totals_outlive_their_sessions() {
+        let sessions = Sessions::new();
+        let session = sessions.open(info());
+        session.heartbeat();
+        session.ack(AckOrigin::Upstream, None);
+        session.withheld(Withheld::UpstreamClosed);
+        drop((session, sessions.open(info())));
+        let withheld = WithheldCounts { upstream_closed: 1, ..WithheldCounts::default() };
+        let expected = Totals { opened: 2, heartbeats: 1, acks: Acks { sidecar: 0, upstream: 1 }, withheld };
+        assert_eq!(sessions.totals(), expected);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use arc_swap::ArcSwap;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::config::Config;
+use crate::heartbeat::Capability;
 use crate::metrics::{Metrics, Reload};
 use crate::proxy::Proxy;
 use crate::proxy::routes::Routes;
@@ -54,6 +55,12 @@ impl Reloading {
         self.proxy.renew(config, apps.routes(config)?);
         self.entrance.store(Arc::new(self.entrance.load().renewed(config)));
         Ok(())
+    }
+
+    /// The apps, by name, and what is known of their own acks now.
+    pub(super) fn upstreams(&self) -> Vec<(Arc<str>, Capability)> {
+        let apps = self.apps.lock().unwrap_or_else(PoisonError::into_inner);
+        apps.upstreams.iter().map(|upstream| (upstream.name(), upstream.capability())).collect()
     }
 
     /// Tells Prometheus what became of a configuration that was read anew.

@@ -217,6 +217,11 @@ mod tests {
                 flags.retain(|(key, _)| *key != "watchdog.mode");
                 flags.push(("watchdog.mode", "off".to_owned()));
             }
+            // Nor can everyone be a proxy's client where nobody is a proxy.
+            if flags.contains(&("trusted_proxies", "none".to_owned())) {
+                flags.retain(|(key, _)| *key != "proxy_protocol");
+                flags.push(("proxy_protocol", "false".to_owned()));
+            }
             flags
         })
     }

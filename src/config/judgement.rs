@@ -27,6 +27,10 @@ impl Assembly {
             let upstream = self.shown("upstream");
             found.push(format!("{upstream} and [[route]] exclude each other: each route has its own upstream"));
         }
+        if self.config.proxy_protocol && self.config.trusted_proxies.is_empty() {
+            let (protocol, proxies) = (self.shown("proxy_protocol"), self.shown("trusted_proxies"));
+            found.push(format!("{protocol} takes connections of trusted proxies only, and {proxies} leaves nobody"));
+        }
         let (public, private) = (listen.ip().to_canonical(), admin.ip().to_canonical());
         if listen.port() != 0 && listen.port() == admin.port() && upstream::overlap(public, private) {
             let (listen, admin) = (self.shown("listen"), self.shown("admin"));
@@ -63,6 +67,10 @@ impl Assembly {
         }
         // Routes that have it from above have it from one place.
         found.dedup();
+        if self.config.trusted_proxies.is_everyone() {
+            let proxies = self.shown("trusted_proxies");
+            found.push(format!("{proxies}: anyone may say who the client is, and no limit by address holds"));
+        }
         let drain = &self.config.drain;
         if drain.delay + drain.window >= drain.timeout {
             let [delay, window, timeout] = ["drain.delay", "drain.window", "drain.timeout"].map(|key| self.shown(key));

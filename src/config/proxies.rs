@@ -24,6 +24,16 @@ impl TrustedProxies {
     pub fn contains(&self, peer: IpAddr) -> bool {
         self.networks.iter().any(|network| network.contains(&peer.to_canonical()))
     }
+
+    /// Whether nobody is one.
+    pub(super) fn is_empty(&self) -> bool {
+        self.networks.is_empty()
+    }
+
+    /// Whether everyone of a family of addresses is one.
+    pub(super) fn is_everyone(&self) -> bool {
+        self.networks.iter().any(|network| network.prefix_len() == 0)
+    }
 }
 
 impl Default for TrustedProxies {

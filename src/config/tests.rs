@@ -1,6 +1,7 @@
 //! What people write and what they are told, text for text.
 
 mod files;
+mod judgement;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -159,19 +160,6 @@ fn an_empty_variable_counts_as_not_set() {
 }
 
 #[test]
-fn a_watchdog_needs_acks() {
-    assert_eq!(
-        problems(&[("watchdog", "self"), ("heartbeat-mode", "forward")], &[]),
-        r#"watchdog.mode = "self" (--watchdog) needs acks, which heartbeat.mode = "forward" (--heartbeat-mode) leaves to the app: its pages would reconnect for ever"#
-    );
-    assert_eq!(
-        warnings(&[("watchdog", "self"), ("watchdog-ack-timeout", "1s")], &[]),
-        [r#"watchdog.ack_timeout = "1s" (--watchdog-ack-timeout): below 2s slow links and busy servers count as dead"#]
-    );
-    assert_eq!(warnings(&[("watchdog", "host")], &[("HEARTBEAT_SIDECAR_WATCHDOG_MODE", "self")]).len(), 1);
-}
-
-#[test]
 fn a_drain_may_have_no_delay_but_needs_time_to_close() {
     let loaded = load_file(b"[drain]\ndelay = '5s'\nwindow = '0s'\nclose_code = 1012\n", Sources::default());
     let Loaded { config, warnings: none, .. } = loaded.expect("valid");
@@ -246,50 +234,6 @@ fn log_filters_are_levels_and_directives() {
     for text in ["", "info,", "info, warn", "verbose", "a=verbose", "heartbeat_sidecar", "a=[", "a=b=c"] {
         assert!(problems(&[("log-level", text)], &[]).contains("is no log level"), "{text}");
     }
-}
-
-#[test]
-fn listen_and_admin_need_an_address_each() {
-    assert_eq!(
-        problems(&[("admin", "127.0.0.1:8500")], &[]),
-        r#"listen = "0.0.0.0:8500" (default) and admin = "127.0.0.1:8500" (--admin) are one address: each needs its own"#
-    );
-    for (listen, admin, apart) in [
-        ("127.0.0.1:0", "127.0.0.1:0", true),
-        ("127.0.0.1:1", "127.0.0.2:1", true),
-        ("0.0.0.0:1", "[::1]:1", true),
-        ("[::]:1", "127.0.0.1:1", false),
-        ("[::ffff:127.0.0.1]:1", "127.0.0.1:1", false),
-    ] {
-        assert_eq!(load(&sources(&[("listen", listen), ("admin", admin)], &[])).is_ok(), apart, "{listen} {admin}");
-    }
-}
-
-#[test]
-fn an_upstream_that_leads_back_is_refused() {
-    assert_eq!(
-        problems(&[], &[("HEARTBEAT_SIDECAR_UPSTREAM", "http://localhost:8500")]),
-        r#"upstream = "http://localhost:8500" (HEARTBEAT_SIDECAR_UPSTREAM) leads back to listen = "0.0.0.0:8500" (default): the sidecar would proxy itself"#
-    );
-    assert_eq!(
-        problems(&[("upstream", "http://127.0.0.1:9600")], &[]),
-        r#"upstream = "http://127.0.0.1:9600" (--upstream) leads back to admin = "127.0.0.1:9600" (default): the sidecar would proxy itself"#
-    );
-}
-
-#[test]
-fn what_is_unwise_is_warned_of() {
-    assert_eq!(
-        warnings(
-            &[("heartbeat-ack", "plain"), ("heartbeat-proof", "connection"), ("heartbeat-stall-after", "2s")],
-            &[]
-        ),
-        [
-            r#"heartbeat.ack = "plain" (--heartbeat-ack): opens an error dialog in pages of Streamlit before 1.55, at every ack"#,
-            r#"heartbeat.proof = "connection" (--heartbeat-proof): acks go out while a frozen server is up"#,
-            r#"heartbeat.native_deadline = "2s" (default) is not below heartbeat.stall_after = "2s" (--heartbeat-stall-after): a lost native ack counts as a stalled upstream"#,
-        ]
-    );
 }
 
 #[test]

@@ -19,7 +19,7 @@ use tokio::net::{TcpStream, UnixStream};
 use super::body::RequestBody;
 use super::watchdog::Watchdog;
 use crate::config::{Config, Route, SessionSettings, UpstreamAddress};
-use crate::heartbeat::Settings;
+use crate::heartbeat::{Capability, Settings};
 use crate::limits::{Alarm, Capacity, Quota};
 use crate::metrics::UpstreamMetrics;
 use crate::relay::Knowledge;
@@ -133,6 +133,16 @@ impl Upstream {
             self.places.resize(most_sessions(config));
             Self { handshake_timeout: config.handshake_timeout, heartbeat: app.heartbeat, ..self.clone() }
         })
+    }
+
+    /// What it is called.
+    pub fn name(&self) -> Arc<str> {
+        self.name.clone()
+    }
+
+    /// What is known of its own acks now.
+    pub fn capability(&self) -> Capability {
+        self.knowledge.capability()
     }
 
     /// Sends a request over a pooled connection. `request` has its target in origin form.

@@ -129,6 +129,7 @@ impl Report {
     pub(super) fn browser_round_trip(&self, round_trip: Option<Duration>) {
         if let Some(round_trip) = round_trip {
             self.knowledge.metrics.browser_rtt(round_trip);
+            self.session.browser_rtt(round_trip);
         }
     }
 
@@ -172,8 +173,14 @@ impl Report {
                 }
             }
             Note::NativeAckMissed => self.knowledge.learn(Learning::on_native_miss),
-            Note::Proof(after) => self.knowledge.metrics.proof_rtt(after),
-            Note::Withheld(reason) => self.knowledge.metrics.ack_withheld(reason),
+            Note::Proof(after) => {
+                self.knowledge.metrics.proof_rtt(after);
+                self.session.proof_rtt(after);
+            }
+            Note::Withheld(reason) => {
+                self.knowledge.metrics.ack_withheld(reason);
+                self.session.withheld(reason);
+            }
             Note::Close(from, code) => {
                 if from == Sender::Upstream && matches!(code, Some(1001 | 1012)) {
                     // It goes away or restarts (RFC 6455 §7.4.1): another version may come back.
@@ -266,6 +273,7 @@ impl Drop for Report {
         // A session that is cut, by the deadline of a drain, was ended by the sidecar without a close frame.
         let (initiator, code) = self.closed.unwrap_or((Initiator::Sidecar, CloseCode::Abnormal));
         let lasted = self.session.age();
+        self.session.ended(initiator, code, self.gave_up);
         self.knowledge.metrics.connection_closed(initiator, code, lasted);
         let view = self.session.view();
         tracing::info!(

@@ -1,16 +1,15 @@
-//! The admin port: probes, metrics, live sessions, and the begin of a drain.
+//! The admin port: probes, metrics, live sessions, the status page, and the begin of a drain.
 //!
 //! Law: what it says of the sidecar never depends on the app, and it goes on saying it while the sidecar drains.
 
 use std::convert::Infallible;
-use std::fmt::Write as _;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, ORIGIN};
+use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, ORIGIN, X_CONTENT_TYPE_OPTIONS};
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::Full;
 use hyper::service::service_fn;
@@ -20,7 +19,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tracing::debug;
 
-use super::listener;
+use super::status::Upstreams;
+use super::{listener, status};
 use crate::drain::Drain;
 use crate::limits::Seldom;
 use crate::metrics::Metrics;
@@ -36,7 +36,6 @@ const MAX_LIFETIME: Duration = Duration::from_secs(300);
 const TEXT: &str = "text/plain; charset=utf-8";
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 const JSON: &str = "application/json";
-const HTML: &str = "text/html; charset=utf-8";
 
 /// What the admin port tells about.
 #[derive(Clone)]
@@ -47,6 +46,8 @@ pub struct AdminState {
     pub sessions: Sessions,
     /// Makes `/readyz` say 503.
     pub drain: Drain,
+    /// Shown on the status page.
+    pub upstreams: Upstreams,
 }
 
 /// Serves until `stop` resolves, then cuts what is open. `stop` is the end of the process, not the begin of its
@@ -129,22 +130,26 @@ fn drain<B>(request: &Request<B>, here: bool) -> Response<Full<Bytes>> {
 }
 
 fn respond<B>(request: &Request<B>, state: &AdminState) -> Response<Full<Bytes>> {
-    let page: fn(&AdminState) -> Response<Full<Bytes>> = match request.uri().path() {
-        "/" => |state| answer(StatusCode::OK, HTML, index(state.sessions.len())),
-        "/livez" => |_| answer(StatusCode::OK, TEXT, "ok\n"),
-        "/readyz" => |state| match state.drain.is_draining() {
+    let page: fn(&AdminState, &str) -> Response<Full<Bytes>> = match request.uri().path() {
+        "/" => |_, _| status::page(),
+        "/status.json" => |state, query| match status::numbers(state, query) {
+            Ok(numbers) => answer(StatusCode::OK, JSON, numbers),
+            Err(wrong) => answer(StatusCode::BAD_REQUEST, TEXT, format!("{wrong}\n")),
+        },
+        "/livez" => |_, _| answer(StatusCode::OK, TEXT, "ok\n"),
+        "/readyz" => |state, _| match state.drain.is_draining() {
             false => answer(StatusCode::OK, TEXT, "ready\n"),
             true => answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, "draining\n"),
         },
-        "/metrics" => |state| answer(StatusCode::OK, PROMETHEUS, state.metrics.render()),
-        "/sessions" => |state| {
+        "/metrics" => |state, _| answer(StatusCode::OK, PROMETHEUS, state.metrics.render()),
+        "/sessions" => |state, _| {
             let sessions = serde_json::to_vec(&state.sessions.snapshot()).expect("numbers and strings only");
             answer(StatusCode::OK, JSON, sessions)
         },
-        _ => |_| answer(StatusCode::NOT_FOUND, TEXT, "not found\n"),
+        _ => |_, _| answer(StatusCode::NOT_FOUND, TEXT, "not found\n"),
     };
     if request.method() == Method::GET || request.method() == Method::HEAD {
-        return page(state);
+        return page(state, request.uri().query().unwrap_or_default());
     }
     not_allowed("GET, HEAD", "GET or HEAD only\n")
 }
@@ -155,24 +160,14 @@ fn not_allowed(allowed: &'static str, text: &'static str) -> Response<Full<Bytes
     refusal
 }
 
-fn answer(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+pub(super) fn answer(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(body.into()));
     *response.status_mut() = status;
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     response
-}
-
-fn index(sessions: usize) -> String {
-    let mut page = String::from("<!doctype html>\n<html lang=\"en\">\n<title>heartbeat-sidecar</title>\n");
-    page.push_str("<h1>heartbeat-sidecar</h1>\n<ul>\n");
-    for path in ["/sessions", "/metrics", "/readyz", "/livez"] {
-        let live = if path == "/sessions" { format!(": {sessions} live") } else { String::new() };
-        let _ = writeln!(page, "<li><a href=\"{path}\">{path}</a>{live}</li>");
-    }
-    page.push_str("</ul>\n</html>\n");
-    page
 }
 
 #[cfg(test)]
@@ -183,6 +178,7 @@ mod tests {
     use tokio_util::task::AbortOnDropHandle;
 
     use super::*;
+    use crate::heartbeat::Capability;
     use crate::session::SessionInfo;
 
     struct Admin {
@@ -191,10 +187,20 @@ mod tests {
         _task: AbortOnDropHandle<()>,
     }
 
+    fn state() -> AdminState {
+        let upstreams = || vec![("app".into(), Capability::Unknown)];
+        AdminState {
+            metrics: Metrics::new(),
+            sessions: Sessions::new(),
+            drain: Drain::new(),
+            upstreams: Arc::new(upstreams),
+        }
+    }
+
     async fn admin() -> Admin {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let state = AdminState { metrics: Metrics::new(), sessions: Sessions::new(), drain: Drain::new() };
+        let state = state();
         let task = tokio::spawn(serve(listener, state.clone(), std::future::pending()));
         Admin { address, state, _task: AbortOnDropHandle::new(task) }
     }
@@ -289,13 +295,34 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_index_counts_the_sessions() {
+    async fn the_index_is_a_page_that_no_other_site_may_frame_or_feed() {
         let admin = admin().await;
-        let session = || admin.state.sessions.open(SessionInfo { upstream: "app".into(), tapped: false });
-        let _sessions = [session(), session(), session()];
         let (head, body) = admin.ask("GET", "/").await;
         assert!(head.contains("content-type: text/html; charset=utf-8"), "{head}");
-        assert!(body.contains("<a href=\"/sessions\">/sessions</a>: 3 live"), "{body}");
+        for line in [
+            "content-security-policy: default-src 'none'; ",
+            "x-content-type-options: nosniff",
+            "x-frame-options: DENY",
+        ] {
+            assert!(head.contains(line), "{line}: {head}");
+        }
+        let nonce = head.split_once("script-src 'nonce-").and_then(|(_, rest)| rest.split_once('\'')).unwrap().0;
+        assert!(body.contains(&format!("<script nonce=\"{nonce}\">")), "{nonce}");
+        let (head, nothing) = admin.ask("HEAD", "/").await;
+        assert!(head.contains(&format!("content-length: {}", body.len())), "{head}");
+        assert_eq!(nothing, "");
+    }
+
+    #[tokio::test]
+    async fn the_numbers_of_the_page_are_json() {
+        let admin = admin().await;
+        let _session = admin.state.sessions.open(SessionInfo { upstream: "app".into(), tapped: true });
+        let (head, body) = admin.ask("GET", "/status.json?sort=id&order=desc").await;
+        assert!(head.contains("content-type: application/json") && head.contains("cache-control: no-store"), "{head}");
+        let status: serde_json::Value = serde_json::from_str(&body).unwrap();
+        assert_eq!((&status["state"], &status["sessions"][0]["id"]), (&"ready".into(), &1.into()));
+        let (head, body) = admin.ask("GET", "/status.json?limit=all").await;
+        assert!(head.starts_with("HTTP/1.1 400 ") && body == "limit is a whole number\n", "{head} {body}");
     }
 
     #[tokio::test]
@@ -365,7 +392,7 @@ mod tests {
     async fn stop_cuts_what_is_open() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let state = AdminState { metrics: Metrics::new(), sessions: Sessions::new(), drain: Drain::new() };
+        let state = state();
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         let stopped = async { drop(stopped.await) };
         let client = async {

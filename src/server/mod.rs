@@ -5,4 +5,5 @@ mod http2;
 pub mod listener;
 mod overload;
 mod proxy_protocol;
+pub mod status;
 pub mod tls;

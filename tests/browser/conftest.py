@@ -125,8 +125,9 @@ def open_hosted(
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """What was measured, for people; the tests themselves have judged it."""
     noted = [note for report in terminalreporter.getreports("passed") for note in report.user_properties]
-    rows = [value for key, value in noted if key == "heartbeats"]
-    if rows:
-        terminalreporter.section("heartbeats, as the pages saw them")
+    for name, title in (("heartbeats", "heartbeats, as the pages saw them"), ("status page", "the status page")):
+        rows = [value for key, value in noted if key == name]
+        if rows:
+            terminalreporter.section(title)
         for row in rows:
             terminalreporter.line(row)

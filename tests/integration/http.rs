@@ -476,7 +476,7 @@ async fn a_connection_with_bytes_after_its_answer_is_not_used_again() {
 async fn nothing_of_the_admin_port_is_on_the_public_one() {
     let (app, sidecar) = Sidecar::with_app().await;
     let mut upstream = None;
-    for path in ["/metrics", "/livez", "/readyz", "/sessions"] {
+    for path in ["/metrics", "/livez", "/readyz", "/sessions", "/status.json"] {
         let mut browser = sidecar.connect().await;
         browser.send(format!("GET {path} HTTP/1.1\r\nHost: app.test\r\n\r\n")).await;
         let upstream = match &mut upstream {

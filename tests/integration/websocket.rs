@@ -423,7 +423,11 @@ async fn live_sessions_are_listed_without_secrets() {
     let (_head, sessions) = sidecar.admin("/sessions").await;
     assert!(sessions.contains("1.53.1") && sessions.contains("\"tapped\":true"), "{sessions}");
     let (_head, metrics) = sidecar.admin("/metrics").await;
+    drop((browser, upstream));
+    sidecar.until("connections", &[], 0.0).await;
+    let (_head, status) = sidecar.admin("/status.json").await;
+    assert!(status.contains("\"initiator\":"), "{status}");
     for secret in ["SECRET", id, "/_stcore"] {
-        assert!(!sessions.contains(secret) && !metrics.contains(secret), "{secret}");
+        assert!(![&sessions, &metrics, &status].iter().any(|told| told.contains(secret)), "{secret}");
     }
 }

@@ -1,0 +1,409 @@
+//! The status page for people, and the numbers that it asks for every two seconds.
+//!
+//! Law: what a page gets is bounded, however many sessions there are: the server sorts, filters and cuts. The page names no
+//! address outside of it.
+
+use std::cmp::Ordering;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONTENT_SECURITY_POLICY, HeaderName, REFERRER_POLICY, X_FRAME_OPTIONS};
+use http::{HeaderValue, Response, StatusCode};
+use http_body_util::Full;
+use serde::Serialize;
+
+use super::admin::{AdminState, answer};
+use crate::heartbeat::Capability;
+use crate::session::SessionView;
+use crate::session::ended::EndedView;
+use crate::session::recent::RecentAnswer;
+use crate::session::totals::Totals;
+
+/// Each configured upstream's name, with what is known of its own acks. Asked at every look: they may change.
+pub type Upstreams = Arc<dyn Fn() -> Vec<(Arc<str>, Capability)> + Send + Sync>;
+
+const HTML: &str = "text/html; charset=utf-8";
+
+/// The page in one piece. The word `NONCE` stands where each answer has another one.
+const PAGE: &str = concat!(
+    "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n<title>heartbeat-sidecar</title>\n\
+     <style nonce=\"NONCE\">\n",
+    include_str!("status/page.css"),
+    "</style>\n",
+    include_str!("status/page.html"),
+    "<script nonce=\"NONCE\">\n",
+    include_str!("status/words.js"),
+    include_str!("status/chart.js"),
+    include_str!("status/page.js"),
+    "</script>\n</html>\n",
+);
+
+/// What says in which order rows come, by the names of [`SessionView`]'s fields.
+const COLUMNS: &[(&str, Column)] = &[
+    ("id", |session| Some(Key::Number(session.id as f64))),
+    ("upstream", |session| Some(Key::Text(&session.upstream))),
+    ("version", |session| session.version.as_deref().map(Key::Text)),
+    ("age_seconds", |session| Some(Key::Number(session.age_seconds))),
+    ("last_heartbeat_seconds_ago", |session| session.last_heartbeat_seconds_ago.map(Key::Number)),
+    ("last_ack_latency_seconds", |session| match session.withheld {
+        true => Some(Key::Number(f64::INFINITY)),
+        false => session.last_ack_latency_seconds.map(Key::Number),
+    }),
+    ("browser_rtt_seconds", |session| session.browser_rtt_seconds.map(Key::Number)),
+    ("proof_rtt_seconds", |session| session.proof_rtt_seconds.map(Key::Number)),
+    ("bytes_to_browser", |session| Some(Key::Number(session.bytes_to_browser as f64))),
+    ("bytes_to_upstream", |session| Some(Key::Number(session.bytes_to_upstream as f64))),
+    ("messages_to_browser", |session| Some(Key::Number(session.messages_to_browser as f64))),
+    ("messages_to_upstream", |session| Some(Key::Number(session.messages_to_upstream as f64))),
+];
+
+/// The most sessions that one answer has.
+const MOST_ROWS: usize = 1000;
+/// Sessions in an answer, if nothing else is asked for.
+const ROWS: usize = 100;
+
+/// What may be asked for, all of it optional: `sort` (a number's or text's name in `/sessions`), `order` (`asc`, `desc`),
+/// `limit` (rows), `filter` (part of an id, an upstream or a version) and `since` (milliseconds: answers from then on).
+struct Query {
+    column: Column,
+    descending: bool,
+    limit: usize,
+    filter: String,
+    since: Duration,
+}
+
+/// What a session is sorted by; `None` comes last in either order.
+type Column = for<'a> fn(&'a SessionView) -> Option<Key<'a>>;
+
+/// One column's keys are all of one kind.
+#[derive(PartialEq, PartialOrd)]
+enum Key<'a> {
+    Number(f64),
+    Text(&'a str),
+}
+
+/// What is going on now.
+#[derive(Serialize)]
+struct Status<'a> {
+    version: &'static str,
+    /// `ready` or `draining`.
+    state: &'static str,
+    /// Milliseconds since the sidecar began: what `since` and the times of answers and ends count from.
+    now: u64,
+    upstreams: Vec<UpstreamView>,
+    totals: Totals,
+    /// Sessions that live.
+    live: usize,
+    /// Of these, how many have had an ack withheld and none since.
+    withheld_now: usize,
+    /// Of these, how many the filter lets through.
+    matching: usize,
+    /// The first of them.
+    sessions: Vec<&'a SessionView>,
+    /// Answers to heartbeats since the time that was asked for.
+    answers: Vec<RecentAnswer>,
+    /// There were more: the oldest are missing.
+    answers_cut: bool,
+    /// The last sessions that ended, latest first.
+    ended: Vec<EndedView>,
+}
+
+#[derive(Serialize)]
+struct UpstreamView {
+    name: String,
+    /// Whether it acks heartbeats itself; `None` until that is known.
+    acks_natively: Option<bool>,
+    /// Sessions that live.
+    sessions: usize,
+}
+
+/// The page, for a browser.
+pub(super) fn page() -> Response<Full<Bytes>> {
+    let nonce = format!("{:032x}", rand::random::<u128>());
+    let policy = format!(
+        "default-src 'none'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; connect-src 'self'; img-src data:; \
+         base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    );
+    let mut page = answer(StatusCode::OK, HTML, PAGE.replace("NONCE", &nonce));
+    let headers = page.headers_mut();
+    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::try_from(policy).expect("it is visible ASCII"));
+    headers.insert(X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
+    headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    headers.insert(HeaderName::from_static("cross-origin-resource-policy"), HeaderValue::from_static("same-origin"));
+    page
+}
+
+/// The numbers, for the page's script or another's, as JSON.
+///
+/// # Errors
+/// What is wrong with the query.
+pub(super) fn numbers(state: &AdminState, query: &str) -> Result<Vec<u8>, String> {
+    let query = Query::parse(query)?;
+    // Answers from now on are told the next time.
+    let now = state.sessions.uptime();
+    let sessions = state.sessions.snapshot();
+    Ok(serde_json::to_vec(&Status::new(state, &query, now, &sessions)).expect("numbers and strings only"))
+}
+
+impl Default for Query {
+    fn default() -> Self {
+        let [(_id, column), ..] = COLUMNS else { unreachable!("the table is not empty") };
+        Self { column: *column, descending: false, limit: ROWS, filter: String::new(), since: Duration::ZERO }
+    }
+}
+
+impl Query {
+    fn parse(query: &str) -> Result<Self, String> {
+        let mut parsed = Self::default();
+        for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+            let number = || value.parse().map_err(|_no_number| format!("{name} is a whole number"));
+            match &*name {
+                "sort" => {
+                    let column = COLUMNS.iter().find(|(name, _column)| *name == value);
+                    let names = || COLUMNS.iter().map(|(name, _column)| *name).collect::<Vec<_>>().join(", ");
+                    parsed.column = column.ok_or_else(|| format!("sort is one of {}", names()))?.1;
+                }
+                "order" if matches!(&*value, "asc" | "desc") => parsed.descending = value == "desc",
+                "order" => return Err("order is asc or desc".to_owned()),
+                "limit" => parsed.limit = usize::try_from(number()?).unwrap_or(MOST_ROWS).min(MOST_ROWS),
+                "since" => parsed.since = Duration::from_millis(number()?),
+                "filter" => parsed.filter = value.trim().to_ascii_lowercase(),
+                _ => return Err("known are sort, order, limit, filter and since".to_owned()),
+            }
+        }
+        Ok(parsed)
+    }
+
+    fn lets_through(&self, session: &SessionView) -> bool {
+        let has = |text: &str| text.to_ascii_lowercase().contains(&self.filter);
+        self.filter.is_empty()
+            || has(&session.upstream)
+            || session.version.as_deref().is_some_and(has)
+            || session.id.to_string().contains(&self.filter)
+    }
+
+    /// The first of those that are let through, and how many those are.
+    fn first<'s>(&self, sessions: &'s [SessionView]) -> (Vec<&'s SessionView>, usize) {
+        let mut rows: Vec<_> = sessions.iter().filter(|session| self.lets_through(session)).collect();
+        let matching = rows.len();
+        if matching > self.limit {
+            // Only those that are shown need an order among themselves.
+            rows.select_nth_unstable_by(self.limit, |one, other| self.compare(one, other));
+            rows.truncate(self.limit);
+        }
+        rows.sort_unstable_by(|one, other| self.compare(one, other));
+        (rows, matching)
+    }
+
+    fn compare(&self, one: &SessionView, other: &SessionView) -> Ordering {
+        let order = match ((self.column)(one), (self.column)(other)) {
+            (Some(one), Some(other)) => {
+                // Neither is NaN, and both are of one kind.
+                let order = one.partial_cmp(&other).unwrap_or(Ordering::Equal);
+                if self.descending { order.reverse() } else { order }
+            }
+            (one, other) => one.is_none().cmp(&other.is_none()),
+        };
+        order.then(one.id.cmp(&other.id))
+    }
+}
+
+impl<'a> Status<'a> {
+    fn new(state: &AdminState, query: &Query, now: Duration, all: &'a [SessionView]) -> Self {
+        let AdminState { sessions: registry, drain, upstreams, .. } = state;
+        let (sessions, matching) = query.first(all);
+        let (answers, answers_cut) = registry.answers_between(query.since, now);
+        Self {
+            version: env!("CARGO_PKG_VERSION"),
+            state: if drain.is_draining() { "draining" } else { "ready" },
+            now: now.as_millis() as u64,
+            upstreams: upstreams().into_iter().map(|upstream| UpstreamView::new(upstream, all)).collect(),
+            totals: registry.totals(),
+            live: all.len(),
+            withheld_now: all.iter().filter(|session| session.withheld).count(),
+            matching,
+            sessions,
+            answers,
+            answers_cut,
+            ended: registry.ended(),
+        }
+    }
+}
+
+impl UpstreamView {
+    fn new((name, capability): (Arc<str>, Capability), sessions: &[SessionView]) -> Self {
+        let acks_natively = match capability {
+            Capability::Unknown => None,
+            Capability::Silent => Some(false),
+            Capability::Native => Some(true),
+        };
+        let sessions = sessions.iter().filter(|session| *session.upstream == *name).count();
+        Self { name: name.to_string(), acks_natively, sessions }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::drain::Drain;
+    use crate::heartbeat::{AckOrigin, Withheld};
+    use crate::metrics::{CloseCode, Direction, Initiator, Metrics};
+    use crate::session::recent;
+    use crate::session::{Session, SessionInfo, Sessions};
+
+    fn state() -> AdminState {
+        let upstreams = || vec![("app".into(), Capability::Silent), ("other".into(), Capability::Unknown)];
+        AdminState {
+            metrics: Metrics::new(),
+            sessions: Sessions::new(),
+            drain: Drain::new(),
+            upstreams: Arc::new(upstreams),
+        }
+    }
+
+    fn open(state: &AdminState, upstream: &str) -> Session {
+        state.sessions.open(SessionInfo { upstream: upstream.into(), tapped: true })
+    }
+
+    fn ask(state: &AdminState, query: &str) -> Value {
+        serde_json::from_slice(&numbers(state, query).unwrap()).unwrap()
+    }
+
+    fn ids(status: &Value) -> Vec<u64> {
+        let sessions = status["sessions"].as_array().unwrap();
+        sessions.iter().map(|session| session["id"].as_u64().unwrap()).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn everything_is_told_in_one_answer() {
+        let state = state();
+        let (session, gone) = (open(&state, "app"), open(&state, "other"));
+        tokio::time::advance(Duration::from_secs(3)).await;
+        session.heartbeat();
+        session.ack(AckOrigin::Sidecar, Some(Duration::from_micros(650)));
+        gone.withheld(Withheld::UpstreamClosed);
+        gone.ended(Initiator::Browser, CloseCode::GoingAway, None);
+        drop(gone);
+        assert_eq!(ask(&state, "")["answers"], json!([]), "this millisecond is not over");
+        tokio::time::advance(Duration::from_secs(1)).await;
+        let mut status = ask(&state, "");
+        assert_eq!(status["sessions"].take(), serde_json::to_value(state.sessions.snapshot()).unwrap());
+        assert_eq!(status["ended"].take(), serde_json::to_value(state.sessions.ended()).unwrap());
+        let expected = json!({
+            "version": env!("CARGO_PKG_VERSION"), "state": "ready", "now": 4000, "sessions": null, "ended": null,
+            "upstreams": [
+                {"name": "app", "acks_natively": false, "sessions": 1},
+                {"name": "other", "acks_natively": null, "sessions": 0},
+            ],
+            "totals": {
+                "opened": 2, "heartbeats": 1, "acks": {"sidecar": 1, "upstream": 0},
+                "withheld": {"upstream_stalled": 0, "upstream_closed": 1, "policy": 0},
+            },
+            "live": 1, "withheld_now": 0, "matching": 1,
+            "answers": [[3000, "sidecar", 650], [3000, "withheld", 0]], "answers_cut": false,
+        });
+        assert_eq!(status, expected);
+        assert_eq!(ask(&state, "since=4000")["answers"], json!([]));
+        state.drain.start();
+        assert_eq!(ask(&state, "")["state"], "draining");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn rows_are_sorted_cut_and_filtered_here() {
+        let state = state();
+        let sessions: Vec<_> = (0..10).map(|number| open(&state, if number < 5 { "app" } else { "other" })).collect();
+        for (session, millis) in sessions[..4].iter().zip([20, 5, 30, 10]) {
+            session.ack(AckOrigin::Sidecar, Some(Duration::from_millis(millis)));
+        }
+        sessions[9].withheld(Withheld::UpstreamStalled);
+        sessions[8].version("1.67.0");
+        sessions[7].bytes(Direction::UpstreamToBrowser, 1);
+        let top = |query: &str| ids(&ask(&state, query));
+        assert_eq!(top("limit=3"), [1, 2, 3]);
+        assert_eq!(top("sort=last_ack_latency_seconds&order=desc&limit=5"), [10, 3, 1, 4, 2]);
+        assert_eq!(
+            top("sort=last_ack_latency_seconds&limit=6"),
+            [2, 4, 1, 3, 10, 5],
+            "none comes last in either order"
+        );
+        assert_eq!(top("sort=bytes_to_browser&order=desc&limit=1"), [8]);
+        assert_eq!(top("sort=version&limit=1"), [9]);
+        assert_eq!(top("filter=+OTHER%20&sort=id&order=desc"), [10, 9, 8, 7, 6]);
+        assert_eq!(top("filter=1.67"), [9]);
+        assert_eq!(top("filter=10"), [10]);
+        let status = ask(&state, "filter=other&limit=2");
+        assert_eq!((&status["live"], &status["matching"], &status["withheld_now"]), (&json!(10), &json!(5), &json!(1)));
+    }
+
+    #[test]
+    fn every_column_is_one_of_the_numbers_of_a_session() {
+        let (state, query) = (state(), Query::default());
+        let session = open(&state, "app");
+        let shown = serde_json::to_value(session.view()).unwrap();
+        for (name, _column) in COLUMNS {
+            assert!(shown.get(name).is_some(), "{name}");
+            assert!(numbers(&state, &format!("sort={name}")).is_ok());
+        }
+        assert_eq!(query.compare(&session.view(), &session.view()), Ordering::Equal);
+    }
+
+    #[test]
+    fn a_wrong_question_says_what_is_wrong() {
+        for (query, said) in [
+            ("sort=cookie", "sort is one of id, upstream, "),
+            ("order=up", "order is asc or desc"),
+            ("limit=-1", "limit is a whole number"),
+            ("since=1.5", "since is a whole number"),
+            ("secret=1", "known are sort, "),
+        ] {
+            let wrong = numbers(&state(), query).unwrap_err();
+            assert!(wrong.starts_with(said), "{query}: {wrong}");
+        }
+    }
+
+    #[test]
+    fn an_answer_is_bounded_however_many_sessions_there_are() {
+        let state = state();
+        let sessions: Vec<_> = (0..5000).map(|_session| open(&state, "app")).collect();
+        for session in &sessions {
+            session.version("1.53.1");
+            session.ack(AckOrigin::Sidecar, Some(Duration::from_micros(session.id() * 7919 % 5000)));
+        }
+        let begun = Instant::now();
+        let answer = numbers(&state, "sort=last_ack_latency_seconds&order=desc&since=0").unwrap();
+        println!("5000 sessions: {} bytes in {:?}", answer.len(), begun.elapsed());
+        assert!(answer.len() < 120_000, "{} bytes", answer.len());
+        let most = ask(&state, "limit=18446744073709551615");
+        assert_eq!((ids(&most).len(), &most["matching"]), (MOST_ROWS, &json!(5000)));
+        assert!(most["answers"].as_array().unwrap().len() <= recent::KEPT);
+    }
+
+    #[test]
+    fn the_page_leads_nowhere_else_and_runs_only_its_own_script() {
+        let (one, other) = (page(), page());
+        let policy = |page: &Response<_>| page.headers()[CONTENT_SECURITY_POLICY].to_str().unwrap().to_owned();
+        assert_ne!(policy(&one), policy(&other), "a nonce is used once");
+        for held in ["default-src 'none'", "script-src 'nonce-", "frame-ancestors 'none'", "base-uri 'none'"] {
+            assert!(policy(&one).contains(held), "{held}");
+        }
+        assert!(!policy(&one).contains("unsafe") && !policy(&one).contains('*'));
+        for outside in ["http:", "https:", "src=", "@import", "url(", "//", "innerHTML", "eval("] {
+            // A comment of CSS or JavaScript is no address.
+            let found = PAGE.lines().find(|line| !line.trim_start().starts_with("//") && line.contains(outside));
+            assert_eq!(found, None, "{outside}");
+        }
+        assert_eq!(PAGE.matches("NONCE").count(), 2);
+        assert_eq!(PAGE.matches("</script>").count(), 1);
+        assert_eq!(PAGE.matches("</style>").count(), 1);
+        for tag in ["<main", "<table", "<noscript", "<h1", "<h2"] {
+            let closed = tag.replace('<', "</");
+            let (opened, closed) = (PAGE.matches(tag).count(), PAGE.matches(&closed).count());
+            assert!(opened == closed && opened > 0, "{tag}: {opened} opened, {closed} closed");
+        }
+    }
+}

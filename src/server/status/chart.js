@@ -1,0 +1,164 @@
+// The chart of ack latency: each two seconds of the last five minutes one mark for each side that has acked.
+
+/** Milliseconds that the chart spans, and that one mark stands for. */
+const SPAN = 300_000;
+const BIN = 2000;
+const SIDES = ["sidecar", "upstream"];
+
+/** Room around the chart, in pixels: for marks of what was withheld, for minutes, for latencies, and a little. */
+const TOP = 18;
+const BOTTOM = 20;
+const LEFT = 52;
+const RIGHT = 6;
+
+/** Seconds at its foot; what was faster stands there too. Each line above is ten times as slow. */
+const FLOOR = 1e-4;
+const DECADES = ["0.1 ms", "1 ms", "10 ms", "100 ms", "1 s", "10 s", "100 s"];
+
+const median = (sorted) => sorted[Math.floor(sorted.length / 2)];
+
+/** As many copies of the first child as are needed. */
+const children = (parent, number) => {
+  while (parent.childElementCount > number) parent.lastElementChild.remove();
+  while (parent.childElementCount < number) parent.append(parent.firstElementChild.cloneNode(true));
+  return [...parent.children];
+};
+
+class Chart {
+  /** By the number of the two seconds: the latencies of either side, sorted, and how many acks were withheld. */
+  #bins = new Map();
+  /** Milliseconds since the sidecar began; and when it began, by the clock. */
+  #now = 0;
+  #begun = 0;
+  /** When last there were more answers than came. */
+  #cutAt = -Infinity;
+
+  constructor() {
+    $("chart").addEventListener("pointermove", ({ clientX }) => this.#point(clientX));
+    $("chart").addEventListener("pointerleave", () => this.#point(undefined));
+    new ResizeObserver(() => this.draw()).observe($("chart"));
+  }
+
+  /** The sidecar has begun anew. */
+  forget() {
+    this.#bins.clear();
+    this.#cutAt = -Infinity;
+  }
+
+  learn({ now, answers, answers_cut }, begun) {
+    [this.#now, this.#begun] = [now, begun];
+    const oldest = now - SPAN;
+    const changed = new Set();
+    for (const [at, whose, micros] of answers) {
+      if (at <= oldest) continue;
+      const key = Math.floor(at / BIN);
+      if (!this.#bins.has(key)) this.#bins.set(key, { sidecar: [], upstream: [], withheld: 0 });
+      const bin = this.#bins.get(key);
+      if (whose === "withheld") bin.withheld += 1;
+      else bin[whose].push(micros / 1e6);
+      changed.add(bin);
+    }
+    for (const bin of changed) for (const side of SIDES) bin[side].sort((one, other) => one - other);
+    for (const key of this.#bins.keys()) if ((key + 1) * BIN < oldest) this.#bins.delete(key);
+    if (answers_cut && answers[0][0] > oldest) this.#cutAt = now;
+    $("cut").hidden = this.#cutAt < oldest;
+  }
+
+  draw() {
+    const frame = this.#frame();
+    if (!frame.width) return;
+    this.#drawAxes(frame);
+    const paths = { sidecar: { range: "", median: "" }, upstream: { range: "", median: "" } };
+    let marks = "";
+    for (const [key, bin] of this.#bins) {
+      const middle = frame.x((key + 0.5) * BIN);
+      if (middle < LEFT) continue;
+      for (const side of SIDES.filter((side) => bin[side].length)) {
+        // Side by side where both have acked.
+        const beside = bin.sidecar.length && bin.upstream.length ? (side === "sidecar" ? -1.5 : 1.5) : 0;
+        const x = (middle + beside).toFixed(1);
+        const [fastest, middling, slowest] = [bin[side][0], median(bin[side]), bin[side].at(-1)].map(frame.y);
+        paths[side].range += `M${x} ${slowest}V${fastest}`;
+        paths[side].median += `M${x} ${middling}h0.01`;
+      }
+      if (bin.withheld) marks += `M${(middle - 4).toFixed(1)} 3h8l-4 8z`;
+    }
+    for (const side of SIDES) {
+      for (const [part, path] of Object.entries(paths[side])) {
+        $("chart").querySelector(`.${part}.${side}`).setAttribute("d", path);
+      }
+    }
+    $("withheld").setAttribute("d", marks);
+    this.#tell();
+  }
+
+  /** Where things are. */
+  #frame() {
+    const { left, width, height } = $("chart").getBoundingClientRect();
+    const slowest = [...this.#bins.values()].map((bin) => Math.max(...SIDES.map((side) => bin[side].at(-1) ?? 0)));
+    const needed = Math.ceil(Math.log10(Math.max(FLOOR, ...slowest) / FLOOR) - 1e-9);
+    const decades = Math.max(4, Math.min(DECADES.length - 1, needed));
+    const tall = height - BOTTOM - TOP;
+    return {
+      left,
+      width,
+      decades,
+      bottom: height - BOTTOM,
+      x: (at) => LEFT + (1 - (this.#now - at) / SPAN) * (width - LEFT - RIGHT),
+      y: (seconds) => {
+        const part = Math.log10(Math.max(seconds, FLOOR) / FLOOR) / decades;
+        return (height - BOTTOM - Math.min(part, 1) * tall).toFixed(1);
+      },
+    };
+  }
+
+  #drawAxes({ width, decades, bottom, x, y }) {
+    children($("decades"), decades + 1).forEach((line, power) => {
+      const at = y(FLOOR * 10 ** power);
+      line.firstElementChild.setAttribute("d", `M${LEFT} ${at}H${width}`);
+      line.lastElementChild.setAttribute("x", LEFT - 8);
+      line.lastElementChild.setAttribute("y", at);
+      set(line.lastElementChild, DECADES[power]);
+    });
+    children($("minutes"), SPAN / 60_000 + 1).forEach((text, minutes) => {
+      text.setAttribute("x", minutes ? x(this.#now - minutes * 60_000) : width - 12);
+      text.setAttribute("y", bottom + 15);
+      set(text, minutes ? `−${minutes} min` : "now");
+    });
+  }
+
+  /** The chart in words. */
+  #tell() {
+    const inOrder = [...this.#bins].sort(([one], [other]) => one - other).map(([, bin]) => bin);
+    const said = SIDES.map((side) => {
+      const acked = inOrder.map((bin) => bin[side]).filter((values) => values.length);
+      if (!acked.length) return "none";
+      const acks = acked.reduce((sum, values) => sum + values.length, 0);
+      const slowest = Math.max(...acked.map((values) => values.at(-1)));
+      return `${plural(acks, "ack")}, latest ${latency(median(acked.at(-1)))}, slowest ${latency(slowest)}`;
+    });
+    const withheld = inOrder.reduce((sum, bin) => sum + bin.withheld, 0);
+    SIDES.forEach((side, index) => set($(`of-${side}`), said[index]));
+    set($("of-withheld"), withheld ? count(withheld) : "none");
+    const [sidecar, upstream] = said;
+    const label = `Ack latency of the last five minutes. Sidecar: ${sidecar}. Upstream: ${upstream}. Withheld: ${withheld}.`;
+    $("chart").setAttribute("aria-label", label);
+  }
+
+  /** Says what stands under the pointer, or nothing. */
+  #point(clientX) {
+    const { left, width, bottom, x } = this.#frame();
+    const at = this.#now - (1 - (clientX - left - LEFT) / (width - LEFT - RIGHT)) * SPAN;
+    const key = [0, -1, 1].map((side) => Math.floor(at / BIN) + side).find((key) => this.#bins.has(key));
+    const bin = this.#bins.get(key);
+    $("pointer").setAttribute("d", bin ? `M${x((key + 0.5) * BIN).toFixed(1)} ${TOP - 6}V${bottom}` : "");
+    if (!bin) return set($("pointed"), "");
+    const said = SIDES.filter((side) => bin[side].length).map((side) => {
+      const [fastest, middling, slowest] = [bin[side][0], median(bin[side]), bin[side].at(-1)].map(latency);
+      const values = bin[side].length === 1 ? middling : `${fastest} to ${slowest}, median ${middling}`;
+      return `${side} ${plural(bin[side].length, "ack")}, ${values}`;
+    });
+    if (bin.withheld) said.push(`${count(bin.withheld)} withheld`);
+    set($("pointed"), `${clock(this.#begun + key * BIN)}: ${said.join("; ")}`);
+  }
+}

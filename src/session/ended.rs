@@ -1,0 +1,104 @@
+//! How the last sessions ended: who ended each, and why.
+//!
+//! Law: as [`super`] says, nothing that identifies a user.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
+
+use serde::{Serialize, Serializer};
+
+use crate::metrics::{CloseCode, Initiator, LabelValue, Loss};
+
+/// How many are kept.
+pub const KEPT: usize = 50;
+
+/// What may be told about a session that has ended.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct EndedView {
+    /// When, counted from when the sidecar began.
+    pub at_seconds: f64,
+    /// What `/sessions` called it.
+    pub id: u64,
+    /// The configured name of the upstream.
+    pub upstream: String,
+    /// Streamlit's version, if it was seen.
+    pub version: Option<String>,
+    /// How long it lasted.
+    pub age_seconds: f64,
+    /// Who ended it.
+    #[serde(serialize_with = "name")]
+    pub initiator: Initiator,
+    /// With which code.
+    #[serde(serialize_with = "name")]
+    pub code: CloseCode,
+    /// Why the sidecar gave a peer up, if it did.
+    #[serde(serialize_with = "name_if_any")]
+    pub gave_up: Option<Loss>,
+}
+
+/// The last ends.
+#[derive(Debug, Default)]
+pub(super) struct Ended(Mutex<VecDeque<EndedView>>);
+
+impl Ended {
+    pub(super) fn record(&self, end: EndedView) {
+        // No panic can leave it half changed.
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.truncate(KEPT - 1);
+        kept.push_front(end);
+    }
+
+    /// Latest first.
+    pub(super) fn view(&self) -> Vec<EndedView> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    }
+}
+
+fn name<L: LabelValue, S: Serializer>(label: &L, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(label.name())
+}
+
+fn name_if_any<L: LabelValue, S: Serializer>(label: &Option<L>, serializer: S) -> Result<S::Ok, S::Error> {
+    label.map(L::name).serialize(serializer)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::{SessionInfo, Sessions};
+    use super::*;
+
+    fn end(sessions: &Sessions, code: u16) {
+        let session = sessions.open(SessionInfo { upstream: "app".into(), tapped: true });
+        session.ended(Initiator::Upstream, CloseCode::from(Some(code)), None);
+    }
+
+    #[test]
+    fn the_last_ends_are_kept_and_no_more() {
+        let sessions = Sessions::new();
+        for _ in 0..3 * KEPT {
+            end(&sessions, 1000);
+        }
+        end(&sessions, 1012);
+        let ended = sessions.ended();
+        assert_eq!((ended.len(), ended[0].code, ended[1].code), (KEPT, CloseCode::ServiceRestart, CloseCode::Normal));
+        let ids: Vec<_> = ended.iter().map(|end| end.id).collect();
+        assert!(ids.iter().rev().is_sorted() && ids[0] == 3 * KEPT as u64 + 1, "{ids:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_end_is_told_by_the_names_of_metrics() {
+        let sessions = Sessions::new();
+        tokio::time::advance(std::time::Duration::from_secs(2)).await;
+        let session = sessions.open(SessionInfo { upstream: "app".into(), tapped: true });
+        session.version("1.53.1");
+        tokio::time::advance(std::time::Duration::from_secs(3)).await;
+        session.ended(Initiator::Sidecar, CloseCode::Abnormal, Some(Loss::BrowserDead));
+        let expected = json!([{
+            "at_seconds": 5.0, "id": 1, "upstream": "app", "version": "1.53.1", "age_seconds": 3.0,
+            "initiator": "sidecar", "code": "1006", "gave_up": "browser_dead",
+        }]);
+        assert_eq!(serde_json::to_value(sessions.ended()).unwrap(), expected);
+    }
+}

@@ -1,0 +1,158 @@
+//! The latest answers to heartbeats, whichever session's: when each was given, whose it was, how long it took.
+//!
+//! Law: one word each and no lock, since every ack comes by here.
+
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::heartbeat::AckOrigin;
+
+/// How many are kept: at a thousand a second, those of two seconds. 16 KiB.
+pub const KEPT: usize = 2048;
+
+/// Bits of a word, from the lowest: whose it was, the latency in microseconds, the milliseconds since the beginning.
+const WHOSE_BITS: u32 = 2;
+const LATENCY_BITS: u32 = 26;
+
+/// A heartbeat's answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// An ack, so long after its heartbeat.
+    Ack(AckOrigin, Duration),
+    /// None, or none in time.
+    Withheld,
+}
+
+/// One answer, as `/status.json` tells it: `[at, whose, latency]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct RecentAnswer(
+    /// Milliseconds since the sidecar began.
+    pub u64,
+    /// By whom.
+    pub Whose,
+    /// Microseconds, at most 67 s; 0 where the ack was withheld.
+    pub u64,
+);
+
+/// By whom a heartbeat was answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Whose {
+    /// By the sidecar.
+    Sidecar = 1,
+    /// By the app server.
+    Upstream = 2,
+    /// By nobody, or by nobody in time.
+    Withheld = 3,
+}
+
+/// The ring. Who reads it while it is written may miss one, or see an old one.
+#[derive(Debug)]
+pub(super) struct Recent {
+    next: AtomicUsize,
+    /// Zero where nothing was written yet.
+    words: Box<[AtomicU64]>,
+}
+
+impl Default for Recent {
+    fn default() -> Self {
+        Self { next: AtomicUsize::new(0), words: (0..KEPT).map(|_word| AtomicU64::new(0)).collect() }
+    }
+}
+
+impl Recent {
+    /// It was given so long after the beginning.
+    pub(super) fn record(&self, at: Duration, answer: Answer) {
+        let place = self.next.fetch_add(1, Relaxed) % KEPT;
+        self.words[place].store(RecentAnswer::new(at, answer).pack(), Relaxed);
+    }
+
+    /// Those given between these two times after the beginning, the first included, oldest first; and whether there were
+    /// more, which are forgotten.
+    pub(super) fn between(&self, since: Duration, until: Duration) -> (Vec<RecentAnswer>, bool) {
+        let times = since.as_millis()..until.as_millis();
+        let words = self.words.iter().map(|word| word.load(Relaxed));
+        let mut answers: Vec<_> = words.filter_map(RecentAnswer::unpack).collect();
+        let cut = answers.len() == KEPT && answers.iter().all(|answer| u128::from(answer.0) >= times.start);
+        answers.retain(|answer| times.contains(&answer.0.into()));
+        answers.sort_unstable_by_key(|answer| answer.0);
+        (answers, cut)
+    }
+}
+
+impl RecentAnswer {
+    fn new(at: Duration, answer: Answer) -> Self {
+        let (whose, waited) = match answer {
+            Answer::Ack(AckOrigin::Sidecar, waited) => (Whose::Sidecar, waited),
+            Answer::Ack(AckOrigin::Upstream, waited) => (Whose::Upstream, waited),
+            Answer::Withheld => (Whose::Withheld, Duration::ZERO),
+        };
+        let most = (1 << LATENCY_BITS) - 1;
+        Self(at.as_millis() as u64, whose, u64::try_from(waited.as_micros()).unwrap_or(most).min(most))
+    }
+
+    fn pack(self) -> u64 {
+        let Self(at, whose, latency) = self;
+        // The rest of the word is enough for two years.
+        (at << (WHOSE_BITS + LATENCY_BITS)) | (latency << WHOSE_BITS) | whose as u64
+    }
+
+    fn unpack(word: u64) -> Option<Self> {
+        let whose = match word % (1 << WHOSE_BITS) {
+            0 => return None,
+            1 => Whose::Sidecar,
+            2 => Whose::Upstream,
+            _ => Whose::Withheld,
+        };
+        let latency = (word >> WHOSE_BITS) % (1 << LATENCY_BITS);
+        Some(Self(word >> (WHOSE_BITS + LATENCY_BITS), whose, latency))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const YEAR: Duration = Duration::from_secs(365 * 86_400);
+
+    #[test]
+    fn answers_come_back_as_they_were_given() {
+        let recent = Recent::default();
+        recent.record(Duration::from_millis(7), Answer::Ack(AckOrigin::Sidecar, Duration::from_micros(650)));
+        recent.record(YEAR, Answer::Ack(AckOrigin::Upstream, Duration::ZERO));
+        recent.record(Duration::from_millis(9), Answer::Withheld);
+        let year = YEAR.as_millis() as u64;
+        let all = [(7, Whose::Sidecar, 650), (9, Whose::Withheld, 0), (year, Whose::Upstream, 0)];
+        let millis = Duration::from_millis;
+        assert_eq!(recent.between(millis(0), YEAR * 2).0, all.map(|(at, by, latency)| RecentAnswer(at, by, latency)));
+        assert_eq!(recent.between(millis(9), YEAR), (vec![RecentAnswer(9, Whose::Withheld, 0)], false));
+        assert_eq!(recent.between(millis(10), YEAR).0, [], "who asks from there on gets each once");
+    }
+
+    #[test]
+    fn a_latency_beyond_the_longest_is_the_longest() {
+        let recent = Recent::default();
+        recent.record(Duration::from_millis(1), Answer::Ack(AckOrigin::Upstream, YEAR));
+        assert_eq!(recent.between(Duration::ZERO, YEAR).0, [RecentAnswer(1, Whose::Upstream, 67_108_863)]);
+    }
+
+    #[test]
+    fn the_latest_are_kept_and_no_more() {
+        let recent = Recent::default();
+        for at in 1..=3 * KEPT as u64 + 5 {
+            recent.record(Duration::from_millis(at), Answer::Withheld);
+        }
+        let (answers, cut) = recent.between(Duration::ZERO, YEAR);
+        let kept: Vec<_> = answers.iter().map(|answer| answer.0).collect();
+        assert!(cut && !recent.between(Duration::from_millis(kept[1]), YEAR).1, "all of a later time are there");
+        assert_eq!(kept, (2 * KEPT as u64 + 6..=3 * KEPT as u64 + 5).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn it_is_told_in_three_words() {
+        let told = serde_json::to_string(&RecentAnswer(7, Whose::Sidecar, 650)).unwrap();
+        assert_eq!(told, "[7,\"sidecar\",650]");
+    }
+}
