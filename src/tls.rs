@@ -2,6 +2,8 @@
 //!
 //! Law: what is broken never replaces what works.
 
+mod sni;
+
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -14,13 +16,19 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use x509_cert::Certificate;
 use x509_cert::der::Decode as _;
+
+use self::sni::Certificates;
 
 /// A larger file is no certificate.
 const MAX_BYTES: u64 = 1024 * 1024;
 
-/// What is offered by ALPN (RFC 7301): websockets need HTTP/1.1, and everything else works over it too.
-const SPOKEN: [&[u8]; 2] = [b"http/1.1", b"http/1.0"];
+/// What browsers are offered by ALPN (RFC 7301), the best first; HTTP/2 if it is on. For websockets they ask for HTTP/1.1 by
+/// themselves, since nothing here says that HTTP/2 carries them (RFC 8441 §3).
+const SPOKEN: [&[u8]; 3] = [b"h2", b"http/1.1", b"http/1.0"];
+/// What an app is asked for: it may want to speak websocket.
+const ASKED_FOR: &[u8] = b"http/1.1";
 
 /// Why there is no TLS: a file, and what is wrong with it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -49,7 +57,7 @@ pub trait Material {
 pub struct Made<C> {
     /// For rustls.
     pub config: C,
-    /// When the own certificate expires, in seconds of Unix time; 0 if there is none.
+    /// When the first of the own certificates expires, in seconds of Unix time; 0 if there is none.
     pub not_after: u64,
 }
 
@@ -62,6 +70,19 @@ pub struct ListenerFiles {
     pub key: PathBuf,
     /// PEM: clients must have a certificate of one of these; `None` asks for none.
     pub client_ca: Option<PathBuf>,
+    /// What is shown to those who ask for a name that one of these is for, and the pair above is not.
+    pub others: Vec<Pair>,
+    /// Whether HTTP/2 is offered beside HTTP/1.1.
+    pub http2: bool,
+}
+
+/// A certificate and its key, each a PEM file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pair {
+    /// With those between it and its root.
+    pub certificate: PathBuf,
+    /// PKCS #8, PKCS #1 or SEC 1.
+    pub key: PathBuf,
 }
 
 /// Whom a client of TLS believes, and what it shows.
@@ -137,28 +158,50 @@ impl Material for ListenerFiles {
     type Config = ServerConfig;
 
     fn files(&self) -> Vec<&Path> {
-        [&self.certificate, &self.key].into_iter().chain(&self.client_ca).map(PathBuf::as_path).collect()
+        let others = self.others.iter().flat_map(|Pair { certificate, key }| [certificate, key]);
+        let all = [&self.certificate, &self.key].into_iter().chain(others).chain(&self.client_ca);
+        all.map(PathBuf::as_path).collect()
     }
 
     fn make(&self, contents: &[Vec<u8>]) -> Result<Made<ServerConfig>, TlsError> {
-        let pair = pair(&self.certificate, &contents[0], &self.key, &contents[1])?;
-        let not_after = not_after(&self.certificate, &pair)?;
+        let (certificates, not_after) = self.certificates(contents)?;
         let builder = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
         let builder = builder.expect("ring has suites for every version");
         let builder = match &self.client_ca {
             None => builder.with_no_client_auth(),
             Some(file) => {
-                let roots = Arc::new(roots(file, &contents[2])?);
+                let roots = Arc::new(roots(file, &contents[contents.len() - 1])?);
                 let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider()).build();
                 builder.with_client_cert_verifier(verifier.map_err(|error| blame(file, error))?)
             }
         };
-        let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(pair)));
-        config.alpn_protocols = SPOKEN.map(<[u8]>::to_vec).into();
+        let mut config = builder.with_cert_resolver(Arc::new(certificates));
+        config.alpn_protocols = SPOKEN[usize::from(!self.http2)..].iter().map(|protocol| protocol.to_vec()).collect();
         // Scanners ask for it; every suite is a good one.
         config.ignore_client_order = true;
         config.ticketer = ring::Ticketer::new().map_err(|error| blame(&self.key, error))?;
         Ok(Made { config, not_after })
+    }
+}
+
+impl ListenerFiles {
+    /// All of them, and when the first of them expires.
+    fn certificates(&self, contents: &[Vec<u8>]) -> Result<(Certificates, u64), TlsError> {
+        let first = pair(&self.certificate, &contents[0], &self.key, &contents[1])?;
+        let parsed = parsed(&self.certificate, &first)?;
+        let mut not_after = not_after(&parsed);
+        let mut certificates = Certificates::new(first, &names(&self.certificate, &parsed)?);
+        for (Pair { certificate, key }, contents) in self.others.iter().zip(contents[2..].chunks_exact(2)) {
+            let other = pair(certificate, &contents[0], key, &contents[1])?;
+            let parsed = self::parsed(certificate, &other)?;
+            let names = names(certificate, &parsed)?;
+            if names.is_empty() {
+                return Err(blame(certificate, "is for no DNS name (subjectAltName) that a browser could ask for"));
+            }
+            not_after = not_after.min(self::not_after(&parsed));
+            certificates.add(other, &names);
+        }
+        Ok((certificates, not_after))
     }
 }
 
@@ -183,11 +226,11 @@ impl Material for ClientFiles {
             None => (builder.with_no_client_auth(), 0),
             Some((certificate, key)) => {
                 let pair = pair(certificate, &contents[0], key, &contents[1])?;
-                let not_after = not_after(certificate, &pair)?;
+                let not_after = not_after(&parsed(certificate, &pair)?);
                 (builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(pair))), not_after)
             }
         };
-        config.alpn_protocols = vec![SPOKEN[0].to_vec()];
+        config.alpn_protocols = vec![ASKED_FOR.to_vec()];
         Ok(Made { config, not_after })
     }
 }
@@ -271,8 +314,15 @@ fn system_roots() -> Result<RootCertStore, TlsError> {
     Ok(roots)
 }
 
-fn not_after(file: &Path, pair: &CertifiedKey) -> Result<u64, TlsError> {
+fn parsed(file: &Path, pair: &CertifiedKey) -> Result<Certificate, TlsError> {
     let leaf = pair.end_entity_cert().map_err(|error| blame(file, error))?;
-    let parsed = x509_cert::Certificate::from_der(leaf).map_err(|error| blame(file, error))?;
-    Ok(parsed.tbs_certificate().validity().not_after.to_unix_duration().as_secs())
+    Certificate::from_der(leaf).map_err(|error| blame(file, error))
+}
+
+fn names(file: &Path, certificate: &Certificate) -> Result<Vec<String>, TlsError> {
+    sni::names(certificate).map_err(|error| blame(file, error))
+}
+
+fn not_after(certificate: &Certificate) -> u64 {
+    certificate.tbs_certificate().validity().not_after.to_unix_duration().as_secs()
 }

@@ -46,8 +46,12 @@ fn file(loaded: &Loaded) -> String {
     // Where there are routes, each has its own.
     let holds = |setting: &&Effective| loaded.routes.is_empty() || setting.key != "upstream";
     let lines: Vec<_> = loaded.settings.iter().filter(holds).map(Line::new).collect();
-    let routes: Vec<Vec<_>> = loaded.routes.iter().map(|route| route.iter().map(Line::of_route).collect()).collect();
-    let all = || lines.iter().chain(routes.iter().flatten());
+    let of_tables = |header, tables: &[Vec<Effective>]| {
+        let table = |table: &Vec<Effective>| (header, table.iter().map(Line::of_list).collect::<Vec<_>>());
+        tables.iter().map(table).collect::<Vec<_>>()
+    };
+    let lists = [of_tables("tls.certificates", &loaded.certificates), of_tables("route", &loaded.routes)].concat();
+    let all = || lines.iter().chain(lists.iter().flat_map(|(_header, table)| table));
     let width = |of: fn(&Line) -> &String| all().map(|line| of(line).chars().count()).max().unwrap_or(0);
     let (names, values) = (width(|line| &line.name), width(|line| &line.value));
     let written = |line: &Line| format!("{:names$} = {:values$}  # {}\n", line.name, line.value, line.comment);
@@ -59,13 +63,14 @@ fn file(loaded: &Loaded) -> String {
         }
         text += &written(line);
     }
-    for route in &routes {
-        text += "\n[[route]]\n";
-        text.extend(route.iter().map(written));
+    for (header, table) in &lists {
+        text += &format!("\n[[{header}]]\n");
+        text.extend(table.iter().map(written));
     }
     text
 }
 
+#[derive(Clone)]
 struct Line {
     table: &'static str,
     name: String,
@@ -80,8 +85,8 @@ impl Line {
         Self { table, ..Self::named(name, text, effective) }
     }
 
-    /// Of a route's table, where everything is text.
-    fn of_route(effective: &Effective) -> Self {
+    /// Of a table of a list, where everything is text.
+    fn of_list(effective: &Effective) -> Self {
         Self::named(effective.key, true, effective)
     }
 

@@ -12,7 +12,7 @@ use super::raw::Item;
 use super::setting::{self, Setting};
 use super::settings::SETTINGS;
 use super::values::Invalid;
-use super::{Config, PREFIX, Route, raw, routes};
+use super::{Config, PREFIX, Route, raw, routes, tls};
 
 /// Where a value comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +52,8 @@ pub struct Loaded {
     pub settings: Vec<Effective>,
     /// Every route, in the order of the file: its keys below `[[route]]`.
     pub routes: Vec<Vec<Effective>>,
+    /// Every further certificate, in the order of the file: its keys below `[[tls.certificates]]`.
+    pub certificates: Vec<Vec<Effective>>,
     /// What is allowed but unwise, a line each.
     pub warnings: Vec<String>,
 }
@@ -165,6 +167,8 @@ pub(super) struct Assembly {
     items: Vec<Item>,
     /// The values of the routes.
     routes: Vec<Vec<Effective>>,
+    /// Those of the further certificates.
+    certificates: Vec<Vec<Effective>>,
 }
 
 /// Puts a configuration together.
@@ -205,6 +209,7 @@ fn assemble(sources: &Sources) -> Assembly {
         assembly.take(setting, Some(text), Origin::Flag(format!("--{}", setting.flag())));
     }
     if let Some(path) = sources.file() {
+        assembly.take_certificates(path);
         assembly.take_routes(path);
     }
     assembly
@@ -237,6 +242,22 @@ impl Assembly {
                 }
             }
             Err(source) => self.problems.push(Problem::Unreadable { path: path.to_owned(), source }),
+        }
+    }
+
+    fn take_certificates(&mut self, path: &Path) {
+        let origin = |line| Origin::File { path: path.to_owned(), line };
+        for item in self.items.iter().filter(|item| item.list == tls::CERTIFICATES.key) {
+            match tls::further(item, origin) {
+                Ok((pair, effective)) => {
+                    self.config.tls.certificates.push(pair);
+                    self.certificates.push(effective);
+                }
+                Err(mistakes) => {
+                    let written = |(line, reason)| Problem::Written { origin: origin(line), reason };
+                    self.problems.extend(mistakes.into_iter().map(written));
+                }
+            }
         }
     }
 
@@ -306,7 +327,9 @@ impl Assembly {
             value: get(&self.config),
             origin: self.origins.get(key).cloned().unwrap_or(Origin::Default),
         });
-        Ok(Loaded { settings: settings.collect(), routes: self.routes, warnings, config: self.config })
+        let settings = settings.collect();
+        let Self { config, routes, certificates, .. } = self;
+        Ok(Loaded { config, settings, routes, certificates, warnings })
     }
 
     /// A setting as messages name it: `admin = "127.0.0.1:9600" (--admin)`.

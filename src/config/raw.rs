@@ -64,6 +64,9 @@ pub(super) struct Mistake {
     pub(super) reason: String,
 }
 
+/// What is wrong with a table of a list: lines, from 1, and reasons.
+pub(super) type Mistakes = Vec<(usize, String)>;
+
 /// What a file says; no entries where its syntax is wrong.
 #[derive(Default)]
 pub(super) struct Document {
@@ -244,7 +247,7 @@ fn one_line(text: &str) -> String {
 
 /// What to say of a table that does not exist.
 fn unknown_table(key: &str) -> String {
-    let known = || tables().chain(LISTS.iter().map(|list| list.key));
+    let known = || tables().chain(lists());
     match nearest(key, known()) {
         Some(known) => format!("{key}: unknown table; did you mean {}?", header(known)),
         None => format!("{key}: unknown table; known tables: {}", known().collect::<Vec<_>>().join(", ")),
@@ -265,7 +268,7 @@ fn unknown_key(table: &str, key: &str) -> String {
         Some(known) => format!("{key}: unknown key; did you mean {known}?"),
         None => {
             let here = SETTINGS.iter().filter(|setting| setting.table() == table).map(|setting| setting.key.to_owned());
-            let below = tables().chain(LISTS.iter().map(|list| list.key)).filter(|_| table.is_empty()).map(header);
+            let below = tables().chain(lists()).filter(|_| table.is_empty()).map(header);
             format!("{key}: unknown key; known here: {}", here.chain(below).collect::<Vec<_>>().join(", "))
         }
     }
@@ -278,6 +281,11 @@ fn tables() -> impl Iterator<Item = &'static str> {
         .iter()
         .map(Setting::table)
         .filter(move |table| !table.is_empty() && std::mem::replace(&mut last, table) != *table)
+}
+
+/// The lists that are in no table.
+fn lists() -> impl Iterator<Item = &'static str> {
+    LISTS.iter().map(|list| list.key).filter(|key| !key.contains('.'))
 }
 
 /// A key as it may stand in a message: bare where TOML allows it, else quoted and escaped.

@@ -62,7 +62,12 @@ fn fixed(running: &Loaded, loaded: &Loaded) -> Vec<Problem> {
         let origin = if new.origin == Origin::Default { old.origin.clone() } else { new.origin.clone() };
         Problem::Written { origin, reason: format!("{reason}: restart it") }
     };
-    changed.map(problem).collect()
+    let mut fixed: Vec<_> = changed.map(problem).collect();
+    if running.config.tls.certificates != loaded.config.tls.certificates {
+        let reason = "[[tls.certificates]]: other files cannot be taken while the sidecar runs: restart it";
+        fixed.push(Problem::Conflict(reason.to_owned()));
+    }
+    fixed
 }
 
 /// Tells what is there at the moment; as good as different for different contents.
@@ -147,6 +152,24 @@ mod tests {
                 r#"sidecar.toml:6: session.takeover: "true" cannot become "false" while the sidecar runs: restart it"#,
             ]
         );
+    }
+
+    #[test]
+    fn other_certificates_need_a_restart() {
+        let Folder { path, sources, .. } = &folder("");
+        let mut reloader = Reloader::new(sources.clone());
+        let pki = |name: &str| path.with_file_name(name);
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let certificate = rcgen::CertificateParams::new(["a.test".to_owned()]).expect("a name").self_signed(&key);
+        fs::write(pki("a.crt"), certificate.expect("signed").pem()).expect("a file");
+        fs::write(pki("a.key"), key.serialize_pem()).expect("a file");
+        let pair = format!("certificate = {:?}\nkey = {:?}\n", pki("a.crt"), pki("a.key"));
+        fs::write(path, format!("[tls]\n{pair}")).expect("a file");
+        let running = load(sources).expect("valid");
+        fs::write(path, format!("[tls]\n{pair}[[tls.certificates]]\n{pair}")).expect("a file");
+        let Problems(problems) = reloader.read(&running).expect_err("restart");
+        let told: Vec<_> = problems.iter().map(ToString::to_string).collect();
+        assert_eq!(told, ["[[tls.certificates]]: other files cannot be taken while the sidecar runs: restart it"]);
     }
 
     #[test]

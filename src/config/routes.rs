@@ -3,9 +3,10 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::raw::{Field, Item, List};
+use super::raw::{Field, Item, List, Mistakes};
 use super::setting::Setting;
 use super::settings::SETTINGS;
+use super::tls::CERTIFICATES;
 use super::{Config, Effective, Invalid, Origin, UpstreamAddress};
 use crate::heartbeat::Settings;
 
@@ -19,20 +20,23 @@ pub(super) const KEY: &str = "route";
 pub(super) const OWN_FIELDS: usize = 3;
 
 /// The arrays of tables that a file may have.
-pub(super) static LISTS: &[List] = &[List {
-    key: KEY,
-    fields: &[
-        "name",
-        "host",
-        "path",
-        "upstream",
-        "heartbeat.mode",
-        "heartbeat.proof",
-        "heartbeat.ack",
-        "heartbeat.native_deadline",
-        "heartbeat.stall_after",
-    ],
-}];
+pub(super) static LISTS: &[List] = &[
+    List {
+        key: KEY,
+        fields: &[
+            "name",
+            "host",
+            "path",
+            "upstream",
+            "heartbeat.mode",
+            "heartbeat.proof",
+            "heartbeat.ack",
+            "heartbeat.native_deadline",
+            "heartbeat.stall_after",
+        ],
+    },
+    CERTIFICATES,
+];
 
 /// One app, and the requests that are for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,7 +114,7 @@ impl Route {
         base: &Config,
         origin: impl Fn(usize) -> Origin,
         inherited: impl Fn(&str) -> Origin,
-    ) -> Result<(Self, Vec<Effective>), Vec<(usize, String)>> {
+    ) -> Result<(Self, Vec<Effective>), Mistakes> {
         let (mut config, mut mistakes) = (base.clone(), Vec::new());
         let (mut name, mut host, mut path) = (String::new(), None::<HostPattern>, PathPrefix::default());
         for Field { key, text, line } in &item.fields {

@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 use super::routes::{LISTS, OWN_FIELDS};
 use super::setting::{Form, Setting};
 use super::settings::SETTINGS;
+use super::tls::CERTIFICATES;
 
 /// As humantime reads it: numbers with units.
 const DURATION: &str = r"^[0-9]+ ?[A-Za-z]+( ?[0-9]+ ?[A-Za-z]+)*$";
@@ -22,6 +23,7 @@ pub fn schema() -> Value {
         place.insert(setting.name().to_owned(), of_setting(setting));
     }
     properties.insert(LISTS[0].key.to_owned(), json!({ "type": "array", "items": route() }));
+    inner(&mut properties["tls"]).insert("certificates".to_owned(), json!({ "type": "array", "items": certificate() }));
     let mut schema = closed(properties);
     schema["$schema"] = json!("http://json-schema.org/draft-07/schema#");
     schema["title"] = json!("heartbeat-sidecar");
@@ -67,6 +69,17 @@ fn route() -> Value {
     let mut route = closed(properties);
     route["required"] = json!(["name", "upstream"]);
     route
+}
+
+/// A further certificate: the files that the first one has too.
+fn certificate() -> Value {
+    let fields = CERTIFICATES.fields;
+    let of_first = |field: &&str| SETTINGS.iter().find(|setting| setting.key == format!("tls.{field}"));
+    let description =
+        |field| json!({ "type": "string", "minLength": 1, "description": of_first(field).map(|it| it.help) });
+    let mut certificate = closed(fields.iter().map(|field| ((*field).to_owned(), description(field))).collect());
+    certificate["required"] = json!(fields);
+    certificate
 }
 
 fn of_setting(setting: &Setting) -> Value {

@@ -108,6 +108,13 @@ pub static SETTINGS: &[Setting] = &[
         set: |config, text| file(text).map(|value| config.tls.client_ca = value),
     },
     Setting {
+        key: "tls.http2",
+        value_name: "true|false",
+        help: "Whether HTTP/2 is offered; false is for a proxy that would speak it for websockets too",
+        get: |config| config.tls.http2.word().to_owned(),
+        set: |config, text| choice(text).map(|value| config.tls.http2 = value),
+    },
+    Setting {
         key: "upstream_tls.ca",
         value_name: "FILE",
         help: "Whose certificates an https:// app server may have (PEM), instead of the system's roots",

@@ -74,6 +74,7 @@ fn nothing_written_gives_the_defaults_without_a_warning() {
             ("tls.certificate", ""),
             ("tls.key", ""),
             ("tls.client_ca", ""),
+            ("tls.http2", "true"),
             ("upstream_tls.ca", ""),
             ("upstream_tls.certificate", ""),
             ("upstream_tls.key", ""),

@@ -4,13 +4,17 @@ use std::path::PathBuf;
 
 use rustls::pki_types::ServerName;
 
-use super::load::Assembly;
+use super::load::{Assembly, Effective, Origin};
+use super::raw::{Item, List, Mistakes};
 use super::upstream::UpstreamAddress;
 use super::{Config, Invalid, Route};
-use crate::tls::{ClientFiles, ListenerFiles, Live};
+use crate::tls::{ClientFiles, ListenerFiles, Live, Pair};
+
+/// The array of tables of further certificates.
+pub(super) const CERTIFICATES: List = List { key: "tls.certificates", fields: &["certificate", "key"] };
 
 /// TLS for browsers: both of the pair, or none.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsSettings {
     /// PEM: the certificate and those between it and its root.
     pub certificate: Option<PathBuf>,
@@ -18,6 +22,10 @@ pub struct TlsSettings {
     pub key: Option<PathBuf>,
     /// PEM: clients must show a certificate of one of these.
     pub client_ca: Option<PathBuf>,
+    /// Certificates for other names, which need the pair beside them.
+    pub certificates: Vec<Pair>,
+    /// Whether HTTP/2 is offered beside HTTP/1.1.
+    pub http2: bool,
 }
 
 /// TLS towards an `https://` upstream.
@@ -33,11 +41,18 @@ pub struct UpstreamTlsSettings {
     pub server_name: Option<ServerName<'static>>,
 }
 
+impl Default for TlsSettings {
+    fn default() -> Self {
+        Self { certificate: None, key: None, client_ca: None, certificates: Vec::new(), http2: true }
+    }
+}
+
 impl TlsSettings {
     /// The files, if TLS is on.
     pub fn files(&self) -> Option<ListenerFiles> {
         let (certificate, key) = self.certificate.clone().zip(self.key.clone())?;
-        Some(ListenerFiles { certificate, key, client_ca: self.client_ca.clone() })
+        let (client_ca, others) = (self.client_ca.clone(), self.certificates.clone());
+        Some(ListenerFiles { certificate, key, client_ca, others, http2: self.http2 })
     }
 }
 
@@ -60,6 +75,34 @@ impl UpstreamTlsSettings {
     }
 }
 
+/// Puts a further certificate together of what the file says. Gives its values with where they come from too.
+///
+/// # Errors
+/// What is wrong, with the line.
+pub(super) fn further(item: &Item, origin: impl Fn(usize) -> Origin) -> Result<(Pair, Vec<Effective>), Mistakes> {
+    let mut mistakes = Vec::new();
+    let [certificate, key] = ["certificate", "key"].map(|key| {
+        let name = CERTIFICATES.key;
+        let field = item.fields.iter().find(|field| field.key == key);
+        let taken = field.map_or(Ok(None), |field| file(&field.text).map_err(|Invalid(reason)| (field.line, reason)));
+        match (field, taken) {
+            (Some(field), Ok(Some(path))) => {
+                Some((path, Effective { key, value: field.text.clone(), origin: origin(field.line) }))
+            }
+            (_, Ok(_)) => {
+                mistakes.push((item.line, format!("{name}: needs {key}")));
+                None
+            }
+            (_, Err((line, reason))) => {
+                mistakes.push((line, format!("{name}.{key}: {reason}")));
+                None
+            }
+        }
+    });
+    let both = certificate.zip(key).ok_or(mistakes);
+    both.map(|((certificate, one), (key, other))| (Pair { certificate, key }, vec![one, other]))
+}
+
 impl Assembly {
     /// What keeps TLS from working, the contents of the files included.
     pub(super) fn tls_conflicts(&self) -> Vec<String> {
@@ -77,6 +120,10 @@ impl Assembly {
         }
         if tls.client_ca.is_some() && tls.certificate.is_none() && tls.key.is_none() {
             found.push(format!("{} needs tls.certificate and tls.key beside it", self.shown("tls.client_ca")));
+        }
+        if !tls.certificates.is_empty() && tls.certificate.is_none() && tls.key.is_none() {
+            let name = CERTIFICATES.key;
+            found.push(format!("[[{name}]] needs tls.certificate and tls.key, which all others are shown"));
         }
         let files = upstream_tls.files(&apps);
         for (at, app) in apps.iter().enumerate() {

@@ -95,6 +95,8 @@ fn lean_counts_what_alerts_need_and_folds_rare_codes() {
         "heartbeat_sidecar_reconnects_total{upstream=\"app\",cause=\"other\"} 1",
         "heartbeat_sidecar_ack_latency_seconds_count{upstream=\"app\",origin=\"sidecar\"} 0",
         "heartbeat_sidecar_http_rejected_total{reason=\"connections\"} 0",
+        "heartbeat_sidecar_tls_reloads_total{result=\"refused\"} 0",
+        "heartbeat_sidecar_tls_certificate_not_after_seconds 0",
         "heartbeat_sidecar_connections{upstream=\"app\"} 0",
     ] {
         assert!(text.lines().any(|line| line == sample), "no {sample} in:\n{text}");

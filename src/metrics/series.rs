@@ -123,11 +123,13 @@ pub(super) const CONFIG_CURRENT: Series = Series::new(
 pub(super) const TLS_RELOADS: Series = Series::new(
     "heartbeat_sidecar_tls_reloads_total",
     "Changes of TLS certificates and keys, of either side, by what became of them.",
-);
+)
+.lean();
 pub(super) const TLS_NOT_AFTER: Series = Series::new(
     "heartbeat_sidecar_tls_certificate_not_after_seconds",
     "When the certificate that browsers are shown expires, in seconds of Unix time; 0 without TLS.",
-);
+)
+.lean();
 
 pub(super) const CONNECTIONS: Series =
     Series::new("heartbeat_sidecar_connections", "Websocket connections that are open now.").lean();

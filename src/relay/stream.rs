@@ -43,6 +43,11 @@ impl Stream {
         *permit = Some(taken);
     }
 
+    /// Whether the TLS handshake has chosen HTTP/2.
+    pub fn speaks_http2(&self) -> bool {
+        matches!(self, Self::Tls(tls, _) if tls.protocol() == Some(b"h2"))
+    }
+
     /// Writes what the kernel takes now.
     ///
     /// # Errors

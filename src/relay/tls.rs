@@ -157,6 +157,11 @@ impl Tls {
         Ok(self)
     }
 
+    /// What ALPN has chosen (RFC 7301).
+    pub(super) fn protocol(&self) -> Option<&[u8]> {
+        self.connection.protocol()
+    }
+
     pub(super) fn socket(&self) -> &TcpStream {
         &self.socket
     }

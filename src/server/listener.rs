@@ -1,4 +1,4 @@
-//! Accepts browsers and serves HTTP/1.1 to each until the drain.
+//! Accepts browsers and serves HTTP to each until the drain.
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -17,6 +17,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 
+use super::http2::{self, Http2};
 use super::overload::{Exit, Overload};
 use super::proxy_protocol::{self, ProxyProtocolError};
 use super::tls::Door;
@@ -36,6 +37,7 @@ const EXHAUSTED_REST: Duration = Duration::from_millis(100);
 #[derive(Clone)]
 pub struct Entrance {
     http: http1::Builder,
+    pub(super) http2: Http2,
     /// Connections begin with a header of the PROXY protocol, and come from a trusted proxy.
     proxy_protocol: bool,
     trusted_proxies: TrustedProxies,
@@ -48,8 +50,8 @@ pub struct Entrance {
     exit: Arc<Exit>,
     /// `None` serves plain HTTP.
     door: Option<Arc<Door>>,
-    proxy: Proxy,
-    metrics: Arc<Metrics>,
+    pub(super) proxy: Proxy,
+    pub(super) metrics: Arc<Metrics>,
 }
 
 impl Entrance {
@@ -60,6 +62,7 @@ impl Entrance {
         let answers = if tls.is_some() { 0 } else { capacity.answers };
         Self {
             http: http(&config.limits),
+            http2: Http2::new(&config.limits),
             proxy_protocol: config.proxy_protocol,
             trusted_proxies: config.trusted_proxies.clone(),
             patience: config.limits.idle_timeout,
@@ -78,6 +81,7 @@ impl Entrance {
         self.places.resize(most_connections(config.limits.connections, Capacity::of_process()));
         Self {
             http: http(&config.limits),
+            http2: Http2::new(&config.limits),
             trusted_proxies: config.trusted_proxies.clone(),
             patience: config.limits.idle_timeout,
             places_per_address: config.limits.connections_per_address,
@@ -103,6 +107,12 @@ impl Entrance {
             Some(door) => door.open(stream, permit, client, self.patience).await,
             None => Some(Stream::Tcp(stream, Some(permit))),
         }
+    }
+
+    /// A place for what a client does beside what its connection has one for.
+    pub(super) fn further_place(&self, client: IpAddr) -> Option<Permit> {
+        let mut permit = self.places.take()?;
+        self.has_place_for(client, &mut permit).then_some(permit)
     }
 
     /// Whether a client may have one more connection. A trusted proxy's are those of many clients.
@@ -222,6 +232,9 @@ async fn connection(
         () = closing(&guard) => None,
     };
     let Some(stream) = stream else { return };
+    if stream.speaks_http2() {
+        return http2::serve(entrance, stream, client, &guard).await;
+    }
     let visit = Visit::new(client);
     let service = service_fn(|request| {
         Box::pin(async {
@@ -261,7 +274,7 @@ async fn connection(
 
 /// Resolves when connections that ask nothing are to be closed. A new socket is not read before the runtime has looked
 /// at it once, which it does while a task yields.
-async fn closing(guard: &Guard) {
+pub(super) async fn closing(guard: &Guard) {
     guard.closing().await;
     tokio::task::yield_now().await;
 }

@@ -10,6 +10,7 @@ from playwright.sync_api import Browser
 from support import chromium as chromiums
 from support.app import App, environment, versions
 from support.app_page import AppPage
+from support.certificate import Certificate
 from support.host_page import HostedPage, HostServer
 from support.sidecar import Sidecar
 from support.streamlit_server import StreamlitServer
@@ -27,8 +28,13 @@ OpenHosted = Callable[..., AppPage]
 
 
 @pytest.fixture(scope="session")
-def chromium() -> Iterator[Browser]:
-    with chromiums.launched(chromiums.executable()) as browser:
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
+    return Certificate(tmp_path_factory.mktemp("certificate"))
+
+
+@pytest.fixture(scope="session")
+def chromium(certificate: Certificate) -> Iterator[Browser]:
+    with chromiums.launched(chromiums.executable(), certificate.belief) as browser:
         yield browser
 
 
@@ -58,12 +64,17 @@ def _keep_evidence_and_close(opened: Sequence[AppPage], request: pytest.FixtureR
 
 
 @pytest.fixture
-def open_page(chromium: Browser, server: StreamlitServer, request: pytest.FixtureRequest) -> Iterator[OpenPage]:
-    """Opens the app through a sidecar that is started with the given arguments."""
+def open_page(
+    chromium: Browser, certificate: Certificate, server: StreamlitServer, request: pytest.FixtureRequest
+) -> Iterator[OpenPage]:
+    """Opens the app through a sidecar that is started with the given arguments; over TLS if it is to be `encrypted`."""
     opened: list[AppPage] = []
 
-    def open_with(*arguments: str) -> AppPage:
-        sidecar = Sidecar(server.address, *arguments)
+    def open_with(*arguments: str, encrypted: bool = False) -> AppPage:
+        if encrypted:
+            sidecar = Sidecar.encrypted(certificate, server.address, *arguments)
+        else:
+            sidecar = Sidecar(server.address, *arguments)
         opened.append(AppPage(chromium, sidecar))
         opened[-1].open()
         return opened[-1]

@@ -74,6 +74,9 @@ ROUTE = '[[route]]\nname = "a"\nupstream = "http://a"\n'
         ROUTE + "[route.heartbeat]\nsoon = true\n",
         ROUTE.replace('"a"', '"a b"'),
         'upstream = "http://b"\n' + ROUTE,
+        "[tls.certificates]\n",
+        '[[tls.certificates]]\ncertificate = "a.crt"\n',
+        '[[tls.certificates]]\ncertificate = "a.crt"\nkey = "a.key"\nname = "a"\n',
     ],
 )
 def test_what_the_schema_refuses_check_refuses_too(text: str, tmp_path: Path) -> None:

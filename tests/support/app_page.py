@@ -33,7 +33,8 @@ class AppPage:
         self.console: list[str] = []
         self._failed: list[Response] = []
         self._context = browser.new_context(accept_downloads=True)
-        ours = tuple(f"http://{address}/" for address in (self.entrance, *neighbours))
+        self._address = f"{sidecar.scheme}://{self.entrance}/"
+        ours = (self._address, *(f"http://{address}/" for address in neighbours))
         self._context.route(lambda url: not url.startswith(ours), self._refuse)
         self.page = self._context.new_page()
         self.page.set_default_timeout(_MILLISECONDS)
@@ -51,7 +52,7 @@ class AppPage:
 
     def open(self) -> None:
         """Loads the app and waits until its script has come to its end."""
-        self.page.goto(f"http://{self.entrance}/")
+        self.page.goto(self._address)
         self.expect_text("end of page")
 
     @property

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Callable
 
 from support import http, polling
+from support.certificate import Certificate
 from support.metrics import Metrics
 from support.process import Process
 
@@ -24,6 +25,8 @@ def binary() -> Path:
 class NoSidecar:
     """In a sidecar's place where the browser is to reach the app server itself."""
 
+    scheme = "http"
+
     def __init__(self, upstream: str) -> None:
         self.address = upstream
         self.log: list[str] = []
@@ -39,6 +42,8 @@ class Sidecar:
     """What starts it."""
     host = "127.0.0.1"
     """Where it listens."""
+    scheme = "http"
+    """What it speaks there."""
 
     def __init__(self, upstream: str | None, *arguments: str, **settings: str) -> None:
         """Without an upstream, the arguments tell of the apps."""
@@ -59,6 +64,14 @@ class Sidecar:
         except BaseException:
             self.process.stop()
             raise
+
+    @classmethod
+    def encrypted(cls, certificate: Certificate, upstream: str, *arguments: str) -> Sidecar:
+        """One that speaks TLS."""
+        files = {"TLS_CERTIFICATE": str(certificate.certificate), "TLS_KEY": str(certificate.key)}
+        sidecar = cls(upstream, *arguments, **files)
+        sidecar.scheme = "https"
+        return sidecar
 
     def restart(self) -> None:
         """Another process at the same address: it knows nothing of what the first one had learned."""

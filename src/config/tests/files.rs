@@ -305,3 +305,31 @@ fn routes_take_the_place_of_the_upstream() {
         ]
     );
 }
+
+#[test]
+fn a_further_certificate_needs_both_files_and_the_first_pair() {
+    assert_eq!(
+        file_problems(
+            "[[tls.certificates]]\ncertificate = 'a.crt'\n[[tls.certificates]]\nkey = 'b/'\n[[tls.certificates]]\n\
+             certificate = 1\nkeys = 'c'\n"
+        ),
+        [
+            "sidecar.toml:1: tls.certificates: needs key",
+            "sidecar.toml:3: tls.certificates: needs certificate",
+            r#"sidecar.toml:4: tls.certificates.key: "b/" is a folder: write the path of a file, or nothing"#,
+            "sidecar.toml:5: tls.certificates: needs certificate",
+            "sidecar.toml:5: tls.certificates: needs key",
+            "sidecar.toml:6: tls.certificates.certificate: an integer, where a string is expected",
+            "sidecar.toml:7: tls.certificates.keys: unknown key; did you mean key?",
+        ]
+    );
+    assert_eq!(
+        file_problems("[tls.certificates]\nkey = 'a'\n"),
+        ["sidecar.toml:1: tls.certificates: a table, where an array of tables is expected: [[tls.certificates]]"]
+    );
+    let alone = b"[[tls.certificates]]\ncertificate = 'a.crt'\nkey = 'a.key'\n";
+    assert_eq!(
+        load_file(alone, Sources::default()).expect_err("no first one"),
+        ["[[tls.certificates]] needs tls.certificate and tls.key, which all others are shown"]
+    );
+}

@@ -69,6 +69,13 @@ impl Connection {
         }
     }
 
+    pub(super) fn protocol(&self) -> Option<&[u8]> {
+        match self {
+            Self::Server(connection) => connection.alpn_protocol(),
+            Self::Client(connection) => connection.alpn_protocol(),
+        }
+    }
+
     /// Whether it has records of its own to send.
     pub(super) fn wants_write(&self) -> bool {
         match self {

@@ -67,7 +67,13 @@ impl Pki {
 
     /// Writes a certificate for this machine that expires with this year's begin, and its key.
     pub(crate) fn issue(&self, name: &str, year: i32) {
-        let mut params = CertificateParams::new(["app.test".to_owned(), "127.0.0.1".to_owned()]).unwrap();
+        self.issue_for(name, &["app.test", "127.0.0.1"], year);
+    }
+
+    /// As [`Self::issue`], for these names.
+    pub(crate) fn issue_for(&self, name: &str, names: &[&str], year: i32) {
+        let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut params = CertificateParams::new(names).unwrap();
         params.not_after = date_time_ymd(year, 1, 1);
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
@@ -108,7 +114,7 @@ impl Pki {
             true => builder.with_client_auth_cert(certificate, key).unwrap(),
             false => builder.with_no_client_auth(),
         };
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
         config
     }
 
@@ -139,6 +145,15 @@ impl Pki {
         versions: &[&'static SupportedProtocolVersion],
     ) -> client::TlsStream<TcpStream> {
         let connector = TlsConnector::from(Arc::new(self.client(versions, false)));
+        soon(connector.connect(ServerName::try_from("app.test").unwrap(), socket)).await.unwrap()
+    }
+
+    /// A connection of a browser's that offers these protocols by ALPN (RFC 7301).
+    pub(crate) async fn offer(&self, address: SocketAddr, protocols: &[&[u8]]) -> client::TlsStream<TcpStream> {
+        let mut config = self.client(rustls::ALL_VERSIONS, false);
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+        let socket = soon(TcpStream::connect(address)).await.unwrap();
+        let connector = TlsConnector::from(Arc::new(config));
         soon(connector.connect(ServerName::try_from("app.test").unwrap(), socket)).await.unwrap()
     }
 

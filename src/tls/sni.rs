@@ -1,0 +1,128 @@
+//! Which of several certificates a browser is shown: that of the name which it asks for (SNI, RFC 6066 §3).
+//!
+//! Law: who asks for no name, or for one that no certificate is for, gets the first.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use x509_cert::Certificate;
+use x509_cert::ext::pkix::SubjectAltName;
+use x509_cert::ext::pkix::name::GeneralName;
+
+/// Certificates by the DNS names that they are for, in lower case.
+#[derive(Debug)]
+pub(super) struct Certificates {
+    first: Arc<CertifiedKey>,
+    exact: HashMap<String, Arc<CertifiedKey>>,
+    /// By what stands behind `*.`, which is for one label (RFC 9525 §6.3).
+    wildcard: HashMap<String, Arc<CertifiedKey>>,
+}
+
+impl Certificates {
+    pub(super) fn new(first: CertifiedKey, names: &[String]) -> Self {
+        let first = Arc::new(first);
+        let (exact, wildcard) = (HashMap::new(), HashMap::new());
+        let mut certificates = Self { first: first.clone(), exact, wildcard };
+        certificates.enter(&first, names);
+        certificates
+    }
+
+    /// One more, for names that no earlier one is for.
+    pub(super) fn add(&mut self, pair: CertifiedKey, names: &[String]) {
+        self.enter(&Arc::new(pair), names);
+    }
+
+    fn enter(&mut self, pair: &Arc<CertifiedKey>, names: &[String]) {
+        for name in names {
+            let (names, name) = match name.strip_prefix("*.") {
+                Some(behind) => (&mut self.wildcard, behind),
+                None => (&mut self.exact, name.as_str()),
+            };
+            names.entry(name.to_owned()).or_insert_with(|| pair.clone());
+        }
+    }
+
+    fn of(&self, name: &str) -> &Arc<CertifiedKey> {
+        let name = name.to_ascii_lowercase();
+        let exact = self.exact.get(&name);
+        let behind =
+            || name.split_once('.').filter(|(label, _behind)| !label.is_empty()).map(|(_label, behind)| behind);
+        exact.or_else(|| self.wildcard.get(behind()?)).unwrap_or(&self.first)
+    }
+}
+
+impl ResolvesServerCert for Certificates {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(hello.server_name().map_or(&self.first, |name| self.of(name)).clone())
+    }
+}
+
+/// The DNS names that a certificate is for. Whatever else it is for, no browser can ask for.
+///
+/// # Errors
+/// The extension is broken, or there are two of them.
+pub(super) fn names(certificate: &Certificate) -> Result<Vec<String>, x509_cert::der::Error> {
+    let names = certificate.tbs_certificate().get_extension::<SubjectAltName>()?;
+    let dns = |name: GeneralName| match name {
+        GeneralName::DnsName(name) => Some(name.as_str().to_ascii_lowercase()),
+        _ => None,
+    };
+    Ok(names.into_iter().flat_map(|(_critical, SubjectAltName(names))| names).filter_map(dns).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, KeyPair};
+    use rustls::pki_types::PrivateKeyDer;
+    use x509_cert::der::Decode as _;
+
+    use super::*;
+
+    fn pair(names_of_it: &[&str]) -> (CertifiedKey, Vec<String>) {
+        let key = KeyPair::generate().expect("a key");
+        let names_of_it: Vec<_> = names_of_it.iter().map(|name| (*name).to_owned()).collect();
+        let certificate = CertificateParams::new(names_of_it).expect("names").self_signed(&key).expect("signed");
+        let parsed = Certificate::from_der(certificate.der()).expect("a certificate");
+        let key = PrivateKeyDer::try_from(key.serialize_der()).expect("a key");
+        let chain = vec![certificate.der().clone()];
+        let pair = CertifiedKey::from_der(chain, key, &super::super::provider()).expect("a pair");
+        (pair, names(&parsed).expect("names"))
+    }
+
+    #[test]
+    fn exact_names_come_before_wildcards_and_earlier_ones_before_later() {
+        let all = [
+            &["first.example", "192.0.2.1"][..],
+            &["*.example", "*.Apps.example"],
+            &["a.example", "b.apps.example"],
+            &["a.example", "*.apps.example", "first.example"],
+        ];
+        let (first, its_names) = pair(all[0]);
+        assert_eq!(its_names, ["first.example"], "an address is no name");
+        let mut leaves = vec![first.cert[0].clone()];
+        let mut certificates = Certificates::new(first, &its_names);
+        for names in &all[1..] {
+            let (pair, names) = pair(names);
+            leaves.push(pair.cert[0].clone());
+            certificates.add(pair, &names);
+        }
+        for (asked, expected) in [
+            ("first.example", 0),
+            ("A.Example", 2),
+            ("b.example", 1),
+            ("apps.example", 1),
+            ("b.apps.example", 2),
+            ("c.apps.example", 1),
+            ("c.b.apps.example", 0),
+            ("example", 0),
+            (".example", 0),
+            ("", 0),
+            ("192.0.2.1", 0),
+            ("other.test", 0),
+        ] {
+            assert_eq!(certificates.of(asked).cert[0], leaves[expected], "{asked}");
+        }
+    }
+}

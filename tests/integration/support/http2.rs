@@ -1,0 +1,139 @@
+//! A browser that speaks HTTP/2: by a library, or frame by frame for what no library says.
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use h2::client::SendRequest;
+use h2::{RecvStream, SendStream};
+use http::{Request, Response};
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+use tokio_rustls::client::TlsStream;
+
+use super::tls::Pki;
+use super::{Wire, soon};
+
+pub(crate) const DATA: u8 = 0;
+pub(crate) const HEADERS: u8 = 1;
+pub(crate) const RST_STREAM: u8 = 3;
+pub(crate) const SETTINGS: u8 = 4;
+pub(crate) const GOAWAY: u8 = 7;
+pub(crate) const END_STREAM: u8 = 1;
+pub(crate) const END_HEADERS: u8 = 4;
+
+pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// A connection; requests may run side by side.
+pub(crate) struct Browser {
+    requests: SendRequest<Bytes>,
+    connection: JoinHandle<Result<(), h2::Error>>,
+}
+
+impl Browser {
+    pub(crate) async fn connect(pki: &Pki, address: SocketAddr) -> Self {
+        let stream = pki.offer(address, &[b"h2", b"http/1.1"]).await;
+        // Room for other streams beside one that is full.
+        let mut client = h2::client::Builder::new();
+        let (requests, connection) =
+            soon(client.initial_connection_window_size(1 << 20).handshake(stream)).await.unwrap();
+        Self { requests, connection: tokio::spawn(connection) }
+    }
+
+    /// Sends a request whose body is still to come; the answer.
+    #[track_caller]
+    pub(crate) fn begin(
+        &mut self,
+        request: Request<()>,
+    ) -> (impl Future<Output = Result<Response<RecvStream>, h2::Error>> + use<>, SendStream<Bytes>) {
+        let (answer, body) = self.requests.send_request(request, false).unwrap();
+        (soon(answer), body)
+    }
+
+    /// Sends a request without a body; the answer.
+    #[track_caller]
+    pub(crate) fn ask(
+        &mut self,
+        request: Request<()>,
+    ) -> impl Future<Output = Result<Response<RecvStream>, h2::Error>> + use<> {
+        soon(self.requests.send_request(request, true).unwrap().0)
+    }
+
+    /// How the connection ends.
+    pub(crate) async fn ended(self) -> Result<(), h2::Error> {
+        soon(self.connection).await.unwrap()
+    }
+}
+
+/// All of a body, which is taken as it comes.
+pub(crate) async fn whole(body: &mut RecvStream) -> Result<Vec<u8>, h2::Error> {
+    let mut all = Vec::new();
+    while let Some(data) = soon(body.data()).await {
+        let data = data?;
+        body.flow_control().release_capacity(data.len())?;
+        all.extend_from_slice(&data);
+    }
+    Ok(all)
+}
+
+/// A request of the app's page.
+pub(crate) fn get(path: &str) -> Request<()> {
+    Request::get(format!("https://app.test{path}")).body(()).unwrap()
+}
+
+/// A frame (RFC 9113 §4.1).
+pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: impl AsRef<[u8]>) -> Vec<u8> {
+    let payload = payload.as_ref();
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// Fields as literals without indexing (RFC 7541 §6.2.2), so that they stay as they are written here.
+pub(crate) fn fields(fields: &[(&str, &str)]) -> Vec<u8> {
+    let text = |text: &str| {
+        let mut coded = vec![u8::try_from(text.len().min(127)).unwrap()];
+        if let Some(mut rest) = text.len().checked_sub(127) {
+            while rest >= 128 {
+                coded.push((rest % 128) as u8 | 128);
+                rest /= 128;
+            }
+            coded.push(rest as u8);
+        }
+        [&coded, text.as_bytes()].concat()
+    };
+    fields.iter().flat_map(|(name, value)| [vec![0], text(name), text(value)].concat()).collect()
+}
+
+/// What every request needs, and these fields.
+pub(crate) fn request(more: &[(&str, &str)]) -> Vec<u8> {
+    let least = [(":method", "GET"), (":scheme", "https"), (":authority", "app.test"), (":path", "/")];
+    fields(&[&least, more].concat())
+}
+
+/// A connection frame by frame, whose preface and settings are exchanged.
+pub(crate) struct Frames(pub(crate) Wire<TlsStream<TcpStream>>);
+
+impl Frames {
+    pub(crate) async fn connect(pki: &Pki, address: SocketAddr) -> Self {
+        let mut wire = Wire::new(pki.offer(address, &[b"h2"]).await);
+        wire.send([PREFACE, &frame(SETTINGS, 0, 0, []), &frame(SETTINGS, 1, 0, [])].concat()).await;
+        Self(wire)
+    }
+
+    /// The next frame: type, stream and payload.
+    pub(crate) async fn next(&mut self) -> (u8, u32, Vec<u8>) {
+        let header = self.0.exactly(9).await;
+        let number = |bytes: &[u8]| bytes.iter().fold(0, |number, &byte| number << 8 | u32::from(byte));
+        let payload = self.0.exactly(number(&header[..3]) as usize).await;
+        (header[3], number(&header[5..9]), payload)
+    }
+
+    /// The next frame of this type.
+    pub(crate) async fn until(&mut self, kind: u8) -> (u32, Vec<u8>) {
+        loop {
+            let (found, stream, payload) = self.next().await;
+            if found == kind {
+                return (stream, payload);
+            }
+        }
+    }
+}
