@@ -6,16 +6,29 @@ import json
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from manifests import check_native_pod, check_sidecar, validate, validate_monitoring
-from tools import DEPLOY, Bundled, documents, effective, only, output
+from support.sidecar import binary
+from tools import DEPLOY, Bundled, documents, effective, environment_of, only, output
 
 HELM = DEPLOY / "helm"
 CHART = HELM / "heartbeat-sidecar"
 UPSTREAM = "upstream=http://streamlit-app:8501"
 EVERYTHING = "podMonitor.enabled=true,podDisruptionBudget.enabled=true,networkPolicy.enabled=true"
 SETTINGS = json.loads((CHART / "values.schema.json").read_text())["properties"]["settings"]["properties"]
+
+ROUTES = """\
+[[route]]
+name = "sales"
+upstream = "http://sales:8501"
+
+[[route]]
+name = "forecast"
+path = "/forecast"
+upstream = "http://forecast:8501"
+"""
 
 
 def test_lint_finds_nothing(bundled: Bundled) -> None:
@@ -50,6 +63,39 @@ def test_the_sidecar_of_another_chart_is_valid(bundled: Bundled, tmp_path: Path)
     found = documents(text)
     assert sorted(document["kind"] for document in found) == ["Deployment", "Service"]
     check_native_pod(only(found, kind="Deployment")["spec"]["template"]["spec"])
+
+
+def test_a_configuration_becomes_a_file_that_the_sidecar_takes(bundled: Bundled, tmp_path: Path) -> None:
+    shutil.copytree(HELM, tmp_path / "helm")
+    home = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
+    output(bundled.helm, "dependency", "build", tmp_path / "helm" / "example", env=home)
+    values: dict[str, Any] = {
+        "config": ROUTES,
+        "volumes": [{"name": "tls", "secret": {"secretName": "sales-tls"}}],
+        "volumeMounts": [{"name": "tls", "mountPath": "/tls", "readOnly": True}],
+    }
+    (tmp_path / "alone.yaml").write_text(json.dumps(values))
+    (tmp_path / "beside.yaml").write_text(json.dumps({"heartbeat-sidecar": values}))
+    for chart, given in ((CHART, "alone.yaml"), (tmp_path / "helm" / "example", "beside.yaml")):
+        text = output(bundled.helm, "template", "one", chart, "-f", tmp_path / given)
+        found = documents(text)
+        for number, document in enumerate(found):
+            (tmp_path / f"{number}.yaml").write_text(json.dumps(document))
+            validate(tmp_path / f"{number}.yaml")
+        pod = only(found, kind="Deployment")["spec"]["template"]["spec"]
+        container = (pod.get("initContainers") or pod["containers"])[0]
+        source = only(found, kind="ConfigMap")
+        assert only(pod["volumes"], name="heartbeat-sidecar")["configMap"] == {"name": source["metadata"]["name"]}
+        [(file, content)] = source["data"].items()
+        (tmp_path / file).write_text(content)
+        mounted = only(container["volumeMounts"], name="heartbeat-sidecar")
+        assert "subPath" not in mounted, "a file that is mounted by itself never changes"
+        env = environment_of(container)
+        assert env["HEARTBEAT_SIDECAR_CONFIG"] == f"{mounted['mountPath']}/{file}"
+        assert "HEARTBEAT_SIDECAR_UPSTREAM" not in env, "it and [[route]] exclude each other"
+        assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
+        told = output(binary(), "check", env=env | {"HEARTBEAT_SIDECAR_CONFIG": str(tmp_path / file)})
+        assert told.count("[[route]]") == 2 and "warning" not in told
 
 
 @pytest.mark.parametrize(

@@ -24,14 +24,32 @@ heartbeat-sidecar: enabled
   restartPolicy: Always
 {{- end -}}
 
+{{- /* Items of `volumes`: what the container mounts, nothing without `config` and `volumes`. */ -}}
+{{- define "heartbeat-sidecar.volumes" -}}
+{{- if .Values.config }}
+- name: heartbeat-sidecar
+  configMap:
+    name: {{ include "heartbeat-sidecar.name" . }}
+{{- end }}
+{{- with .Values.volumes }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
 {{- /* An item of `containers`. */ -}}
 {{- define "heartbeat-sidecar.container" -}}
 - name: heartbeat-sidecar
   image: "{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}"
   imagePullPolicy: {{ .Values.image.pullPolicy }}
   env:
+    {{- if .Values.config }}
+    - name: HEARTBEAT_SIDECAR_CONFIG
+      value: /etc/heartbeat-sidecar/sidecar.toml
+    {{- end }}
+    {{- if or .Values.upstream (not .Values.config) }}
     - name: HEARTBEAT_SIDECAR_UPSTREAM
       value: {{ .Values.upstream | default "http://127.0.0.1:8501" | quote }}
+    {{- end }}
     - name: HEARTBEAT_SIDECAR_ADMIN
       value: 0.0.0.0:9600
     - name: TOKIO_WORKER_THREADS
@@ -73,6 +91,18 @@ heartbeat-sidecar: enabled
     readOnlyRootFilesystem: true
     capabilities:
       drop: [ALL]
+  {{- if or .Values.config .Values.volumeMounts }}
+  volumeMounts:
+    {{- if .Values.config }}
+    # The folder: a file that is mounted by itself never changes.
+    - name: heartbeat-sidecar
+      mountPath: /etc/heartbeat-sidecar
+      readOnly: true
+    {{- end }}
+    {{- with .Values.volumeMounts }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+  {{- end }}
   resources:
     {{- toYaml .Values.resources | nindent 4 }}
 {{- end -}}
