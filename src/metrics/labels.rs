@@ -19,6 +19,8 @@ pub enum Handshake {
     Timeout,
     /// One side's handshake breaks RFC 6455 §4.
     Invalid,
+    /// The browser left before the app server had answered.
+    Abandoned,
 }
 
 /// Who ended a websocket connection: the side whose Close frame, FIN or RST came first.
@@ -280,6 +282,7 @@ labels! {
         Unreachable = "unreachable",
         Timeout = "timeout",
         Invalid = "invalid",
+        Abandoned = "abandoned",
     }
     Reload { Accepted = "accepted", Refused = "refused", }
     Takeover { Closed = "closed", Timeout = "timeout", }

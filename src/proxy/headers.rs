@@ -8,7 +8,7 @@ use crate::config::TrustedProxies;
 use crate::session::trace::REQUEST_ID;
 
 /// Fields that concern one connection only (RFC 9110 §7.6.1).
-const HOP_BY_HOP: [HeaderName; 6] = [
+pub const HOP_BY_HOP: [HeaderName; 6] = [
     header::CONNECTION,
     HeaderName::from_static("keep-alive"),
     HeaderName::from_static("proxy-connection"),

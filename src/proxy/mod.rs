@@ -26,6 +26,7 @@ use hyper::body::Incoming;
 use self::admission::Rejection;
 pub use self::body::ResponseBody;
 use self::body::{RequestBody, RequestBodyError};
+pub use self::headers::HOP_BY_HOP;
 use self::page::Navigation;
 use self::routes::Routes;
 pub use self::upgrade::Visit;

@@ -43,12 +43,24 @@ enum Failure {
     WrongAccept,
 }
 
+/// A handshake, told of when it ends. One that is dropped half way was given up by its browser.
+struct Attempt<'a> {
+    upstream: &'a Upstream,
+    started: Instant,
+    result: Handshake,
+}
+
+impl Drop for Attempt<'_> {
+    fn drop(&mut self) {
+        self.upstream.metrics.handshake(self.result, self.started.elapsed());
+    }
+}
+
 impl Way<'_> {
     /// Answers a request for a websocket: with the upstream's 101 and a session behind it, with the upstream's own
     /// refusal, or with a 5xx.
     pub(super) async fn upgrade(self, mut request: Request<Incoming>, visit: &Visit) -> Response<ResponseBody> {
-        let started = Instant::now();
-        let upstream = self.upstream;
+        let (upstream, started) = (self.upstream, Instant::now());
         let stream_path = handshake::is_stream(request.uri().path());
         let resumed = resumed(request.headers()).filter(|_id| stream_path);
         let tag = if stream_path { watchdog::take_tag(request.uri_mut()) } else { None };
@@ -58,11 +70,12 @@ impl Way<'_> {
             upstream.full.ring();
             return self.edge.reject(Rejection::of_sessions());
         };
+        let mut attempt = Attempt { upstream, started, result: Handshake::Abandoned };
         headers::keep_upgrade(request.headers_mut());
         let ids = TraceIds::of(request.headers());
         match shake_hands(upstream, request, place).await {
             Ok((mut response, Some(far))) => {
-                upstream.metrics.handshake(Handshake::Accepted, started.elapsed());
+                attempt.result = Handshake::Accepted;
                 if resumed.is_some() {
                     upstream.metrics.reconnect(tag.map_or(Reconnect::Other, |tag| tag.cause));
                 }
@@ -74,12 +87,12 @@ impl Way<'_> {
                 response.map(ResponseBody::from)
             }
             Ok((mut response, None)) => {
-                upstream.metrics.handshake(Handshake::Refused, started.elapsed());
+                attempt.result = Handshake::Refused;
                 headers::remove_hop_by_hop(response.headers_mut(), true);
                 response.map(ResponseBody::from)
             }
             Err(failure) => {
-                upstream.metrics.handshake(failure.result(), started.elapsed());
+                attempt.result = failure.result();
                 if let Failure::Connect(_) = failure {
                     upstream.knowledge.learn(Learning::on_gone);
                 }

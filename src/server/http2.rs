@@ -11,7 +11,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Request, Response, Uri, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -25,7 +25,7 @@ use crate::config::Limits;
 use crate::drain::Guard;
 use crate::limits::Permit;
 use crate::metrics::Rejected;
-use crate::proxy::{ResponseBody, Visit};
+use crate::proxy::{HOP_BY_HOP, ResponseBody, Visit};
 use crate::relay::stream::Stream;
 
 /// Requests that a connection may have open: as many as RFC 9113 §6.5.2 asks for at least.
@@ -39,16 +39,6 @@ const MOST_UNSENT: usize = 64 * 1024;
 /// does not go on (CVE-2023-44487, CVE-2025-8671).
 const MOST_TAKEN_BACK: usize = 20;
 const MOST_BROKEN: usize = 256;
-
-/// Fields of one hop that HTTP/2 has frames for (RFC 9113 §8.2.2).
-const ONE_HOP: [HeaderName; 6] = [
-    header::CONNECTION,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    header::TE,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-];
 
 /// How HTTP/2 is spoken.
 #[derive(Clone)]
@@ -167,7 +157,8 @@ async fn answer(mut open: Open, mut request: Request<Incoming>) -> Result<Respon
     open.place = Some(open.connection.place().await);
     let Connection { entrance, visit, .. } = &*open.connection;
     let mut response = entrance.proxy.handle(request, visit).await;
-    for name in ONE_HOP {
+    // HTTP/2 has frames for what these say (RFC 9113 §8.2.2).
+    for name in HOP_BY_HOP {
         response.headers_mut().remove(name);
     }
     Ok(response.map(|body| Answer { body, _open: open }))

@@ -28,6 +28,7 @@ mount -t tmpfs tmpfs /var/lib
 mount -t tmpfs tmpfs /var/log
 mount -t tmpfs tmpfs /opt
 install -m 755 "$BINARY" /opt/heartbeat-sidecar
+echo 'log_level = "info"' > /opt/sidecar.toml
 umount -l /sys/fs/cgroup
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 exec /lib/systemd/systemd --system --unit=boot.target --show-status=0 --default-standard-output=null
@@ -47,7 +48,9 @@ class Booted:
         self.public, self.admin = (f"127.0.0.1:{free_port()}" for _ in range(2))
         changes = {
             "/usr/local/bin/": "/opt/",
-            "EnvironmentFile=-/etc/heartbeat-sidecar/environment": f"Environment=HEARTBEAT_SIDECAR_ADMIN={self.admin}",
+            "EnvironmentFile=-/etc/heartbeat-sidecar/environment": (
+                f"Environment=HEARTBEAT_SIDECAR_ADMIN={self.admin} HEARTBEAT_SIDECAR_CONFIG=/opt/sidecar.toml"
+            ),
             "WatchdogSec=30s": "WatchdogSec=2s",
             "0.0.0.0:8500": self.public,
         }
@@ -106,6 +109,18 @@ def test_it_is_ready_when_it_serves_and_has_no_rights(booted: Booted) -> None:
     rights = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
     assert rights["CapEff"] == rights["CapBnd"] == "0" * 16 and rights["NoNewPrivs"] == "1" and rights["Seccomp"] == "2"
     assert "0" not in rights["Uid"].split()
+
+
+def test_a_reload_reads_the_file_and_stops_nothing(booted: Booted) -> None:
+    before = booted.show("MainPID")
+    for text, result in (('log_level = "debug"', "accepted"), ("log_level =", "refused")):
+        booted.inside("sh", "-c", f"echo '{text}' > /opt/sidecar.toml")
+        booted.inside("systemctl", "reload", "heartbeat-sidecar.service")
+        wanted = f'heartbeat_sidecar_config_reloads_total{{result="{result}"}} 0'
+        booted.wait_until(lambda: wanted not in http.get(booted.admin, "/metrics").body.decode(), f"not {result}")
+        booted.wait_until(lambda: booted.show("ActiveState") == "active", "it still reloads")
+    assert booted.show("MainPID") == before
+    booted.inside("sh", "-c", "echo > /opt/sidecar.toml")
 
 
 def test_whoever_connects_during_a_restart_waits_and_is_answered(booted: Booted) -> None:

@@ -267,7 +267,8 @@ async fn a_browser_that_vanishes_before_the_101_takes_its_handshake_along() {
         upstream.head().await;
         leave.of(browser);
         upstream.end().await;
-        assert_eq!(sidecar.metric("handshakes_total", &[]).await, 0.0);
+        sidecar.until("handshakes_total", &[("result", "abandoned")], 1.0).await;
+        assert_eq!(sidecar.metric("handshakes_total", &[]).await, 1.0);
         recovered(&app, sidecar, "browser", 0).await;
     }
 }
