@@ -29,6 +29,8 @@ const REMINDER: Duration = Duration::from_secs(5);
 /// Somebody to ask, and the setting that says where.
 struct Peer {
     connector: Connector,
+    /// What its paths begin with; empty for any path.
+    base: String,
     host: String,
     /// `admin = "127.0.0.1:9600" (default)`
     setting: String,
@@ -142,8 +144,9 @@ impl Peer {
                 only.clone().unwrap_or_else(|| format!("route {:?}: upstream = \"{}\"", app.name, app.upstream));
             let name = config.upstream_tls.name(&app.upstream);
             let tls = tls.clone().filter(|_tls| app.upstream.is_encrypted());
-            let mut peer = Self::new(app.upstream, setting);
+            let mut peer = Self::new(app.upstream.clone(), setting);
             peer.connector = peer.connector.encrypted(tls, name);
+            peer.base = app.path.segments().to_owned();
             peer
         };
         Ok(apps.into_iter().map(peer).collect())
@@ -151,14 +154,15 @@ impl Peer {
 
     /// Resolves when the health page is answered with 200.
     async fn up(&self, args: &WaitArgs, begun: Instant) -> anyhow::Result<()> {
+        let path: PathAndQuery = format!("{}{}", self.base, args.path).parse().context("a path of a route is one")?;
         let mut reminded = None::<Instant>;
         loop {
-            let lack = match self.ask(Method::GET, &args.path, LOOK.min(args.timeout)).await {
+            let lack = match self.ask(Method::GET, &path, LOOK.min(args.timeout)).await {
                 Ok(StatusCode::OK) => return Ok(()),
                 Ok(status) => format!("it answers {status}"),
                 Err(silence) => format!("{:#}", anyhow::Error::from(silence)),
             };
-            let (what, waited) = (format!("{}: {}", self.setting, args.path), begun.elapsed());
+            let (what, waited) = (format!("{}: {path}", self.setting), begun.elapsed());
             ensure!(waited < args.timeout, "{what}: given up after {:?}: {lack}", args.timeout);
             if reminded.is_none_or(|last| last.elapsed() >= REMINDER) {
                 eprintln!("heartbeat-sidecar: {what}: waiting: {lack}");
@@ -175,7 +179,7 @@ impl Peer {
             }
             UpstreamAddress::Unix(_) => "localhost".to_owned(),
         };
-        Self { connector: Connector::new(address, LOOK, LOOK), host, setting }
+        Self { connector: Connector::new(address, LOOK, LOOK), base: String::new(), host, setting }
     }
 
     async fn ask(&self, method: Method, path: &PathAndQuery, within: Duration) -> Result<StatusCode, Silence> {

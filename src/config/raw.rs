@@ -192,7 +192,7 @@ impl Reader {
                     let known = nearest(&key, list.fields.iter().copied());
                     let hint = known.map_or_else(
                         || format!("known here: {}", list.fields.join(", ")),
-                        |known| format!("did you mean {known}?"),
+                        |known| format!("did you mean {}.{known}?", list.key),
                     );
                     self.mistake(at, format!("{}.{key}: unknown key; {hint}", list.key));
                 }

@@ -200,6 +200,11 @@ impl fmt::Display for HostPattern {
 }
 
 impl PathPrefix {
+    /// What stands before the rest of a path; empty for every path.
+    pub fn segments(&self) -> &str {
+        &self.segments
+    }
+
     fn matches(&self, path: &str) -> bool {
         path.strip_prefix(&*self.segments).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
             || self.segments.is_empty()

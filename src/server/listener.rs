@@ -43,7 +43,8 @@ pub struct Entrance {
     trusted_proxies: TrustedProxies,
     /// How long that header may take.
     patience: Duration,
-    /// The places for connections.
+    /// How many connections there may be, as configured, and the places for them.
+    connections: Option<NonZeroUsize>,
     places: Quota,
     /// How many of them a client may have that is no trusted proxy.
     places_per_address: Option<NonZeroUsize>,
@@ -66,6 +67,7 @@ impl Entrance {
             proxy_protocol: config.proxy_protocol,
             trusted_proxies: config.trusted_proxies.clone(),
             patience: config.limits.idle_timeout,
+            connections: config.limits.connections,
             places: Quota::of_connections(most_connections(config.limits.connections, capacity), metrics.clone()),
             places_per_address: config.limits.connections_per_address,
             exit: Arc::new(Exit::new(answers, metrics.clone())),
@@ -78,12 +80,16 @@ impl Entrance {
     /// The same entrance for connections that are yet to come; those that are open keep their places.
     #[must_use]
     pub fn renewed(&self, config: &Config) -> Self {
-        self.places.resize(most_connections(config.limits.connections, Capacity::of_process()));
+        let connections = config.limits.connections;
+        if connections != self.connections {
+            self.places.resize(most_connections(connections, Capacity::of_process()));
+        }
         Self {
             http: http(&config.limits),
             http2: Http2::new(&config.limits),
             trusted_proxies: config.trusted_proxies.clone(),
             patience: config.limits.idle_timeout,
+            connections,
             places_per_address: config.limits.connections_per_address,
             ..self.clone()
         }

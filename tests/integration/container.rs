@@ -105,6 +105,26 @@ async fn wait_ends_when_the_app_is_healthy() {
 }
 
 #[tokio::test]
+async fn wait_asks_every_app_below_its_routes_path() {
+    let apps = [App::bind().await, App::bind().await];
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("sidecar.toml");
+    let route = |name: &str, path: &str, app: &App| {
+        format!("[[route]]\nname = '{name}'\npath = '{path}'\nupstream = 'http://{}'\n", app.address())
+    };
+    std::fs::write(&file, route("a", "/", &apps[0]) + &route("b", "/forecast/", &apps[1])).unwrap();
+    let config = format!("--config={}", file.display());
+    let waiting = tokio::spawn(async move { command(&["wait", &config]).await });
+    for (app, expected) in apps.iter().zip(["GET /_stcore/health ", "GET /forecast/_stcore/health "]) {
+        let mut wire = app.accept().await;
+        let head = wire.head().await;
+        assert!(head.starts_with(expected), "{head}");
+        wire.send(HEALTHY).await;
+    }
+    assert_eq!(soon(waiting).await.unwrap(), (Some(0), String::new()));
+}
+
+#[tokio::test]
 async fn wait_reaches_a_unix_socket_and_gives_up_in_time() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("app.sock");

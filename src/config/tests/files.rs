@@ -254,9 +254,9 @@ fn what_is_wrong_with_a_route_is_told_with_its_line() {
             r#"sidecar.toml:6: route.heartbeat.mode: "on" is none of auto, answer, forward"#,
             "sidecar.toml:7: route: needs name",
             "sidecar.toml:7: route: needs upstream",
-            "sidecar.toml:8: route.hosts: unknown key; did you mean host?",
+            "sidecar.toml:8: route.hosts: unknown key; did you mean route.host?",
             "sidecar.toml:9: route.name: an integer, where a string is expected",
-            "sidecar.toml:11: route.heartbeat.mod: unknown key; did you mean heartbeat.mode?",
+            "sidecar.toml:11: route.heartbeat.mod: unknown key; did you mean route.heartbeat.mode?",
         ]
     );
     for (text, problem) in [
@@ -320,7 +320,7 @@ fn a_further_certificate_needs_both_files_and_the_first_pair() {
             "sidecar.toml:5: tls.certificates: needs certificate",
             "sidecar.toml:5: tls.certificates: needs key",
             "sidecar.toml:6: tls.certificates.certificate: an integer, where a string is expected",
-            "sidecar.toml:7: tls.certificates.keys: unknown key; did you mean key?",
+            "sidecar.toml:7: tls.certificates.keys: unknown key; did you mean tls.certificates.key?",
         ]
     );
     assert_eq!(
