@@ -28,6 +28,11 @@ impl Reloader {
         Self { sources, seen: now, judged: now }
     }
 
+    /// Whether there is a file that could change.
+    pub fn has_file(&self) -> bool {
+        self.sources.file().is_some()
+    }
+
     /// Looks at the file, and judges it if it has changed and two looks have seen the same: not every editor replaces a file
     /// at one moment. A file that is named by a link has changed when the link leads elsewhere.
     ///

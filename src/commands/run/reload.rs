@@ -28,7 +28,7 @@ pub(super) async fn keep_current(mut keeper: Keeper, mut hangups: Signal) {
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let asked = tokio::select! {
-            _now = ticks.tick() => false,
+            _now = ticks.tick(), if keeper.reloader.has_file() => false,
             _signal = hangups.recv() => true,
         };
         // A file system may hang.
