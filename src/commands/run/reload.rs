@@ -48,22 +48,24 @@ impl Keeper {
         }
         let judged = if asked { Some(self.reloader.read(&self.running)) } else { self.reloader.look(&self.running) };
         let Some(judged) = judged else { return };
-        let result = match judged.map_err(told).and_then(|loaded| self.put_in_force(loaded)) {
-            Ok(()) => Reload::Accepted,
+        let outcome = judged.map_err(told).and_then(|loaded| self.put_in_force(loaded));
+        self.reloading.tell(if outcome.is_ok() { Reload::Accepted } else { Reload::Refused });
+        // The log last: whoever reads of it there finds everything as it says.
+        match outcome {
+            Ok(changed) => tracing::info!("configuration reloaded: {changed}"),
             Err(problems) => {
                 for problem in problems {
                     tracing::error!("configuration refused, the one of before stays: {problem}");
                 }
-                Reload::Refused
             }
-        };
-        self.reloading.tell(result);
+        }
         if asked {
             systemd::reloaded();
         }
     }
 
-    fn put_in_force(&mut self, loaded: Loaded) -> Result<(), Vec<String>> {
+    /// Says what has changed.
+    fn put_in_force(&mut self, loaded: Loaded) -> Result<String, Vec<String>> {
         self.reloading.apply(&loaded.config).map_err(|error| vec![format!("upstream_tls: {error}")])?;
         let level = &loaded.config.log.level;
         if *level != self.running.config.log.level {
@@ -73,9 +75,8 @@ impl Keeper {
             tracing::warn!("{warning}");
         }
         let changed = changed(&self.running, &loaded);
-        tracing::info!("configuration reloaded: {}", if changed.is_empty() { "no change".to_owned() } else { changed });
         self.running = loaded;
-        Ok(())
+        Ok(if changed.is_empty() { "no change".to_owned() } else { changed })
     }
 }
 
