@@ -3,10 +3,14 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio_rustls::TlsAcceptor;
 
 use crate::support::frame::{BINARY, CLOSE, SESSION_ID, TEXT, heartbeat, masked, new_session, plain};
 use crate::support::process::{Process, Signal};
-use crate::support::{App, Session, Sidecar, ask_admin, handshake, metric};
+use crate::support::tls::Pki;
+use crate::support::{App, Session, Sidecar, Wire, ask_admin, handshake, metric, soon, switching};
 
 const STREAM: &str = "/_stcore/stream";
 
@@ -163,6 +167,24 @@ async fn a_session_that_began_before_a_reload_can_be_taken_over_after_it() {
     browser.send(handshake(STREAM, &format!("Sec-WebSocket-Protocol: streamlit, xsrf, {SESSION_ID}\r\n"))).await;
     let close = old.app.frame().await;
     assert!(close.is(CLOSE, 1001u16.to_be_bytes()), "{close:?}");
+}
+
+#[tokio::test]
+async fn an_app_under_tls_takes_the_place_of_one_in_the_clear() {
+    let ([old, new], pki) = ([App::bind().await, App::bind().await], Pki::new());
+    let trust = format!("[upstream_tls]\nca = '{}'\n", pki.path("ca.crt").display());
+    let mut running = Running::start(upstream(&old) + &trust).await;
+    let mut before = running.sidecar.stream(&old).await;
+    let encrypted = format!("upstream = 'https://{}'\n", new.address()) + &trust;
+    running.change(encrypted, "configuration reloaded").await;
+    let mut browser = running.sidecar.connect().await;
+    browser.send(handshake(STREAM, "")).await;
+    let acceptor = TlsAcceptor::from(Arc::new(pki.server(false)));
+    let mut app = Wire::new(soon(acceptor.accept(new.accept().await.stream)).await.unwrap());
+    app.head().await;
+    app.send(switching("")).await;
+    assert!(browser.head().await.starts_with("HTTP/1.1 101 "));
+    lives(&mut before).await;
 }
 
 #[tokio::test]
