@@ -3,14 +3,22 @@
 //! Law: a peer that acknowledges anything is alive. `TCP_USER_TIMEOUT` is not used, since it also ends a connection
 //! whose peer answers every probe but has no room just now (Linux, `tcp_probe_timer`).
 
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use super::progress::Delivery;
 use crate::metrics::Loss;
 use crate::websocket::scanner::Sender;
 
-/// A look is due each such part of the shorter patience.
+/// A look is due each such part of the shorter patience, or a little sooner.
 const LOOKS: u32 = 6;
+
+/// The moments at which looks are due, so many in the time from one to the next, are those of all sessions: one wake of an idle core
+/// then serves many.
+const MOMENTS: u32 = 8;
+
+/// What these moments are counted from.
+static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// How long the peers of a session are waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,7 +72,8 @@ impl Vigil {
 
     /// When the next look is due.
     pub(super) fn due(&self, patience: &Patience) -> Instant {
-        self.looked + patience.dead_peer.min(patience.write_stall) / LOOKS
+        let interval = patience.dead_peer.min(patience.write_stall) / LOOKS;
+        common(self.looked + interval, interval / MOMENTS)
     }
 
     /// Judges what is seen of `peer`. Answers whether there is anything left to watch.
@@ -96,6 +105,13 @@ impl Vigil {
     pub(super) fn on_looked(&mut self, now: Instant) {
         self.looked = now;
     }
+}
+
+/// The last, by then, of all moments that are so far apart.
+fn common(at: Instant, apart: Duration) -> Instant {
+    let over = at.saturating_duration_since(*EPOCH).as_nanos() % apart.as_nanos().max(1);
+    // It is less than what lies between the looks.
+    at - Duration::from_nanos(over as u64)
 }
 
 impl Peer {
@@ -131,6 +147,17 @@ pub(super) fn dead(peer: Sender) -> Loss {
 mod tests {
     use super::*;
 
+    #[test]
+    fn sessions_that_begin_apart_are_looked_at_together_and_in_time() {
+        let begin = Instant::now() + 2 * SECOND;
+        let vigils = (0..500).map(|millis| begin + Duration::from_millis(millis)).map(Vigil::new);
+        let due: Vec<_> = vigils.map(|vigil| (vigil.looked, vigil.due(&PATIENCE))).collect();
+        let moments: std::collections::HashSet<_> = due.iter().map(|(_looked, due)| *due).collect();
+        assert!(moments.len() <= 2, "{}", moments.len());
+        let sixth = PATIENCE.dead_peer / 6;
+        assert!(due.iter().all(|(looked, due)| (sixth * 7 / 8..=sixth).contains(&due.duration_since(*looked))));
+    }
+
     const SECOND: Duration = Duration::from_secs(1);
     const PATIENCE: Patience =
         Patience { dead_peer: Duration::from_secs(30), write_stall: Duration::from_secs(120), takeover: SECOND };
@@ -144,9 +171,14 @@ mod tests {
         Sight { delivery, heard: false, unanswered: None }
     }
 
+    /// One of the moments at which all sessions look: from there on looks are due after whole intervals.
+    fn aligned() -> Instant {
+        common(Instant::now() + 10 * SECOND, PATIENCE.dead_peer / LOOKS)
+    }
+
     /// Looks whenever it is due; answers after how long which verdict came, if that was not to go on.
     fn verdict(peer: Sender, sight: impl Fn(Duration, Instant) -> Sight) -> (u64, Result<bool, Loss>) {
-        let start = Instant::now();
+        let start = aligned();
         let mut vigil = Vigil::new(start);
         loop {
             let now = vigil.due(&PATIENCE);
