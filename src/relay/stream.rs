@@ -45,7 +45,7 @@ impl Stream {
 
     /// Whether the TLS handshake has chosen HTTP/2.
     pub fn speaks_http2(&self) -> bool {
-        matches!(self, Self::Tls(tls, _) if tls.protocol() == Some(b"h2"))
+        matches!(self, Self::Tls(tls, _) if tls.connection.protocol() == Some(b"h2"))
     }
 
     /// Writes what the kernel takes now.

@@ -58,7 +58,7 @@ pub enum HandshakeError {
 /// A TCP connection whose TLS handshake is done.
 pub struct Tls {
     socket: TcpStream,
-    connection: Connection,
+    pub(super) connection: Connection,
     /// The front of a record that is not whole yet.
     partial: Vec<u8>,
     /// Read and opened, but the reader had no room.
@@ -155,11 +155,6 @@ impl Tls {
         came.shrink_to_fit();
         (self.partial, self.outbound) = (came, Outbound::Open);
         Ok(self)
-    }
-
-    /// What ALPN has chosen (RFC 7301).
-    pub(super) fn protocol(&self) -> Option<&[u8]> {
-        self.connection.protocol()
     }
 
     pub(super) fn socket(&self) -> &TcpStream {

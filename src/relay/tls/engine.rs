@@ -5,7 +5,7 @@ use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, InsufficientSizeError, UnbufferedStatus};
 
 /// Both sides of TLS behave alike once they have their keys.
-pub(super) enum Connection {
+pub(in crate::relay) enum Connection {
     Server(UnbufferedServerConnection),
     Client(UnbufferedClientConnection),
 }
@@ -69,7 +69,8 @@ impl Connection {
         }
     }
 
-    pub(super) fn protocol(&self) -> Option<&[u8]> {
+    /// What ALPN has chosen (RFC 7301).
+    pub(in crate::relay) fn protocol(&self) -> Option<&[u8]> {
         match self {
             Self::Server(connection) => connection.alpn_protocol(),
             Self::Client(connection) => connection.alpn_protocol(),
