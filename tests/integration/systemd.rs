@@ -4,16 +4,32 @@ use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 
 use tokio::net::UnixDatagram;
+use tokio::process::Command;
 
 use crate::support::process::{Process, Signal};
 use crate::support::{App, Sidecar, soon};
 
+/// Where systemd is told, for as long as the test goes on.
+struct Told {
+    socket: UnixDatagram,
+    _folder: tempfile::TempDir,
+}
+
+/// A sidecar that tells systemd, in a world that is prepared so; and what it tells.
+async fn notified(app: &App, flags: &[&str], prepare: impl FnOnce(&mut Command) -> &mut Command) -> (Process, Told) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notify");
+    let told = Told { socket: UnixDatagram::bind(&path).unwrap(), _folder: folder };
+    let process = Process::start_with(app, flags, |command| prepare(command.env("NOTIFY_SOCKET", &path))).await;
+    (process, told)
+}
+
 /// Reads what it is told until a line is there; all lines that came.
-async fn until(told: &UnixDatagram, line: &str) -> Vec<String> {
+async fn until(told: &Told, line: &str) -> Vec<String> {
     let mut lines = Vec::new();
     while !lines.iter().any(|seen| seen == line) {
         let mut buffer = [0; 4096];
-        let length = soon(told.recv(&mut buffer)).await.unwrap();
+        let length = soon(told.socket.recv(&mut buffer)).await.unwrap();
         lines.extend(String::from_utf8_lossy(&buffer[..length]).lines().map(str::to_owned));
     }
     lines
@@ -21,14 +37,10 @@ async fn until(told: &UnixDatagram, line: &str) -> Vec<String> {
 
 #[tokio::test]
 async fn systemd_is_told_of_the_begin_the_sessions_the_runtime_and_the_end() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("notify");
-    let told = UnixDatagram::bind(&path).unwrap();
     let app = App::bind().await;
-    let process = Process::start_with(&app, &["--drain-window=0s", "--drain-timeout=100s"], |command| {
-        command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "200000").env_remove("WATCHDOG_PID")
-    });
-    let process = process.await;
+    let flags = ["--drain-window=0s", "--drain-timeout=100s"];
+    let (process, told) =
+        notified(&app, &flags, |command| command.env("WATCHDOG_USEC", "200000").env_remove("WATCHDOG_PID")).await;
     let begin = until(&told, "READY=1").await;
     assert!(begin.contains(&"STATUS=serving, sessions: 0".to_owned()), "{begin:?}");
     until(&told, "WATCHDOG=1").await;
@@ -48,11 +60,8 @@ async fn systemd_is_told_of_the_begin_the_sessions_the_runtime_and_the_end() {
 
 #[tokio::test]
 async fn without_a_watchdog_systemd_is_told_what_is_new_and_no_more() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("notify");
-    let told = UnixDatagram::bind(&path).unwrap();
     let app = App::bind().await;
-    let process = Process::start_with(&app, &[], |command| command.env("NOTIFY_SOCKET", &path)).await;
+    let (process, told) = notified(&app, &[], |command| command).await;
     assert_eq!(until(&told, "READY=1").await, ["READY=1", "STATUS=serving, sessions: 0"]);
     process.signal(Signal::TERM);
     assert_eq!(until(&told, "STOPPING=1").await[0], "STOPPING=1");
@@ -61,11 +70,8 @@ async fn without_a_watchdog_systemd_is_told_what_is_new_and_no_more() {
 
 #[tokio::test]
 async fn systemd_is_told_of_a_reload() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("notify");
-    let told = UnixDatagram::bind(&path).unwrap();
     let app = App::bind().await;
-    let process = Process::start_with(&app, &[], |command| command.env("NOTIFY_SOCKET", &path)).await;
+    let (process, told) = notified(&app, &[], |command| command).await;
     until(&told, "READY=1").await;
     process.signal(Signal::HUP);
     let lines = until(&told, "READY=1").await;
