@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
-from pathlib import Path
 
 import pytest
 from conftest import NEW, OLD
@@ -53,13 +51,5 @@ def test_a_plain_ack_would_show_the_old_frontends_dialog(open_page) -> None:
 def test_an_upload_reaches_the_app_and_a_download_the_disk_byte_for_byte(open_page) -> None:
     app = open_page()
     content = random.Random(2).randbytes(500_000)
-    app.page.locator("input[type=file]").set_input_files(
-        {"name": "random.bin", "mimeType": "application/octet-stream", "buffer": content}
-    )
-    app.expect_text(f"upload random.bin {len(content)} {hashlib.sha256(content).hexdigest()}")
-
-    with app.page.expect_download() as download:
-        app.page.get_by_role("button", name="Download", exact=True).click()
-    assert download.value.suggested_filename == "known.bin"
-    assert Path(download.value.path()).read_bytes() == known.DOWNLOAD
+    app.pass_files(content)
     expect(app.dialogs).to_have_count(0)

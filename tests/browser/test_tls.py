@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
-from pathlib import Path
 
 from playwright.sync_api import expect
 from support import known, stream_watch
@@ -53,14 +51,7 @@ def test_files_go_up_and_down_byte_for_byte(open_page) -> None:
     app = open_page(encrypted=True)
     # More than HTTP/2 lets through before the app has taken some.
     content = random.Random(3).randbytes(5_000_000)
-    app.page.locator("input[type=file]").set_input_files(
-        {"name": "random.bin", "mimeType": "application/octet-stream", "buffer": content}
-    )
-    app.expect_text(f"upload random.bin {len(content)} {hashlib.sha256(content).hexdigest()}")
-    with app.page.expect_download() as download:
-        app.page.get_by_role("button", name="Download", exact=True).click()
-    assert download.value.suggested_filename == "known.bin"
-    assert Path(download.value.path()).read_bytes() == known.DOWNLOAD
+    app.pass_files(content)
     _expect_http2(app)
     _expect_untroubled(app)
 

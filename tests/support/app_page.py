@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
 
 from playwright.sync_api import Browser, Frame, Locator, Response, Route, expect
 
-from support import status_watch, stream_watch
+from support import known, status_watch, stream_watch
 from support.relay import Relay
 from support.sidecar import REPOSITORY, Sidecar
 from support.stream_watch import Stream
@@ -67,6 +68,17 @@ class AppPage:
 
     def expect_text(self, text: str) -> None:
         expect(self.frame.get_by_text(text, exact=True)).to_be_visible(timeout=_MILLISECONDS)
+
+    def pass_files(self, content: bytes) -> None:
+        """An upload reaches the app, and its download the disk, byte for byte."""
+        self.page.locator("input[type=file]").set_input_files(
+            {"name": "random.bin", "mimeType": "application/octet-stream", "buffer": content}
+        )
+        self.expect_text(f"upload random.bin {len(content)} {hashlib.sha256(content).hexdigest()}")
+        with self.page.expect_download() as download:
+            self.page.get_by_role("button", name="Download", exact=True).click()
+        assert download.value.suggested_filename == "known.bin"
+        assert Path(download.value.path()).read_bytes() == known.DOWNLOAD
 
     def expect_connected(self) -> None:
         """The newest socket is open, and the page knows: it no longer says that it is connecting."""
