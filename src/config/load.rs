@@ -265,7 +265,7 @@ impl Assembly {
     fn take_routes(&mut self, path: &Path) {
         let origin = |line| Origin::File { path: path.to_owned(), line };
         let base = self.config.clone();
-        for item in std::mem::take(&mut self.items).into_iter().filter(|item| item.list == routes::KEY) {
+        for item in std::mem::take(&mut self.items).into_iter().filter(|item| item.list == routes::ROUTES.key) {
             let inherited = |key: &str| self.origins.get(key).cloned().unwrap_or(Origin::Default);
             match Route::read(&item, &base, origin, inherited) {
                 Ok((route, effective)) => {

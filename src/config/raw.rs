@@ -7,12 +7,16 @@ use std::path::Path;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::routes::LISTS;
+use super::routes::ROUTES;
 use super::setting::{Form, Setting, nearest};
 use super::settings::SETTINGS;
+use super::tls::CERTIFICATES;
 
 /// A larger file is refused before it is parsed.
 pub(super) const MAX_BYTES: u64 = 1024 * 1024;
+
+/// The arrays of tables that a file may have.
+static LISTS: [List; 2] = [ROUTES, CERTIFICATES];
 
 /// A setting that the file gives.
 #[derive(Clone)]

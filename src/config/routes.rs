@@ -6,37 +6,30 @@ use std::str::FromStr;
 use super::raw::{Field, Item, List, Mistakes};
 use super::setting::Setting;
 use super::settings::SETTINGS;
-use super::tls::CERTIFICATES;
 use super::{Config, Effective, Invalid, Origin, UpstreamAddress};
 use crate::heartbeat::Settings;
 
 /// The longest name, which stands in every series of the app.
 const LONGEST_NAME: usize = 63;
 
-/// The key of the array of tables.
-pub(super) const KEY: &str = "route";
+/// The array of tables of routes.
+pub(super) const ROUTES: List = List {
+    key: "route",
+    fields: &[
+        "name",
+        "host",
+        "path",
+        "upstream",
+        "heartbeat.mode",
+        "heartbeat.proof",
+        "heartbeat.ack",
+        "heartbeat.native_deadline",
+        "heartbeat.stall_after",
+    ],
+};
 
 /// How many of its fields the top level has not.
 pub(super) const OWN_FIELDS: usize = 3;
-
-/// The arrays of tables that a file may have.
-pub(super) static LISTS: &[List] = &[
-    List {
-        key: KEY,
-        fields: &[
-            "name",
-            "host",
-            "path",
-            "upstream",
-            "heartbeat.mode",
-            "heartbeat.proof",
-            "heartbeat.ack",
-            "heartbeat.native_deadline",
-            "heartbeat.stall_after",
-        ],
-    },
-    CERTIFICATES,
-];
 
 /// One app, and the requests that are for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -143,7 +136,7 @@ impl Route {
         };
         let host_text = host.as_ref().map(|host| ("host", host.to_string()));
         let own = [Some(("name", name.clone())), host_text, Some(("path", path.to_string()))];
-        let shared = LISTS[0].fields[OWN_FIELDS..].iter().map(|key| (*key, (top_level(key).get)(&config)));
+        let shared = ROUTES.fields[OWN_FIELDS..].iter().map(|key| (*key, (top_level(key).get)(&config)));
         let effective = own.into_iter().flatten().chain(shared).map(effective).collect();
         Ok((Self { name, host, path, upstream: config.upstream, heartbeat: config.heartbeat }, effective))
     }
@@ -304,6 +297,6 @@ mod tests {
     #[test]
     fn a_route_has_every_key_of_heartbeats() {
         let heartbeat = SETTINGS.iter().map(|setting| setting.key).filter(|key| key.starts_with("heartbeat."));
-        assert_eq!(LISTS[0].fields[4..], heartbeat.collect::<Vec<_>>());
+        assert_eq!(ROUTES.fields[4..], heartbeat.collect::<Vec<_>>());
     }
 }

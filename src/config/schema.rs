@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::routes::{LISTS, OWN_FIELDS};
+use super::routes::{OWN_FIELDS, ROUTES};
 use super::setting::{Form, Setting};
 use super::settings::SETTINGS;
 use super::tls::CERTIFICATES;
@@ -22,7 +22,7 @@ pub fn schema() -> Value {
         };
         place.insert(setting.name().to_owned(), of_setting(setting));
     }
-    properties.insert(LISTS[0].key.to_owned(), json!({ "type": "array", "items": route() }));
+    properties.insert(ROUTES.key.to_owned(), json!({ "type": "array", "items": route() }));
     inner(&mut properties["tls"]).insert("certificates".to_owned(), json!({ "type": "array", "items": certificate() }));
     let mut schema = closed(properties);
     schema["$schema"] = json!("http://json-schema.org/draft-07/schema#");
@@ -53,7 +53,7 @@ fn route() -> Value {
         ),
         text("What the paths that it serves begin with, in whole segments; without, every path", "^/[^?#*\\\\ ]*$"),
     ];
-    let (fields, shared) = LISTS[0].fields.split_at(OWN_FIELDS);
+    let (fields, shared) = ROUTES.fields.split_at(OWN_FIELDS);
     let mut properties: Map<_, _> = fields.iter().map(|field| (*field).to_owned()).zip(own).collect();
     for setting in SETTINGS.iter().filter(|setting| shared.contains(&setting.key)) {
         // A default would be wrong: it is what the top level says.
