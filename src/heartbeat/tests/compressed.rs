@@ -22,7 +22,11 @@ impl Deflater {
     fn message(&mut self, opcode: u8, message: &[u8], pieces: usize) -> Vec<u8> {
         let mut payload = Vec::with_capacity(message.len() + 1024);
         self.compress.compress_vec(message, &mut payload, FlushCompress::Sync).unwrap();
-        payload.truncate(payload.len() - 4);
+        // zlib flushes nothing twice: then an empty block stands for nothing (RFC 7692 §7.2.3.6).
+        match payload.len().checked_sub(4) {
+            Some(length) => payload.truncate(length),
+            None => payload.push(0),
+        }
         if !self.takeover {
             self.compress.reset();
         }
