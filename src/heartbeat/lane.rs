@@ -96,6 +96,12 @@ impl Lane {
         }
     }
 
+    /// A frame that is a whole message came, and nothing of it is compressed: as [`Lane::begin`] and [`Lane::advance`], without
+    /// what is kept between those two.
+    pub(super) fn whole(&self, header: &Header, payload: &[u8], peek: bool) -> Kind {
+        if peek { self.name(payload, header.mask, 0) } else { self.unknown() }
+    }
+
     /// More of the current frame's payload came; `peek`: look at what it says. Answers what a message was and its
     /// length on the wire once all of it has come.
     pub(super) fn advance(
@@ -124,7 +130,7 @@ impl Lane {
             return None;
         }
         let kind = match looks && whole {
-            true => Some(self.name(payload, offset)),
+            true => Some(self.name(payload, self.mask, offset)),
             false => self.pieces.take().and_then(|pieces| pieces.kind),
         };
         let kind = match kind {
@@ -141,11 +147,11 @@ impl Lane {
         Some((kind, self.of_message))
     }
 
-    /// Names a message that is all here.
-    fn name(&self, payload: &[u8], offset: u64) -> Kind {
+    /// Names a message that is all here: the bytes of a frame from `offset` on.
+    fn name(&self, payload: &[u8], mask: Option<[u8; 4]>, offset: u64) -> Kind {
         let front = &payload[..payload.len().min(self.sender.limit())];
         let whole = front.len() == payload.len();
-        let Some(key) = self.mask else {
+        let Some(key) = mask else {
             return self.sender.kind(front, whole);
         };
         let mut unmasked = [0; messages::BACK_PREFIX];

@@ -81,13 +81,22 @@ impl Tap {
                 Mark::Whole(header) | Mark::Start(header) if !self.depth.allows(&header) => {
                     self.lose(Lost::ReservedBits, carrier);
                 }
-                Mark::Whole(header) => self.on_frame(header, &mut run, now, carrier),
+                Mark::Whole(header) => {
+                    let payload = &bytes[run.at + header.length..][..header.payload as usize];
+                    run.at += header.length + payload.len();
+                    if wanted(from, &header, shielded) {
+                        self.on_frame(header, payload, &mut run, now, carrier);
+                    } else if self.is_plain_message(&header) {
+                        let kind = self.lane(from).whole(&header, payload, self.depth.sees_messages());
+                        self.on_message(kind, header.payload, &mut run, now, carrier);
+                    } else {
+                        self.lane_mut(from).begin(header);
+                        self.on_payload(payload, true, &mut run, now, carrier);
+                    }
+                }
                 Mark::Start(header) => {
                     run.at += header.length;
                     self.lane_mut(from).begin(header);
-                    if header.payload == 0 {
-                        self.on_payload(&[], true, &mut run, now, carrier);
-                    }
                 }
                 Mark::Payload { length, ends_frame } => {
                     let payload = &bytes[run.at..run.at + length];
@@ -150,17 +159,21 @@ impl Tap {
         }
     }
 
+    /// Whether a whole frame is a message that can be named without a look at any other.
+    fn is_plain_message(&self, header: &Header) -> bool {
+        let plain = header.opcode == Opcode::Binary && header.fin;
+        plain && matches!(self.depth, Depth::Messages | Depth::Frames)
+    }
+
     /// A frame that [`wanted`] to be seen whole.
-    fn on_frame(&mut self, header: Header, run: &mut Run<'_>, now: Instant, carrier: &mut impl Carrier) {
-        let start = run.at + header.length;
-        run.at = start + header.payload as usize;
+    fn on_frame(&mut self, header: Header, wire: &[u8], run: &mut Run<'_>, now: Instant, carrier: &mut impl Carrier) {
+        let frame = header.length + wire.len();
         let mut payload = [0; MAX_CONTROL];
-        let payload = &mut payload[..run.at - start];
-        payload.copy_from_slice(&run.bytes[start..run.at]);
+        let payload = &mut payload[..wire.len()];
+        payload.copy_from_slice(wire);
         if let Some(key) = header.mask {
             frame::mask(payload, key, 0);
         }
-        let frame = run.at - start + header.length;
         match header.opcode {
             Opcode::Close => {
                 self.lane_mut(run.from).closed = true;
@@ -258,6 +271,11 @@ impl Tap {
             }
             return;
         };
+        self.on_message(kind, bytes, run, now, carrier);
+    }
+
+    /// A whole message passes.
+    fn on_message(&mut self, kind: Kind, bytes: u64, run: &mut Run<'_>, now: Instant, carrier: &mut impl Carrier) {
         let heartbeat = kind == Kind::Back(BackType::AppHeartbeat);
         let native_ack = kind == Kind::Forward(Forward::Other(messages::ForwardType::HeartbeatAck));
         let teaches = matches!(kind, Kind::Forward(Forward::NewSession(_)));

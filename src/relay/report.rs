@@ -246,9 +246,10 @@ impl Report {
         }
     }
 
-    fn new_session(&mut self, announcement: Option<Announcement>) {
+    fn new_session(&mut self, announcement: Option<Box<Announcement>>) {
         self.script_started = Some(Instant::now());
-        if let Some(Announcement { version, session_id }) = announcement {
+        if let Some(announcement) = announcement {
+            let Announcement { version, session_id } = *announcement;
             if let Some(id) = session_id {
                 self.holding.hold(id);
             }

@@ -138,8 +138,9 @@ impl ScriptResult {
 /// What a ForwardMsg says that matters to the sidecar.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Forward {
-    /// A script run starts; what it tells about the server, where the prefix held it.
-    NewSession(Option<Announcement>),
+    /// A script run starts; what it tells about the server, where the prefix held it. Boxed, since all other messages are small
+    /// and far more.
+    NewSession(Option<Box<Announcement>>),
     /// A script run has ended.
     ScriptFinished(ScriptResult),
     /// Any other member, by its type.
@@ -186,7 +187,7 @@ pub fn forward(prefix: &[u8], whole: bool) -> Forward {
         return Forward::Other(ForwardType::Unknown);
     };
     match found.member {
-        ForwardType::NewSession => Forward::NewSession(announcement(found.value)),
+        ForwardType::NewSession => Forward::NewSession(announcement(found.value).map(Box::new)),
         ForwardType::ScriptFinished => {
             let mut value = found.value;
             let status = prost::encoding::decode_varint(&mut value).unwrap_or(u64::MAX);
@@ -207,7 +208,7 @@ struct Found<'a, M> {
 /// heartbeat is named by its first one, which saves the walk over the rest of it. The flag says whether the bytes
 /// could be read to their end.
 fn last_member<M>(bytes: &[u8], member: impl Fn(u32, WireType) -> Option<M>) -> (Option<Found<'_, M>>, bool) {
-    let mut rest = bytes;
+    let mut rest = behind_short_fields(bytes, &member);
     let mut last = None;
     for _field in 0..MAX_FIELDS {
         if rest.is_empty() {
@@ -227,6 +228,24 @@ fn last_member<M>(bytes: &[u8], member: impl Fn(u32, WireType) -> Option<M>) -> 
         }
     }
     (last, rest.is_empty())
+}
+
+/// What is left of the bytes behind fields that are no member and have a key and a length of one byte each: that is all that
+/// Streamlit puts in front of a member. Measured: 20 instructions a field, a quarter of the general way.
+fn behind_short_fields<M>(mut bytes: &[u8], member: impl Fn(u32, WireType) -> Option<M>) -> &[u8] {
+    for _field in 0..MAX_FIELDS {
+        match *bytes {
+            [key @ 0x08..0x80, length @ 0..0x80, ref rest @ ..]
+                if key & 0x7 == WireType::LengthDelimited as u8
+                    && usize::from(length) <= rest.len()
+                    && member(u32::from(key >> 3), WireType::LengthDelimited).is_none() =>
+            {
+                bytes = &rest[usize::from(length)..];
+            }
+            _ => break,
+        }
+    }
+    bytes
 }
 
 /// Reads `NewSession.initialize` from the bytes after the key of `new_session`.

@@ -39,9 +39,9 @@ pub enum Mark {
     /// Too few bytes to tell: give the same bytes again with more behind them. Fewer than a header's length, or
     /// a frame that was asked for whole and is not.
     Incomplete,
-    /// A frame that was asked for whole: its header, then all of its payload.
+    /// A frame of which all is there: its header, then its payload.
     Whole(Header),
-    /// A frame's header; its payload follows as [`Mark::Payload`].
+    /// The header of a frame of which more is to come; its payload follows as [`Mark::Payload`].
     Start(Header),
     /// Bytes of the current frame's payload.
     Payload {
@@ -96,14 +96,14 @@ impl Scanner {
         self.between_frames() && !self.in_message
     }
 
-    /// Marks what stands at the front of `bytes`, which must not be empty. `whole` chooses the frames that are to
+    /// Marks what stands at the front of `bytes`, which must not be empty. `wanted` chooses the frames that are to
     /// be marked only when all of them is there; it must choose by a bound on the payload.
-    pub fn next(&mut self, bytes: &[u8], whole: impl Fn(&Header) -> bool) -> Mark {
+    pub fn next(&mut self, bytes: &[u8], wanted: impl Fn(&Header) -> bool) -> Mark {
         match self.position {
             Position::Payload(left) => self.payload(left, bytes.len()),
             Position::Frame => match Header::parse(bytes) {
                 None => Mark::Incomplete,
-                Some(header) => self.frame(header, bytes.len(), whole),
+                Some(header) => self.frame(header, bytes.len(), wanted),
             },
         }
     }
@@ -115,23 +115,22 @@ impl Scanner {
         Mark::Payload { length, ends_frame: left == 0 }
     }
 
-    fn frame(&mut self, header: Header, available: usize, whole: impl Fn(&Header) -> bool) -> Mark {
+    fn frame(&mut self, header: Header, available: usize, wanted: impl Fn(&Header) -> bool) -> Mark {
         if let Err(lost) = self.judge(&header) {
             return Mark::Lost(lost);
         }
-        let wanted = (header.opcode.is_control() || !self.in_message) && whole(&header);
-        if wanted && (available - header.length) < usize::try_from(header.payload).unwrap_or(usize::MAX) {
+        let control = header.opcode.is_control();
+        let whole = (available - header.length) as u64 >= header.payload;
+        if !whole && (control || !self.in_message) && wanted(&header) {
             return Mark::Incomplete;
         }
-        if !header.opcode.is_control() {
+        if !control {
             self.in_message = !header.fin;
         }
-        if wanted {
+        if whole {
             return Mark::Whole(header);
         }
-        if header.payload > 0 {
-            self.position = Position::Payload(header.payload);
-        }
+        self.position = Position::Payload(header.payload);
         Mark::Start(header)
     }
 
@@ -173,14 +172,14 @@ mod tests {
         assert_eq!(first(Sender::Upstream, &[0x80, 0x00]), Mark::Lost(Lost::Fragmentation));
         assert_eq!(first(Sender::Upstream, &[0x09, 0x00]), Mark::Lost(Lost::Fragmentation));
         let mut scanner = Scanner::new(Sender::Upstream, false);
-        assert!(matches!(scanner.next(&[0x02, 0x00], |_header| false), Mark::Start(_)));
+        assert!(matches!(scanner.next(&[0x02, 0x00], |_header| false), Mark::Whole(_)));
         assert_eq!(scanner.next(&[0x82, 0x00], |_header| false), Mark::Lost(Lost::Fragmentation));
     }
 
     #[test]
     fn an_extension_may_set_reserved_bits() {
         let mut scanner = Scanner::new(Sender::Upstream, true);
-        assert!(matches!(scanner.next(&[0xc2, 0x00], |_header| false), Mark::Start(_)));
+        assert!(matches!(scanner.next(&[0xc2, 0x00], |_header| false), Mark::Whole(_)));
     }
 
     #[test]
@@ -209,7 +208,7 @@ mod tests {
         let pieces: [(&[u8], bool); 4] =
             [(&[0x02, 0x00], false), (&[0x89, 0x00], false), (&[0x00, 0x00], false), (&[0x80, 0x00], true)];
         for (frame, between_messages) in pieces {
-            assert!(matches!(scanner.next(frame, |_header| false), Mark::Start(_)));
+            assert!(matches!(scanner.next(frame, |_header| false), Mark::Whole(_)));
             assert!(scanner.between_frames());
             assert_eq!(scanner.between_messages(), between_messages, "after {frame:02x?}");
         }
