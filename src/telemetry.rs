@@ -1,6 +1,8 @@
 //! The log: one line an event on stderr, as text or JSON.
 //!
-//! Law: whoever logs never waits for whoever reads: lines that find no room are lost, and counted.
+//! Law: whoever logs never waits for whoever reads.
+
+mod lines;
 
 use std::io::{self, IsTerminal as _};
 use std::sync::Arc;
@@ -8,11 +10,12 @@ use std::time::Duration;
 
 use tracing::Subscriber;
 use tracing::subscriber::set_global_default;
-use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::reload::Handle;
+
+use self::lines::{Lines, Writer};
 
 /// Why there is no log.
 #[derive(Debug, thiserror::Error)]
@@ -28,19 +31,19 @@ pub enum TelemetryError {
     /// The process has a log already.
     #[error("the log is set up already")]
     Installed(#[source] tracing::subscriber::SetGlobalDefaultError),
+    /// The system gives the log no thread.
+    #[error("the log gets no thread")]
+    Thread(#[source] io::Error),
 }
 
 type BoxedSubscriber = Box<dyn Subscriber + Send + Sync>;
 
-/// Lines that may wait for a reader that is slow, some 300 bytes each.
-const WAITING_LINES: usize = 16_384;
-
 /// The process' log. Lines that still wait are written when it is dropped, within a second.
 #[must_use]
 pub struct Log {
-    lost: ErrorCounter,
+    lines: Arc<Lines>,
     filter: Filter,
-    _writer: WorkerGuard,
+    _writer: Writer,
 }
 
 /// Which lines are written; clones decide for the same log.
@@ -64,40 +67,34 @@ impl Log {
         self.filter.clone()
     }
 
-    /// Counts the lines that were lost.
-    pub fn lost(&self) -> ErrorCounter {
-        self.lost.clone()
+    /// Says now and then how many lines were lost; for ever.
+    pub fn tell_of_losses(&self) -> impl Future<Output = ()> + Send + use<> {
+        const INTERVAL: Duration = Duration::from_secs(10);
+        let lines = self.lines.clone();
+        async move {
+            let mut told = 0;
+            loop {
+                tokio::time::sleep(INTERVAL).await;
+                let lost = lines.lost();
+                if lost > told {
+                    tracing::warn!(lines = lost - told, "lines of this log were lost: its reader is too slow");
+                    told = lost;
+                }
+            }
+        }
     }
 }
 
 /// Sets up the process' log, once. Text has colours only on a terminal; JSON has the fields of an event at the top.
 ///
 /// # Errors
-/// The filter cannot be read, or there is a log already.
+/// The filter cannot be read, there is a log already, or the system gives no thread.
 pub fn init(json: bool, filter: &str) -> Result<Log, TelemetryError> {
-    let (writer, guard) = NonBlockingBuilder::default()
-        .lossy(true)
-        .buffered_lines_limit(WAITING_LINES)
-        .thread_name("log")
-        .finish(io::stderr());
-    let lost = writer.error_counter();
-    let (subscriber, filter) = subscriber(json, filter, writer, io::stderr().is_terminal())?;
+    let lines = Arc::new(Lines::default());
+    let (subscriber, filter) = subscriber(json, filter, lines.clone(), io::stderr().is_terminal())?;
+    let writer = Writer::start(lines.clone(), io::stderr()).map_err(TelemetryError::Thread)?;
     set_global_default(subscriber).map_err(TelemetryError::Installed)?;
-    Ok(Log { lost, filter, _writer: guard })
-}
-
-/// Says now and then how many lines were lost; for ever.
-pub async fn tell_of_losses(lost: ErrorCounter) {
-    const INTERVAL: Duration = Duration::from_secs(10);
-    let mut told = 0;
-    loop {
-        tokio::time::sleep(INTERVAL).await;
-        let lines = lost.dropped_lines();
-        if lines > told {
-            tracing::warn!(lines = lines - told, "lines of this log were lost: its reader is too slow");
-            told = lines;
-        }
-    }
+    Ok(Log { lines, filter, _writer: writer })
 }
 
 fn read(filter: &str) -> Result<EnvFilter, TelemetryError> {

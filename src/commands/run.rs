@@ -52,7 +52,7 @@ fn start(loaded: config::Loaded, reloader: Reloader) -> anyhow::Result<ExitCode>
     }
     raise_handle_limit();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
-    runtime.spawn(telemetry::tell_of_losses(log.lost()));
+    runtime.spawn(log.tell_of_losses());
     let result = runtime.block_on(serve(loaded, sockets, reloader, log.filter()));
     // Sessions that outlived the drain are cut here; a name look-up that still hangs is not waited for.
     runtime.shutdown_timeout(Duration::from_millis(100));

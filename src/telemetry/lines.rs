@@ -1,0 +1,201 @@
+//! Lines of the log on their way to whoever reads it: gathered in memory, written by a thread of their own.
+//!
+//! Law: whoever logs never waits for the reader; what finds no room is lost, and counted.
+
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// Bytes that may wait for a reader that is slow: more than 10,000 lines.
+const MOST_WAITING: usize = 4 << 20;
+
+/// Bytes of room that are kept while nothing waits.
+const KEPT: usize = 64 << 10;
+
+/// How long lines are gathered behind one that was written at once: where many come, one system call takes them all.
+const GATHERING: Duration = Duration::from_millis(5);
+
+/// How long the last lines may take.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// The lines that wait; whoever logs writes into it, a whole line at a time.
+#[derive(Debug, Default)]
+pub(super) struct Lines {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    waiting: Vec<u8>,
+    lost: u64,
+    /// The writer sleeps until it is told of a line.
+    idle: bool,
+    /// No more lines come, and all are written.
+    ended: bool,
+    written: bool,
+}
+
+/// Sees to it that lines are written. When it is dropped, what still waits is, within a second.
+#[must_use]
+#[derive(Debug)]
+pub(super) struct Writer(Arc<Lines>);
+
+impl Lines {
+    /// How many found no room so far.
+    pub(super) fn lost(&self) -> u64 {
+        self.lock().lost
+    }
+
+    fn take(&self, line: &[u8]) {
+        let mut state = self.lock();
+        if state.waiting.len() + line.len() > MOST_WAITING {
+            state.lost += 1;
+            return;
+        }
+        state.waiting.extend_from_slice(line);
+        let idle = std::mem::take(&mut state.idle);
+        drop(state);
+        if idle {
+            self.changed.notify_all();
+        }
+    }
+
+    fn write_to(&self, mut reader: impl io::Write) {
+        let mut lines = Vec::new();
+        let mut state = self.lock();
+        while !state.ended || !state.waiting.is_empty() {
+            if state.waiting.is_empty() {
+                state.idle = true;
+                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            state.idle = false;
+            std::mem::swap(&mut lines, &mut state.waiting);
+            drop(state);
+            // Nobody is left who could be told.
+            let _unread = reader.write_all(&lines);
+            lines.clear();
+            lines.shrink_to(KEPT);
+            let gathered = self.changed.wait_timeout_while(self.lock(), GATHERING, |state| !state.ended);
+            state = gathered.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        state.written = true;
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // No panic can leave it half changed.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl io::Write for &Lines {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.take(line);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Writer {
+    /// Writes to `reader` from now on.
+    ///
+    /// # Errors
+    /// The system gives no thread.
+    pub(super) fn start(lines: Arc<Lines>, reader: impl io::Write + Send + 'static) -> io::Result<Self> {
+        let writer = Self(lines.clone());
+        std::thread::Builder::new().name("log".to_owned()).spawn(move || lines.write_to(reader))?;
+        Ok(writer)
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        let mut state = self.0.lock();
+        state.ended = true;
+        self.0.changed.notify_all();
+        drop(self.0.changed.wait_timeout_while(state, FAREWELL, |state| !state.written));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+    use super::*;
+
+    /// Takes what is written when the test asks for it.
+    struct Slow(SyncSender<String>);
+
+    impl io::Write for Slow {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let text = String::from_utf8_lossy(bytes).into_owned();
+            self.0.send(text).map(|()| bytes.len()).map_err(io::Error::other)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn started() -> (Arc<Lines>, Writer, Receiver<String>) {
+        let (sender, receiver) = sync_channel(0);
+        let lines = Arc::new(Lines::default());
+        (lines.clone(), Writer::start(lines, Slow(sender)).expect("a thread"), receiver)
+    }
+
+    fn log(lines: &Lines, line: &str) {
+        (&mut &*lines).write_all(line.as_bytes()).expect("never fails");
+    }
+
+    #[test]
+    fn lines_are_written_in_their_order_and_together_where_the_reader_is_slow() {
+        let (lines, writer, read) = started();
+        log(&lines, "first\n");
+        let first = read.recv().expect("a line");
+        let mut expected = String::new();
+        for number in 0..100 {
+            log(&lines, &format!("{number}\n"));
+            expected += &format!("{number}\n");
+        }
+        let mut all = String::new();
+        let mut times = 0;
+        while all.len() < expected.len() {
+            all += &read.recv().expect("more lines");
+            times += 1;
+        }
+        assert_eq!((first.as_str(), all), ("first\n", expected));
+        assert!(times < 100, "{times}");
+        drop(writer);
+    }
+
+    #[test]
+    fn what_finds_no_room_is_counted_and_the_rest_still_written_at_the_end() {
+        let (lines, writer, read) = started();
+        let line = "x".repeat(MOST_WAITING / 4);
+        for _line in 0..9 {
+            log(&lines, &line);
+        }
+        let reading = std::thread::spawn(move || read.iter().map(|text| text.len()).sum::<usize>());
+        drop(writer);
+        let lost = usize::try_from(lines.lost()).expect("a few");
+        assert!((1..=5).contains(&lost), "{lost}");
+        assert_eq!(reading.join().expect("no panic"), (9 - lost) * line.len());
+    }
+
+    #[test]
+    fn a_reader_that_is_stuck_holds_nobody_up_for_long() {
+        let (lines, writer, _stuck) = started();
+        log(&lines, "first\n");
+        log(&lines, "second\n");
+        let started = std::time::Instant::now();
+        drop(writer);
+        assert!(started.elapsed() < FAREWELL * 5);
+    }
+}
