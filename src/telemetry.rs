@@ -4,7 +4,7 @@
 
 mod lines;
 
-use std::io::{self, IsTerminal as _};
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -85,13 +85,13 @@ impl Log {
     }
 }
 
-/// Sets up the process' log, once. Text has colours only on a terminal; JSON has the fields of an event at the top.
+/// Sets up the process' log, once. JSON has the fields of an event at the top.
 ///
 /// # Errors
 /// The filter cannot be read, there is a log already, or the system gives no thread.
 pub fn init(json: bool, filter: &str) -> Result<Log, TelemetryError> {
     let lines = Arc::new(Lines::default());
-    let (subscriber, filter) = subscriber(json, filter, lines.clone(), io::stderr().is_terminal())?;
+    let (subscriber, filter) = subscriber(json, filter, lines.clone())?;
     let writer = Writer::start(lines.clone(), io::stderr()).map_err(TelemetryError::Thread)?;
     set_global_default(subscriber).map_err(TelemetryError::Installed)?;
     Ok(Log { lines, filter, _writer: writer })
@@ -101,11 +101,11 @@ fn read(filter: &str) -> Result<EnvFilter, TelemetryError> {
     EnvFilter::try_new(filter).map_err(|source| TelemetryError::Filter { filter: filter.to_owned(), source })
 }
 
-fn subscriber<W>(json: bool, filter: &str, writer: W, ansi: bool) -> Result<(BoxedSubscriber, Filter), TelemetryError>
+fn subscriber<W>(json: bool, filter: &str, writer: W) -> Result<(BoxedSubscriber, Filter), TelemetryError>
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    let log = tracing_subscriber::fmt().with_env_filter(read(filter)?).with_writer(writer).with_ansi(ansi);
+    let log = tracing_subscriber::fmt().with_env_filter(read(filter)?).with_writer(writer);
     Ok(if json {
         let log = log.json().flatten_event(true).with_current_span(false).with_span_list(false).with_filter_reloading();
         let filter = changing(log.reload_handle());
@@ -150,7 +150,7 @@ mod tests {
     fn logged_with(json: bool, filter: &str, event: impl FnOnce(Filter)) -> String {
         let written = Written::default();
         let writer = written.clone();
-        let (subscriber, filter) = subscriber(json, filter, move || writer.clone(), false).unwrap();
+        let (subscriber, filter) = subscriber(json, filter, move || writer.clone()).unwrap();
         tracing::subscriber::with_default(subscriber, || event(filter));
         String::from_utf8(written.0.lock().unwrap().clone()).unwrap()
     }
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn text_lines_are_plain_off_a_terminal() {
+    fn text_lines_are_plain() {
         let line = logged(false, "info", || tracing::warn!("listening on 127.0.0.1:1"));
         assert!(line.contains("WARN") && line.ends_with("listening on 127.0.0.1:1\n"), "{line}");
         assert!(!line.contains('\x1b'));
@@ -204,7 +204,7 @@ mod tests {
 
     #[test]
     fn a_filter_that_cannot_be_read_is_named() {
-        let error = subscriber(false, "info,relay=loud", io::sink, false).err().unwrap();
+        let error = subscriber(false, "info,relay=loud", io::sink).err().unwrap();
         assert!(error.to_string().contains("info,relay=loud"), "{error}");
     }
 }
