@@ -46,6 +46,7 @@ pub(super) fn asks_for_websocket(headers: &HeaderMap) -> bool {
 /// in chunks.
 pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap, has_body: bool) {
     let named: Vec<HeaderName> = tokens(headers, &header::CONNECTION)
+        .filter(|token| !HOP_BY_HOP.iter().any(|name| token.eq_ignore_ascii_case(name.as_str())))
         .filter_map(|token| HeaderName::from_bytes(token.as_bytes()).ok())
         .filter(|name| !PROTECTED.contains(name) && !is_handshake(name))
         .collect();
@@ -134,8 +135,8 @@ fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl DoubleEndedIter
         .get_all(name)
         .into_iter()
         .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .map(str::trim)
+        .flat_map(|value| value.split(|character| character == ','))
+        .map(str::trim_ascii)
         .filter(|token| !token.is_empty())
 }
 

@@ -200,7 +200,8 @@ impl Connector {
             SockRef::from(&socket).set_tcp_keepalive(&keepalive(self.dead_peer_timeout))?;
         }
         let Some(Encryption { live, name }) = &self.encryption else { return Ok(Stream::Tcp(socket, None)) };
-        let tls = Tls::connect(socket, live.current(), name.clone()).await.map_err(io::Error::other)?;
+        // Boxed, so that it makes no other handshake larger.
+        let tls = Box::pin(Tls::connect(socket, live.current(), name.clone())).await.map_err(io::Error::other)?;
         Ok(Stream::Tls(Box::new(tls), None))
     }
 }

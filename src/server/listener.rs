@@ -110,7 +110,8 @@ impl Entrance {
     /// What is spoken HTTP over; `None` if it does not come to that.
     async fn open(&self, stream: TcpStream, permit: Permit, client: IpAddr) -> Option<Stream> {
         match &self.door {
-            Some(door) => door.open(stream, permit, client, self.patience).await,
+            // Boxed, as everything is that few connections have: all of them would be larger for it.
+            Some(door) => Box::pin(door.open(stream, permit, client, self.patience)).await,
             None => Some(Stream::Tcp(stream, Some(permit))),
         }
     }
@@ -239,7 +240,7 @@ async fn connection(
     };
     let Some(stream) = stream else { return };
     if stream.speaks_http2() {
-        return http2::serve(entrance, stream, client, &guard).await;
+        return Box::pin(http2::serve(entrance, stream, client, &guard)).await;
     }
     let visit = Visit::new(client);
     let service = service_fn(|request| {

@@ -10,7 +10,7 @@ use http::header::{HeaderName, HeaderValue};
 /// The field of the request's id. No standard names it; every ingress knows it.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-const TRACEPARENT: &str = "traceparent";
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// The longest id that is kept, in bytes.
 const LONGEST: usize = 128;
@@ -31,20 +31,20 @@ enum Form {
 /// of visible ASCII and not too long; else a new one of 128 random bits.
 pub fn identify(headers: &mut HeaderMap) {
     if request_id(headers).is_none() {
-        let made = HeaderValue::try_from(hex(rand::random()));
+        let made = HeaderValue::from_bytes(&hex(rand::random()));
         headers.insert(REQUEST_ID, made.expect("hex digits are a valid value"));
     }
 }
 
 fn request_id(headers: &HeaderMap) -> Option<&str> {
-    let id = only(headers, REQUEST_ID.as_str())?;
+    let id = only(headers, &REQUEST_ID)?;
     let sane = (1..=LONGEST).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic());
     sane.then_some(id)
 }
 
 /// The trace's id in a `traceparent` (W3C Trace Context §3.2): the second of its parts.
 fn trace_id(headers: &HeaderMap) -> Option<&str> {
-    let (version, rest) = only(headers, TRACEPARENT)?.split_at_checked(2)?;
+    let (version, rest) = only(headers, &TRACEPARENT)?.split_at_checked(2)?;
     let rest = rest.strip_prefix('-')?;
     let (trace, rest) = rest.split_at_checked(32)?;
     let (parent, rest) = rest.strip_prefix('-')?.split_at_checked(16)?;
@@ -57,11 +57,11 @@ fn trace_id(headers: &HeaderMap) -> Option<&str> {
 }
 
 fn is_small_hex(text: &str) -> bool {
-    text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    text.bytes().all(|digit| value(digit).is_some())
 }
 
 /// The value of a field that stands once.
-fn only<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     let mut lines = headers.get_all(name).iter();
     let value = lines.next()?.to_str().ok()?;
     lines.next().is_none().then_some(value)
@@ -81,7 +81,7 @@ impl TraceIds {
     /// The request's id.
     pub fn request(&self) -> Cow<'_, str> {
         match &self.0 {
-            Form::Hex(id) => hex(u128::from_be_bytes(*id)).into(),
+            Form::Hex(id) => String::from_utf8_lossy(&hex(*id)).into_owned().into(),
             Form::Text(ids) => ids.split(' ').next().unwrap_or_default().into(),
         }
     }
@@ -95,12 +95,31 @@ impl TraceIds {
     }
 }
 
-fn hex(id: u128) -> String {
-    format!("{id:032x}")
+fn hex(id: [u8; 16]) -> [u8; 32] {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut digits = [0; 32];
+    for (pair, byte) in digits.as_chunks_mut().0.iter_mut().zip(id) {
+        *pair = [byte >> 4, byte & 0xf].map(|digit| DIGITS[usize::from(digit)]);
+    }
+    digits
 }
 
 fn packed(id: &str) -> Option<[u8; 16]> {
-    (id.len() == 32 && is_small_hex(id)).then(|| u128::from_str_radix(id, 16).ok()).flatten().map(u128::to_be_bytes)
+    let digits: &[u8; 32] = id.as_bytes().try_into().ok()?;
+    let mut bytes = [0; 16];
+    for (byte, [high, low]) in bytes.iter_mut().zip(digits.as_chunks().0) {
+        *byte = (value(*high)? << 4) | value(*low)?;
+    }
+    Some(bytes)
+}
+
+/// Of a small hex digit.
+fn value(digit: u8) -> Option<u8> {
+    match digit {
+        b'0'..=b'9' => Some(digit - b'0'),
+        b'a'..=b'f' => Some(digit - b'a' + 10),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
