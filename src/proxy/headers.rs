@@ -135,7 +135,7 @@ fn tokens<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl DoubleEndedIter
         .get_all(name)
         .into_iter()
         .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(|character| character == ','))
+        .flat_map(|value| value.split(','))
         .map(str::trim_ascii)
         .filter(|token| !token.is_empty())
 }

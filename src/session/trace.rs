@@ -4,6 +4,7 @@
 
 use std::borrow::Cow;
 
+use data_encoding::HEXLOWER;
 use http::HeaderMap;
 use http::header::{HeaderName, HeaderValue};
 
@@ -31,7 +32,7 @@ enum Form {
 /// of visible ASCII and not too long; else a new one of 128 random bits.
 pub fn identify(headers: &mut HeaderMap) {
     if request_id(headers).is_none() {
-        let made = HeaderValue::from_bytes(&hex(rand::random()));
+        let made = HeaderValue::try_from(hex(rand::random()));
         headers.insert(REQUEST_ID, made.expect("hex digits are a valid value"));
     }
 }
@@ -57,7 +58,7 @@ fn trace_id(headers: &HeaderMap) -> Option<&str> {
 }
 
 fn is_small_hex(text: &str) -> bool {
-    text.bytes().all(|digit| value(digit).is_some())
+    text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 /// The value of a field that stands once.
@@ -81,7 +82,7 @@ impl TraceIds {
     /// The request's id.
     pub fn request(&self) -> Cow<'_, str> {
         match &self.0 {
-            Form::Hex(id) => String::from_utf8_lossy(&hex(*id)).into_owned().into(),
+            Form::Hex(id) => hex(*id).into(),
             Form::Text(ids) => ids.split(' ').next().unwrap_or_default().into(),
         }
     }
@@ -95,31 +96,15 @@ impl TraceIds {
     }
 }
 
-fn hex(id: [u8; 16]) -> [u8; 32] {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let mut digits = [0; 32];
-    for (pair, byte) in digits.as_chunks_mut().0.iter_mut().zip(id) {
-        *pair = [byte >> 4, byte & 0xf].map(|digit| DIGITS[usize::from(digit)]);
-    }
-    digits
+fn hex(id: [u8; 16]) -> String {
+    HEXLOWER.encode(&id)
 }
 
 fn packed(id: &str) -> Option<[u8; 16]> {
     let digits: &[u8; 32] = id.as_bytes().try_into().ok()?;
     let mut bytes = [0; 16];
-    for (byte, [high, low]) in bytes.iter_mut().zip(digits.as_chunks().0) {
-        *byte = (value(*high)? << 4) | value(*low)?;
-    }
+    HEXLOWER.decode_mut(digits, &mut bytes).ok()?;
     Some(bytes)
-}
-
-/// Of a small hex digit.
-fn value(digit: u8) -> Option<u8> {
-    match digit {
-        b'0'..=b'9' => Some(digit - b'0'),
-        b'a'..=b'f' => Some(digit - b'a' + 10),
-        _ => None,
-    }
 }
 
 #[cfg(test)]
