@@ -1,6 +1,6 @@
 //! Lines of the log on their way to whoever reads it: gathered in memory, written by a thread of their own.
 //!
-//! Law: whoever logs never waits for the reader; what finds no room is lost, and counted.
+//! Law: whoever logs never waits for the reader; what finds no room, or is refused, is lost, and counted.
 
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -73,11 +73,12 @@ impl Lines {
             state.idle = false;
             std::mem::swap(&mut lines, &mut state.waiting);
             drop(state);
-            // Nobody is left who could be told.
-            let _unread = reader.write_all(&lines);
+            let unwritten = write_out(&mut reader, &lines);
             lines.clear();
             lines.shrink_to(KEPT);
-            let gathered = self.changed.wait_timeout_while(self.lock(), GATHERING, |state| !state.ended);
+            state = self.lock();
+            state.lost += unwritten;
+            let gathered = self.changed.wait_timeout_while(state, GATHERING, |state| !state.ended);
             state = gathered.unwrap_or_else(PoisonError::into_inner).0;
         }
         state.written = true;
@@ -89,6 +90,19 @@ impl Lines {
         // No panic can leave it half changed.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Writes as much as the reader takes; answers how many lines it did not take to their end.
+fn write_out(reader: &mut impl io::Write, mut lines: &[u8]) -> u64 {
+    while !lines.is_empty() {
+        match reader.write(lines) {
+            Ok(0) => break,
+            Ok(length) => lines = &lines[length..],
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => break,
+        }
+    }
+    lines.iter().filter(|byte| **byte == b'\n').count() as u64
 }
 
 impl io::Write for &Lines {
@@ -187,6 +201,24 @@ mod tests {
         let lost = usize::try_from(lines.lost()).expect("a few");
         assert!((1..=5).contains(&lost), "{lost}");
         assert_eq!(reading.join().expect("no panic"), (9 - lost) * line.len());
+    }
+
+    #[test]
+    fn lines_that_the_reader_refuses_are_counted() {
+        struct Full(usize);
+        impl io::Write for Full {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                let taken = bytes.len().min(std::mem::take(&mut self.0));
+                if taken > 0 { Ok(taken) } else { Err(io::ErrorKind::WouldBlock.into()) }
+            }
+
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        for (room, refused) in [(0, 3), (3, 3), (4, 2), (9, 1), (12, 0)] {
+            assert_eq!(write_out(&mut Full(room), b"one\ntwo\nthr\n"), refused, "{room}");
+        }
     }
 
     #[test]
