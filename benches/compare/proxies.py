@@ -134,7 +134,9 @@ def command(kind, port, upstream, directory):
     words = {"port": port, "upstream": upstream, "directory": directory, "connections": MAX_CONNECTIONS}
     tuned = form == "tuned"
     if family == "haproxy":
-        words |= {"tuning": "tune.bufsize 65536" if tuned else "", "options": "option splice-auto" if tuned else ""}
+        tuning = {"tuned": "tune.bufsize 65536", "logged": "log stderr format raw local0"}
+        options = {"tuned": "option splice-auto", "logged": "log global\n  option httplog"}
+        words |= {"tuning": tuning.get(form, ""), "options": options.get(form, "")}
         config.write_text(HAPROXY.format(**words))
         return ["haproxy", "-db", "-f", config], {}
     if family == "nginx":
