@@ -374,18 +374,18 @@ impl Tap {
 }
 
 /// Whether a frame must be seen whole before it is known whether it passes. A heartbeat and a pong of ours may be
-/// taken out; a close frame's code is reported. `shielded` is `Some` where the browser is pinged, and true where it is
+/// taken out, but not where a reserved bit makes them an extension's; a close frame's code is reported. `shielded` is `Some` where the browser is pinged, and true where it is
 /// shielded from the upstream's pings.
 fn wanted(from: Sender, header: &Header, shielded: Option<bool>) -> bool {
     match header.opcode {
         Opcode::Close => header.payload <= MAX_CONTROL as u64,
         Opcode::Pong => {
             let asked = from == Sender::Upstream || shielded.is_some();
-            asked && header.payload == size_of::<Tag>() as u64
+            asked && header.reserved == 0 && header.payload == size_of::<Tag>() as u64
         }
         Opcode::Ping => {
             let shielded = from == Sender::Upstream && shielded == Some(true);
-            shielded && header.payload <= MAX_CONTROL as u64
+            shielded && header.reserved == 0 && header.payload <= MAX_CONTROL as u64
         }
         Opcode::Binary => {
             let short = header.payload <= messages::MAX_HEARTBEAT as u64;

@@ -100,3 +100,25 @@ fn an_unanswered_ping_is_told_of_until_a_side_closes() {
     tap.on_bytes(Sender::Upstream, &ping, start, &mut wires);
     assert!(wires.to_browser.ends_with(&ping) && pongs(&wires).is_empty());
 }
+
+#[test]
+fn with_a_reserved_bit_a_pong_or_a_ping_is_an_extensions_own() {
+    let start = Instant::now();
+    let settings = PingSettings { interval: INTERVAL, shield: true };
+    let mut tap = Tap::new(Depth::Frames, Settings::default(), NONCE).with_pings(settings, OTHER_NONCE, start);
+    let tag = [NONCE.to_be_bytes(), [0; 8]].concat();
+    let control = |reserved: u8| {
+        [(0x8a, &tag[..]), (0x89, b"ping")]
+            .map(|(first, payload)| frame(Sender::Upstream, first | reserved, payload))
+            .concat()
+    };
+    let mut wires = Wires::default();
+    let _dealt = tap.on_bytes(Sender::Upstream, &control(0x20), start, &mut wires);
+    assert_eq!((&wires.to_browser, wires.inserted.len()), (&control(0x20), 0));
+    let _dealt = tap.on_bytes(Sender::Upstream, &control(0), start, &mut wires);
+    assert_eq!(
+        (&wires.to_browser, pongs(&wires)),
+        (&control(0x20), vec![b"ping".to_vec()]),
+        "these are dealt with here"
+    );
+}
