@@ -208,9 +208,13 @@ struct Found<'a, M> {
 /// heartbeat is named by its first one, which saves the walk over the rest of it. The flag says whether the bytes
 /// could be read to their end.
 fn last_member<M>(bytes: &[u8], member: impl Fn(u32, WireType) -> Option<M>) -> (Option<Found<'_, M>>, bool) {
-    let mut rest = behind_short_fields(bytes, &member);
+    let mut rest = bytes;
     let mut last = None;
     for _field in 0..MAX_FIELDS {
+        if let Some(behind) = behind_short_field(rest, &member) {
+            rest = behind;
+            continue;
+        }
         if rest.is_empty() {
             return (last, true);
         }
@@ -230,22 +234,13 @@ fn last_member<M>(bytes: &[u8], member: impl Fn(u32, WireType) -> Option<M>) -> 
     (last, rest.is_empty())
 }
 
-/// What is left of the bytes behind fields that are no member and have a key and a length of one byte each: that is all that
-/// Streamlit puts in front of a member. Measured: 20 instructions a field, a quarter of the general way.
-fn behind_short_fields<M>(mut bytes: &[u8], member: impl Fn(u32, WireType) -> Option<M>) -> &[u8] {
-    for _field in 0..MAX_FIELDS {
-        match *bytes {
-            [key @ 0x08..0x80, length @ 0..0x80, ref rest @ ..]
-                if key & 0x7 == WireType::LengthDelimited as u8
-                    && usize::from(length) <= rest.len()
-                    && member(u32::from(key >> 3), WireType::LengthDelimited).is_none() =>
-            {
-                bytes = &rest[usize::from(length)..];
-            }
-            _ => break,
-        }
-    }
-    bytes
+/// What stands behind a field that is no member and has a key and a length of one byte each: that is all that Streamlit puts in
+/// front of a member. Measured: a quarter of the instructions of the general way.
+fn behind_short_field<M>(bytes: &[u8], member: impl Fn(u32, WireType) -> Option<M>) -> Option<&[u8]> {
+    let [key @ 0x08..0x80, length @ 0..0x80, rest @ ..] = bytes else { return None };
+    let delimited = key & 0x7 == WireType::LengthDelimited as u8;
+    let skipped = delimited && member(u32::from(key >> 3), WireType::LengthDelimited).is_none();
+    if skipped { rest.get(usize::from(*length)..) } else { None }
 }
 
 /// Reads `NewSession.initialize` from the bytes after the key of `new_session`.
@@ -335,10 +330,12 @@ mod tests {
 
     #[test]
     fn nonsense_is_given_up_soon() {
-        let fields = [0x78, 0x01].repeat(MAX_FIELDS);
-        let named = [fields.clone(), vec![0x5a, 0x00]].concat();
-        assert_eq!(forward(&named, true).kind(), ForwardType::Unknown);
-        assert_eq!(forward(&[&fields[2..], &[0x52, 0x00]].concat(), true).kind(), ForwardType::SessionEvent);
+        for field in [[0x78, 0x01], [0x0a, 0x00]] {
+            let fields = field.repeat(MAX_FIELDS);
+            let named = [&fields, &[0x52, 0x00][..]].concat();
+            assert_eq!(forward(&named, true).kind(), ForwardType::Unknown);
+            assert_eq!(forward(&named[2..], true).kind(), ForwardType::SessionEvent);
+        }
     }
 
     #[test]
