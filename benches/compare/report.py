@@ -8,8 +8,7 @@ import rows
 from proxies import CORES, versions
 
 TITLES = {"direct": "direct", "sidecar": "**sidecar**", "haproxy": "HAProxy", "haproxy-tuned": "HAProxy tuned",
-          "haproxy-logged": "HAProxy logged",
-          "nginx": "nginx", "nginx-tuned": "nginx tuned", "envoy": "Envoy"}
+          "haproxy-logged": "HAProxy logged", "nginx": "nginx", "nginx-tuned": "nginx tuned", "envoy": "Envoy"}
 
 
 def median(values):
