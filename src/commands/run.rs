@@ -3,10 +3,12 @@
 mod reload;
 mod systemd;
 
+use std::num::NonZeroUsize;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -15,6 +17,11 @@ use self::reload::Keeper;
 use crate::app::{Sidecar, Sockets};
 use crate::config::{self, LogFormat, Reloader, Sources};
 use crate::telemetry;
+
+/// Tokio's own variable, read here since a wrong value makes tokio panic.
+const WORKER_THREADS: &str = "TOKIO_WORKER_THREADS";
+/// More of them than any machine has cores is a mistake.
+const MAX_WORKERS: usize = 1024;
 
 /// SIGTERM and SIGINT, which both ask for the end.
 struct StopSignals {
@@ -51,12 +58,30 @@ fn start(loaded: config::Loaded, reloader: Reloader) -> anyhow::Result<ExitCode>
         tracing::warn!("{warning}");
     }
     raise_handle_limit();
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
+    let runtime = runtime(worker_threads()?).context("no runtime")?;
     runtime.spawn(log.tell_of_losses());
     let result = runtime.block_on(serve(loaded, sockets, reloader, log.filter()));
     // Sessions that outlived the drain are cut here; a name look-up that still hangs is not waited for.
     runtime.shutdown_timeout(Duration::from_millis(100));
     result
+}
+
+/// How many threads relay: as many as [`WORKER_THREADS`] says, else one for each core that the process may use.
+fn worker_threads() -> anyhow::Result<usize> {
+    let Some(asked) = std::env::var_os(WORKER_THREADS) else {
+        return Ok(std::thread::available_parallelism().map_or(1, NonZeroUsize::get));
+    };
+    let number = asked.to_str().and_then(|text| text.parse().ok()).filter(|number| (1..=MAX_WORKERS).contains(number));
+    number.with_context(|| format!("{WORKER_THREADS}: {asked:?} is no whole number from 1 to {MAX_WORKERS}"))
+}
+
+/// One worker does without what several share: a twentieth of a handshake's time.
+fn runtime(workers: usize) -> std::io::Result<Runtime> {
+    let mut builder = match workers {
+        1 => Builder::new_current_thread(),
+        _ => Builder::new_multi_thread(),
+    };
+    builder.worker_threads(workers).enable_all().build()
 }
 
 /// A session takes two file handles, and the soft limit is 1024 on many systems.

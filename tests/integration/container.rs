@@ -6,7 +6,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::time::Instant;
 
 use crate::support::frame::{CLOSE, plain};
-use crate::support::process::{Process, Signal, command};
+use crate::support::process::{Process, Signal, command, command_with};
 use crate::support::{App, Sidecar, Wire, soon};
 
 const GOING_AWAY: [u8; 2] = 1001u16.to_be_bytes();
@@ -200,4 +200,15 @@ async fn a_second_signal_behind_a_drain_ends_at_once() {
     assert_eq!(asked("drain", sidecar.admin).await.0, Some(0), "it drains");
     sidecar.signal(Signal::TERM);
     assert_eq!(sidecar.exit_code().await, Some(1));
+}
+
+#[tokio::test]
+async fn a_wrong_number_of_worker_threads_is_named() {
+    for wrong in ["", "0", "-1", "1.5", "1025", "many"] {
+        let run = ["run", "--upstream=http://127.0.0.1:1", "--listen=127.0.0.1:0", "--admin=127.0.0.1:0"];
+        let (code, told) = command_with(&run, |command| command.env("TOKIO_WORKER_THREADS", wrong)).await;
+        let reason = format!("TOKIO_WORKER_THREADS: {wrong:?} is no whole number from 1 to 1024\n");
+        assert_eq!(code, Some(1));
+        assert!(told.ends_with(&reason), "{told}");
+    }
 }

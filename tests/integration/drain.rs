@@ -287,9 +287,17 @@ async fn converse(wire: Wire, frame: fn(u8, Vec<u8>) -> Vec<u8>, warm: Cancellat
 
 #[tokio::test]
 async fn no_message_is_torn_when_sigterm_comes_under_load() {
+    for workers in ["1", "2"] {
+        no_message_is_torn_by(workers).await;
+    }
+}
+
+/// One worker thread runs on another kind of runtime than several.
+async fn no_message_is_torn_by(workers: &str) {
     const SESSIONS: usize = 20;
     let app = App::bind().await;
-    let mut process = Process::start(&app, &["--drain-window=500ms"]).await;
+    let flags = ["--drain-window=500ms"];
+    let mut process = Process::start_with(&app, &flags, |command| command.env("TOKIO_WORKER_THREADS", workers)).await;
     let (mut ends, mut warm) = (Vec::new(), Vec::new());
     for _session in 0..SESSIONS {
         let Session { browser, app } = stream(&process, &app).await;

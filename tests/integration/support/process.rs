@@ -73,8 +73,16 @@ impl Process {
 
 /// Runs another command to its end: its exit code, and what it said on stderr.
 pub(crate) async fn command(arguments: &[&str]) -> (Option<i32>, String) {
-    let output = Command::new(binary()).args(arguments).kill_on_drop(true).output();
-    let output = soon(output).await.unwrap();
+    command_with(arguments, |command| command).await
+}
+
+/// As [`command`], in a world that is prepared so.
+pub(crate) async fn command_with(
+    arguments: &[&str],
+    prepare: impl FnOnce(&mut Command) -> &mut Command,
+) -> (Option<i32>, String) {
+    let mut command = Command::new(binary());
+    let output = soon(prepare(command.args(arguments)).kill_on_drop(true).output()).await.unwrap();
     (output.status.code(), String::from_utf8(output.stderr).unwrap())
 }
 
