@@ -3,6 +3,7 @@
 //! Law: whoever logs never waits for whoever reads.
 
 mod lines;
+mod text;
 
 use std::io;
 use std::sync::Arc;
@@ -111,7 +112,7 @@ where
         let filter = changing(log.reload_handle());
         (Box::new(log.finish()), filter)
     } else {
-        let log = log.with_filter_reloading();
+        let log = log.with_timer(text::Clock).fmt_fields(text::Fields).with_filter_reloading();
         let filter = changing(log.reload_handle());
         (Box::new(log.finish()), filter)
     })
@@ -131,7 +132,13 @@ mod tests {
     use super::*;
 
     #[derive(Clone, Default)]
-    struct Written(Arc<Mutex<Vec<u8>>>);
+    pub(super) struct Written(Arc<Mutex<Vec<u8>>>);
+
+    impl Written {
+        pub(super) fn text(&self) -> String {
+            String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+        }
+    }
 
     impl io::Write for Written {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -143,7 +150,7 @@ mod tests {
         }
     }
 
-    fn logged(json: bool, filter: &str, event: impl FnOnce()) -> String {
+    pub(super) fn logged(json: bool, filter: &str, event: impl FnOnce()) -> String {
         logged_with(json, filter, |_filter| event())
     }
 
@@ -152,7 +159,7 @@ mod tests {
         let writer = written.clone();
         let (subscriber, filter) = subscriber(json, filter, move || writer.clone()).unwrap();
         tracing::subscriber::with_default(subscriber, || event(filter));
-        String::from_utf8(written.0.lock().unwrap().clone()).unwrap()
+        written.text()
     }
 
     #[test]
