@@ -13,7 +13,7 @@ const MOST_WAITING: usize = 4 << 20;
 const KEPT: usize = 64 << 10;
 
 /// How long lines are gathered behind one that was written at once: where many come, one system call takes them all.
-const GATHERING: Duration = Duration::from_millis(5);
+const GATHERING: Duration = Duration::from_millis(20);
 
 /// How long the last lines may take.
 const FAREWELL: Duration = Duration::from_secs(1);
