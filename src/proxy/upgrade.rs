@@ -272,7 +272,8 @@ impl Joining {
         let pings = upstream.session.pings();
         let watchdog = upstream.watchdog.as_ref().zip(token);
         let watched = watchdog.and_then(|(watchdog, token)| watchdog.watch.enter(token));
-        let terms = Terms { depth, heartbeat: upstream.heartbeat, pings, watched };
+        let upstream_is_local = upstream.connector.address.is_local();
+        let terms = Terms { depth, heartbeat: upstream.heartbeat, pings, upstream_is_local, watched };
         tokio::spawn(Session::new(browser, far, terms, report, guard));
         drop(turn);
     }

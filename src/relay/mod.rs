@@ -62,6 +62,8 @@ pub struct Session {
     stopped: bool,
     /// Another connection takes the session over; the timer says how long the upstream may still take to close this one.
     handing_over: bool,
+    /// See [`Terms::upstream_is_local`].
+    upstream_is_local: bool,
     /// The page may ask whether bytes reach it.
     watched: Option<Box<Watched>>,
     /// Keeps the process until the session has ended.
@@ -76,6 +78,8 @@ pub struct Terms {
     pub heartbeat: Settings,
     /// Whether the browser is pinged.
     pub pings: Option<PingSettings>,
+    /// The upstream is a process on this machine: it may be busy, but never silent, since the system ends its connections.
+    pub upstream_is_local: bool,
     /// The page may ask whether bytes reach it.
     pub watched: Option<Watched>,
 }
@@ -106,6 +110,7 @@ impl Session {
             started: false,
             stopped: false,
             handing_over: false,
+            upstream_is_local: terms.upstream_is_local,
             watched: terms.watched.map(Box::new),
             guard,
         }
@@ -212,10 +217,10 @@ impl Session {
         self.tap.deadline().into_iter().chain(vigil).min()
     }
 
-    /// Watches over the peers once something is sent to either.
+    /// Watches over the peers once something is sent to one that may fall silent.
     fn start_vigil(&mut self) {
         let Ends { browser, upstream, .. } = &mut self.ends;
-        let wrote = browser.take_wrote() | upstream.take_wrote();
+        let wrote = browser.take_wrote() | (upstream.take_wrote() && !self.upstream_is_local);
         if wrote && self.vigil.is_none() {
             let _heard_before = (browser.take_heard(), upstream.take_heard());
             self.vigil = Some(Box::new(Vigil::new(Instant::now())));
@@ -227,10 +232,11 @@ impl Session {
         let patience = *self.ends.report.patience();
         let Some(mut vigil) = self.vigil.take_if(|vigil| vigil.due(&patience) <= now) else { return };
         let mut goes_on = false;
-        for peer in [Sender::Browser, Sender::Upstream] {
+        let peers: &[Sender] =
+            if self.upstream_is_local { &[Sender::Browser] } else { &[Sender::Browser, Sender::Upstream] };
+        for &peer in peers {
             let unanswered = self.tap.unanswered().filter(|_since| peer == Sender::Browser);
             let end = self.ends.end(peer);
-            // The other kind of socket leads to a process on this machine.
             let Some(mut delivery) = end.stream().delivery() else { continue };
             delivery.waits |= !end.is_clear();
             match vigil.look(peer, Sight { delivery, heard: end.take_heard(), unanswered }, &patience, now) {
