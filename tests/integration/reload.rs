@@ -117,7 +117,8 @@ async fn a_bad_change_is_refused_by_its_line_and_what_was_in_force_stays() {
     assert!(running.is_current().await);
     assert!(running.shown_accepted().await);
     assert_eq!((running.reloads("accepted").await, running.reloads("refused").await), (1.0, 3.0));
-    running.sidecar.connect().await.send("TRACE / HTTP/1.1\r\nHost: app.test\r\n\r\n").await;
+    let mut browser = running.sidecar.connect().await;
+    browser.send("TRACE / HTTP/1.1\r\nHost: app.test\r\n\r\n").await;
     running.process.line("request refused").await;
 }
 
