@@ -75,7 +75,7 @@ fn worker_threads() -> anyhow::Result<usize> {
     number.with_context(|| format!("{WORKER_THREADS}: {asked:?} is no whole number from 1 to {MAX_WORKERS}"))
 }
 
-/// One worker does without the scheduler that several share their work by: 2 % of a handshake's time, and more of a heartbeat's.
+/// One worker does without the scheduler that several share their work by, which takes 2 % of a handshake's time.
 fn runtime(workers: usize) -> std::io::Result<Runtime> {
     let mut builder = match workers {
         1 => Builder::new_current_thread(),
