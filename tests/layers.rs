@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 /// Each top-level module with those it may import; imports run downwards only.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
-    ("main", &["cli", "commands"]),
+    ("main", &["allocator", "cli", "commands"]),
+    ("allocator", &[]),
     ("lib", &[]),
     ("cli", &["config"]),
     (
