@@ -49,7 +49,7 @@ impl Line<'_> {
     }
 
     /// A field as tracing-subscriber writes it.
-    fn default(&mut self, record: impl FnOnce(&mut DefaultVisitor<'_>)) {
+    fn delegate(&mut self, record: impl FnOnce(&mut DefaultVisitor<'_>)) {
         if self.result.is_ok() {
             let mut default = DefaultVisitor::new(self.writer.by_ref(), std::mem::take(&mut self.is_empty));
             record(&mut default);
@@ -67,12 +67,12 @@ impl Visit for Line<'_> {
         if field.name() != "message" && needs_no_escape(value) {
             self.result = self.field(field.name(), &["\"", value, "\""]);
         } else {
-            self.default(|default| default.record_str(field, value));
+            self.delegate(|default| default.record_str(field, value));
         }
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-        self.default(|default| default.record_debug(field, value));
+        self.delegate(|default| default.record_debug(field, value));
     }
 }
 
@@ -86,7 +86,7 @@ mod tests {
     use super::super::tests::logged;
 
     /// As tracing-subscriber alone writes it.
-    fn default(event: impl FnOnce()) -> String {
+    fn usual(event: impl FnOnce()) -> String {
         let written = super::super::tests::Written::default();
         let writer = written.clone();
         let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
@@ -97,7 +97,7 @@ mod tests {
     /// The time has the same length in both.
     fn assert_same(event: impl Fn()) {
         const TIME: &str = "2026-11-23T12:27:15.163978Z";
-        let (ours, theirs) = (logged(false, "info", &event), default(event));
+        let (ours, theirs) = (logged(false, "info", &event), usual(event));
         assert_eq!(ours[TIME.len() - 1..], theirs[TIME.len() - 1..]);
     }
 
