@@ -96,12 +96,6 @@ impl Lane {
         }
     }
 
-    /// A frame that is a whole message came, and nothing of it is compressed: as [`Lane::begin`] and [`Lane::advance`], without
-    /// what is kept between those two.
-    pub(super) fn whole(&self, header: &Header, payload: &[u8], peek: bool) -> Kind {
-        if peek { self.name(payload, header.mask, 0) } else { self.unknown() }
-    }
-
     /// More of the current frame's payload came; `peek`: look at what it says. Answers what a message was and its
     /// length on the wire once all of it has come.
     pub(super) fn advance(

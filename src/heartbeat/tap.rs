@@ -16,7 +16,7 @@ use super::policy::{Passage, Policy, Room, Verb};
 use super::run::Run;
 use super::{Capability, Settings};
 use crate::streamlit::ack::AckForm;
-use crate::streamlit::messages::{self, BackType, Forward};
+use crate::streamlit::messages::{self, BackType, Forward, ForwardType};
 use crate::websocket::frame::{self, ControlFrame, Header, MAX_CONTROL, Opcode};
 use crate::websocket::scanner::{Lost, Mark, Sender};
 
@@ -76,6 +76,12 @@ impl Tap {
                 run.at = bytes.len();
                 break;
             }
+            if from == Sender::Upstream {
+                run.at += self.plain_messages(&bytes[run.at..], carrier);
+                if run.at == bytes.len() {
+                    break;
+                }
+            }
             match self.lane_mut(from).scanner.next(&bytes[run.at..], |header| wanted(from, header, shielded)) {
                 Mark::Incomplete => break,
                 Mark::Whole(header) | Mark::Start(header) if !self.depth.allows(&header) => {
@@ -86,9 +92,6 @@ impl Tap {
                     run.at += header.length + payload.len();
                     if wanted(from, &header, shielded) {
                         self.on_frame(header, payload, &mut run, now, carrier);
-                    } else if self.is_plain_message(&header) {
-                        let kind = self.lane(from).whole(&header, payload, self.depth.sees_messages());
-                        self.on_message(kind, header.payload, &mut run, now, carrier);
                     } else {
                         self.lane_mut(from).begin(header);
                         self.on_payload(payload, true, &mut run, now, carrier);
@@ -159,10 +162,24 @@ impl Tap {
         }
     }
 
-    /// Whether a whole frame is a message that can be named without a look at any other.
-    fn is_plain_message(&self, header: &Header) -> bool {
-        let plain = header.opcode == Opcode::Binary && header.fin;
-        plain && matches!(self.depth, Depth::Messages | Depth::Frames)
+    /// Goes past whole messages of the upstream's that nothing has to be done about, nearly all of what it sends. Answers how
+    /// many bytes that were.
+    fn plain_messages(&self, bytes: &[u8], carrier: &mut impl Carrier) -> usize {
+        let peek = match self.depth {
+            Depth::Messages => true,
+            Depth::Frames => false,
+            Depth::Compressed(_) | Depth::Off => return 0,
+        };
+        let mut left = bytes;
+        if self.is_idle() {
+            while let Some((payload, behind)) = self.upstream.scanner.plain_message(left) {
+                let kind = if peek { messages::glance(payload) } else { Some(ForwardType::Unknown) };
+                let Some(kind) = kind else { break };
+                carrier.note(Note::Forward(Forward::Other(kind), payload.len() as u64));
+                left = behind;
+            }
+        }
+        bytes.len() - left.len()
     }
 
     /// A frame that [`wanted`] to be seen whole.
@@ -277,7 +294,7 @@ impl Tap {
     /// A whole message passes.
     fn on_message(&mut self, kind: Kind, bytes: u64, run: &mut Run<'_>, now: Instant, carrier: &mut impl Carrier) {
         let heartbeat = kind == Kind::Back(BackType::AppHeartbeat);
-        let native_ack = kind == Kind::Forward(Forward::Other(messages::ForwardType::HeartbeatAck));
+        let native_ack = kind == Kind::Forward(Forward::Other(ForwardType::HeartbeatAck));
         let teaches = matches!(kind, Kind::Forward(Forward::NewSession(_)));
         carrier.note(match kind {
             Kind::Back(kind) => Note::Back(kind, bytes),

@@ -379,6 +379,7 @@ impl Carrier for Ends {
         self.report.capability()
     }
 
+    #[inline]
     fn note(&mut self, note: Note) {
         if matches!(note, Note::Heartbeat) && !self.report.is_flooded() {
             self.report.browser_round_trip(self.browser.stream().round_trip());

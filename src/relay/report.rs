@@ -157,7 +157,15 @@ impl Report {
         self.closed.get_or_insert((Initiator::Sidecar, CloseCode::from(Some(code))));
     }
 
+    #[inline]
     pub(super) fn note(&mut self, note: Note) {
+        match note {
+            Note::Forward(Forward::Other(kind), bytes) => self.count(Counted::Forward(kind), bytes),
+            note => self.on_note(note),
+        }
+    }
+
+    fn on_note(&mut self, note: Note) {
         match note {
             Note::Heartbeat => self.heartbeat(),
             Note::Back(kind, bytes) => self.count(Counted::Back(kind), bytes),

@@ -23,6 +23,9 @@ pub const BACK_PREFIX: usize = MAX_HEARTBEAT;
 /// nonsense costs more.
 const MAX_FIELDS: usize = MAX_HEARTBEAT / 2;
 
+/// Fields that a glance goes past: Streamlit puts a hash and the metadata in front of a member.
+const GLANCE_FIELDS: usize = 3;
+
 /// `NewSession.initialize`.
 const INITIALIZE: u32 = 1;
 
@@ -198,6 +201,27 @@ pub fn forward(prefix: &[u8], whole: bool) -> Forward {
     }
 }
 
+/// Names what [`forward`] calls [`Forward::Other`], where that takes a glance: a message longer than a heartbeat whose member
+/// stands behind a few short fields, as in nearly all that Streamlit sends. `None` says nothing.
+#[inline]
+pub fn glance(mut message: &[u8]) -> Option<ForwardType> {
+    if message.len() <= MAX_HEARTBEAT {
+        return None;
+    }
+    for _field in 0..GLANCE_FIELDS {
+        let [key @ 0x08..0x80, length, rest @ ..] = message else { return None };
+        if key & 0x7 != WireType::LengthDelimited as u8 {
+            return None;
+        }
+        match ForwardType::member(u32::from(key >> 3), WireType::LengthDelimited) {
+            Some(ForwardType::NewSession) => return None,
+            None if *length < 0x80 => message = rest.get(usize::from(*length)..)?,
+            member => return member,
+        }
+    }
+    None
+}
+
 /// A member of the oneof and the bytes after its key.
 struct Found<'a, M> {
     member: M,
@@ -275,6 +299,8 @@ fn delimited(mut value: &[u8]) -> Option<&[u8]> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::strategy::Strategy as _;
+
     use super::*;
 
     /// What reads as a heartbeat: everything that Python's protobuf reads as one.
@@ -356,10 +382,34 @@ mod tests {
         assert_eq!(forward(&[0x30, 9], true), Forward::ScriptFinished(ScriptResult::Other));
     }
 
+    #[test]
+    fn a_glance_names_a_delta_and_leaves_what_teaches() {
+        let message =
+            |key: u8| [&[0x0a, 32][..], &[b'h'; 32], &[0x12, 0x02, 0x20, 0x00, key, 0x80, 0x01], &[0; 128]].concat();
+        assert_eq!(glance(&message(0x2a)), Some(ForwardType::Delta));
+        assert_eq!(glance(&message(0x22)), None, "new_session");
+        assert_eq!(glance(&message(0x2a)[..MAX_HEARTBEAT]), None, "another member might follow");
+    }
+
+    /// Fields as they stand in front of a member, then anything.
+    fn fields() -> impl proptest::strategy::Strategy<Value = Vec<u8>> {
+        let field = (0x08_u8..0x80, proptest::collection::vec(0_u8.., 0..40))
+            .prop_map(|(key, value)| [&[key & !0x7 | 2, value.len() as u8][..], &value].concat());
+        let rest = proptest::collection::vec(0_u8.., 0..120);
+        (proptest::collection::vec(field, 0..6), rest).prop_map(|(fields, rest)| [fields.concat(), rest].concat())
+    }
+
     proptest::proptest! {
         #[test]
+        fn a_glance_says_nothing_else_than_a_long_look(message in fields(), whole: bool) {
+            if let Some(kind) = glance(&message) {
+                proptest::prop_assert_eq!(forward(&message, whole), Forward::Other(kind));
+            }
+        }
+
+        #[test]
         fn no_bytes_make_it_panic(bytes: Vec<u8>, whole: bool) {
-            let _named = (back(&bytes, whole), forward(&bytes, whole));
+            let _named = (back(&bytes, whole), forward(&bytes, whole), glance(&bytes));
         }
     }
 }

@@ -108,6 +108,28 @@ impl Scanner {
         }
     }
 
+    /// The payload of a server's message that is all there, in one frame and binary, and what stands behind it: what
+    /// [`Scanner::next`] would mark as whole, in a tenth of the instructions. `None` where anything else stands.
+    #[inline]
+    pub fn plain_message<'a>(&self, bytes: &'a [u8]) -> Option<(&'a [u8], &'a [u8])> {
+        if self.sender != Sender::Upstream || !self.between_messages() {
+            return None;
+        }
+        let (length, rest) = match bytes {
+            [0x82, short @ 0..126, rest @ ..] => (u64::from(*short), rest),
+            [0x82, 126, rest @ ..] => {
+                let (length, rest) = rest.split_first_chunk()?;
+                (u64::from(u16::from_be_bytes(*length)), rest)
+            }
+            [0x82, 127, rest @ ..] => {
+                let (length, rest) = rest.split_first_chunk()?;
+                (u64::from_be_bytes(*length), rest)
+            }
+            _ => return None,
+        };
+        rest.split_at_checked(usize::try_from(length).ok()?)
+    }
+
     fn payload(&mut self, left: u64, available: usize) -> Mark {
         let length = usize::try_from(left).unwrap_or(usize::MAX).min(available);
         let left = left - length as u64;
@@ -200,6 +222,36 @@ mod tests {
         }
         assert!(matches!(scanner.next(&frame, |_header| true), Mark::Whole(_)));
         assert!(scanner.between_messages());
+    }
+
+    #[test]
+    fn a_plain_message_is_what_would_be_marked_as_whole() {
+        let lengths = [0_usize, 125, 126, 65_535, 65_536];
+        let frames = lengths.map(|length| {
+            let header = match length {
+                0..126 => vec![0x82, length as u8],
+                126..65_536 => [&[0x82, 126][..], &(length as u16).to_be_bytes()].concat(),
+                _ => [&[0x82, 127][..], &(length as u64).to_be_bytes()].concat(),
+            };
+            [header, vec![7; length]].concat()
+        });
+        for (frame, length) in frames.iter().zip(lengths) {
+            let mut scanner = Scanner::new(Sender::Upstream, false);
+            let glued = [&frame[..], &[0x82]].concat();
+            let (payload, behind) = scanner.plain_message(&glued).expect("all there");
+            assert_eq!((payload.len(), behind), (length, &[0x82][..]));
+            assert!(
+                matches!(scanner.next(&glued, |_header| false), Mark::Whole(header) if header.payload == length as u64)
+            );
+            assert_eq!(scanner.plain_message(&frame[..frame.len() - 1]), None, "not all there");
+            assert_eq!(Scanner::new(Sender::Browser, false).plain_message(frame), None);
+        }
+        for other in [[0x02, 0], [0x80, 0], [0xc2, 0], [0x81, 0], [0x89, 0], [0x82, 0x80]] {
+            assert_eq!(Scanner::new(Sender::Upstream, false).plain_message(&other), None, "{other:02x?}");
+        }
+        let mut inside = Scanner::new(Sender::Upstream, false);
+        assert!(matches!(inside.next(&[0x02, 0x00], |_header| false), Mark::Whole(_)));
+        assert_eq!(inside.plain_message(&frames[0]), None, "a message is under way");
     }
 
     #[test]
