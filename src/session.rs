@@ -262,16 +262,14 @@ impl Session {
         self.live.began.elapsed()
     }
 
-    /// A heartbeat was read now.
-    pub fn heartbeat(&self) {
+    /// A heartbeat was read now; how long after the one before, if there was one.
+    pub fn heartbeat(&self) -> Option<Duration> {
+        let now = self.age();
+        let interval = self.live.last_heartbeat.get().map(|last| now.saturating_sub(last));
         self.live.heartbeats.fetch_add(1, Relaxed);
         self.sessions.0.sums.heartbeat();
-        self.live.last_heartbeat.set(self.age());
-    }
-
-    /// How long ago the last heartbeat was read, if there was one.
-    pub fn since_heartbeat(&self) -> Option<Duration> {
-        self.live.last_heartbeat.get().map(|at| self.age().saturating_sub(at))
+        self.live.last_heartbeat.set(now);
+        interval
     }
 
     /// An ack was handed to the browser's socket, so long after its heartbeat was read, if that is known.

@@ -9,6 +9,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead as _, ReadBuf};
 
+use super::progress::Delivery;
 use super::stream::Stream;
 use crate::heartbeat::tap::MAX_CARRY;
 
@@ -60,6 +61,8 @@ pub(super) struct End {
     outbound: Half,
     /// The kernel gave the connection up since the peer was silent for too long.
     timed_out: bool,
+    /// The peer is a process on this machine: it may be busy, but never silent, since the system ends its connections.
+    is_local: bool,
     /// Something was written, and something was read, since this was last asked.
     wrote: bool,
     heard: bool,
@@ -80,13 +83,14 @@ struct Backlog {
 
 impl End {
     /// `early` are bytes that came glued to the handshake.
-    pub(super) fn new(stream: Stream, early: Vec<u8>) -> Self {
+    pub(super) fn new(stream: Stream, early: Vec<u8>, is_local: bool) -> Self {
         let carry = early.into_boxed_slice();
         Self {
             stream,
             inbound: Half::Open,
             outbound: Half::Open,
             timed_out: false,
+            is_local,
             wrote: false,
             heard: false,
             appetite: MIN_READ,
@@ -95,8 +99,11 @@ impl End {
         }
     }
 
-    pub(super) fn stream(&self) -> &Stream {
-        &self.stream
+    /// How far what was written has come; `None` where the peer cannot fall silent, or the kernel does not tell.
+    pub(super) fn delivery(&self) -> Option<Delivery> {
+        let mut delivery = self.stream.delivery().filter(|_known| !self.is_local)?;
+        delivery.waits |= !self.is_clear();
+        Some(delivery)
     }
 
     /// The peer may still send.
@@ -129,9 +136,9 @@ impl End {
         self.timed_out
     }
 
-    /// Whether anything was written since this was last asked.
+    /// Whether anything was written since this was last asked to a peer that may fall silent.
     pub(super) fn take_wrote(&mut self) -> bool {
-        std::mem::take(&mut self.wrote)
+        std::mem::take(&mut self.wrote) && !self.is_local
     }
 
     /// Whether anything was read since this was last asked.

@@ -3,6 +3,7 @@
 //! Law: bytes are never re-framed nor stored; a slow reader stops the other side's reads.
 
 mod end;
+mod ends;
 pub mod progress;
 mod report;
 pub mod stream;
@@ -18,16 +19,16 @@ use std::time::{Duration, Instant};
 use tokio::time::Sleep;
 
 use self::end::{End, Inflow, with_scratch};
+use self::ends::Ends;
 use self::progress::Watched;
 pub use self::report::{Knowledge, Report};
 use self::stream::Stream;
 pub use self::vigil::Patience;
-use self::vigil::{Sight, Vigil};
+use self::vigil::Sight;
 use crate::drain::Guard;
-use crate::heartbeat::carrier::{Carrier, Note};
+use crate::heartbeat::Settings;
 use crate::heartbeat::pings::PingSettings;
 use crate::heartbeat::tap::{Depth, Tap};
-use crate::heartbeat::{Capability, Settings};
 use crate::metrics::Loss;
 use crate::websocket::scanner::Sender;
 
@@ -40,6 +41,9 @@ const BYTES_PER_TURN: usize = 1 << 20;
 const TIME_PER_TURN: Duration = Duration::from_millis(4);
 /// So few bytes take no time that would be worth a look at the clock.
 const BRIEF: usize = 4096;
+
+/// How early a timer may be that need not be set anew.
+const EARLY: Duration = Duration::from_secs(1);
 
 /// A connection after its handshake, and the bytes that came glued to that.
 #[derive(Debug)]
@@ -55,15 +59,11 @@ pub struct Session {
     tap: Tap,
     ends: Ends,
     timer: Option<Pin<Box<Sleep>>>,
-    /// While something is on its way to a peer.
-    vigil: Option<Box<Vigil>>,
     started: bool,
     /// It was told to stop.
     stopped: bool,
     /// Another connection takes the session over; the timer says how long the upstream may still take to close this one.
     handing_over: bool,
-    /// See [`Terms::upstream_is_local`].
-    upstream_is_local: bool,
     /// The page may ask whether bytes reach it.
     watched: Option<Box<Watched>>,
     /// Keeps the process until the session has ended.
@@ -84,13 +84,6 @@ pub struct Terms {
     pub watched: Option<Watched>,
 }
 
-/// Both sockets and the report: what the tap's decisions are carried out on.
-struct Ends {
-    browser: End,
-    upstream: End,
-    report: Report,
-}
-
 impl Session {
     /// Joins two connections whose handshakes are done. `guard` keeps the process until the session has ended.
     pub fn new(browser: Side, upstream: Side, terms: Terms, report: Report, guard: Guard) -> Self {
@@ -101,16 +94,15 @@ impl Session {
         Self {
             tap,
             ends: Ends {
-                browser: End::new(browser.stream, browser.early),
-                upstream: End::new(upstream.stream, upstream.early),
+                browser: End::new(browser.stream, browser.early, false),
+                upstream: End::new(upstream.stream, upstream.early, terms.upstream_is_local),
                 report,
+                vigil: None,
             },
             timer: None,
-            vigil: None,
             started: false,
             stopped: false,
             handing_over: false,
-            upstream_is_local: terms.upstream_is_local,
             watched: terms.watched.map(Box::new),
             guard,
         }
@@ -188,7 +180,7 @@ impl Session {
         if self.handing_over {
             return;
         }
-        self.start_vigil();
+        self.ends.start_vigil();
         if !self.tap.is_idle() {
             self.tap.settle(Instant::now(), &mut self.ends);
         }
@@ -197,8 +189,8 @@ impl Session {
                 Some(timer) => timer,
                 none => none.insert(Box::pin(tokio::time::sleep_until(deadline))),
             };
-            // A timer that is early costs less than one that is set anew with every write.
-            if deadline < timer.deadline() || timer.is_elapsed() {
+            // One that is a little early costs less than one that is set anew with every heartbeat of a flood.
+            if deadline < timer.deadline() || deadline > timer.deadline() + EARLY || timer.is_elapsed() {
                 timer.as_mut().reset(deadline);
             }
             if timer.as_mut().poll(cx).is_pending() {
@@ -213,39 +205,26 @@ impl Session {
 
     /// When [`Session::poll_timer`] has something to do next.
     fn deadline(&self) -> Option<Instant> {
-        let vigil = self.vigil.as_ref().map(|vigil| vigil.due(self.ends.report.patience()));
+        let vigil = self.ends.vigil.as_ref().map(|vigil| vigil.due());
         self.tap.deadline().into_iter().chain(vigil).min()
-    }
-
-    /// Watches over the peers once something is sent to one that may fall silent.
-    fn start_vigil(&mut self) {
-        let Ends { browser, upstream, .. } = &mut self.ends;
-        let wrote = browser.take_wrote() | (upstream.take_wrote() && !self.upstream_is_local);
-        if wrote && self.vigil.is_none() {
-            let _heard_before = (browser.take_heard(), upstream.take_heard());
-            self.vigil = Some(Box::new(Vigil::new(Instant::now())));
-        }
     }
 
     /// Looks whether the peers are still there, if that is due, and gives up who is not.
     fn look_after_peers(&mut self, now: Instant) {
         let patience = *self.ends.report.patience();
-        let Some(mut vigil) = self.vigil.take_if(|vigil| vigil.due(&patience) <= now) else { return };
+        let Some(mut vigil) = self.ends.vigil.take_if(|vigil| vigil.due() <= now) else { return };
         let mut goes_on = false;
-        let peers: &[Sender] =
-            if self.upstream_is_local { &[Sender::Browser] } else { &[Sender::Browser, Sender::Upstream] };
-        for &peer in peers {
+        for peer in [Sender::Browser, Sender::Upstream] {
             let unanswered = self.tap.unanswered().filter(|_since| peer == Sender::Browser);
             let end = self.ends.end(peer);
-            let Some(mut delivery) = end.stream().delivery() else { continue };
-            delivery.waits |= !end.is_clear();
+            let Some(delivery) = end.delivery() else { continue };
             match vigil.look(peer, Sight { delivery, heard: end.take_heard(), unanswered }, &patience, now) {
                 Ok(waits) => goes_on |= waits,
                 Err(loss) => self.give_up(peer, loss),
             }
         }
-        vigil.on_looked(now);
-        self.vigil = goes_on.then_some(vigil);
+        vigil.on_looked(now, &patience);
+        self.ends.vigil = goes_on.then_some(vigil);
     }
 
     fn give_up(&mut self, peer: Sender, loss: Loss) {
@@ -332,58 +311,8 @@ impl Future for Session {
             cx.waker().wake_by_ref();
         }
         if let Some(watched) = &this.watched {
-            watched.poll_answer(cx, || this.ends.browser.stream().delivery().unwrap_or_default());
+            watched.poll_answer(cx, || this.ends.browser.delivery().unwrap_or_default());
         }
         Poll::Pending
-    }
-}
-
-impl Ends {
-    fn end(&mut self, from: Sender) -> &mut End {
-        match from {
-            Sender::Browser => &mut self.browser,
-            Sender::Upstream => &mut self.upstream,
-        }
-    }
-
-    /// The end that gets what `from` sends.
-    fn receiver(&mut self, from: Sender) -> &mut End {
-        match from {
-            Sender::Browser => &mut self.upstream,
-            Sender::Upstream => &mut self.browser,
-        }
-    }
-}
-
-impl Carrier for Ends {
-    fn pass(&mut self, from: Sender, bytes: &[u8]) {
-        self.insert(from, bytes);
-    }
-
-    fn insert(&mut self, from: Sender, bytes: &[u8]) {
-        self.report.wrote(from, bytes.len());
-        if self.receiver(from).write(bytes) {
-            self.report.stalled(from);
-            self.end(from).slow_down();
-        }
-    }
-
-    fn is_clear(&self, from: Sender) -> bool {
-        match from {
-            Sender::Browser => self.upstream.is_clear(),
-            Sender::Upstream => self.browser.is_clear(),
-        }
-    }
-
-    fn capability(&self) -> Capability {
-        self.report.capability()
-    }
-
-    #[inline]
-    fn note(&mut self, note: Note) {
-        if matches!(note, Note::Heartbeat) && !self.report.is_flooded() {
-            self.report.browser_round_trip(self.browser.stream().round_trip());
-        }
-        self.report.note(note);
     }
 }

@@ -67,6 +67,8 @@ pub(super) struct Delivery {
     pub(super) waits: bool,
     /// How long ago it last acknowledged anything, were it for the second time.
     pub(super) quiet: Duration,
+    /// The smoothed round-trip time, once there is one.
+    pub(super) round_trip: Option<Duration>,
 }
 
 struct Line {

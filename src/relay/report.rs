@@ -121,11 +121,6 @@ impl Report {
         self.knowledge.metrics.write_stall(direction(from));
     }
 
-    /// The next heartbeat, if it comes now, is part of a flood.
-    pub(super) fn is_flooded(&self) -> bool {
-        self.session.since_heartbeat().is_some_and(|since| since < FLOOD)
-    }
-
     pub(super) fn browser_round_trip(&self, round_trip: Option<Duration>) {
         if let Some(round_trip) = round_trip {
             self.knowledge.metrics.browser_rtt(round_trip);
@@ -167,7 +162,7 @@ impl Report {
 
     fn on_note(&mut self, note: Note) {
         match note {
-            Note::Heartbeat => self.heartbeat(),
+            Note::Heartbeat => _ = self.heartbeat(),
             Note::Back(kind, bytes) => self.count(Counted::Back(kind), bytes),
             Note::Forward(message, bytes) => self.forward(message, bytes),
             Note::Ack(waited) => self.ack(AckOrigin::Sidecar, Some(waited)),
@@ -234,10 +229,12 @@ impl Report {
         }
     }
 
-    fn heartbeat(&mut self) {
-        let interval = self.session.since_heartbeat();
-        self.knowledge.metrics.heartbeat(interval.filter(|interval| *interval >= FLOOD));
-        self.session.heartbeat();
+    /// Answers whether this heartbeat is part of a flood.
+    pub(super) fn heartbeat(&self) -> bool {
+        let interval = self.session.heartbeat();
+        let alone = interval.filter(|interval| *interval >= FLOOD);
+        self.knowledge.metrics.heartbeat(alone);
+        interval != alone
     }
 
     fn ack(&self, origin: AckOrigin, waited: Option<Duration>) {

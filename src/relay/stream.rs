@@ -109,12 +109,6 @@ impl Stream {
         }
     }
 
-    /// The kernel's smoothed round-trip time to the peer; `None` where it has none.
-    pub fn round_trip(&self) -> Option<Duration> {
-        let round_trip = self.tcp_info()?.tcpi_rtt;
-        (round_trip > 0).then(|| Duration::from_micros(round_trip.into()))
-    }
-
     /// How far what was written has come; a Unix domain socket does not tell.
     pub(super) fn delivery(&self) -> Option<Delivery> {
         let info = self.tcp_info()?;
@@ -124,6 +118,7 @@ impl Stream {
             in_flight,
             waits: in_flight || info.tcpi_notsent_bytes > 0,
             quiet: Duration::from_millis(info.tcpi_last_ack_recv.into()),
+            round_trip: (info.tcpi_rtt > 0).then(|| Duration::from_micros(info.tcpi_rtt.into())),
         })
     }
 

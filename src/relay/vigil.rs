@@ -35,6 +35,10 @@ pub struct Patience {
 #[derive(Debug)]
 pub(super) struct Vigil {
     looked: Instant,
+    /// When the next look is due.
+    due: Instant,
+    /// A heartbeat began it, and nothing was sent since that would not have had its whole time by the next look.
+    is_of_heartbeat: bool,
     browser: Peer,
     upstream: Peer,
 }
@@ -66,28 +70,56 @@ pub(super) struct Sight {
 
 impl Vigil {
     /// Something has just been sent.
-    pub(super) fn new(now: Instant) -> Self {
-        Self { looked: now, browser: Peer::new(now), upstream: Peer::new(now) }
+    pub(super) fn new(now: Instant, patience: &Patience) -> Self {
+        let due = patience.next_look(now);
+        Self { looked: now, due, is_of_heartbeat: false, browser: Peer::new(now, 0), upstream: Peer::new(now, 0) }
+    }
+
+    /// A heartbeat came, nothing is under way, and the peers have acknowledged so many bytes. The next heartbeat will bring a look
+    /// along, so there is none before what is sent for this one is late: looks of their own cost more than heartbeats do.
+    pub(super) fn of_heartbeat(now: Instant, patience: &Patience, browser: u64, upstream: u64) -> Self {
+        let due = patience.next_look(now + patience.shorter());
+        Self {
+            looked: now,
+            due,
+            is_of_heartbeat: true,
+            browser: Peer::new(now, browser),
+            upstream: Peer::new(now, upstream),
+        }
     }
 
     /// When the next look is due.
-    pub(super) fn due(&self, patience: &Patience) -> Instant {
-        let interval = patience.dead_peer.min(patience.write_stall) / LOOKS;
-        common(self.looked + interval, interval / MOMENTS)
+    pub(super) fn due(&self) -> Instant {
+        self.due
+    }
+
+    /// Whether [`Vigil::on_sent`] is to be told of what is sent.
+    pub(super) fn is_of_heartbeat(&self) -> bool {
+        self.is_of_heartbeat
+    }
+
+    /// More was sent, which is to have its whole time before the look that judges it.
+    pub(super) fn on_sent(&mut self, now: Instant, patience: &Patience) {
+        if now + patience.shorter() > self.due {
+            self.is_of_heartbeat = false;
+            self.due = self.due.min(patience.next_look(now));
+        }
     }
 
     /// Judges what is seen of `peer`. Answers whether there is anything left to watch.
     ///
     /// # Errors
-    /// The peer is to be given up: never before its patience has run out, and at most two intervals after.
+    /// The peer is to be given up: never before its patience has run out, and at most two intervals after. A browser that stalls
+    /// right behind a heartbeat has the shorter patience in addition.
     pub(super) fn look(&mut self, peer: Sender, sight: Sight, patience: &Patience, now: Instant) -> Result<bool, Loss> {
         let since_look = now.saturating_duration_since(self.looked);
+        let sent_by = if self.is_of_heartbeat { self.due - patience.shorter() } else { now };
         let over = |since: Instant, limit: Duration| now.saturating_duration_since(since) >= limit;
         let known = match peer {
             Sender::Browser => &mut self.browser,
             Sender::Upstream => &mut self.upstream,
         };
-        known.see(&sight, since_look, now);
+        known.see(&sight, since_look, sent_by, now);
         if over(known.alive, patience.dead_peer) {
             return Err(dead(peer));
         }
@@ -102,8 +134,20 @@ impl Vigil {
     }
 
     /// Both peers were looked at.
-    pub(super) fn on_looked(&mut self, now: Instant) {
-        self.looked = now;
+    pub(super) fn on_looked(&mut self, now: Instant, patience: &Patience) {
+        (self.looked, self.due, self.is_of_heartbeat) = (now, patience.next_look(now), false);
+    }
+}
+
+impl Patience {
+    fn shorter(&self) -> Duration {
+        self.dead_peer.min(self.write_stall)
+    }
+
+    /// When the look behind one at `looked` is due.
+    fn next_look(&self, looked: Instant) -> Instant {
+        let interval = self.shorter() / LOOKS;
+        common(looked + interval, interval / MOMENTS)
     }
 }
 
@@ -115,15 +159,17 @@ fn common(at: Instant, apart: Duration) -> Instant {
 }
 
 impl Peer {
-    fn new(now: Instant) -> Self {
-        Self { acknowledged: 0, in_flight: true, waits: true, alive: now, moved: now, sign: now }
+    fn new(now: Instant, acknowledged: u64) -> Self {
+        Self { acknowledged, in_flight: true, waits: true, alive: now, moved: now, sign: now }
     }
 
-    /// What was sent since the last look only is given its whole time.
-    fn see(&mut self, Sight { delivery, heard, .. }: &Sight, since_look: Duration, now: Instant) {
+    /// What is under way was sent at `sent_by` at the latest. What was sent since the last look only is given its whole time.
+    fn see(&mut self, Sight { delivery, heard, .. }: &Sight, since_look: Duration, sent_by: Instant, now: Instant) {
         let taken = delivery.acknowledged != self.acknowledged;
-        if *heard || !(self.in_flight && delivery.in_flight) || delivery.quiet < since_look {
+        if !(self.in_flight && delivery.in_flight) {
             self.alive = now;
+        } else if *heard || delivery.quiet < since_look {
+            self.alive = now.checked_sub(delivery.quiet).map_or(sent_by, |answered| answered.max(sent_by));
         }
         if taken || !(self.waits && delivery.waits) {
             self.moved = now;
@@ -150,8 +196,8 @@ mod tests {
     #[test]
     fn sessions_that_begin_apart_are_looked_at_together_and_in_time() {
         let begin = Instant::now() + 2 * SECOND;
-        let vigils = (0..500).map(|millis| begin + Duration::from_millis(millis)).map(Vigil::new);
-        let due: Vec<_> = vigils.map(|vigil| (vigil.looked, vigil.due(&PATIENCE))).collect();
+        let vigils = (0..500).map(|millis| Vigil::new(begin + Duration::from_millis(millis), &PATIENCE));
+        let due: Vec<_> = vigils.map(|vigil| (vigil.looked, vigil.due())).collect();
         let moments: std::collections::HashSet<_> = due.iter().map(|(_looked, due)| *due).collect();
         assert!(moments.len() <= 2, "{}", moments.len());
         let sixth = PATIENCE.dead_peer / 6;
@@ -161,8 +207,13 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
     const PATIENCE: Patience =
         Patience { dead_peer: Duration::from_secs(30), write_stall: Duration::from_secs(120), takeover: SECOND };
-    const IDLE: Delivery =
-        Delivery { acknowledged: 100, in_flight: false, waits: false, quiet: Duration::from_secs(99) };
+    const IDLE: Delivery = Delivery {
+        acknowledged: 100,
+        in_flight: false,
+        waits: false,
+        quiet: Duration::from_secs(99),
+        round_trip: None,
+    };
     const UNACKED: Delivery = Delivery { in_flight: true, waits: true, ..IDLE };
     /// Its window is shut, and it answers the kernel's probes now and then.
     const SHUT: Delivery = Delivery { waits: true, ..IDLE };
@@ -179,11 +230,15 @@ mod tests {
     /// Looks whenever it is due; answers after how long which verdict came, if that was not to go on.
     fn verdict(peer: Sender, sight: impl Fn(Duration, Instant) -> Sight) -> (u64, Result<bool, Loss>) {
         let start = aligned();
-        let mut vigil = Vigil::new(start);
+        watch(Vigil::new(start, &PATIENCE), peer, |after| sight(after, start))
+    }
+
+    fn watch(mut vigil: Vigil, peer: Sender, sight: impl Fn(Duration) -> Sight) -> (u64, Result<bool, Loss>) {
+        let start = vigil.looked;
         loop {
-            let now = vigil.due(&PATIENCE);
-            let verdict = vigil.look(peer, sight(now - start, start), &PATIENCE, now);
-            vigil.on_looked(now);
+            let now = vigil.due();
+            let verdict = vigil.look(peer, sight(now - start), &PATIENCE, now);
+            vigil.on_looked(now, &PATIENCE);
             let after = (now - start).as_secs();
             if verdict != Ok(true) || after > 1000 {
                 return (after, verdict);
@@ -241,6 +296,47 @@ mod tests {
             Sight { unanswered: Some(start), ..seen(moving) }
         };
         assert_eq!(verdict(Sender::Browser, loaded), (1005, Ok(true)));
+    }
+
+    /// The verdict on a browser whose heartbeat began the watch, with 100 bytes acknowledged.
+    fn behind_heartbeat(sight: impl Fn(Duration) -> Delivery) -> (u64, Result<bool, Loss>) {
+        let vigil = Vigil::of_heartbeat(aligned(), &PATIENCE, 100, 0);
+        watch(vigil, Sender::Browser, |after| seen(sight(after)))
+    }
+
+    #[test]
+    fn behind_a_heartbeat_there_is_one_look_when_its_ack_is_late() {
+        assert_eq!(behind_heartbeat(|_after| UNACKED), (35, Err(Loss::BrowserDead)));
+        assert_eq!(behind_heartbeat(|_after| Delivery { acknowledged: 107, ..IDLE }), (35, Ok(false)));
+        let shut = |_after| Delivery { quiet: SECOND, ..SHUT };
+        assert_eq!(behind_heartbeat(shut), (120, Err(Loss::BrowserStalled)));
+    }
+
+    #[test]
+    fn a_sign_of_life_behind_a_heartbeat_counts_from_when_it_came() {
+        let answered_at = |moment: u32| {
+            move |after: Duration| Delivery { acknowledged: 107, quiet: after - moment * SECOND, ..UNACKED }
+        };
+        assert_eq!(behind_heartbeat(answered_at(1)), (35, Err(Loss::BrowserDead)));
+        assert_eq!(behind_heartbeat(answered_at(20)), (50, Err(Loss::BrowserDead)));
+    }
+
+    #[test]
+    fn what_is_sent_behind_a_heartbeat_has_its_whole_time_and_no_more() {
+        let start = aligned();
+        let begin = || Vigil::of_heartbeat(start, &PATIENCE, 100, 0);
+        let mut vigil = begin();
+        vigil.on_sent(start + 5 * SECOND, &PATIENCE);
+        assert_eq!(vigil.due() - start, 35 * SECOND, "its patience is over by then");
+        let mut vigil = begin();
+        vigil.on_sent(start + 10 * SECOND, &PATIENCE);
+        assert_eq!(vigil.due() - start, 15 * SECOND);
+        let dead =
+            |after: Duration| seen(Delivery { acknowledged: 107, quiet: after.saturating_sub(SECOND), ..UNACKED });
+        assert_eq!(watch(vigil, Sender::Browser, dead), (45, Err(Loss::BrowserDead)));
+        let mut vigil = begin();
+        vigil.on_sent(start + 34 * SECOND, &PATIENCE);
+        assert_eq!(vigil.due() - start, 35 * SECOND, "no look is put off");
     }
 
     #[test]

@@ -12,6 +12,9 @@ use super::proto::Initialize;
 /// Longest BackMsg that can count as a heartbeat, in bytes.
 pub const MAX_HEARTBEAT: usize = 64;
 
+/// The heartbeat as frontends write it; others that read the same count too.
+const HEARTBEAT: [u8; 3] = [0x88, 0x01, 0x01];
+
 /// Bytes at the front of a ForwardMsg that are enough to name its type and, in a `new_session`, to
 /// read version and session id (seen: 214 to 262 bytes in Streamlit 1.17 to 1.67).
 pub const FORWARD_PREFIX: usize = 1024;
@@ -175,6 +178,9 @@ pub struct Announcement {
 /// `AppHeartbeat` is only answered for a whole message of at most [`MAX_HEARTBEAT`] bytes that reads
 /// cleanly to its end and whose last oneof member is field 17 as a varint.
 pub fn back(prefix: &[u8], whole: bool) -> BackType {
+    if whole && prefix == HEARTBEAT {
+        return BackType::AppHeartbeat;
+    }
     let (last, clean) = last_member(prefix, BackType::member);
     let kind = last.map_or(BackType::Unknown, |found| found.member);
     let readable = whole && clean && prefix.len() <= MAX_HEARTBEAT;

@@ -1,0 +1,106 @@
+//! Both ends of a session: carries out what the tap decides, and knows what is under way.
+//!
+//! Law: peers are watched from the first byte that is sent to one until nothing is under way.
+
+use std::time::Instant;
+
+use super::end::End;
+use super::report::Report;
+use super::vigil::Vigil;
+use crate::heartbeat::Capability;
+use crate::heartbeat::carrier::{Carrier, Note};
+use crate::websocket::scanner::Sender;
+
+/// Both sockets and the report: what the tap's decisions are carried out on.
+pub(super) struct Ends {
+    pub(super) browser: End,
+    pub(super) upstream: End,
+    pub(super) report: Report,
+    /// While something is on its way to a peer.
+    pub(super) vigil: Option<Box<Vigil>>,
+}
+
+impl Ends {
+    pub(super) fn end(&mut self, from: Sender) -> &mut End {
+        match from {
+            Sender::Browser => &mut self.browser,
+            Sender::Upstream => &mut self.upstream,
+        }
+    }
+
+    /// The end that gets what `from` sends.
+    pub(super) fn receiver(&mut self, from: Sender) -> &mut End {
+        match from {
+            Sender::Browser => &mut self.upstream,
+            Sender::Upstream => &mut self.browser,
+        }
+    }
+
+    /// Watches over the peers once something is sent to one that may fall silent.
+    pub(super) fn start_vigil(&mut self) {
+        if !(self.browser.take_wrote() | self.upstream.take_wrote()) {
+            return;
+        }
+        let patience = self.report.patience();
+        match &mut self.vigil {
+            Some(vigil) if vigil.is_of_heartbeat() => vigil.on_sent(Instant::now(), patience),
+            Some(_) => {}
+            none => {
+                let _heard_before = (self.browser.take_heard(), self.upstream.take_heard());
+                *none = Some(Box::new(Vigil::new(Instant::now(), patience)));
+            }
+        }
+    }
+
+    /// Looks after the peers before anything is sent for the sake of a heartbeat.
+    fn on_heartbeat(&mut self) {
+        if self.report.heartbeat() {
+            return;
+        }
+        let Some(browser) = self.browser.delivery() else { return };
+        self.report.browser_round_trip(browser.round_trip);
+        let upstream = self.upstream.delivery().unwrap_or_default();
+        if !browser.waits && !upstream.waits {
+            let _heard_before = (self.browser.take_heard(), self.upstream.take_heard());
+            let patience = self.report.patience();
+            let vigil = Vigil::of_heartbeat(Instant::now(), patience, browser.acknowledged, upstream.acknowledged);
+            match &mut self.vigil {
+                Some(old) => **old = vigil,
+                none => *none = Some(Box::new(vigil)),
+            }
+        }
+    }
+}
+
+impl Carrier for Ends {
+    fn pass(&mut self, from: Sender, bytes: &[u8]) {
+        self.insert(from, bytes);
+    }
+
+    fn insert(&mut self, from: Sender, bytes: &[u8]) {
+        self.report.wrote(from, bytes.len());
+        if self.receiver(from).write(bytes) {
+            self.report.stalled(from);
+            self.end(from).slow_down();
+        }
+    }
+
+    fn is_clear(&self, from: Sender) -> bool {
+        match from {
+            Sender::Browser => self.upstream.is_clear(),
+            Sender::Upstream => self.browser.is_clear(),
+        }
+    }
+
+    fn capability(&self) -> Capability {
+        self.report.capability()
+    }
+
+    #[inline]
+    fn note(&mut self, note: Note) {
+        if let Note::Heartbeat = note {
+            return self.on_heartbeat();
+        }
+        self.report.note(note);
+    }
+}
