@@ -1,5 +1,6 @@
 //! Sessions that are open and say little: what they weigh, and what holding them costs.
 
+use std::hash::{BuildHasher as _, RandomState};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -87,8 +88,11 @@ impl Hold {
         let every = Duration::from_secs_f64(self.every);
         let until = tokio::time::Instant::now() + Duration::from_secs_f64(self.seconds);
         let mut tasks = Vec::with_capacity(sessions.len());
+        let random = RandomState::new();
         for (number, stream) in sessions.into_iter().enumerate() {
-            let first = tokio::time::Instant::now() + every.mul_f64(number as f64 / self.sessions as f64);
+            // At random, as those of browsers: at even intervals it would be luck which proxy always finds its core awake.
+            let share = random.hash_one(number) as f64 / u64::MAX as f64;
+            let first = tokio::time::Instant::now() + every.mul_f64(share);
             tasks.push(tokio::spawn(beat(stream, first, every, until)));
         }
         let (mut acks, mut streams) = (0, Vec::with_capacity(tasks.len()));
