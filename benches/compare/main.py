@@ -41,13 +41,17 @@ def say(text):
 
 
 def measure_round(number, scale, groups, proxies, samples):
-    for row in rows.rows(scale, [kind for kind in proxies if kind not in ("direct", "sidecar-connection")]):
+    kinds = [kind for kind in proxies if kind not in ("direct", "sidecar-connection")]
+    for row in rows.rows(scale, kinds):
         if row.group not in groups:
             continue
         # Nobody always comes first, when the caches are cold and the clock is low.
         turn = number % len(row.kinds)
         for kind in row.kinds[turn:] + row.kinds[:turn]:
             samples.add(row.name, kind, row.measure(proxies[kind]))
+    if "latency" in groups:
+        for kind, sample in rows.latency([proxies[kind] for kind in ["direct", *kinds]], scale).items():
+            samples.add(report.LATENCY, kind, sample)
     if "ack" in groups:
         measure_acks(scale, proxies, samples)
     if "slow" in groups:

@@ -104,12 +104,7 @@ class Proxy:
         self.watched = process.pid
 
     def load(self, command, *arguments, path):
-        """Runs one load against it; what the load prints."""
-        line = [LOAD, command, "--at", self.address, "--watch", self.watched, "--path", path, *arguments]
-        done = subprocess.run([str(word) for word in line], stdout=subprocess.PIPE, preexec_fn=pin(LOAD_CORE))
-        if done.returncode != 0:
-            raise RuntimeError(f"{self.kind}: {command} {arguments} failed")
-        return json.loads(done.stdout)
+        return load(self.kind, command, "--at", self.address, "--watch", self.watched, "--path", path, *arguments)
 
 
 CORES = sorted(os.sched_getaffinity(0))
@@ -118,6 +113,15 @@ LOAD_CORE, PROXY_CORE = CORES[0], CORES[-1]
 
 def pin(core):
     return lambda: os.sched_setaffinity(0, {core})
+
+
+def load(whom, command, *arguments):
+    """Runs one load; what it prints."""
+    line = [str(word) for word in [LOAD, command, *arguments]]
+    done = subprocess.run(line, stdout=subprocess.PIPE, preexec_fn=pin(LOAD_CORE))
+    if done.returncode != 0:
+        raise RuntimeError(f"{whom}: {command} {arguments} failed")
+    return json.loads(done.stdout)
 
 
 def command(kind, port, upstream, directory):

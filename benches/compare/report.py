@@ -72,7 +72,7 @@ def comparison(samples, kinds):
 
 
 ROUND_TRIP = "CPU per round trip, 64 sessions at full speed"
-LATENCY = "latency, 64 sessions at 1,500 round trips/s"
+LATENCY = "latency, 64 sessions each, all at the same time, 1,500 round trips/s in all"
 
 
 def values(samples, row, kind, name, above=None):

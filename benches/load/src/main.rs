@@ -7,6 +7,7 @@ mod bulk;
 mod churn;
 mod flood;
 mod hold;
+mod latency;
 mod serve;
 mod shake;
 mod turns;
@@ -42,6 +43,8 @@ enum Command {
     First(bulk::First),
     /// Say small things and wait for each answer.
     Turns(turns::Turns),
+    /// Measure the latency of several targets at the same time.
+    Latency(latency::Latency),
     /// Open sessions, measure the memory that they take, close them.
     Idle(hold::Idle),
     /// Hold sessions that send heartbeats now and then.
@@ -75,6 +78,7 @@ fn main() -> anyhow::Result<()> {
         Command::Stall(stall) => stall.run()?,
         Command::First(first) => first.run()?,
         Command::Turns(turns) => turns.run()?,
+        Command::Latency(latency) => latency.run()?,
         Command::Idle(idle) => idle.run()?,
         Command::Hold(hold) => hold.run()?,
         Command::Shake(shake) => shake.run()?,

@@ -1,7 +1,8 @@
 //! Small messages: each session says one and waits for its answer before it says the next.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::ensure;
 use clap::ValueEnum;
@@ -29,16 +30,13 @@ pub(crate) struct Turns {
     /// Turns of each session.
     #[arg(long)]
     turns: usize,
-    /// Turns a second of all sessions together; without it as many as there can be.
-    #[arg(long)]
-    rate: Option<f64>,
     #[arg(long, default_value = "rerun")]
     say: Say,
 }
 
 /// What is said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Say {
+pub(crate) enum Say {
     /// A `rerun_script`; the path must ask for an `answer` of some length.
     Rerun,
     /// A heartbeat, answered by an ack.
@@ -51,33 +49,20 @@ impl Turns {
     }
 
     async fn turn(self) -> anyhow::Result<Value> {
-        let (said, answer) = match self.say {
-            Say::Rerun => {
-                (wire::rerun(SAID), wire::number(&self.target.path, "answer").map_or(0, |n| wire::delta(n).len()))
-            }
-            Say::Heartbeat => (HEARTBEAT.to_vec(), wire::ACK.len()),
-        };
-        ensure!(answer > 0, "the path asks for no answer");
-        let (ready, said) = (Arc::new(Barrier::new(self.sessions + 1)), Arc::new(said));
+        let ready = Arc::new(Barrier::new(self.sessions + 1));
         let mut tasks = Vec::with_capacity(self.sessions);
-        for number in 0..self.sessions {
-            let stream = wire::open(self.target.at, &self.target.path).await?;
-            let pace = self.rate.map(|rate| {
-                let period = Duration::from_secs_f64(self.sessions as f64 / rate);
-                (period.mul_f64(number as f64 / self.sessions as f64), period)
-            });
-            let talker =
-                Talker { stream, said: said.clone(), answer: vec![0; answer], waited: Vec::with_capacity(self.turns) };
-            tasks.push(tokio::spawn(talker.talk(self.turns, pace, ready.clone())));
+        for _session in 0..self.sessions {
+            let talker = Talker::open(self.target.at, &self.target.path, self.say).await?;
+            tasks.push(tokio::spawn(talker.talk(self.turns, ready.clone())));
         }
         let process = Process::new(self.target.watch);
         ready.wait().await;
         let (before, begun) = (process.cpu()?, Instant::now());
-        let (mut waited, mut streams) = (Vec::with_capacity(self.turns * self.sessions), Vec::new());
+        let (mut waited, mut talkers) = (Vec::with_capacity(self.turns * self.sessions), Vec::new());
         for task in tasks {
-            let talker = task.await??;
-            waited.extend(talker.waited);
-            streams.push(talker.stream);
+            let (talker, more) = task.await??;
+            waited.extend(more);
+            talkers.push(talker);
         }
         let (cpu, seconds) = (process.cpu()? - before, begun.elapsed().as_secs_f64());
         waited.sort_unstable();
@@ -91,39 +76,44 @@ impl Turns {
 }
 
 /// One session.
-struct Talker {
+pub(crate) struct Talker {
     stream: TcpStream,
-    said: Arc<Vec<u8>>,
+    said: Vec<u8>,
     answer: Vec<u8>,
-    waited: Vec<u64>,
 }
 
 impl Talker {
-    /// `pace`: when to begin, and how long from one turn to the next.
-    async fn talk(
-        mut self,
-        turns: usize,
-        pace: Option<(Duration, Duration)>,
-        ready: Arc<Barrier>,
-    ) -> anyhow::Result<Self> {
-        for _turn in 0..WARM {
-            self.once().await?;
-        }
-        ready.wait().await;
-        let mut ticks =
-            pace.map(|(begin, period)| tokio::time::interval_at(tokio::time::Instant::now() + begin, period));
-        for _turn in 0..turns {
-            if let Some(ticks) = &mut ticks {
-                ticks.tick().await;
-            }
-            let took = self.once().await?;
-            self.waited.push(took);
-        }
-        Ok(self)
+    /// `path` is asked for the length of answers.
+    pub(crate) async fn open(at: SocketAddr, path: &str, say: Say) -> anyhow::Result<Self> {
+        let (said, answer) = match say {
+            Say::Rerun => (wire::rerun(SAID), wire::number(path, "answer").map_or(0, |n| wire::delta(n).len())),
+            Say::Heartbeat => (HEARTBEAT.to_vec(), wire::ACK.len()),
+        };
+        ensure!(answer > 0, "the path asks for no answer");
+        Ok(Self { stream: wire::open(at, path).await?, said, answer: vec![0; answer] })
     }
 
-    async fn once(&mut self) -> anyhow::Result<u64> {
-        let begun = Instant::now();
+    /// The warm turns, then so many; nanoseconds of each of these.
+    async fn talk(mut self, turns: usize, ready: Arc<Barrier>) -> anyhow::Result<(Self, Vec<u64>)> {
+        let mut waited = Vec::with_capacity(turns);
+        self.warm().await?;
+        ready.wait().await;
+        for _turn in 0..turns {
+            waited.push(self.once(Instant::now()).await?);
+        }
+        Ok((self, waited))
+    }
+
+    /// The turns before the clock starts.
+    pub(crate) async fn warm(&mut self) -> anyhow::Result<()> {
+        for _turn in 0..WARM {
+            self.once(Instant::now()).await?;
+        }
+        Ok(())
+    }
+
+    /// One turn; nanoseconds from when it was to begin until it is over.
+    pub(crate) async fn once(&mut self, begun: Instant) -> anyhow::Result<u64> {
         self.stream.write_all(&self.said).await?;
         self.stream.read_exact(&mut self.answer).await?;
         Ok(begun.elapsed().as_nanos() as u64)
