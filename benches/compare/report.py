@@ -118,9 +118,8 @@ def goals(samples, scale):
     held(samples, found, scale)
     found.add("CPU per round trip / HAProxy", against(samples, ROUND_TRIP, "cpu_us", "haproxy"), 0.95)
     for name in ["p50", "p99"]:
-        added = [values(samples, LATENCY, kind, f"{name}_us", "direct") for kind in ["sidecar", "haproxy"]]
-        ours, theirs = map(median, added)
-        found.add(f"added latency {name} / HAProxy", ours / theirs if theirs else None, 1.0)
+        value = against(samples, LATENCY, f"{name}_us", "haproxy", above="direct")
+        found.add(f"added latency {name} / HAProxy", value, 1.0)
     for other, bound in [("haproxy", 0.7), ("haproxy-tuned", 1.0)]:
         for name in rows.SIZES:
             value = against(samples, f"CPU per GB, {name} messages", "seconds_per_gb", other)
@@ -132,8 +131,8 @@ def goals(samples, scale):
     return table(found.lines)
 
 
-def against(samples, row, name, other):
-    return ratio(samples.get(row, "sidecar", name), samples.get(row, other, name))
+def against(samples, row, name, other, above=None):
+    return ratio(*(values(samples, row, kind, name, above) for kind in ["sidecar", other]))
 
 
 def idle_back(samples, found):
