@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import time
 
 import pytest
 from conftest import NETWORK
 from support.app import environment
+from support.cable import Line
 from support.metrics import Metrics
 from support.network import Network
-from support.sidecar import Sidecar
+from support.process import Process
+from support.sidecar import Sidecar, binary
 from support.streamlit_server import APP, StreamlitServer
 from support.version import Version
 from visitor import Plan, visitors
@@ -47,6 +51,28 @@ def test_a_browser_that_vanishes_frees_the_apps_session(chromium, host, network,
         assert metrics.value("connections_closed_total") == 1
         network.mend()
         visitor.click_until_answered(60)
+
+
+def test_a_browser_that_vanishes_behind_a_heartbeat_is_given_up_in_time(network) -> None:
+    app = StreamlitServer(environment(NEWEST.name), APP, {})
+    sidecar = Sidecar(app.address, *OPTIONS)
+    port = sidecar.address.rpartition(":")[2]
+    heartbeats = ["--count", "2", "--interval", f"{TIMEOUT}s", "--timeout", "60s"]
+    command = [*network.at_far_end, str(binary()), "probe", f"http://{network.near}:{port}", *heartbeats]
+    browser = Process("probe", command, os.environ)
+    try:
+        browser.wait_for_line("^heartbeat 1: ack", 10)
+        # The second heartbeat still comes through; its ack does not.
+        network.shape(Line(loss=1.0), inward=Line())
+        sidecar.wait_for_metrics(lambda metrics: metrics.value("heartbeats_total") == 2, TIMEOUT + 2)
+        network.drop()
+        came = time.monotonic()
+        sidecar.wait_for_metrics(lambda metrics: _lost(metrics, "browser_dead"), TIMEOUT * LATE + 1)
+        assert time.monotonic() - came > TIMEOUT - 1, "it was given up too soon"
+    finally:
+        browser.stop()
+        sidecar.stop()
+        app.stop()
 
 
 class FarSidecar(Sidecar):
