@@ -96,7 +96,7 @@ impl Carrier for Ends {
         self.report.capability()
     }
 
-    #[inline]
+    #[inline(always)]
     fn note(&mut self, note: Note) {
         if let Note::Heartbeat = note {
             return self.on_heartbeat();

@@ -152,7 +152,7 @@ impl Report {
         self.closed.get_or_insert((Initiator::Sidecar, CloseCode::from(Some(code))));
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn note(&mut self, note: Note) {
         match note {
             Note::Forward(Forward::Other(kind), bytes) => self.count(Counted::Forward(kind), bytes),
@@ -195,18 +195,21 @@ impl Report {
         }
     }
 
-    /// One more message.
+    /// One more message. Inlined up to the tap, which knows what it notes: measured, a fifth of a small message's instructions.
+    #[inline(always)]
     fn count(&mut self, kind: Counted, bytes: u64) {
         match &mut self.run {
             Some(run) if run.kind == kind => {
                 run.messages += 1;
                 run.bytes += bytes;
             }
-            run => {
-                let before = run.replace(Run { kind, messages: 1, bytes });
-                self.tell_of(before);
-            }
+            _ => self.begin_run(Run { kind, messages: 1, bytes }),
         }
+    }
+
+    fn begin_run(&mut self, run: Run) {
+        let before = self.run.replace(run);
+        self.tell_of(before);
     }
 
     /// Tells what was counted since the last time.
