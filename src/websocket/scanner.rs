@@ -109,7 +109,7 @@ impl Scanner {
     }
 
     /// The payload of a server's message that is all there, in one frame and binary, and what stands behind it: what
-    /// [`Scanner::next`] would mark as whole, in a tenth of the instructions. `None` where anything else stands.
+    /// [`Scanner::next`] would mark as whole, in a fifth of the instructions. `None` where anything else stands.
     #[inline]
     pub fn plain_message<'a>(&self, bytes: &'a [u8]) -> Option<(&'a [u8], &'a [u8])> {
         if self.sender != Sender::Upstream || !self.between_messages() {
