@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -22,6 +23,9 @@ use crate::telemetry;
 const WORKER_THREADS: &str = "TOKIO_WORKER_THREADS";
 /// More of them than any machine has cores is a mistake.
 const MAX_WORKERS: usize = 1024;
+
+/// How long systemd may take to hear of an end that has come already.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// SIGTERM and SIGINT, which both ask for the end.
 struct StopSignals {
@@ -109,8 +113,9 @@ async fn serve(
         tracing::info!(version, upstream = app.name, "relaying to {}", app.upstream);
     }
 
-    let told = systemd::keep_told(sidecar.drain(), sidecar.sessions(), drain_timeout);
-    let _told = AbortOnDropHandle::new(tokio::spawn(told));
+    let over = CancellationToken::new();
+    let told = systemd::keep_told(sidecar.drain(), sidecar.sessions(), drain_timeout, over.clone());
+    let told = AbortOnDropHandle::new(tokio::spawn(told));
     let keeper = Keeper { reloader, running, reloading: sidecar.reloading(), filter };
     let _kept = AbortOnDropHandle::new(tokio::spawn(reload::keep_current(keeper, hangups)));
     let stop = CancellationToken::new();
@@ -120,7 +125,12 @@ async fn serve(
         signals.next().await;
     };
     tokio::select! {
-        () = sidecar.run(stop.cancelled()) => Ok(ExitCode::SUCCESS),
+        () = sidecar.run(stop.cancelled()) => {
+            over.cancel();
+            // Fails where systemd takes nothing, or the task has panicked: the end comes either way.
+            let _said = timeout(LAST_WORDS, told).await;
+            Ok(ExitCode::SUCCESS)
+        }
         () = hurried => {
             tracing::warn!("a second signal: ending at once");
             Ok(ExitCode::FAILURE)

@@ -6,6 +6,7 @@ use anyhow::{Context as _, bail};
 use listenfd::ListenFd;
 use sd_notify::NotifyState;
 use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::sync::CancellationToken;
 
 use crate::app::Sockets;
 use crate::drain::Drain;
@@ -63,9 +64,9 @@ fn places(names: &[&str]) -> anyhow::Result<Vec<Place>> {
     }
 }
 
-/// Tells systemd that the sidecar serves, how many sessions it has, that its runtime lives, and that it stops. Runs as a
-/// task of the runtime, so that the watchdog goes unfed where that stands still.
-pub(super) async fn keep_told(drain: Drain, sessions: Sessions, drain_timeout: Duration) {
+/// Tells systemd that the sidecar serves, how many sessions it has, that its runtime lives, and that it stops; ends behind that,
+/// once `over`. Runs as a task of the runtime, so that the watchdog goes unfed where that stands still.
+pub(super) async fn keep_told(drain: Drain, sessions: Sessions, drain_timeout: Duration, over: CancellationToken) {
     if std::env::var_os("NOTIFY_SOCKET").is_none() {
         return;
     }
@@ -84,11 +85,14 @@ pub(super) async fn keep_told(drain: Drain, sessions: Sessions, drain_timeout: D
         }
         tell(std::mem::take(&mut news)).await;
         tokio::select! {
-            _now = ticks.tick() => {}
+            // A drain that has nothing to wait for is over as soon as it has begun.
+            biased;
             () = drain.draining(), if !stopping => {
                 stopping = true;
                 news = self::stopping(drain_timeout);
             }
+            () = over.cancelled() => return,
+            _now = ticks.tick() => {}
         }
     }
 }
