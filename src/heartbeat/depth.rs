@@ -1,7 +1,10 @@
-//! How much of a session the tap looks at, and which reserved bits that allows.
+//! How much of a session the tap looks at, which reserved bits that allows, and which frames it must see whole.
 
-use crate::websocket::frame::{Header, Opcode};
+use super::liveness::Tag;
+use crate::streamlit::messages;
+use crate::websocket::frame::{Header, MAX_CONTROL, Opcode};
 use crate::websocket::inflate::{COMPRESSED, Deflate};
+use crate::websocket::scanner::Sender;
 
 /// How much of a session the tap looks at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,5 +37,27 @@ impl Depth {
             Self::Compressed(_) => header.reserved == 0 || (header.reserved == COMPRESSED && compressible),
             Self::Messages | Self::Frames | Self::Off => true,
         }
+    }
+}
+
+/// Whether a frame must be seen whole before it is known whether it passes. A heartbeat and a pong of ours may be
+/// taken out, but not where a reserved bit makes them an extension's; a close frame's code is reported. `shielded` is `Some`
+/// where the browser is pinged, and true where it is shielded from the upstream's pings.
+pub(super) fn wanted(from: Sender, header: &Header, shielded: Option<bool>) -> bool {
+    match header.opcode {
+        Opcode::Close => header.payload <= MAX_CONTROL as u64,
+        Opcode::Pong => {
+            let asked = from == Sender::Upstream || shielded.is_some();
+            asked && header.reserved == 0 && header.payload == size_of::<Tag>() as u64
+        }
+        Opcode::Ping => {
+            let shielded = from == Sender::Upstream && shielded == Some(true);
+            shielded && header.reserved == 0 && header.payload <= MAX_CONTROL as u64
+        }
+        Opcode::Binary => {
+            let short = header.payload <= messages::MAX_HEARTBEAT as u64;
+            from == Sender::Browser && short && header.fin && header.reserved == 0
+        }
+        Opcode::Continuation | Opcode::Text | Opcode::Reserved(_) => false,
     }
 }

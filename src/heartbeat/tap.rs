@@ -9,8 +9,9 @@ use std::time::Instant;
 
 use super::carrier::{Carrier, Note};
 pub use super::depth::Depth;
+use super::depth::wanted;
 use super::lane::{Kind, Lane};
-use super::liveness::{Pong, Tag};
+use super::liveness::Pong;
 use super::pings::{Outgoing, PingSettings, Pings};
 use super::policy::{Passage, Policy, Room, Verb};
 use super::run::Run;
@@ -387,27 +388,5 @@ impl Tap {
     fn key(&mut self) -> [u8; 4] {
         self.keys = self.keys.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         [(self.keys >> 32) as u8, (self.keys >> 40) as u8, (self.keys >> 48) as u8, (self.keys >> 56) as u8]
-    }
-}
-
-/// Whether a frame must be seen whole before it is known whether it passes. A heartbeat and a pong of ours may be
-/// taken out, but not where a reserved bit makes them an extension's; a close frame's code is reported. `shielded` is `Some` where the browser is pinged, and true where it is
-/// shielded from the upstream's pings.
-fn wanted(from: Sender, header: &Header, shielded: Option<bool>) -> bool {
-    match header.opcode {
-        Opcode::Close => header.payload <= MAX_CONTROL as u64,
-        Opcode::Pong => {
-            let asked = from == Sender::Upstream || shielded.is_some();
-            asked && header.reserved == 0 && header.payload == size_of::<Tag>() as u64
-        }
-        Opcode::Ping => {
-            let shielded = from == Sender::Upstream && shielded == Some(true);
-            shielded && header.reserved == 0 && header.payload <= MAX_CONTROL as u64
-        }
-        Opcode::Binary => {
-            let short = header.payload <= messages::MAX_HEARTBEAT as u64;
-            from == Sender::Browser && short && header.fin && header.reserved == 0
-        }
-        Opcode::Continuation | Opcode::Text | Opcode::Reserved(_) => false,
     }
 }
