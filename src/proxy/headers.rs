@@ -126,7 +126,8 @@ fn is_handshake(name: &HeaderName) -> bool {
 }
 
 fn has_token(headers: &HeaderMap, name: &HeaderName, wanted: &str) -> bool {
-    tokens(headers, name).any(|token| token.eq_ignore_ascii_case(wanted))
+    let mut lines = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
+    lines.any(|line| line.split(',').any(|token| token.trim_ascii().eq_ignore_ascii_case(wanted)))
 }
 
 /// The comma-separated tokens of all lines of a field.
