@@ -11,17 +11,18 @@ use tokio::time::Sleep;
 
 /// The body of a request to the upstream.
 #[derive(Debug, Default)]
-pub(super) struct RequestBody {
+pub struct RequestBody {
     /// `None` is a body without a byte.
     body: Option<Incoming>,
-    patience: Duration,
+    /// How long it may pause at a time.
+    pub(super) patience: Duration,
     /// Runs while the upstream waits for the next bytes.
     pause: Option<Pin<Box<Sleep>>>,
 }
 
 /// Why the rest of a request's body does not come.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum RequestBodyError {
+pub enum RequestBodyError {
     /// It breaks its framing, or the client has left.
     #[error("the body of the request broke off")]
     Broken(#[source] hyper::Error),
@@ -39,10 +40,9 @@ pub struct ResponseBody {
     rest: Option<Incoming>,
 }
 
-impl RequestBody {
-    /// A body that may pause for so long at a time.
-    pub(super) fn new(body: Incoming, patience: Duration) -> Self {
-        Self { body: Some(body), patience, pause: None }
+impl From<Incoming> for RequestBody {
+    fn from(body: Incoming) -> Self {
+        Self { body: Some(body), ..Self::default() }
     }
 }
 

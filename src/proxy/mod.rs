@@ -10,6 +10,7 @@ pub mod routes;
 mod upgrade;
 pub mod upstream;
 mod watchdog;
+pub mod wire;
 
 use std::error::Error;
 use std::fmt;
@@ -24,8 +25,8 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 
 use self::admission::Rejection;
-pub use self::body::ResponseBody;
-use self::body::{RequestBody, RequestBodyError};
+use self::body::RequestBodyError;
+pub use self::body::{RequestBody, ResponseBody};
 pub use self::headers::HOP_BY_HOP;
 use self::page::Navigation;
 use self::routes::Routes;
@@ -97,8 +98,9 @@ impl Proxy {
     }
 
     /// Answers one request of a connection.
-    pub async fn handle(&self, mut request: Request<Incoming>, visit: &Visit) -> Response<ResponseBody> {
+    pub async fn handle(&self, mut request: Request<RequestBody>, visit: &Visit) -> Response<ResponseBody> {
         let edge = self.edge.load_full();
+        request.body_mut().patience = edge.limits.body_timeout;
         if let Err(rejection) = admission::judge(&request, &edge.limits, &edge.allowed_origins) {
             return edge.reject(rejection);
         }
@@ -135,7 +137,7 @@ impl Proxy {
 }
 
 impl Way<'_> {
-    async fn pass(&self, mut request: Request<Incoming>) -> Response<ResponseBody> {
+    async fn pass(&self, mut request: Request<RequestBody>) -> Response<ResponseBody> {
         let has_body = !request.body().is_end_stream();
         headers::remove_hop_by_hop(request.headers_mut(), has_body);
         let navigation = self.upstream.watchdog.as_ref().and_then(|_watchdog| Navigation::of(&request));
@@ -145,8 +147,7 @@ impl Way<'_> {
         }
         // A safe request may be sent again (RFC 9110 §9.2.2): the kept connection may have closed under it.
         let again = (!has_body && request.method().is_safe()).then(|| without_body(&request));
-        let mut answer =
-            self.upstream.request(request.map(|body| RequestBody::new(body, self.edge.limits.body_timeout))).await;
+        let mut answer = self.upstream.request(request).await;
         if let (Err(error), Some(again)) = (&answer, again)
             && !error.is_connect()
         {
@@ -295,7 +296,7 @@ fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn
 }
 
 /// The target as an origin server wants it (RFC 9112 §3.2.1); the authority goes to `Host`, if there is none.
-fn to_origin_form(request: &mut Request<Incoming>) {
+fn to_origin_form(request: &mut Request<RequestBody>) {
     let target = std::mem::take(request.uri_mut()).into_parts();
     let authority = target.authority.map_or_else(|| "localhost".to_owned(), |authority| authority.to_string());
     if let Ok(host) = HeaderValue::try_from(authority) {
@@ -306,7 +307,7 @@ fn to_origin_form(request: &mut Request<Incoming>) {
     *request.uri_mut() = path.unwrap_or_default();
 }
 
-fn without_body(request: &Request<Incoming>) -> Request<RequestBody> {
+fn without_body(request: &Request<RequestBody>) -> Request<RequestBody> {
     let mut copy = Request::new(RequestBody::default());
     *copy.method_mut() = request.method().clone();
     *copy.uri_mut() = request.uri().clone();

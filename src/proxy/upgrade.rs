@@ -6,6 +6,7 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
+use bytes::Bytes;
 use http::header::{self, HeaderMap};
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -15,13 +16,14 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::admission::Rejection;
 use super::upstream::{ConnectError, Upstream};
-use super::{Chain, Refusal, ResponseBody, Way, headers, watchdog};
+use super::{Chain, Refusal, RequestBody, ResponseBody, Way, headers, watchdog, wire};
 use crate::drain::Guard;
 use crate::heartbeat::learning::Learning;
 use crate::heartbeat::tap::Depth;
 use crate::limits::Permit;
 use crate::metrics::{Handshake, Reconnect, TapDisabled};
 use crate::relay::progress::Token;
+use crate::relay::replay::Replay;
 use crate::relay::stream::Stream;
 use crate::relay::{Report, Session, Side, Terms};
 use crate::session::takeover::{Holding, Turn};
@@ -37,6 +39,8 @@ enum Failure {
     Connect(#[from] ConnectError),
     #[error("the websocket handshake failed")]
     Http(#[from] hyper::Error),
+    #[error("the connection broke during the websocket handshake")]
+    Broken(#[from] std::io::Error),
     #[error("no answer to the websocket handshake within {0:?}")]
     TimedOut(std::time::Duration),
     #[error("its Sec-WebSocket-Accept does not answer the key")]
@@ -59,7 +63,7 @@ impl Drop for Attempt<'_> {
 impl Way<'_> {
     /// Answers a request for a websocket: with the upstream's 101 and a session behind it, with the upstream's own
     /// refusal, or with a 5xx.
-    pub(super) async fn upgrade(self, mut request: Request<Incoming>, visit: &Visit) -> Response<ResponseBody> {
+    pub(super) async fn upgrade(self, mut request: Request<RequestBody>, visit: &Visit) -> Response<ResponseBody> {
         let (upstream, started) = (self.upstream, Instant::now());
         let stream_path = handshake::is_stream(request.uri().path());
         let resumed = resumed(request.headers()).filter(|_id| stream_path);
@@ -84,12 +88,12 @@ impl Way<'_> {
                 let token = tag.and_then(|tag| tag.token);
                 visit.becomes(Joining { far, upstream, sessions, depth, ids, resumed, token, turn });
                 headers::keep_upgrade(response.headers_mut());
-                response.map(ResponseBody::from)
+                response
             }
             Ok((mut response, None)) => {
                 attempt.result = Handshake::Refused;
                 headers::remove_hop_by_hop(response.headers_mut(), true);
-                response.map(ResponseBody::from)
+                response
             }
             Err(failure) => {
                 attempt.result = failure.result();
@@ -135,7 +139,7 @@ impl Failure {
         match self {
             Self::Connect(ConnectError::Unreachable { .. }) => Handshake::Unreachable,
             Self::Connect(ConnectError::TimedOut { .. }) | Self::TimedOut(_) => Handshake::Timeout,
-            Self::Http(_) | Self::WrongAccept => Handshake::Invalid,
+            Self::Http(_) | Self::Broken(_) | Self::WrongAccept => Handshake::Invalid,
         }
     }
 
@@ -143,7 +147,7 @@ impl Failure {
         match self {
             Self::Connect(error) => Refusal::of(Some(error)),
             Self::TimedOut(_) => Refusal::GatewayTimeout,
-            Self::Http(_) | Self::WrongAccept => Refusal::BadGateway,
+            Self::Http(_) | Self::Broken(_) | Self::WrongAccept => Refusal::BadGateway,
         }
     }
 }
@@ -151,28 +155,15 @@ impl Failure {
 /// Asks the upstream for a websocket over a connection of its own, which is what comes with a 101.
 async fn shake_hands(
     upstream: &Upstream,
-    request: Request<Incoming>,
+    request: Request<RequestBody>,
     place: Permit,
-) -> Result<(Response<Incoming>, Option<Side>), Failure> {
+) -> Result<(Response<ResponseBody>, Option<Side>), Failure> {
     let key = request.headers().get(header::SEC_WEBSOCKET_KEY).cloned();
     let mut stream = upstream.connector.connect().await?;
     stream.hold(place);
-    let exchange = async {
-        let (mut sender, mut connection) =
-            http1::Builder::new().preserve_header_case(true).handshake(TokioIo::new(stream)).await?;
-        let response = drive(&mut connection, sender.send_request(request)).await?;
-        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-            // It brings the body.
-            tokio::spawn(connection);
-            return Ok((response, None));
-        }
-        poll_fn(|cx| connection.poll_without_shutdown(cx)).await?;
-        let parts = connection.into_parts();
-        Ok::<_, Failure>((response, Some(Side { stream: parts.io.into_inner(), early: parts.read_buf.to_vec() })))
-    };
     let timeout = upstream.handshake_timeout;
     let (response, side) =
-        tokio::time::timeout(timeout, exchange).await.map_err(|_elapsed| Failure::TimedOut(timeout))??;
+        tokio::time::timeout(timeout, ask(stream, request)).await.map_err(|_elapsed| Failure::TimedOut(timeout))??;
     if side.is_some() {
         let expected = key.map(|key| derive_accept_key(key.as_bytes()));
         let accept = response.headers().get(header::SEC_WEBSOCKET_ACCEPT);
@@ -183,9 +174,43 @@ async fn shake_hands(
     Ok((response, side))
 }
 
+/// The upstream's answer, and its connection if that is a 101.
+async fn ask(
+    mut stream: Stream,
+    request: Request<RequestBody>,
+) -> Result<(Response<ResponseBody>, Option<Side>), Failure> {
+    // What is hyper's is boxed, so that it makes no other handshake larger.
+    let Some(head) = wire::write_handshake(&request) else {
+        return Box::pin(ask_with_hyper(Replay::new(stream, Bytes::new()), request)).await;
+    };
+    stream.send(&head).await?;
+    let early = Bytes::from(poll_fn(|cx| stream.poll_some(cx)).await?);
+    match wire::read_switch(&early) {
+        Some((response, length)) => Ok((response, Some(Side { stream, early: early[length..].to_vec() }))),
+        None => Box::pin(ask_with_hyper(Replay::answered(stream, early), request)).await,
+    }
+}
+
+async fn ask_with_hyper(
+    io: Replay,
+    request: Request<RequestBody>,
+) -> Result<(Response<ResponseBody>, Option<Side>), Failure> {
+    let (mut sender, mut connection) =
+        http1::Builder::new().preserve_header_case(true).handshake(TokioIo::new(io)).await?;
+    let response = drive(&mut connection, sender.send_request(request)).await?.map(ResponseBody::from);
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        // It brings the body.
+        tokio::spawn(connection);
+        return Ok((response, None));
+    }
+    poll_fn(|cx| connection.poll_without_shutdown(cx)).await?;
+    let parts = connection.into_parts();
+    Ok((response, Some(parts.io.into_inner().into_side(&parts.read_buf))))
+}
+
 /// Moves a connection in this task, not in one of its own, until it has the answer.
 async fn drive(
-    connection: &mut http1::Connection<TokioIo<Stream>, Incoming>,
+    connection: &mut http1::Connection<TokioIo<Replay>, RequestBody>,
     answer: impl Future<Output = hyper::Result<Response<Incoming>>>,
 ) -> hyper::Result<Response<Incoming>> {
     let mut answer = pin!(answer);

@@ -5,6 +5,7 @@
 mod end;
 mod ends;
 pub mod progress;
+pub mod replay;
 mod report;
 pub mod stream;
 mod tcp_info;

@@ -1,12 +1,13 @@
 //! A connected socket of any kind that the sidecar speaks over.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 use super::progress::Delivery;
@@ -46,6 +47,26 @@ impl Stream {
     /// Whether the TLS handshake has chosen HTTP/2.
     pub fn speaks_http2(&self) -> bool {
         matches!(self, Self::Tls(tls, _) if tls.connection.protocol() == Some(b"h2"))
+    }
+
+    /// What has come, 8 KiB at most; nothing at the end of the stream.
+    ///
+    /// # Errors
+    /// The socket's own.
+    pub fn poll_some(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Vec<u8>>> {
+        let mut room = [const { MaybeUninit::uninit() }; 8 << 10];
+        let mut buffer = ReadBuf::uninit(&mut room);
+        ready!(Pin::new(self).poll_read(cx, &mut buffer))?;
+        Poll::Ready(Ok(buffer.filled().to_vec()))
+    }
+
+    /// Sends all of this.
+    ///
+    /// # Errors
+    /// The socket's own.
+    pub async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.write_all(bytes).await?;
+        self.flush().await
     }
 
     /// Writes what the kernel takes now.

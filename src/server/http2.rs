@@ -25,7 +25,7 @@ use crate::config::Limits;
 use crate::drain::Guard;
 use crate::limits::Permit;
 use crate::metrics::Rejected;
-use crate::proxy::{HOP_BY_HOP, ResponseBody, Visit};
+use crate::proxy::{HOP_BY_HOP, RequestBody, ResponseBody, Visit};
 use crate::relay::stream::Stream;
 
 /// Requests that a connection may have open: as many as RFC 9113 §6.5.2 asks for at least.
@@ -156,7 +156,7 @@ async fn answer(mut open: Open, mut request: Request<Incoming>) -> Result<Respon
     to_http1(&mut request);
     open.place = Some(open.connection.place().await);
     let Connection { entrance, visit, .. } = &*open.connection;
-    let mut response = entrance.proxy.handle(request, visit).await;
+    let mut response = entrance.proxy.handle(request.map(RequestBody::from), visit).await;
     // HTTP/2 has frames for what these say (RFC 9113 §8.2.2).
     for name in HOP_BY_HOP {
         response.headers_mut().remove(name);

@@ -1,7 +1,5 @@
 //! Accepts browsers and serves HTTP to each until the drain.
 
-use std::convert::Infallible;
-use std::future::poll_fn;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
@@ -9,24 +7,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use http::StatusCode;
-use http::header::{CONNECTION, HeaderValue};
-use hyper::server::conn::http1::{self, Parts};
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::AsyncWriteExt as _;
+use hyper::server::conn::http1::Builder;
 use tokio::net::{TcpListener, TcpStream};
 
+use super::http1;
 use super::http2::{self, Http2};
 use super::overload::{Exit, Overload};
 use super::proxy_protocol::{self, ProxyProtocolError};
 use super::tls::Door;
-use crate::config::{Config, Limits, TrustedProxies};
+use crate::config::{Config, TrustedProxies};
 use crate::drain::{Drain, Guard};
 use crate::limits::{Capacity, Client, Permit, Quota, Seldom};
 use crate::metrics::{Metrics, Rejected};
-use crate::proxy::{Proxy, Visit};
-use crate::relay::Side;
+use crate::proxy::Proxy;
 use crate::relay::stream::Stream;
 use crate::tls::{ListenerFiles, Live};
 
@@ -36,13 +29,13 @@ const EXHAUSTED_REST: Duration = Duration::from_millis(100);
 /// How browsers are let in.
 #[derive(Clone)]
 pub struct Entrance {
-    http: http1::Builder,
+    pub(super) http1: Builder,
     pub(super) http2: Http2,
     /// Connections begin with a header of the PROXY protocol, and come from a trusted proxy.
     proxy_protocol: bool,
     trusted_proxies: TrustedProxies,
-    /// How long that header may take.
-    patience: Duration,
+    /// How long that header may take, and the first bytes behind it.
+    pub(super) patience: Duration,
     /// How many connections there may be, as configured, and the places for them.
     connections: Option<NonZeroUsize>,
     places: Quota,
@@ -62,7 +55,7 @@ impl Entrance {
         // Who would have to shake hands before he can be told is let go without a word.
         let answers = if tls.is_some() { 0 } else { capacity.answers };
         Self {
-            http: http(&config.limits),
+            http1: http1::builder(&config.limits),
             http2: Http2::new(&config.limits),
             proxy_protocol: config.proxy_protocol,
             trusted_proxies: config.trusted_proxies.clone(),
@@ -85,7 +78,7 @@ impl Entrance {
             self.places.resize(most_connections(connections, Capacity::of_process()));
         }
         Self {
-            http: http(&config.limits),
+            http1: http1::builder(&config.limits),
             http2: Http2::new(&config.limits),
             trusted_proxies: config.trusted_proxies.clone(),
             patience: config.limits.idle_timeout,
@@ -129,17 +122,6 @@ impl Entrance {
             Some(_) | None => true,
         }
     }
-}
-
-fn http(limits: &Limits) -> http1::Builder {
-    let mut http = http1::Builder::new();
-    // hyper has one clock for an idle connection and for a slow header. Its buffer holds a header and a target, or
-    // some of a body.
-    http.timer(TokioTimer::new())
-        .header_read_timeout(limits.idle_timeout)
-        .max_buf_size(limits.header_bytes + limits.uri_bytes)
-        .preserve_header_case(true);
-    http
 }
 
 /// As many as are asked for, but never more than there are file handles for.
@@ -242,41 +224,7 @@ async fn connection(
     if stream.speaks_http2() {
         return Box::pin(http2::serve(entrance, stream, client, &guard)).await;
     }
-    let visit = Visit::new(client);
-    let service = service_fn(|request| {
-        Box::pin(async {
-            let mut response = entrance.proxy.handle(request, &visit).await;
-            // Who uses the connection goes elsewhere while that costs nobody a request (RFC 9112 §9.6).
-            if guard.is_draining() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
-                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-            }
-            Ok::<_, Infallible>(response)
-        })
-    });
-    let mut connection = entrance.http.serve_connection(TokioIo::new(stream), service);
-    let served = tokio::select! {
-        // A request that has come is read before connections without one are closed.
-        biased;
-        served = poll_fn(|cx| connection.poll_without_shutdown(cx)) => served,
-        () = closing(&guard) => {
-            Pin::new(&mut connection).graceful_shutdown();
-            poll_fn(|cx| connection.poll_without_shutdown(cx)).await
-        }
-    };
-    let Parts { io, read_buf, .. } = connection.into_parts();
-    let mut stream = io.into_inner();
-    if served.is_ok() && visit.is_upgraded() {
-        return visit.join(Side { stream, early: read_buf.to_vec() }, guard);
-    }
-    // An end of stream before the close: where bytes of the client's are unread, that sends a reset, which would overtake
-    // an answer.
-    let _gone_already = stream.shutdown().await;
-    if let Err(error) = served {
-        if let Some(reason) = rejected(&error) {
-            entrance.metrics.http_rejected(reason);
-        }
-        tracing::debug!(%error, "a connection ended early");
-    }
+    http1::serve(entrance, stream, client, guard).await;
 }
 
 /// Resolves when connections that ask nothing are to be closed. A new socket is not read before the runtime has looked
@@ -284,16 +232,4 @@ async fn connection(
 pub(super) async fn closing(guard: &Guard) {
     guard.closing().await;
     tokio::task::yield_now().await;
-}
-
-/// What hyper has refused by itself, with an answer where one makes sense.
-fn rejected(error: &hyper::Error) -> Option<Rejected> {
-    if error.is_parse_too_large() {
-        Some(Rejected::Size)
-    } else if error.is_parse() {
-        Some(Rejected::Malformed)
-    } else {
-        // A slow header is none of them: hyper does not tell it from a kept connection that nobody used any more.
-        None
-    }
 }

@@ -1,6 +1,7 @@
 //! The listening sides of the sidecar.
 
 pub mod admin;
+mod http1;
 mod http2;
 pub mod listener;
 mod overload;

@@ -258,10 +258,10 @@ async fn a_browser_that_vanishes_before_its_request_is_whole_reaches_nobody() {
 
 #[tokio::test]
 async fn a_browser_that_vanishes_before_the_101_takes_its_handshake_along() {
-    for leave in BOTH {
+    for (leave, first) in BOTH.into_iter().flat_map(|leave| [(leave, true), (leave, false)]) {
         let app = App::bind().await;
         let sidecar = start(&app, |_config| {}).await;
-        let mut browser = sidecar.connect().await;
+        let mut browser = if first { sidecar.connect().await } else { sidecar.connect_used(&app).await };
         browser.send(handshake(STREAM, "")).await;
         let mut upstream = app.accept().await;
         upstream.head().await;

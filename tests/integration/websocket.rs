@@ -65,8 +65,10 @@ async fn handshakes_pass_header_for_header() {
 #[tokio::test]
 async fn a_refusal_reaches_the_browser_as_it_is() {
     let (app, sidecar) = Sidecar::with_app().await;
-    for (refusals, status) in [(1.0, "403 Forbidden"), (2.0, "404 Not Found"), (3.0, "426 Upgrade Required")] {
-        let mut browser = sidecar.connect().await;
+    for (refusals, first, status) in
+        [(1.0, true, "403 Forbidden"), (2.0, false, "404 Not Found"), (3.0, true, "426 Upgrade Required")]
+    {
+        let mut browser = if first { sidecar.connect().await } else { sidecar.connect_used(&app).await };
         browser.send(handshake(STREAM, "")).await;
         let mut upstream = app.accept().await;
         upstream.head().await;
@@ -158,6 +160,42 @@ async fn frames_around_the_101_are_kept_in_order() {
     upstream.expect(masked(TEXT, "three")).await;
     upstream.send(plain(TEXT, "drei")).await;
     browser.expect(plain(TEXT, "drei")).await;
+}
+
+#[tokio::test]
+async fn a_handshake_is_the_same_whoever_reads_it() {
+    let (app, sidecar) = Sidecar::with_app().await;
+    let lines = "x-requesT-id: 7\r\nX-Twice: 1\r\nx-tWice: 2\r\nX-Forwarded-For: 192.0.2.1\r\nConnection: x-hop\r\nX-Hop: 1\r\n";
+    let answered = "x-Answer: 1\r\nX-aNswer: 2\r\nserver: TornadoServer/6.5\r\nKeep-Alive: timeout=5\r\n";
+    let mut seen = Vec::new();
+    for (first, hint) in [(true, false), (true, true), (false, false), (false, true)] {
+        let mut browser = if first { sidecar.connect().await } else { sidecar.connect_used(&app).await };
+        let request = handshake(&format!("{STREAM}?a=%20b"), lines);
+        browser.send([request.into_bytes(), masked(TEXT, "one")].concat()).await;
+        let mut upstream = app.accept().await;
+        let head = upstream.head().await;
+        if hint {
+            // hyper reads what is not the first answer.
+            upstream.send("HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\n").await;
+        }
+        upstream.send([switching(answered).into_bytes(), plain(TEXT, "eins")].concat()).await;
+        let answer = browser.head().await;
+        // hyper adds a date where there is none (RFC 9110 §6.6.1).
+        let answer: Vec<_> = answer.lines().filter(|line| !line.starts_with("date:")).map(str::to_owned).collect();
+        seen.push((head, answer));
+        upstream.expect(masked(TEXT, "one")).await;
+        browser.expect(plain(TEXT, "eins")).await;
+    }
+    let (head, answer) = &seen[0];
+    for line in ["x-requesT-id: 7", "X-Twice: 1", "x-tWice: 2", "x-forwarded-for: 192.0.2.1, 127.0.0.1"] {
+        assert!(head.lines().any(|sent| sent.eq_ignore_ascii_case(line)), "no {line} in {head}");
+    }
+    assert!(!head.contains("X-Hop: 1") && head.contains("X-Twice: 1\r\nx-tWice: 2\r\n"), "{head}");
+    assert!(["x-Answer: 1", "X-aNswer: 2"].iter().all(|line| answer.iter().any(|sent| sent == line)), "{answer:?}");
+    assert!(!answer.iter().any(|line| line.starts_with("Keep-Alive")), "{answer:?}");
+    for other in &seen[1..] {
+        assert_eq!(other, &seen[0]);
+    }
 }
 
 #[tokio::test]

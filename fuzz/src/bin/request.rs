@@ -1,4 +1,5 @@
 //! Requests: whatever bytes hyper takes for one, the app is sent one request that cannot be read in two ways, or nothing.
+//! A handshake that need not be read by hyper is sent as if it had been.
 #![no_main]
 
 use std::cell::{LazyCell, RefCell};
@@ -10,6 +11,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use bytes::Bytes;
 use heartbeat_sidecar::{config, metrics, session};
 use heartbeat_sidecar_fuzz::input::Input;
 use http::{HeaderValue, Request, Response, Uri, Version, header};
@@ -26,8 +28,11 @@ mod admission;
 #[allow(dead_code, unreachable_pub)]
 mod body;
 #[path = "../../../src/proxy/headers.rs"]
-#[allow(dead_code)]
+#[allow(dead_code, unreachable_pub)]
 mod headers;
+#[path = "../../../src/proxy/wire.rs"]
+#[allow(dead_code, unreachable_pub)]
+mod wire;
 use body::{RequestBody, ResponseBody};
 
 const PEER: &str = "198.51.100.7";
@@ -95,7 +100,9 @@ fuzz_target!(|bytes: &[u8]| RUNTIME.with(|runtime| {
     let mut input = Input::new(bytes);
     let (flags, sizes) = (input.byte(), [input.byte(), input.byte()]);
     let trusted = flags & 1 == 0;
-    let browser = Wire(Rc::new(RefCell::new(Ends { inbound: input.rest().to_vec(), sizes, ..Ends::default() })));
+    let inbound = input.rest().to_vec();
+    let handshake = wire::read_handshake(&Bytes::copy_from_slice(&inbound));
+    let browser = Wire(Rc::new(RefCell::new(Ends { inbound, sizes, ..Ends::default() })));
     let app = Wire::default();
     let passed = Rc::new(RefCell::new(None));
     drive(&browser, &app, trusted, &passed);
@@ -104,7 +111,18 @@ fuzz_target!(|bytes: &[u8]| RUNTIME.with(|runtime| {
         None => assert!(sent.is_empty(), "nobody let this pass: {}", sent.escape_ascii()),
         Some(websocket) => check(sent, trusted, *websocket),
     }
+    if let Some((request, _length)) = handshake {
+        let written = forwarded(request, trusted).map(|(request, _)| wire::write_handshake(&request));
+        let written = written.map(|head| head.expect("it was read there")).unwrap_or_default();
+        assert_eq!(without_id(&written), without_id(sent));
+    }
 }));
+
+/// A head without the id that is made for it, or kept, as readable lines; before an empty value there may be a space or none.
+fn without_id(head: &[u8]) -> Vec<String> {
+    let lines = split(head, b"\r\n").into_iter().map(|line| line.trim_ascii_end().escape_ascii().to_string());
+    lines.filter(|line| !line.to_ascii_lowercase().starts_with("x-request-id:")).collect()
+}
 
 /// Lets one request through until nothing moves any more, as `proxy::Proxy` does it. `passed` gets whether it asks for a websocket.
 fn drive(browser: &Wire, app: &Wire, trusted: bool, passed: &Rc<RefCell<Option<bool>>>) {
@@ -119,12 +137,14 @@ fn drive(browser: &Wire, app: &Wire, trusted: bool, passed: &Rc<RefCell<Option<b
     let service = service_fn(|request: Request<Incoming>| {
         let (sender, passed) = (sender.clone(), passed.clone());
         async move {
-            if let Some((request, websocket)) = forwarded(request, trusted) {
+            if let Some((request, websocket)) = forwarded(request.map(RequestBody::from), trusted) {
                 *passed.borrow_mut() = Some(websocket);
                 let answer = sender.borrow_mut().send_request(request);
                 let _no_answer_comes = answer.await;
             }
-            Ok::<_, Infallible>(Response::new(ResponseBody::from("")))
+            let mut refusal = Response::new(ResponseBody::from(""));
+            refusal.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            Ok::<_, Infallible>(refusal)
         }
     });
     let mut server = hyper::server::conn::http1::Builder::new();
@@ -143,7 +163,7 @@ fn drive(browser: &Wire, app: &Wire, trusted: bool, passed: &Rc<RefCell<Option<b
 }
 
 /// The request as it goes on, and whether it asks for a websocket; `None` if it is refused.
-fn forwarded(mut request: Request<Incoming>, trusted: bool) -> Option<(Request<RequestBody>, bool)> {
+fn forwarded(mut request: Request<RequestBody>, trusted: bool) -> Option<(Request<RequestBody>, bool)> {
     admission::judge(&request, &config::Limits::default(), &config::AllowedOrigins::default()).ok()?;
     let peer: IpAddr = PEER.parse().expect("an address");
     assert_client(request.headers());
@@ -164,7 +184,8 @@ fn forwarded(mut request: Request<Incoming>, trusted: bool) -> Option<(Request<R
         return Some((request.map(|_body| RequestBody::default()), true));
     }
     headers::remove_hop_by_hop(request.headers_mut(), has_body);
-    Some((request.map(|body| RequestBody::new(body, Duration::from_secs(60))), false))
+    request.body_mut().patience = Duration::from_secs(60);
+    Some((request, false))
 }
 
 /// Who is named as the client is no trusted proxy, and stays it whatever stands before him.

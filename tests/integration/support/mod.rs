@@ -150,6 +150,17 @@ impl Sidecar {
         Wire::connect(self.address).await
     }
 
+    /// A connection that has had a request: hyper reads what is no first one.
+    pub(crate) async fn connect_used(&self, app: &App) -> Wire {
+        let mut browser = self.connect().await;
+        browser.send("GET /first HTTP/1.1\r\nHost: app.test\r\n\r\n").await;
+        let mut app = app.accept().await;
+        app.head().await;
+        app.send("HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n").await;
+        assert!(browser.head().await.starts_with("HTTP/1.1 204 "));
+        browser
+    }
+
     /// A websocket whose handshake is done on both sides.
     pub(crate) async fn open(&self, app: &App, path: &str) -> Session {
         self.open_with(app, path, "").await

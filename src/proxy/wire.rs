@@ -1,0 +1,222 @@
+//! A handshake as it stands on the wire (RFC 9112 §2 to §5), where it is as nearly all are: a request for a websocket that
+//! came whole, and a 101 that did. hyper, which reads and writes everything else, would take twice the instructions.
+//!
+//! Law: what is not plainly one of these two is hyper's to judge.
+
+use std::mem::MaybeUninit;
+use std::ops::Range;
+
+use bytes::Bytes;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Method, Request, Response, StatusCode, Uri};
+use httparse::Status;
+
+use super::body::{RequestBody, ResponseBody};
+use super::headers;
+
+/// So many fields at most; hyper takes 100.
+const MOST_FIELDS: usize = 64;
+
+/// Room for fields that are added.
+const FIELDS_OF_OURS: usize = 8;
+const BYTES_OF_OURS: usize = 256;
+
+/// A head as it was read, which its message has among its extensions.
+#[derive(Clone, Debug)]
+struct Head {
+    bytes: Bytes,
+    /// Where its fields' names are.
+    names: Vec<Range<usize>>,
+}
+
+/// The request for a websocket that `bytes` begin with, and the length of its head; `None` if there is no such one, or it
+/// is not all there.
+pub fn read_handshake(bytes: &Bytes) -> Option<(Request<RequestBody>, usize)> {
+    let mut fields = [const { MaybeUninit::uninit() }; MOST_FIELDS];
+    let mut parsed = httparse::Request::new(&mut []);
+    let Ok(Status::Complete(length)) = parsed.parse_with_uninit_headers(bytes, &mut fields) else { return None };
+    let target = parsed.path.filter(|target| target.starts_with('/'))?;
+    if parsed.method != Some("GET") || parsed.version != Some(1) {
+        return None;
+    }
+    let (headers, head) = read_fields(bytes, parsed.headers)?;
+    if !headers::asks_for_websocket(&headers) {
+        return None;
+    }
+    let mut request = Request::new(RequestBody::default());
+    *request.method_mut() = Method::GET;
+    *request.uri_mut() = Uri::from_maybe_shared(bytes.slice_ref(target.as_bytes())).ok()?;
+    *request.headers_mut() = headers;
+    request.extensions_mut().insert(head);
+    Some((request, length))
+}
+
+/// The head of a request that [`read_handshake`] has read.
+pub(super) fn write_handshake<B>(request: &Request<B>) -> Option<Vec<u8>> {
+    let head = request.extensions().get::<Head>()?;
+    let target = request.uri().path_and_query()?.as_str();
+    Some(head.write(&["GET ", target, " HTTP/1.1"].map(str::as_bytes), request.headers()))
+}
+
+/// The 101 that `bytes` begin with, and the length of its head; `None` if there is no such one, or it is not all there.
+pub(super) fn read_switch(bytes: &Bytes) -> Option<(Response<ResponseBody>, usize)> {
+    if !bytes.starts_with(b"HTTP/1.1 101") {
+        return None;
+    }
+    let mut fields = [const { MaybeUninit::uninit() }; MOST_FIELDS];
+    let mut parsed = httparse::Response::new(&mut []);
+    let read = httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut parsed, bytes, &mut fields);
+    let Ok(Status::Complete(length)) = read else { return None };
+    let (headers, head) = read_fields(bytes, parsed.headers)?;
+    let mut response = Response::new(ResponseBody::default());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    *response.headers_mut() = headers;
+    response.extensions_mut().insert(head);
+    Some((response, length))
+}
+
+/// The head of a 101 that [`read_switch`] has read.
+pub fn write_switch<B>(response: &Response<B>) -> Option<Vec<u8>> {
+    let head = response.extensions().get::<Head>()?;
+    let line = head.bytes.split(|byte| *byte == b'\n').next()?;
+    Some(head.write(&[line.strip_suffix(b"\r").unwrap_or(line)], response.headers()))
+}
+
+/// The fields of a head; `None` if they tell of a body, or hyper has to say what is wrong with them.
+fn read_fields(bytes: &Bytes, fields: &[httparse::Header<'_>]) -> Option<(HeaderMap, Head)> {
+    let mut headers = HeaderMap::with_capacity(fields.len() + FIELDS_OF_OURS);
+    let mut names = Vec::with_capacity(fields.len());
+    for field in fields {
+        let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
+        if name == header::CONTENT_LENGTH || name == header::TRANSFER_ENCODING {
+            return None;
+        }
+        headers.append(name, HeaderValue::from_maybe_shared(bytes.slice_ref(field.value)).ok()?);
+        let start = field.name.as_ptr().addr() - bytes.as_ptr().addr();
+        names.push(start..start + field.name.len());
+    }
+    Some((headers, Head { bytes: bytes.clone(), names }))
+}
+
+impl Head {
+    /// A head of the same message that begins with this line and has these fields, their names as they came.
+    fn write(&self, line: &[&[u8]], headers: &HeaderMap) -> Vec<u8> {
+        let mut head = Vec::with_capacity(self.bytes.len() + BYTES_OF_OURS);
+        line.iter().for_each(|part| head.extend_from_slice(part));
+        let names: Vec<&[u8]> = self.names.iter().map(|name| &self.bytes[name.clone()]).collect();
+        let (mut last, mut left) = (None, names.iter());
+        for (name, value) in headers {
+            // A name that stands several times may be written in several ways.
+            if last != Some(name) {
+                (last, left) = (Some(name), names.iter());
+            }
+            let name = name.as_str().as_bytes();
+            let written = left.find(|written| written.eq_ignore_ascii_case(name)).copied().unwrap_or(name);
+            [b"\r\n", written, b": ", value.as_bytes()].iter().for_each(|part| head.extend_from_slice(part));
+        }
+        head.extend_from_slice(b"\r\n\r\n");
+        head
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REQUEST: &str = "GET /_stcore/stream?a=b HTTP/1.1\r\nHost: app\r\ncOnnection: keep-alive, Upgrade\r\n\
+        Upgrade: websocket\r\nX-Twice: 1\r\nx-tWice:  2 \r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+    const SWITCH: &str = "HTTP/1.1 101 As You Like\r\nServer: TornadoServer/6.5\r\nupGrade: websocket\r\n\
+        Connection: Upgrade\r\nSec-Websocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+
+    fn handshake(text: &str) -> Option<(Request<RequestBody>, usize)> {
+        read_handshake(&Bytes::copy_from_slice(text.as_bytes()))
+    }
+
+    fn switch(text: &str) -> Option<(Response<ResponseBody>, usize)> {
+        read_switch(&Bytes::copy_from_slice(text.as_bytes()))
+    }
+
+    #[test]
+    fn what_was_read_is_written_as_it_came() {
+        let (request, length) = handshake(&format!("{REQUEST}\x02\x00")).expect("a handshake");
+        assert_eq!((length, request.headers()["x-twice"].as_bytes()), (REQUEST.len(), &b"1"[..]));
+        assert_eq!(request.uri(), "/_stcore/stream?a=b");
+        let written = write_handshake(&request).expect("it was read here");
+        assert_eq!(written.escape_ascii().to_string(), REQUEST.replace("  2 ", " 2").escape_default().to_string());
+        let (response, length) = switch(&format!("{SWITCH}\x02\x00")).expect("a 101");
+        assert_eq!((length, response.status().as_u16()), (SWITCH.len(), 101));
+        let written = write_switch(&response).expect("it was read here");
+        assert_eq!(written.escape_ascii().to_string(), SWITCH.escape_default().to_string());
+    }
+
+    #[test]
+    fn fields_may_come_go_and_change() {
+        let (mut request, _length) = handshake(REQUEST).expect("a handshake");
+        *request.uri_mut() = Uri::from_static("/elsewhere");
+        request.headers_mut().remove("x-twice");
+        request.headers_mut().insert("host", HeaderValue::from_static("other"));
+        request.headers_mut().insert("x-own", HeaderValue::from_static("1"));
+        let written = String::from_utf8(write_handshake(&request).expect("it was read here")).expect("text");
+        let (line, fields) = written.split_once("\r\n").expect("lines");
+        assert_eq!(line, "GET /elsewhere HTTP/1.1");
+        let mut fields: Vec<_> = fields.strip_suffix("\r\n\r\n").expect("an end").split("\r\n").collect();
+        fields.sort_unstable();
+        let key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==";
+        assert_eq!(fields, ["Host: other", key, "Upgrade: websocket", "cOnnection: keep-alive, Upgrade", "x-own: 1"]);
+    }
+
+    #[test]
+    fn a_line_that_ends_without_a_carriage_return_is_ended_as_others() {
+        let (response, _length) = switch(&SWITCH.replace("\r\n", "\n")).expect("a 101");
+        let written = write_switch(&response).expect("it was read here");
+        assert_eq!(written.escape_ascii().to_string(), SWITCH.escape_default().to_string());
+    }
+
+    #[test]
+    fn a_head_is_read_once_it_is_whole() {
+        for cut in 0..REQUEST.len() {
+            assert!(handshake(&REQUEST[..cut]).is_none(), "{cut}");
+        }
+        for cut in 0..SWITCH.len() {
+            assert!(switch(&SWITCH[..cut]).is_none(), "{cut}");
+        }
+    }
+
+    #[test]
+    fn everything_else_is_left_to_hyper() {
+        let with = |field: &str| REQUEST.replacen("Host", &format!("{field}\r\nHost"), 1);
+        let many = "X-Many: 1\r\n".repeat(MOST_FIELDS) + "X-Many: 1";
+        let requests = [
+            REQUEST.replace("GET", "POST"),
+            REQUEST.replace("HTTP/1.1", "HTTP/1.0"),
+            REQUEST.replace("/_stcore", "http://app/_stcore"),
+            REQUEST.replace("/_stcore/stream?a=b", "*"),
+            REQUEST.replace("/_stcore", "/\u{7f}"),
+            REQUEST.replace("Upgrade: websocket", "Upgrade: h2c"),
+            REQUEST.replace("keep-alive, Upgrade", "keep-alive"),
+            REQUEST.replace("X-Twice:", "X-Twice :"),
+            REQUEST.replace("X-Twice: 1\r\n", "X-Twice: 1\r\n folded\r\n"),
+            with("Content-Length: 0"),
+            with("transfer-encoding: chunked"),
+            with("X-Bad: \u{1}"),
+            with(&many),
+        ];
+        for request in requests {
+            assert!(handshake(&request).is_none(), "{request}");
+        }
+        let answers = [
+            SWITCH.replace("101", "200"),
+            SWITCH.replace("101", "103"),
+            SWITCH.replace("101 ", "1010 "),
+            SWITCH.replace("HTTP/1.1", "HTTP/1.0"),
+            format!("\r\n{SWITCH}"),
+            SWITCH.replace("Server:", "Content-Length: 0\r\nServer:"),
+            SWITCH.replace("Server:", "Server :"),
+        ];
+        for answer in answers {
+            assert!(switch(&answer).is_none(), "{answer}");
+        }
+        assert!(write_handshake(&Request::new(())).is_none());
+        assert!(write_switch(&Response::new(())).is_none());
+    }
+}

@@ -1,0 +1,108 @@
+//! A connection whose first bytes were read before whoever speaks over it gets it.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::{Buf as _, Bytes};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::Side;
+use super::stream::Stream;
+
+/// A connection that is read from its begin once more.
+#[derive(Debug)]
+pub struct Replay {
+    stream: Stream,
+    early: Bytes,
+    voice: Voice,
+}
+
+/// What becomes of what is written.
+#[derive(Debug, PartialEq, Eq)]
+enum Voice {
+    /// It is sent.
+    Open,
+    /// It was sent already, and the answer was read; that is not told before it is written once more.
+    Asked,
+    /// It was sent already.
+    Mute,
+}
+
+impl Replay {
+    /// `early` is what was read from `stream` so far.
+    pub fn new(stream: Stream, early: Bytes) -> Self {
+        Self { stream, early, voice: Voice::Open }
+    }
+
+    /// The same for who would send once more the request that `early` answers: nothing that is written is sent.
+    pub fn answered(stream: Stream, early: Bytes) -> Self {
+        Self { stream, early, voice: Voice::Asked }
+    }
+
+    /// The connection after its last message, behind which `read` was read.
+    pub fn into_side(self, read: &[u8]) -> Side {
+        Side { stream: self.stream, early: [read, &self.early].concat() }
+    }
+}
+
+impl AsyncRead for Replay {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if this.voice == Voice::Asked {
+            return Poll::Pending;
+        }
+        if this.early.is_empty() {
+            return Pin::new(&mut this.stream).poll_read(cx, buffer);
+        }
+        let length = this.early.len().min(buffer.remaining());
+        buffer.put_slice(&this.early[..length]);
+        this.early.advance(length);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Replay {
+    /// Whether what is written goes nowhere. The task that writes is the one that reads.
+    fn swallows(&mut self, cx: &Context<'_>) -> bool {
+        if self.voice == Voice::Asked {
+            self.voice = Voice::Mute;
+            cx.waker().wake_by_ref();
+        }
+        self.voice == Voice::Mute
+    }
+}
+
+impl AsyncWrite for Replay {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        if this.swallows(cx) {
+            return Poll::Ready(Ok(bytes.len()));
+        }
+        Pin::new(&mut this.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        if this.swallows(cx) {
+            return Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum()));
+        }
+        Pin::new(&mut this.stream).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}
