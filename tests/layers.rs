@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// Each top-level module with those it may import; imports run downwards only.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
-    ("main", &["allocator", "cli", "commands"]),
-    ("allocator", &[]),
+    ("main", &["cli", "commands"]),
     ("lib", &[]),
     ("cli", &["config"]),
     (
