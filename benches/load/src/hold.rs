@@ -13,8 +13,8 @@ use crate::wire::{self, ACK, HEARTBEAT};
 
 /// Sessions that open at the same time.
 const AT_ONCE: usize = 50;
-/// After this nothing is under way any more, nor watched.
-const REST: Duration = Duration::from_secs(8);
+/// After this nothing is under way any more, nor watched, and an allocator has given back what it kept for whoever comes next.
+const REST: Duration = Duration::from_secs(25);
 /// Opens sessions, measures their memory, closes them.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Idle {
@@ -25,7 +25,7 @@ pub(crate) struct Idle {
     /// Sessions that are open already when the count begins.
     #[arg(long, default_value_t = 200)]
     warm: usize,
-    /// Seconds after which a process has given back what it will: allocators keep free pages for whoever comes next.
+    /// Seconds after the close until it is measured what a process keeps.
     #[arg(long, default_value_t = 25.0)]
     rest: f64,
 }
