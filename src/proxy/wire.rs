@@ -52,7 +52,7 @@ pub fn read_handshake(bytes: &Bytes) -> Option<(Request<RequestBody>, usize)> {
     Some((request, length))
 }
 
-/// The head of a request that [`read_handshake`] has read.
+/// The head of a request as it is sent on; `None` if hyper has read it.
 pub(super) fn write_handshake<B>(request: &Request<B>) -> Option<Vec<u8>> {
     let head = request.extensions().get::<Head>()?;
     let target = request.uri().path_and_query()?.as_str();
@@ -76,7 +76,7 @@ pub(super) fn read_switch(bytes: &Bytes) -> Option<(Response<ResponseBody>, usiz
     Some((response, length))
 }
 
-/// The head of a 101 that [`read_switch`] has read.
+/// The head of a 101 as it is sent on; `None` if hyper has read it.
 pub fn write_switch<B>(response: &Response<B>) -> Option<Vec<u8>> {
     let head = response.extensions().get::<Head>()?;
     let line = head.bytes.split(|byte| *byte == b'\n').next()?;
