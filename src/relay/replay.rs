@@ -58,6 +58,10 @@ impl AsyncRead for Replay {
         let length = this.early.len().min(buffer.remaining());
         buffer.put_slice(&this.early[..length]);
         this.early.advance(length);
+        if this.early.is_empty() {
+            // Else it would keep its memory as long as the connection.
+            this.early = Bytes::new();
+        }
         Poll::Ready(Ok(()))
     }
 }
