@@ -171,6 +171,11 @@ impl Policy {
         if upstream { unanswered } else { 0 }
     }
 
+    /// One side is closing: heartbeats are not answered any more.
+    pub fn is_closing(&self) -> bool {
+        self.closing
+    }
+
     /// Nothing awaits anything.
     pub fn is_idle(&self) -> bool {
         self.waiting.is_empty() && self.misses == 0

@@ -258,7 +258,11 @@ impl Tap {
         self.obey(now, carrier);
     }
 
+    /// Behind a close frame a heartbeat is a message like any other: nobody waits for its ack (RFC 6455 §5.5.1).
     fn on_heartbeat(&mut self, now: Instant, carrier: &mut impl Carrier) -> Passage {
+        if self.policy.is_closing() {
+            return Passage::Forward;
+        }
         carrier.note(Note::Heartbeat);
         if let Depth::Compressed(_) = self.depth {
             self.policy.on_compressed_heartbeat(now);

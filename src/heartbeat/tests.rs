@@ -121,6 +121,28 @@ fn feed(tap: &mut Tap, from: Sender, bytes: &[u8], sizes: &[usize], now: Instant
     tap.on_end(from, &carry, wires);
 }
 
+#[test]
+fn behind_a_close_frame_of_either_side_a_heartbeat_passes_and_is_not_counted_as_one() {
+    let deflate = Deflate::negotiated(["permessage-deflate"]).expect("an extension that is followed");
+    for (mode, proof) in SETTINGS {
+        for closer in [Sender::Browser, Sender::Upstream] {
+            for compressed in [false, true] {
+                let settings = Settings { mode, proof, ..Settings::default() };
+                let now = Instant::now();
+                let (mut tap, mut wires) = if compressed { compressed_tap(deflate, settings) } else { tap(settings) };
+                let bytes =
+                    [frame(Sender::Browser, 0x82, &HEARTBEAT), frame(Sender::Browser, 0x02, &HEARTBEAT)].concat();
+                let close = frame(closer, 0x88, &1000_u16.to_be_bytes());
+                assert_eq!(tap.on_bytes(closer, &close, now, &mut wires), close.len());
+                wires.to_upstream.clear();
+                assert_eq!(tap.on_bytes(Sender::Browser, &bytes, now, &mut wires), bytes.len());
+                assert_eq!(wires.to_upstream, bytes, "{mode:?} {closer:?}");
+                assert_eq!(wires.count(|note| matches!(note, Note::Heartbeat)), 0, "{mode:?} {closer:?}");
+            }
+        }
+    }
+}
+
 /// One message, whole or in pieces, or a control frame.
 fn any_frames(from: Sender) -> impl Strategy<Value = Vec<u8>> {
     let size = prop_oneof![0..80usize, 120..130usize, 1000..1100usize, 65_530..65_540usize];
