@@ -60,6 +60,8 @@ pub enum Loss {
     BrowserPongMissed,
     /// The app server's system acknowledges nothing any more.
     UpstreamDead,
+    /// The browser has left, and the app server neither takes nor sends anything.
+    UpstreamStalled,
 }
 
 /// Why an HTTP request was refused.
@@ -291,6 +293,7 @@ labels! {
         BrowserStalled = "browser_stalled",
         BrowserPongMissed = "browser_pong_missed",
         UpstreamDead = "upstream_dead",
+        UpstreamStalled = "upstream_stalled",
     }
     Rejected {
         Malformed = "malformed",

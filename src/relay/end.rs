@@ -63,8 +63,9 @@ pub(super) struct End {
     timed_out: bool,
     /// The peer is a process on this machine: it may be busy, but never silent, since the system ends its connections.
     is_local: bool,
-    /// Something was written, and something was read, since this was last asked.
+    /// Something was written, was taken by the kernel, and was read, since this was last asked.
     wrote: bool,
+    took: bool,
     heard: bool,
     /// Bytes that the next read may take, as a power of two: more where reads come back full, less where the receiver falls behind, so
     /// that little is kept for a slow one.
@@ -92,6 +93,7 @@ impl End {
             timed_out: false,
             is_local,
             wrote: false,
+            took: false,
             heard: false,
             appetite: MIN_READ,
             carry,
@@ -121,14 +123,23 @@ impl End {
         self.backlog.is_none() && !self.stream.has_unsent()
     }
 
-    /// Both halves ended in order, and the peer is told.
-    pub(super) fn is_over(&self) -> bool {
-        self.inbound == Half::Ended && self.outbound == Half::Ended && !self.stream.has_unsent()
+    /// Nothing more can be sent to the peer: its end of stream has left, or the connection is broken.
+    pub(super) fn is_shut(&self) -> bool {
+        match self.outbound {
+            Half::Open => false,
+            Half::Ended => !self.stream.has_unsent(),
+            Half::Broken => true,
+        }
     }
 
     /// The connection broke, and all that it still had to give was read.
     pub(super) fn is_broken(&self) -> bool {
-        self.inbound == Half::Broken || (self.inbound == Half::Ended && self.outbound == Half::Broken)
+        self.outbound == Half::Broken && self.inbound != Half::Open
+    }
+
+    /// The peer has ended its stream or broken the connection, whether that was read yet or not.
+    pub(super) fn has_left(&self) -> bool {
+        self.inbound != Half::Open || self.outbound == Half::Broken || self.stream.has_left()
     }
 
     /// The kernel gave the connection up, rather than the peer.
@@ -139,6 +150,11 @@ impl End {
     /// Whether anything was written since this was last asked to a peer that may fall silent.
     pub(super) fn take_wrote(&mut self) -> bool {
         std::mem::take(&mut self.wrote) && !self.is_local
+    }
+
+    /// Whether the kernel took anything for the peer since this was last asked.
+    pub(super) fn take_took(&mut self) -> bool {
+        std::mem::take(&mut self.took)
     }
 
     /// Whether anything was read since this was last asked.
@@ -167,8 +183,9 @@ impl End {
         let limit = (1_usize << self.appetite).min(scratch.len() - kept);
         let mut buffer = ReadBuf::new(&mut scratch[kept..][..limit]);
         if let Err(error) = ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer)) {
+            // A connection breaks as a whole.
             self.inbound = Half::Broken;
-            self.timed_out |= is_silence(&error);
+            self.break_off(&error);
             return Poll::Ready(Inflow::Broken);
         }
         self.heard = true;
@@ -223,6 +240,11 @@ impl End {
         Poll::Ready(())
     }
 
+    /// Does not wait for the peer's end of stream any more.
+    pub(super) fn stop_reading(&mut self) {
+        self.inbound = Half::Ended;
+    }
+
     /// Drops what the peer has not taken.
     pub(super) fn forget_backlog(&mut self) {
         self.backlog = None;
@@ -254,7 +276,10 @@ impl End {
         let mut taken = 0;
         while taken < bytes.len() {
             match self.stream.try_write(&bytes[taken..]) {
-                Ok(count) => taken += count,
+                Ok(count) => {
+                    taken += count;
+                    self.took = true;
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {

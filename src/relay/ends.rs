@@ -1,6 +1,7 @@
 //! Both ends of a session: carries out what the tap decides, and knows what is under way.
 //!
-//! Law: peers are watched from the first byte that is sent to one until nothing is under way.
+//! Invariant: peers are watched from the first byte that is sent to one until nothing is under way, and while the session is
+//! held up.
 
 use std::time::Instant;
 
@@ -36,9 +37,33 @@ impl Ends {
         }
     }
 
-    /// Watches over the peers once something is sent to one that may fall silent.
+    /// Nothing that `from` sends can reach the other side any more, and nothing of it is under way.
+    pub(super) fn is_done(&self, from: Sender) -> bool {
+        let (source, receiver) = match from {
+            Sender::Browser => (&self.browser, &self.upstream),
+            Sender::Upstream => (&self.upstream, &self.browser),
+        };
+        receiver.is_shut() || (source.is_broken() && receiver.is_clear())
+    }
+
+    /// The session waits for one peer although the other may have left: one has ended its stream, or is not read because the
+    /// app takes nothing.
+    pub(super) fn is_held_up(&self) -> bool {
+        !self.browser.is_readable() || !self.upstream.is_readable() || !self.upstream.is_clear()
+    }
+
+    /// The peer that has left a session that is held up.
+    pub(super) fn left(&self) -> Option<Sender> {
+        if !self.is_held_up() {
+            return None;
+        }
+        let browser = self.browser.has_left().then_some(Sender::Browser);
+        browser.or_else(|| self.upstream.has_left().then_some(Sender::Upstream))
+    }
+
+    /// Watches over the peers once something is sent to one that may fall silent, or the session is held up.
     pub(super) fn start_vigil(&mut self) {
-        if !(self.browser.take_wrote() | self.upstream.take_wrote()) {
+        if !(self.browser.take_wrote() | self.upstream.take_wrote()) && (self.vigil.is_some() || !self.is_held_up()) {
             return;
         }
         let patience = self.report.patience();

@@ -9,6 +9,8 @@ pub mod replay;
 mod report;
 pub mod stream;
 mod tcp_info;
+#[cfg(test)]
+mod tests;
 pub mod tls;
 mod vigil;
 
@@ -214,18 +216,42 @@ impl Session {
     fn look_after_peers(&mut self, now: Instant) {
         let patience = *self.ends.report.patience();
         let Some(mut vigil) = self.ends.vigil.take_if(|vigil| vigil.due() <= now) else { return };
-        let mut goes_on = false;
+        let (mut goes_on, mut moved) = (self.ends.is_held_up(), false);
         for peer in [Sender::Browser, Sender::Upstream] {
             let unanswered = self.tap.unanswered().filter(|_since| peer == Sender::Browser);
             let end = self.ends.end(peer);
+            let heard = end.take_heard();
+            moved |= heard | end.take_took();
             let Some(delivery) = end.delivery() else { continue };
-            match vigil.look(peer, Sight { delivery, heard: end.take_heard(), unanswered }, &patience, now) {
+            match vigil.look(peer, Sight { delivery, heard, unanswered }, &patience, now) {
                 Ok(waits) => goes_on |= waits,
                 Err(loss) => self.give_up(peer, loss),
             }
         }
+        let left = if moved { None } else { self.ends.left() };
+        match left {
+            Some(left) if vigil.stands_still(&patience, now) => self.abandon(left),
+            Some(_) => {}
+            None => vigil.on_moved(now),
+        }
         vigil.on_looked(now, &patience);
         self.ends.vigil = goes_on.then_some(vigil);
+    }
+
+    /// Ends a session that one peer has left and in which nothing moves: in order if the other peer has been sent everything.
+    fn abandon(&mut self, left: Sender) {
+        let (stays, loss) = match left {
+            Sender::Browser => (Sender::Upstream, Loss::UpstreamStalled),
+            Sender::Upstream => (Sender::Browser, Loss::BrowserStalled),
+        };
+        if self.ends.end(stays).is_shut() && self.ends.end(left).is_clear() {
+            self.ends.end(stays).stop_reading();
+            self.ends.end(left).finish();
+            self.end(stays, &[]);
+        } else {
+            self.ends.end(left).give_up();
+            self.give_up(stays, loss);
+        }
     }
 
     fn give_up(&mut self, peer: Sender, loss: Loss) {
@@ -272,20 +298,16 @@ impl Session {
         if closed && self.stopped {
             return true;
         }
-        let Ends { browser, upstream, .. } = &mut self.ends;
-        match (browser.is_broken(), upstream.is_broken()) {
-            (false, false) => browser.is_over() && upstream.is_over(),
-            (browser_broken, upstream_broken) => {
-                // A reset on one side reaches the other as one, but must not overtake a close frame.
-                if upstream_broken && !self.tap.has_closed(Sender::Upstream) {
-                    browser.reset_on_drop();
-                }
-                if browser_broken && !self.tap.has_closed(Sender::Browser) {
-                    upstream.reset_on_drop();
-                }
-                true
+        if !self.ends.is_done(Sender::Browser) || !self.ends.is_done(Sender::Upstream) {
+            return false;
+        }
+        for from in [Sender::Browser, Sender::Upstream] {
+            // A reset on one side reaches the other as one, but must not overtake a close frame.
+            if self.ends.end(from).is_broken() && !self.tap.has_closed(from) {
+                self.ends.receiver(from).reset_on_drop();
             }
         }
+        true
     }
 }
 

@@ -15,6 +15,10 @@ use super::tcp_info::tcp_info;
 use super::tls::Tls;
 use crate::limits::Permit;
 
+/// The states of a TCP connection whose peer has ended its stream or reset it (`net/tcp_states.h`): TIME_WAIT, CLOSE, CLOSE_WAIT,
+/// LAST_ACK, CLOSING.
+const LEFT_STATES: [u8; 5] = [6, 7, 8, 9, 11];
+
 /// A stream socket, and the place among others that it takes as long as it is open, if it is counted.
 #[derive(Debug)]
 pub enum Stream {
@@ -141,6 +145,12 @@ impl Stream {
             quiet: Duration::from_millis(info.tcpi_last_ack_recv.into()),
             round_trip: (info.tcpi_rtt > 0).then(|| Duration::from_micros(info.tcpi_rtt.into())),
         })
+    }
+
+    /// Whether the peer's end of stream or reset has come, even behind bytes that were not read yet; a Unix domain socket
+    /// does not tell.
+    pub(super) fn has_left(&self) -> bool {
+        self.tcp_info().is_some_and(|info| LEFT_STATES.contains(&info.tcpi_state))
     }
 
     fn tcp_info(&self) -> Option<libc::tcp_info> {

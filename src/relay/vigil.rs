@@ -25,7 +25,7 @@ static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
 pub struct Patience {
     /// How long either peer may acknowledge nothing of what was sent to it, and the browser leave a ping unanswered.
     pub dead_peer: Duration,
-    /// How long the browser may take nothing of what waits for it.
+    /// How long the browser may take nothing of what waits for it, and a session that a peer has left may stand still.
     pub write_stall: Duration,
     /// How long the upstream may take to close a session that is taken over.
     pub takeover: Duration,
@@ -41,6 +41,8 @@ pub(super) struct Vigil {
     is_of_heartbeat: bool,
     browser: Peer,
     upstream: Peer,
+    /// When anything last moved in the session, or both peers were still there.
+    moved: Instant,
 }
 
 /// What is known of one peer.
@@ -72,7 +74,14 @@ impl Vigil {
     /// Something has just been sent.
     pub(super) fn new(now: Instant, patience: &Patience) -> Self {
         let due = patience.next_look(now);
-        Self { looked: now, due, is_of_heartbeat: false, browser: Peer::new(now, 0), upstream: Peer::new(now, 0) }
+        Self {
+            looked: now,
+            due,
+            is_of_heartbeat: false,
+            browser: Peer::new(now, 0),
+            upstream: Peer::new(now, 0),
+            moved: now,
+        }
     }
 
     /// A heartbeat came, nothing is under way, and the peers have acknowledged so many bytes. The next heartbeat will bring a look
@@ -85,6 +94,7 @@ impl Vigil {
             is_of_heartbeat: true,
             browser: Peer::new(now, browser),
             upstream: Peer::new(now, upstream),
+            moved: now,
         }
     }
 
@@ -119,7 +129,9 @@ impl Vigil {
             Sender::Browser => &mut self.browser,
             Sender::Upstream => &mut self.upstream,
         };
-        known.see(&sight, since_look, sent_by, now);
+        if known.see(&sight, since_look, sent_by, now) {
+            self.moved = now;
+        }
         if over(known.alive, patience.dead_peer) {
             return Err(dead(peer));
         }
@@ -131,6 +143,17 @@ impl Vigil {
             return Err(Loss::BrowserPongMissed);
         }
         Ok(known.waits || sight.unanswered.is_some())
+    }
+
+    /// Something was read or written since the last look, or both peers are still there.
+    pub(super) fn on_moved(&mut self, now: Instant) {
+        self.moved = now;
+    }
+
+    /// Whether a session that a peer has left has stood still for too long: nobody waits for what the other peer does not take
+    /// or send.
+    pub(super) fn stands_still(&self, patience: &Patience, now: Instant) -> bool {
+        now.saturating_duration_since(self.moved) >= patience.write_stall
     }
 
     /// Both peers were looked at.
@@ -164,7 +187,14 @@ impl Peer {
     }
 
     /// What is under way was sent at `sent_by` at the latest. What was sent since the last look only is given its whole time.
-    fn see(&mut self, Sight { delivery, heard, .. }: &Sight, since_look: Duration, sent_by: Instant, now: Instant) {
+    /// Answers whether the peer has acknowledged anything since then.
+    fn see(
+        &mut self,
+        Sight { delivery, heard, .. }: &Sight,
+        since_look: Duration,
+        sent_by: Instant,
+        now: Instant,
+    ) -> bool {
         let taken = delivery.acknowledged != self.acknowledged;
         if !(self.in_flight && delivery.in_flight) {
             self.alive = now;
@@ -178,6 +208,7 @@ impl Peer {
             self.sign = now;
         }
         (self.acknowledged, self.in_flight, self.waits) = (delivery.acknowledged, delivery.in_flight, delivery.waits);
+        taken
     }
 }
 

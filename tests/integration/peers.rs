@@ -86,6 +86,67 @@ async fn a_browser_that_takes_nothing_is_given_up_and_frees_the_apps_side() {
 }
 
 #[tokio::test]
+async fn a_hung_app_does_not_keep_the_session_of_a_closed_tab_whose_upload_it_does_not_take() {
+    let (sidecar, mut session) = with(|session| session.patience.write_stall = SHORT).await;
+    let more_than_sockets_hold = vec![0; 32 << 20];
+    session.browser.send(header(BINARY, 1 << 40, true)).await;
+    let upload = tokio::io::AsyncWriteExt::write_all(&mut session.browser.stream, &more_than_sockets_hold);
+    tokio::select! {
+        _ended = upload => panic!("the app takes nothing"),
+        () = sidecar.until("write_stalls_total", &[("direction", "browser_to_upstream")], 1.0) => {}
+    }
+    session.browser.reset();
+    is_cut(&sidecar, "upstream_stalled").await;
+    assert!(session.app.rest().await.is_err(), "the app's side is reset");
+}
+
+#[tokio::test]
+async fn a_hung_app_does_not_keep_a_session_that_its_browser_has_ended() {
+    let (sidecar, mut session) = with(|session| session.patience.write_stall = SHORT).await;
+    session.browser.finish().await;
+    session.browser.end().await;
+    sidecar.until("connections", &[], 0.0).await;
+    session.app.end().await;
+    assert_eq!(sidecar.metric("peers_lost_total", &[]).await, 0.0);
+}
+
+#[tokio::test]
+async fn a_session_that_its_browser_has_ended_goes_on_while_the_app_sends() {
+    let (sidecar, mut session) = with(|session| session.patience.write_stall = SHORT).await;
+    session.browser.finish().await;
+    session.app.end().await;
+    let mut pauses = tokio::time::interval(SHORT / 3);
+    for _message in 0..9 {
+        pauses.tick().await;
+        session.app.send(plain(BINARY, "late")).await;
+        session.browser.expect(plain(BINARY, "late")).await;
+    }
+    session.app.finish().await;
+    session.browser.end().await;
+    assert_eq!(sidecar.metric("peers_lost_total", &[]).await, 0.0);
+}
+
+#[tokio::test]
+async fn a_slow_browser_gets_all_that_its_app_sent_before_it_left() {
+    let (sidecar, mut session) = with(|session| session.patience.write_stall = SHORT).await;
+    let message = plain(BINARY, vec![7; 4 << 20]);
+    let (mut app, sent) = (session.app, message.clone());
+    let left = tokio::spawn(async move {
+        app.send(sent).await;
+        app.finish().await;
+        app
+    });
+    let mut pauses = tokio::time::interval(SHORT / 3);
+    for part in message.chunks(message.len() / 12) {
+        pauses.tick().await;
+        session.browser.expect(part).await;
+    }
+    session.browser.end().await;
+    assert_eq!(sidecar.metric("peers_lost_total", &[]).await, 0.0);
+    drop(left.await.unwrap());
+}
+
+#[tokio::test]
 async fn a_browser_that_takes_a_little_now_and_then_stays() {
     let (sidecar, session) = with(|session| {
         (session.patience.write_stall, session.patience.dead_peer) = (LONG, SHORT);

@@ -64,4 +64,5 @@ const GAVE_UP = {
   browser_stalled: "browser: takes nothing",
   browser_pong_missed: "browser: left a ping unanswered",
   upstream_dead: "upstream: nothing comes through to it",
+  upstream_stalled: "upstream: takes and sends nothing, and the browser has left",
 };

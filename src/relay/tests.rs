@@ -1,0 +1,275 @@
+//! A session ends whatever its peers do, in whatever order: every short order of their acts and many long ones, over real sockets
+//! with small buffers.
+
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+use socket2::{Domain, SockRef, Socket, Type};
+use tokio::net::TcpStream;
+
+use super::*;
+use crate::drain::Drain;
+use crate::metrics::Metrics;
+use crate::session::takeover::Holding;
+use crate::session::{SessionInfo, Sessions};
+
+/// Far longer than any of these sessions may take on a busy machine.
+const ENDS_WITHIN: Duration = Duration::from_secs(5);
+
+/// Short, since half of the endings wait for it.
+const WRITE_STALL: Duration = Duration::from_millis(60);
+const TIMEOUTS: Patience =
+    Patience { dead_peer: Duration::from_secs(60), write_stall: WRITE_STALL, takeover: Duration::from_secs(1) };
+
+/// The kernel makes these a little larger: small enough that a flood fills them at once.
+const SOCKET_BUFFER_BYTES: usize = 4096;
+
+/// Sessions that run side by side.
+const BATCH: usize = 256;
+
+/// What a peer does at one moment; after `Finish` it can only read, after `Reset` and `Leave` nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Act {
+    Message,
+    /// The front of a frame whose rest never comes.
+    TornFrame,
+    CloseFrame,
+    /// Writes as much as is taken: where the session gets its turn, until it takes nothing any more.
+    Flood,
+    /// Reads all that has come.
+    Read,
+    /// Ends its stream and can still read.
+    Finish,
+    /// Closes its socket as the kernel does for a process that ends.
+    Leave,
+    Reset,
+}
+
+const ACTS: [Act; 8] =
+    [Act::Message, Act::TornFrame, Act::CloseFrame, Act::Flood, Act::Read, Act::Finish, Act::Leave, Act::Reset];
+
+/// What a peer does in the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    Leave,
+    Reset,
+    /// Reads until the end of the stream, then leaves.
+    ReadOn,
+    /// Keeps its socket open, reads nothing and sends nothing.
+    Hang,
+}
+
+const ENDINGS: [Ending; 4] = [Ending::Leave, Ending::Reset, Ending::ReadOn, Ending::Hang];
+
+/// One life of a session. Its end is due once one peer has gone.
+#[derive(Clone, Debug)]
+struct Script {
+    acts: Vec<(Sender, Act)>,
+    /// The session gets its turn between two acts; otherwise it meets all of them at once.
+    turns: bool,
+    /// The browser's ending and the app's.
+    endings: (Ending, Ending),
+}
+
+/// The far end of one of the session's connections.
+struct Peer {
+    socket: Option<TcpStream>,
+    masked: bool,
+}
+
+impl Peer {
+    fn act(&mut self, act: Act) {
+        let Some(socket) = &self.socket else { return };
+        let mask = if self.masked { 0x80 } else { 0 };
+        let key: &[u8] = if self.masked { &[0; 4] } else { &[] };
+        match act {
+            Act::Message => _ = write(socket, &[&[0x82, mask | 5], key, b"hello"].concat()),
+            Act::TornFrame => _ = write(socket, &[&[0x82, mask | 100], key, b"torn"].concat()),
+            Act::CloseFrame => _ = write(socket, &[&[0x88, mask | 2], key, &1000_u16.to_be_bytes()].concat()),
+            Act::Flood => {
+                _ = write(socket, &[&[0x82, mask | 127, 0, 0, 0, 0, 0, 8, 0, 0], key, &[7; 1 << 19]].concat())
+            }
+            Act::Read => while socket.try_read(&mut [0; 1 << 16]).is_ok_and(|length| length > 0) {},
+            Act::Finish => _ = SockRef::from(socket).shutdown(std::net::Shutdown::Write),
+            Act::Leave => self.socket = None,
+            Act::Reset => {
+                SockRef::from(socket).set_linger(Some(Duration::ZERO)).expect("an open socket");
+                self.socket = None;
+            }
+        }
+    }
+
+    /// Acts, and gives the session its turn; a flood goes on while any of it is taken.
+    async fn act_in_turns(&mut self, act: Act) {
+        self.act(act);
+        let mut still = 0;
+        while still < 3 {
+            // The runtime looks at the sockets while a task yields.
+            tokio::task::yield_now().await;
+            let taken = self
+                .socket
+                .as_ref()
+                .filter(|_socket| act == Act::Flood)
+                .map_or(0, |socket| write(socket, &[7; 1 << 16]));
+            still = if taken > 0 { 0 } else { still + 1 };
+        }
+    }
+
+    async fn end(mut self, ending: Ending) -> Self {
+        match ending {
+            Ending::Leave => self.act(Act::Leave),
+            Ending::Reset => self.act(Act::Reset),
+            Ending::ReadOn => {
+                if let Some(socket) = self.socket.take() {
+                    while socket.readable().await.is_ok() {
+                        match socket.try_read(&mut [0; 1 << 16]) {
+                            Ok(0) => break,
+                            Err(error) if error.kind() != ErrorKind::WouldBlock => break,
+                            Ok(_) | Err(_) => {}
+                        }
+                    }
+                }
+            }
+            Ending::Hang => {}
+        }
+        self
+    }
+}
+
+/// Writes what the kernel takes now; answers how many bytes that are.
+fn write(socket: &TcpStream, bytes: &[u8]) -> usize {
+    let mut taken = 0;
+    while let Some(rest) = bytes.get(taken..).filter(|rest| !rest.is_empty()) {
+        let Ok(length) = socket.try_write(rest) else { break };
+        taken += length;
+    }
+    taken
+}
+
+/// Both ends of a connection: the peer's and the session's. Nothing else connects meanwhile.
+fn connection(listener: &Socket) -> (TcpStream, TcpStream) {
+    let far = socket();
+    far.connect(&listener.local_addr().expect("bound")).expect("connected");
+    let (near, _peer) = listener.accept().expect("accepted");
+    (asynchronous(far), asynchronous(near))
+}
+
+fn asynchronous(socket: Socket) -> TcpStream {
+    socket.set_nonblocking(true).expect("a socket");
+    TcpStream::from_std(socket.into()).expect("within a runtime")
+}
+
+fn socket() -> Socket {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+    socket.set_send_buffer_size(SOCKET_BUFFER_BYTES).expect("a size");
+    socket.set_recv_buffer_size(SOCKET_BUFFER_BYTES).expect("a size");
+    socket
+}
+
+/// What it accepts inherits its buffers.
+fn listener() -> Socket {
+    let socket = socket();
+    socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("a free port");
+    socket.listen(1).expect("a listener");
+    socket
+}
+
+/// What the sessions of one test share.
+struct Scene {
+    listener: Socket,
+    knowledge: std::sync::Arc<Knowledge>,
+    sessions: Sessions,
+    drain: Drain,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let knowledge = std::sync::Arc::new(Knowledge::new(Metrics::new().upstream("app"), TIMEOUTS));
+        Self { listener: listener(), knowledge, sessions: Sessions::new(), drain: Drain::new() }
+    }
+
+    /// Plays a script; returns whether the session ended in time.
+    async fn ends(&self, script: &Script) -> bool {
+        let (browser, near_browser) = connection(&self.listener);
+        let (app, near_app) = connection(&self.listener);
+        let info = SessionInfo { upstream: "app".into(), tapped: true };
+        let session = self.sessions.open(info);
+        let holding = Holding::new(None, session.stop());
+        let report = Report::new(self.knowledge.clone(), session, holding, None);
+        let heartbeat = Settings::default();
+        let terms = Terms { depth: Depth::Messages, heartbeat, pings: None, upstream_is_local: true, watched: None };
+        let side = |stream| Side { stream: Stream::Tcp(stream, None), early: Vec::new() };
+        let session = Session::new(side(near_browser), side(near_app), terms, report, self.drain.guard());
+        let mut session = tokio::spawn(session);
+
+        let mut browser = Peer { socket: Some(browser), masked: true };
+        let mut app = Peer { socket: Some(app), masked: false };
+        for (peer, act) in &script.acts {
+            let peer = if *peer == Sender::Browser { &mut browser } else { &mut app };
+            match script.turns {
+                true => peer.act_in_turns(*act).await,
+                false => peer.act(*act),
+            }
+        }
+        let ended = async {
+            let peers = async { tokio::join!(browser.end(script.endings.0), app.end(script.endings.1)) };
+            // A peer that hangs keeps its socket until the session has ended.
+            let (_peers, ended) = tokio::join!(peers, &mut session);
+            ended.expect("no panic");
+        };
+        let in_time = tokio::time::timeout(ENDS_WITHIN, ended).await.is_ok();
+        session.abort();
+        in_time
+    }
+
+    async fn all_end(&self, scripts: impl IntoIterator<Item = Script>) {
+        let scripts: Vec<Script> = scripts.into_iter().collect();
+        for batch in scripts.chunks(BATCH) {
+            let ended = join_all(batch.iter().map(|script| self.ends(script))).await;
+            let endless: Vec<_> = batch.iter().zip(ended).filter(|(_script, ended)| !ended).collect();
+            assert!(endless.is_empty(), "{} of {} sessions did not end: {endless:?}", endless.len(), batch.len());
+        }
+        self.drain.close();
+        assert_eq!(self.drain.alive(), 0, "a session that has ended is forgotten");
+    }
+}
+
+/// Endings with a peer that goes: while both stay, a session need not end.
+fn endings() -> impl Iterator<Item = (Ending, Ending)> {
+    let goes = |ending| matches!(ending, Ending::Leave | Ending::Reset);
+    let pairs = ENDINGS.into_iter().flat_map(|browser| ENDINGS.map(|app| (browser, app)));
+    pairs.filter(move |(browser, app)| goes(*browser) || goes(*app))
+}
+
+fn acts() -> impl Iterator<Item = (Sender, Act)> + Clone {
+    [Sender::Browser, Sender::Upstream].into_iter().flat_map(|peer| ACTS.map(|act| (peer, act)))
+}
+
+#[tokio::test]
+async fn a_session_ends_after_every_short_order_of_acts() {
+    let mut orders: Vec<Vec<(Sender, Act)>> = vec![Vec::new()];
+    orders.extend(acts().map(|act| vec![act]));
+    orders.extend(acts().flat_map(|first| acts().map(move |second| vec![first, second])));
+    let scripts = orders.into_iter().flat_map(|acts| {
+        let lives = endings().flat_map(|endings| [(endings, true), (endings, false)]);
+        lives.map(move |(endings, turns)| Script { acts: acts.clone(), turns, endings })
+    });
+    Scene::new().all_end(scripts).await;
+}
+
+#[tokio::test]
+async fn a_session_ends_after_long_random_orders_of_acts() {
+    let (acts, endings): (Vec<_>, Vec<_>) = (acts().collect(), endings().collect());
+    let scripts = (0..3000).map(|seed| {
+        let mut random = StdRng::seed_from_u64(seed);
+        let length = random.random_range(3..=10);
+        let acts = (0..length).map(|_| acts[random.random_range(0..acts.len())]).collect();
+        let (turns, endings) = (random.random_bool(0.5), endings[random.random_range(0..endings.len())]);
+        Script { acts, turns, endings }
+    });
+    Scene::new().all_end(scripts).await;
+}
