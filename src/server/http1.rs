@@ -26,14 +26,19 @@ use crate::relay::Side;
 use crate::relay::replay::Replay;
 use crate::relay::stream::Stream;
 
+/// The smallest read buffer that hyper accepts; it panics on a smaller one.
+const LEAST_BUFFER: usize = 8192;
+/// What a head has beside its target and its fields, as `limits` count them: method, version, spaces and empty line.
+const REST_OF_HEAD: usize = 1024;
+
 /// How hyper speaks it.
 pub(super) fn builder(limits: &Limits) -> Builder {
     let mut http = Builder::new();
-    // hyper has one clock for an idle connection and for a slow header. Its buffer holds a header and a target, or
-    // some of a body.
+    // hyper has one clock for an idle connection and for a slow header. Its buffer holds a whole head, or some of a body:
+    // it has to be larger than what `proxy` accepts, which judges by the limits themselves.
     http.timer(TokioTimer::new())
         .header_read_timeout(limits.idle_timeout)
-        .max_buf_size(limits.header_bytes + limits.uri_bytes)
+        .max_buf_size((limits.header_bytes + limits.uri_bytes + REST_OF_HEAD).max(LEAST_BUFFER))
         .preserve_header_case(true);
     http
 }

@@ -33,6 +33,9 @@ const MOST_STREAMS: u32 = 100;
 /// What a client may send of one body, and of all, before the app has taken any: bytes that are kept here.
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 2 << 20;
+/// By how much a head may be larger in h2's count than in that of `limits`, by which `proxy` judges it: 32 bytes for each
+/// field (RFC 9113 §6.5.2), for as many fields as HTTP/1.1 accepts, and for the four of the request line.
+const LIST_OVERHEAD: usize = 32 * (100 + 4);
 /// What is taken of an answer before the client has: bytes a stream.
 const MOST_UNSENT: usize = 64 * 1024;
 /// Requests that are taken back before they are begun with, and streams that break the protocol, until the connection
@@ -85,7 +88,7 @@ struct Answer {
 impl Http2 {
     pub(super) fn new(limits: &Limits) -> Self {
         let mut builder = Builder::new(TokioExecutor::new());
-        let header_list = u32::try_from(limits.header_bytes + limits.uri_bytes).unwrap_or(u32::MAX);
+        let header_list = u32::try_from(limits.header_bytes + limits.uri_bytes + LIST_OVERHEAD).unwrap_or(u32::MAX);
         // No pings: the kernel asks whether a silent peer is there, and to one behind a slow link an answer to a ping comes
         // no sooner than all that was sent before.
         builder

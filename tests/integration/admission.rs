@@ -151,6 +151,44 @@ async fn headers_and_targets_have_bounds() {
     forwarded(format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", long(16_000))).await;
 }
 
+/// The library that reads requests has bounds of its own, which must not be narrower.
+#[tokio::test]
+async fn limits_hold_to_the_byte_however_small_or_large_they_are() {
+    let head = |target: usize, header: usize, lines: &str| {
+        // As `limits.header_bytes` counts: names, values, and four for each line.
+        let counted: usize = lines.lines().map(|line| line.len() + 2).sum();
+        let [target, value] = ["a".repeat(target - 1), "b".repeat(header - counted - "X".len() - 4)];
+        format!("GET /{target} HTTP/1.1\r\n{lines}X: {value}\r\n\r\n")
+    };
+    let host = "Host: app.test\r\n";
+    let key = format!("Sec-WebSocket-Key: {KEY}\r\n");
+    let websocket = format!("{host}Connection: Upgrade\r\nUpgrade: websocket\r\n{key}");
+    for (uri_bytes, header_bytes) in [(256, 1024), (2048, 4096), (16 * 1024, 64 * 1024), (65_534, 1 << 20)] {
+        let app = App::bind().await;
+        let mut config = app.config();
+        (config.limits.uri_bytes, config.limits.header_bytes) = (uri_bytes, header_bytes);
+        let sidecar = Sidecar::start(config).await;
+        for lines in [host, &websocket] {
+            for (target, header, refused) in [
+                (uri_bytes, header_bytes, None),
+                (uri_bytes + 1, header_bytes, Some("414")),
+                (uri_bytes, header_bytes + 1, Some("431")),
+            ] {
+                let mut browser = sidecar.connect().await;
+                browser.send(head(target, header, lines)).await;
+                let Some(status) = refused else {
+                    let head = app.accept().await.head().await;
+                    assert!(head.starts_with("GET /aaa"), "{target} {header}: {head}");
+                    continue;
+                };
+                let answer = browser.head().await;
+                assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{target} {header}: {answer}");
+                assert!(app.is_untouched());
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn an_unknown_expectation_fails() {
     assert_eq!(refused(format!("{POST}Expect: 200-ok\r\nContent-Length: 1\r\n\r\na"), "expectation").await, "417");

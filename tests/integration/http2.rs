@@ -334,6 +334,30 @@ async fn what_http_1_1_refuses_is_refused_and_counted_alike() {
     scene.forwarded(&mut browser, get("/")).await;
 }
 
+/// h2 counts 32 bytes for each field and has a bound of its own, which must not be narrower.
+#[tokio::test]
+async fn limits_hold_to_the_byte_however_many_fields_a_header_has() {
+    let (uri_bytes, header_bytes) = (256, 1024);
+    let scene = Scene::with(|config| {
+        (config.limits.uri_bytes, config.limits.header_bytes) = (uri_bytes, header_bytes);
+    })
+    .await;
+    let mut browser = scene.browser().await;
+    let request = |target: usize, header: usize| {
+        // Four bytes for each field beside its name and value; the authority counts as the host that it becomes.
+        let many = (10..99).map(|number| format!("{number}"));
+        let rest = header - ("host".len() + "a.test".len() + 4) - 89 * (2 + 4) - ("x".len() + 4);
+        let path = "p".repeat(target - 1);
+        let request = Request::builder().uri(format!("https://a.test/{path}")).header("x", "v".repeat(rest));
+        many.fold(request, |request, name| request.header(name, "")).body(()).unwrap()
+    };
+    scene.forwarded(&mut browser, request(uri_bytes, header_bytes)).await;
+    for (request, status) in [(request(uri_bytes + 1, header_bytes), 414), (request(uri_bytes, header_bytes + 1), 431)] {
+        assert_eq!(browser.ask(request).await.unwrap().status().as_u16(), status);
+    }
+    assert_eq!(scene.rejected("size").await, 2.0);
+}
+
 #[tokio::test]
 async fn a_request_without_a_host_is_refused() {
     let scene = Scene::new().await;

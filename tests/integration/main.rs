@@ -2,6 +2,7 @@
 
 mod admission;
 mod bulk;
+mod configuration;
 mod container;
 mod deflate;
 mod drain;

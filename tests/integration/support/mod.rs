@@ -2,6 +2,7 @@
 //!
 //! Law: whatever waits is bounded, so that a hang is a failure that says where.
 
+pub(crate) mod draw;
 pub(crate) mod frame;
 pub(crate) mod http2;
 pub(crate) mod process;
