@@ -52,13 +52,14 @@ pub struct Log {
 pub struct Filter(Arc<dyn Fn(EnvFilter) + Send + Sync>);
 
 impl Filter {
-    /// Decides anew, from now on.
-    ///
-    /// # Errors
-    /// The filter cannot be read; the one of before stays.
-    pub fn set(&self, filter: &str) -> Result<(), TelemetryError> {
-        (self.0)(read(filter)?);
-        Ok(())
+    /// One that is put in force by this function.
+    pub(crate) fn new(set: impl Fn(EnvFilter) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(set))
+    }
+
+    /// Decides by this filter from now on. What [`read`] has accepted cannot fail here.
+    pub fn set(&self, filter: EnvFilter) {
+        (self.0)(filter);
     }
 }
 
@@ -98,7 +99,11 @@ pub fn init(json: bool, filter: &str) -> Result<Log, TelemetryError> {
     Ok(Log { lines, filter, _writer: writer })
 }
 
-fn read(filter: &str) -> Result<EnvFilter, TelemetryError> {
+/// Reads a filter, which is not in force by that.
+///
+/// # Errors
+/// It is none.
+pub fn read(filter: &str) -> Result<EnvFilter, TelemetryError> {
     EnvFilter::try_new(filter).map_err(|source| TelemetryError::Filter { filter: filter.to_owned(), source })
 }
 
@@ -119,10 +124,10 @@ where
 }
 
 fn changing<S: 'static>(handle: Handle<EnvFilter, S>) -> Filter {
-    Filter(Arc::new(move |filter| {
+    Filter::new(move |filter| {
         // Without its subscriber there are no lines to decide on.
         let _gone = handle.reload(filter);
-    }))
+    })
 }
 
 #[cfg(test)]
@@ -197,11 +202,11 @@ mod tests {
             let lines = logged_with(json, "info", |filter| {
                 let event = |name| tracing::debug!(target: "heartbeat_sidecar::relay", "{name}");
                 event("before");
-                filter.set("debug").unwrap();
+                filter.set(read("debug").unwrap());
                 event("between");
-                assert!(filter.set("info,relay=loud").is_err());
+                assert!(read("info,relay=loud").is_err());
                 event("unchanged");
-                filter.set("warn").unwrap();
+                filter.set(read("warn").unwrap());
                 event("after");
             });
             let seen = ["before", "between", "unchanged", "after"].map(|name| lines.contains(name));

@@ -9,7 +9,7 @@ use super::systemd;
 use crate::app::Reloading;
 use crate::config::{Effective, Loaded, Problems, Reloader};
 use crate::metrics::Reload;
-use crate::telemetry::Filter;
+use crate::telemetry::{self, Filter};
 
 /// From one look at the file to the next. It is read, not watched: a watch misses the swap of a link on some file systems.
 const LOOK: Duration = Duration::from_secs(1);
@@ -64,12 +64,15 @@ impl Keeper {
         }
     }
 
-    /// Says what has changed.
+    /// All of it, or nothing and why. Says what has changed.
     fn put_in_force(&mut self, loaded: Loaded) -> Result<String, Vec<String>> {
-        self.reloading.apply(&loaded.config).map_err(|error| vec![format!("upstream_tls: {error}")])?;
         let level = &loaded.config.log.level;
-        if *level != self.running.config.log.level {
-            self.filter.set(level).map_err(|error| vec![error.to_string()])?;
+        let filter = (*level != self.running.config.log.level).then(|| telemetry::read(level));
+        let filter = filter.transpose().map_err(|error| vec![error.to_string()])?;
+        // The last step that can fail, and that changes nothing then.
+        self.reloading.apply(&loaded.config).map_err(|error| vec![format!("upstream_tls: {error}")])?;
+        if let Some(filter) = filter {
+            self.filter.set(filter);
         }
         for warning in &loaded.warnings {
             tracing::warn!("{warning}");
@@ -94,4 +97,62 @@ fn changed(before: &Loaded, after: &Loaded) -> String {
         named.push(format!("apps: {}", names.join(", ")));
     }
     named.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpStream;
+    use tokio_util::task::AbortOnDropHandle;
+
+    use super::*;
+    use crate::app::Sidecar;
+    use crate::config::{SETTINGS, Sources, load};
+
+    /// The answer to a request with a target of 300 bytes.
+    async fn ask(sidecar: SocketAddr) -> String {
+        let mut client = TcpStream::connect(sidecar).await.expect("it listens");
+        let request = format!("GET /{} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", "a".repeat(299));
+        client.write_all(request.as_bytes()).await.expect("a connection");
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.expect("an answer");
+        answer
+    }
+
+    #[tokio::test]
+    async fn a_reload_with_a_bad_log_filter_changes_nothing() {
+        let setting = |key: &str| SETTINGS.iter().find(|setting| setting.key == key).expect("a known key");
+        let flags = [("listen", "127.0.0.1:0"), ("admin", "127.0.0.1:0"), ("upstream", "http://127.0.0.1:1")];
+        let flags = flags.map(|(key, value)| (setting(key), value.to_owned())).into();
+        let sources = Sources { flags, ..Sources::default() };
+        let running = load(&sources).expect("valid");
+        let sidecar = Sidecar::bind(running.config.clone()).await.expect("bound");
+        let (address, reloading) = (sidecar.address().expect("bound"), sidecar.reloading());
+        let _run = AbortOnDropHandle::new(tokio::spawn(sidecar.run(std::future::pending())));
+        let sets = Arc::new(AtomicUsize::new(0));
+        let counted = sets.clone();
+        let filter = Filter::new(move |_filter| _ = counted.fetch_add(1, Relaxed));
+        let mut keeper = Keeper { reloader: Reloader::new(sources), running: running.clone(), reloading, filter };
+
+        // No file can have such a filter; a later way to write one might.
+        let mut bad = running;
+        bad.config.limits.uri_bytes = 256;
+        bad.config.log.level = "info,relay=loud".to_owned();
+        let mut good = bad.clone();
+        let told = keeper.put_in_force(bad).expect_err("no filter");
+        assert!(told[0].contains("info,relay=loud"), "{told:?}");
+        let answer = ask(address).await;
+        assert!(answer.starts_with("HTTP/1.1 502 "), "the limits are the new ones: {answer}");
+        assert_eq!((sets.load(Relaxed), keeper.running.config.log.level.as_str()), (0, "info"));
+
+        good.config.log.level = "debug".to_owned();
+        keeper.put_in_force(good).expect("valid");
+        let answer = ask(address).await;
+        assert!(answer.starts_with("HTTP/1.1 414 "), "{answer}");
+        assert_eq!((sets.load(Relaxed), keeper.running.config.log.level.as_str()), (1, "debug"));
+    }
 }
