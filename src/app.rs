@@ -69,13 +69,8 @@ pub enum BindError {
         source: std::io::Error,
     },
     /// A certificate, or a key, that does not work.
-    #[error("{table}: {error}")]
-    Tls {
-        /// The settings' table.
-        table: &'static str,
-        /// The file, and what is wrong with it.
-        error: TlsError,
-    },
+    #[error(transparent)]
+    Tls(#[from] TlsError),
 }
 
 impl Sidecar {
@@ -97,14 +92,13 @@ impl Sidecar {
         let admin = bind("admin", config.admin, sockets.admin, &keepalive).await?;
         let (metrics, sessions) = (Metrics::with_detail(config.metrics_detail), Sessions::new());
         let drain = Drain::with_close_code(config.drain.close_code.number());
-        let broken = |table| move |error| BindError::Tls { table, error };
-        let tls = config.tls.files().map(Live::load).transpose().map_err(broken("tls"))?;
+        let tls = config.tls.files().map(Live::load).transpose()?;
         let tls = tls.map(|(watcher, not_after)| {
             metrics.tls_not_after(not_after);
             watcher
         });
         let mut apps = Apps::new(metrics.clone());
-        let routes = apps.routes(&config).map_err(broken("upstream_tls"))?;
+        let routes = apps.routes(&config)?;
         let proxy = Proxy::new(&config, routes, sessions.clone(), metrics.clone());
         let door = tls.as_ref().map(Watcher::live);
         let entrance = Entrance::new(&config, door, proxy.clone(), metrics.clone());

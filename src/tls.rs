@@ -2,27 +2,23 @@
 //!
 //! Law: what is broken never replaces what works.
 
+mod pem;
 mod sni;
 
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::{fs, io};
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::crypto::{CryptoProvider, ring};
-use rustls::pki_types::pem::{self, PemObject as _};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use x509_cert::Certificate;
 use x509_cert::der::Decode as _;
 
+pub use self::pem::{Contents, PemFile};
 use self::sni::Certificates;
-
-/// A larger file is no certificate.
-const MAX_BYTES: u64 = 1024 * 1024;
 
 /// What browsers are offered by ALPN (RFC 7301), the best first; HTTP/2 if it is on. For websockets they ask for HTTP/1.1 by
 /// themselves, since nothing here says that HTTP/2 carries them (RFC 8441 §3).
@@ -30,11 +26,11 @@ const SPOKEN: [&[u8]; 3] = [b"h2", b"http/1.1", b"http/1.0"];
 /// What an app is asked for: it may want to speak websocket.
 const ASKED_FOR: &[u8] = b"http/1.1";
 
-/// Why there is no TLS: a file, and what is wrong with it.
+/// Why there is no TLS: a setting with its file, and what is wrong with that.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{}: {reason}", file.display())]
+#[error("{subject}: {reason}")]
 pub struct TlsError {
-    file: PathBuf,
+    subject: String,
     reason: String,
 }
 
@@ -44,13 +40,13 @@ pub trait Material {
     type Config;
 
     /// All of them.
-    fn files(&self) -> Vec<&Path>;
+    fn files(&self) -> Vec<PemFile<'_>>;
 
     /// Makes it of their contents, in the order of [`Material::files`].
     ///
     /// # Errors
     /// Names the file that is to blame.
-    fn make(&self, contents: &[Vec<u8>]) -> Result<Made<Self::Config>, TlsError>;
+    fn make(&self, contents: &[Contents<'_>]) -> Result<Made<Self::Config>, TlsError>;
 }
 
 /// What is made of files.
@@ -117,6 +113,7 @@ impl<M: Material> Live<M> {
         let contents = read(&material)?;
         let Made { config, not_after } = material.make(&contents)?;
         let (seen, judged) = (Ok(print(&contents)), Ok(print(&contents)));
+        drop(contents);
         let live = Arc::new(Self { material, current: RwLock::new(Arc::new(config)) });
         Ok((Watcher { live, seen, judged }, not_after))
     }
@@ -157,46 +154,47 @@ impl<M: Material> Watcher<M> {
 impl Material for ListenerFiles {
     type Config = ServerConfig;
 
-    fn files(&self) -> Vec<&Path> {
-        let others = self.others.iter().flat_map(|Pair { certificate, key }| [certificate, key]);
-        let all = [&self.certificate, &self.key].into_iter().chain(others).chain(&self.client_ca);
-        all.map(PathBuf::as_path).collect()
+    fn files(&self) -> Vec<PemFile<'_>> {
+        let first = [named("tls.certificate", &self.certificate), named("tls.key", &self.key)];
+        let others = self.others.iter().flat_map(|Pair { certificate, key }| {
+            [named("tls.certificates.certificate", certificate), named("tls.certificates.key", key)]
+        });
+        first.into_iter().chain(others).chain(self.client_ca.as_ref().map(|ca| named("tls.client_ca", ca))).collect()
     }
 
-    fn make(&self, contents: &[Vec<u8>]) -> Result<Made<ServerConfig>, TlsError> {
+    fn make(&self, contents: &[Contents<'_>]) -> Result<Made<ServerConfig>, TlsError> {
         let (certificates, not_after) = self.certificates(contents)?;
         let builder = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
         let builder = builder.expect("ring has suites for every version");
-        let builder = match &self.client_ca {
-            None => builder.with_no_client_auth(),
-            Some(file) => {
-                let roots = Arc::new(roots(file, &contents[contents.len() - 1])?);
-                let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider()).build();
-                builder.with_client_cert_verifier(verifier.map_err(|error| blame(file, error))?)
+        let builder = match (&self.client_ca, contents.last()) {
+            (Some(_), Some(ca)) => {
+                let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(ca)?), provider()).build();
+                builder.with_client_cert_verifier(verifier.map_err(|error| ca.blame_certificate(error))?)
             }
+            _ => builder.with_no_client_auth(),
         };
         let mut config = builder.with_cert_resolver(Arc::new(certificates));
         config.alpn_protocols = SPOKEN[usize::from(!self.http2)..].iter().map(|protocol| protocol.to_vec()).collect();
         // Scanners ask for it; every suite is a good one.
         config.ignore_client_order = true;
-        config.ticketer = ring::Ticketer::new().map_err(|error| blame(&self.key, error))?;
+        config.ticketer = ring::Ticketer::new().map_err(|error| contents[1].blame(error))?;
         Ok(Made { config, not_after })
     }
 }
 
 impl ListenerFiles {
     /// All of them, and when the first of them expires.
-    fn certificates(&self, contents: &[Vec<u8>]) -> Result<(Certificates, u64), TlsError> {
-        let first = pair(&self.certificate, &contents[0], &self.key, &contents[1])?;
-        let parsed = parsed(&self.certificate, &first)?;
+    fn certificates(&self, contents: &[Contents<'_>]) -> Result<(Certificates, u64), TlsError> {
+        let first = pair(&contents[0], &contents[1])?;
+        let parsed = parsed(&contents[0], &first)?;
         let mut not_after = not_after(&parsed);
-        let mut certificates = Certificates::new(first, &names(&self.certificate, &parsed)?);
-        for (Pair { certificate, key }, contents) in self.others.iter().zip(contents[2..].chunks_exact(2)) {
-            let other = pair(certificate, &contents[0], key, &contents[1])?;
-            let parsed = self::parsed(certificate, &other)?;
-            let names = names(certificate, &parsed)?;
+        let mut certificates = Certificates::new(first, &names(&contents[0], &parsed)?);
+        for contents in contents[2..].chunks_exact(2).take(self.others.len()) {
+            let other = pair(&contents[0], &contents[1])?;
+            let parsed = self::parsed(&contents[0], &other)?;
+            let names = names(&contents[0], &parsed)?;
             if names.is_empty() {
-                return Err(blame(certificate, "is for no DNS name (subjectAltName) that a browser could ask for"));
+                return Err(contents[0].blame("is for no DNS name (subjectAltName) that a browser could ask for"));
             }
             not_after = not_after.min(self::not_after(&parsed));
             certificates.add(other, &names);
@@ -208,14 +206,16 @@ impl ListenerFiles {
 impl Material for ClientFiles {
     type Config = ClientConfig;
 
-    fn files(&self) -> Vec<&Path> {
-        let pair = self.pair.iter().flat_map(|(certificate, key)| [certificate, key]);
-        pair.chain(&self.ca).map(PathBuf::as_path).collect()
+    fn files(&self) -> Vec<PemFile<'_>> {
+        let pair = self.pair.iter().flat_map(|(certificate, key)| {
+            [named("upstream_tls.certificate", certificate), named("upstream_tls.key", key)]
+        });
+        pair.chain(self.ca.as_ref().map(|ca| named("upstream_tls.ca", ca))).collect()
     }
 
-    fn make(&self, contents: &[Vec<u8>]) -> Result<Made<ClientConfig>, TlsError> {
+    fn make(&self, contents: &[Contents<'_>]) -> Result<Made<ClientConfig>, TlsError> {
         let roots = match (&self.ca, contents.last()) {
-            (Some(file), Some(content)) => roots(file, content)?,
+            (Some(_), Some(ca)) => roots(ca)?,
             _ => system_roots()?,
         };
         let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider()).build();
@@ -224,9 +224,9 @@ impl Material for ClientFiles {
         let builder = builder.expect("ring has suites for every version").with_webpki_verifier(verifier);
         let (mut config, not_after) = match &self.pair {
             None => (builder.with_no_client_auth(), 0),
-            Some((certificate, key)) => {
-                let pair = pair(certificate, &contents[0], key, &contents[1])?;
-                let not_after = not_after(&parsed(certificate, &pair)?);
+            Some(_) => {
+                let pair = pair(&contents[0], &contents[1])?;
+                let not_after = not_after(&parsed(&contents[0], &pair)?);
                 (builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(pair))), not_after)
             }
         };
@@ -240,63 +240,36 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }
 
-fn blame(file: &Path, reason: impl ToString) -> TlsError {
-    TlsError { file: file.to_owned(), reason: reason.to_string() }
+fn named<'a>(setting: &'static str, path: &'a PathBuf) -> PemFile<'a> {
+    PemFile { setting, path }
 }
 
-fn read(material: &impl Material) -> Result<Vec<Vec<u8>>, TlsError> {
-    let whole = |file: &Path| -> io::Result<Vec<u8>> {
-        let mut bytes = Vec::new();
-        io::Read::read_to_end(&mut io::Read::take(fs::File::open(file)?, MAX_BYTES), &mut bytes)?;
-        Ok(bytes)
-    };
-    material.files().into_iter().map(|file| whole(file).map_err(|error| blame(file, error))).collect()
+fn read<M: Material>(material: &M) -> Result<Vec<Contents<'_>>, TlsError> {
+    material.files().into_iter().map(PemFile::read).collect()
 }
 
 /// Tells contents apart without keeping a key in memory.
-fn print(contents: &[Vec<u8>]) -> u64 {
+fn print(contents: &[Contents<'_>]) -> u64 {
     let mut hasher = DefaultHasher::new();
-    contents.hash(&mut hasher);
+    contents.iter().for_each(|contents| contents.bytes.hash(&mut hasher));
     hasher.finish()
 }
 
-fn certificates(file: &Path, content: &[u8]) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(content).collect();
-    let found = found.map_err(|error| blame(file, explain(&error)))?;
-    if found.is_empty() {
-        return Err(blame(file, "holds no PEM certificate"));
-    }
-    Ok(found)
-}
-
-fn pair(certificate: &Path, content: &[u8], key: &Path, key_content: &[u8]) -> Result<CertifiedKey, TlsError> {
-    let chain = certificates(certificate, content)?;
-    let parsed = PrivateKeyDer::from_pem_slice(key_content).map_err(|error| match error {
-        pem::Error::NoItemsFound => blame(key, "holds no PEM private key, or an encrypted one"),
-        error => blame(key, explain(&error)),
-    })?;
-    CertifiedKey::from_der(chain, parsed, &provider()).map_err(|error| match error {
+fn pair(certificate: &Contents<'_>, key: &Contents<'_>) -> Result<CertifiedKey, TlsError> {
+    CertifiedKey::from_der(certificate.certificates()?, key.key()?, &provider()).map_err(|error| match error {
         rustls::Error::InconsistentKeys(_) => {
-            blame(key, format!("is not the key of the certificate in {}", certificate.display()))
+            let certificate = certificate.file.path.display();
+            key.blame(format_args!("is not the key of the certificate in {certificate}"))
         }
-        rustls::Error::InvalidCertificate(_) => blame(certificate, error),
-        error => blame(key, error),
+        rustls::Error::InvalidCertificate(_) => certificate.blame_certificate(error),
+        error => key.blame(format_args!("holds no RSA, ECDSA or Ed25519 key that can be used ({error})")),
     })
 }
 
-/// What is wrong with PEM, without a byte of it: it may be a key.
-fn explain(error: &pem::Error) -> &'static str {
-    match error {
-        pem::Error::MissingSectionEnd { .. } => "a PEM section has no end",
-        pem::Error::NoItemsFound => "holds nothing in PEM",
-        _ => "is no valid PEM",
-    }
-}
-
-fn roots(file: &Path, content: &[u8]) -> Result<RootCertStore, TlsError> {
+fn roots(file: &Contents<'_>) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
-    for certificate in certificates(file, content)? {
-        roots.add(certificate).map_err(|error| blame(file, error))?;
+    for certificate in file.certificates()? {
+        roots.add(certificate).map_err(|error| file.blame_certificate(error))?;
     }
     Ok(roots)
 }
@@ -309,18 +282,18 @@ fn system_roots() -> Result<RootCertStore, TlsError> {
     if added == 0 {
         let reason = found.errors.first().map_or_else(|| "none found".to_owned(), ToString::to_string);
         let reason = format!("{reason}; name a file of root certificates in upstream_tls.ca or SSL_CERT_FILE");
-        return Err(blame(Path::new("the system's root certificates"), reason));
+        return Err(TlsError { subject: "the system's root certificates".to_owned(), reason });
     }
     Ok(roots)
 }
 
-fn parsed(file: &Path, pair: &CertifiedKey) -> Result<Certificate, TlsError> {
-    let leaf = pair.end_entity_cert().map_err(|error| blame(file, error))?;
-    Certificate::from_der(leaf).map_err(|error| blame(file, error))
+fn parsed(file: &Contents<'_>, pair: &CertifiedKey) -> Result<Certificate, TlsError> {
+    let leaf = pair.end_entity_cert().map_err(|error| file.blame_certificate(error))?;
+    Certificate::from_der(leaf).map_err(|error| file.blame_certificate(error))
 }
 
-fn names(file: &Path, certificate: &Certificate) -> Result<Vec<String>, TlsError> {
-    sni::names(certificate).map_err(|error| blame(file, error))
+fn names(file: &Contents<'_>, certificate: &Certificate) -> Result<Vec<String>, TlsError> {
+    sni::names(certificate).map_err(|error| file.blame_certificate(error))
 }
 
 fn not_after(certificate: &Certificate) -> u64 {

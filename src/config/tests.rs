@@ -2,6 +2,7 @@
 
 mod files;
 mod judgement;
+mod pem;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -329,7 +330,7 @@ fn settings_of_tls_hold_together() {
         ),
         (
             [("tls-certificate", "/none/tls.crt"), ("tls-key", "/none/tls.key")],
-            "tls: /none/tls.crt: No such file or directory (os error 2)",
+            "tls.certificate = \"/none/tls.crt\": cannot be read: No such file or directory (os error 2)",
         ),
         (
             [("tls-certificate", "/none/"), ("log-level", "info")],

@@ -135,8 +135,7 @@ impl Assembly {
         if found.is_empty() {
             let listener = tls.files().and_then(|files| Live::load(files).err());
             let client = files.and_then(|files| Live::load(files).err());
-            found.extend(listener.map(|error| format!("tls: {error}")));
-            found.extend(client.map(|error| format!("upstream_tls: {error}")));
+            found.extend(listener.into_iter().chain(client).map(|error| error.to_string()));
         }
         found
     }

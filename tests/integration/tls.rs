@@ -533,23 +533,23 @@ async fn a_broken_pair_is_an_error_that_names_its_file() {
     };
     rest(
         [certificate.clone(), flag("tls-key", &pki.path("other.key"))],
-        "tls: other.key: is not the key of the certificate in tls.crt",
+        "tls.key = \"other.key\": is not the key of the certificate in tls.crt",
     );
-    rest([certificate.clone(), flag("tls-key", &pki.path("none"))], "tls: none: No such file or directory");
-    rest([certificate.clone(), flag("tls-key", &pki.path("empty"))], "tls: empty: holds no PEM private key");
-    rest([flag("tls-certificate", &pki.path("empty")), key], "tls: empty: holds no PEM certificate");
+    rest([certificate.clone(), flag("tls-key", &pki.path("none"))], "tls.key = \"none\": cannot be read: No such file or directory");
+    rest([certificate.clone(), flag("tls-key", &pki.path("empty"))], "tls.key = \"empty\": holds no PEM private key");
+    rest([flag("tls-certificate", &pki.path("empty")), key], "tls.certificate = \"empty\": holds no PEM certificate");
     rest(
         [certificate.clone(), String::from("--log-level=info")],
         "tls.certificate = \"tls.crt\" (--tls-certificate) needs tls.key beside it",
     );
     let upstream = "--upstream=https://127.0.0.1:1".to_owned();
-    rest([upstream, flag("upstream-tls-ca", &pki.path("empty"))], "upstream_tls: empty: holds no PEM certificate");
+    rest([upstream, flag("upstream-tls-ca", &pki.path("empty"))], "upstream_tls.ca = \"empty\": holds no PEM certificate");
 
     let mut config = App::bind().await.config();
     pki.configure(Sides::Browser, &mut config);
     config.tls.key = Some(pki.path("empty"));
     let error = app::Sidecar::bind(config).await.err().expect("no key").to_string();
-    assert!(error.contains("/empty: holds no PEM private key"), "{error}");
+    assert!(error.contains("/empty\": holds no PEM private key"), "{error}");
 }
 
 #[tokio::test]

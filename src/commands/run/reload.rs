@@ -70,7 +70,7 @@ impl Keeper {
         let filter = (*level != self.running.config.log.level).then(|| telemetry::read(level));
         let filter = filter.transpose().map_err(|error| vec![error.to_string()])?;
         // The last step that can fail, and that changes nothing then.
-        self.reloading.apply(&loaded.config).map_err(|error| vec![format!("upstream_tls: {error}")])?;
+        self.reloading.apply(&loaded.config).map_err(|error| vec![error.to_string()])?;
         if let Some(filter) = filter {
             self.filter.set(filter);
         }
