@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use tokio::net::UnixDatagram;
 use tokio::process::Command;
 
-use crate::support::process::{Process, Signal};
+use crate::support::process::{Process, Signal, command_with};
 use crate::support::{App, Sidecar, soon};
 
 /// Where systemd is told, for as long as the test goes on.
@@ -101,4 +101,13 @@ async fn sockets_that_are_handed_over_are_served() {
         assert!(seen.admin("/readyz").await.0.starts_with("HTTP/1.1 200 "));
         let _session = seen.stream(&app).await;
     }
+}
+
+#[tokio::test]
+async fn a_number_of_sockets_that_cannot_be_is_refused() {
+    let (code, told) =
+        command_with(&["run"], |command| command.env("LISTEN_FDS", i32::MAX.to_string()).env_remove("LISTEN_PID"))
+            .await;
+    assert_eq!(code, Some(1));
+    assert!(told.contains("LISTEN_FDS=2147483647: no service manager hands over more than 1024 sockets"), "{told}");
 }

@@ -17,6 +17,9 @@ const LOOK: Duration = Duration::from_secs(5);
 /// The time that the process takes to end behind its drain, and some.
 const MARGIN: Duration = Duration::from_secs(5);
 
+/// More sockets than this are a mistake; two are of use.
+const MOST_HANDED: u64 = 1024;
+
 /// Which of our sockets one is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
@@ -30,6 +33,11 @@ enum Place {
 /// # Errors
 /// A socket that cannot be told to be ours, or is no TCP socket.
 pub(super) fn sockets() -> anyhow::Result<Sockets> {
+    let count = std::env::var("LISTEN_FDS").ok().and_then(|count| count.parse::<u64>().ok());
+    if let Some(count) = count.filter(|count| *count > MOST_HANDED) {
+        // The library that takes them makes a list as long as this says.
+        bail!("LISTEN_FDS={count}: no service manager hands over more than {MOST_HANDED} sockets");
+    }
     let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
     let mut handed = ListenFd::from_env();
     let names = names.split(':').filter(|_name| handed.len() > 0).chain(std::iter::repeat("")).take(handed.len());
