@@ -15,6 +15,8 @@ use crate::config::{DAY, Invalid, PREFIX, SETTINGS, Setting, Sources, duration};
 pub enum Command {
     /// Proxy.
     Run(Sources),
+    /// Proxy, but with arguments that make no sense. The sources are what they and the environment say of the log's form.
+    Misused(Sources, clap::Error),
     /// Judge and print the configuration.
     Check(Sources),
     /// Print the JSON Schema of the configuration file.
@@ -201,7 +203,18 @@ fn parse_from(
     let ours = |(name, _): &(OsString, OsString)| name.as_encoded_bytes().starts_with(PREFIX.as_bytes());
     let environment: BTreeMap<_, _> = environment.into_iter().filter(ours).collect();
     let sources = |SettingArgs { config, flags }| Sources { config, environment, flags };
-    Ok(match Cli::try_parse_from(args)?.verb {
+    let args: Vec<OsString> = args.into_iter().map(Into::into).collect();
+    let verb = match Cli::try_parse_from(&args) {
+        Ok(cli) => cli.verb,
+        Err(error) => {
+            let run = if error.use_stderr() { of_run(&args) } else { None };
+            return match run {
+                Some(run) => Ok(Command::Misused(sources(run), error)),
+                None => Err(error),
+            };
+        }
+    };
+    Ok(match verb {
         Verb::Run(args) => Command::Run(sources(args)),
         Verb::Check { schema: true, .. } => Command::Schema,
         Verb::Check { schema: false, settings } => Command::Check(sources(settings)),
@@ -211,6 +224,19 @@ fn parse_from(
         Verb::Wait { upstream, args } => Command::Wait(sources(upstream.into()), args),
         Verb::Drain { admin, args } => Command::Drain(sources(admin.into()), args),
     })
+}
+
+/// Of arguments that make no sense, what they say of the log's form; `None` if they are for another command than `run`.
+fn of_run(args: &[OsString]) -> Option<SettingArgs> {
+    let args: Vec<_> = args.iter().map(|arg| arg.to_string_lossy()).collect();
+    let value = |flag: &str| {
+        args.iter().enumerate().find_map(|(at, arg)| match arg.strip_prefix(flag)? {
+            "" => args.get(at + 1).map(|value| value.to_string()),
+            rest => rest.strip_prefix('=').map(str::to_owned),
+        })
+    };
+    let of_run = args.get(1).is_some_and(|verb| verb == "run");
+    of_run.then(|| SettingArgs::of(value("--config").map(PathBuf::from), "log_format", value("--log-format")))
 }
 
 fn at_most_a_day(text: &str) -> Result<Duration, Invalid> {
@@ -255,6 +281,7 @@ impl Args for SettingArgs {
             Arg::new(setting.key)
                 .long(setting.flag())
                 .value_name(setting.value_name)
+                .allow_negative_numbers(true)
                 .help(format!("{} [default: {default}] [env: {variable}]", setting.help))
         });
         command.arg(config).args(flags)
@@ -278,100 +305,4 @@ impl FromArgMatches for SettingArgs {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn parsed(line: &str, environment: &[(&str, &str)]) -> Result<Command, clap::Error> {
-        let environment = environment.iter().map(|(name, value)| (name.into(), value.into()));
-        parse_from(["heartbeat-sidecar"].into_iter().chain(line.split_whitespace()), environment)
-    }
-
-    fn sources(line: &str, environment: &[(&str, &str)]) -> Sources {
-        match parsed(line, environment) {
-            Ok(Command::Run(sources) | Command::Check(sources)) => sources,
-            Ok(Command::Healthcheck(sources, _) | Command::Wait(sources, _) | Command::Drain(sources, _)) => sources,
-            Ok(Command::Probe(_) | Command::Demo(_) | Command::Schema) => panic!("{line}: not a command of settings"),
-            Err(error) => panic!("{error}"),
-        }
-    }
-
-    fn help_of(command: &str) -> String {
-        let refused = parsed(&format!("{command} --help"), &[]).err().expect("help is clap's error");
-        assert_eq!(refused.kind(), clap::error::ErrorKind::DisplayHelp);
-        refused.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
-    }
-
-    #[test]
-    fn the_definition_of_the_commands_is_sound() {
-        <Cli as clap::CommandFactory>::command().debug_assert();
-    }
-
-    #[test]
-    fn every_setting_is_a_flag_of_run_and_check_that_shows_default_and_variable() {
-        for command in ["run", "check"] {
-            let help = help_of(command);
-            for setting in SETTINGS {
-                let (flag, name) = (setting.flag(), setting.value_name);
-                assert!(help.contains(&format!("--{flag} <{name}> {}", setting.help)), "{flag}: {help}");
-                let facts = format!("[default: {}] [env: {}]", setting.default_text(), setting.variable());
-                assert!(help.contains(&facts), "{facts}: {help}");
-                let sources = sources(&format!("{command} --{flag} @"), &[]);
-                let given: Vec<_> =
-                    sources.flags.iter().map(|(setting, value)| (setting.key, value.as_str())).collect();
-                assert_eq!(given, [(setting.key, "@")], "the value is not judged here");
-            }
-        }
-    }
-
-    #[test]
-    fn only_our_part_of_the_environment_is_kept() {
-        let environment = [("HEARTBEAT_SIDECAR_LISTEN", "x"), ("AWS_SECRET_ACCESS_KEY", "y"), ("HEARTBEAT", "z")];
-        let kept = sources("run --config a.toml", &environment);
-        assert_eq!(kept.environment, BTreeMap::from([("HEARTBEAT_SIDECAR_LISTEN".into(), "x".into())]));
-        assert_eq!(kept.config, Some("a.toml".into()));
-    }
-
-    #[test]
-    fn probe_and_demo_have_defaults() {
-        let Ok(Command::Probe(probe)) = parsed("probe http://app", &[]) else { panic!("not a probe") };
-        let (interval, timeout) = (Duration::from_secs(1), Duration::from_secs(5));
-        assert_eq!(probe, ProbeArgs { url: "http://app".to_owned(), count: 10, interval, timeout, json: false });
-        let Ok(Command::Demo(demo)) = parsed("demo", &[]) else { panic!("not a demo") };
-        assert_eq!(demo, DemoArgs { seconds: 15 });
-    }
-
-    #[test]
-    fn commands_for_containers_take_the_address_that_they_need_and_no_other_setting() {
-        for (line, key) in
-            [("healthcheck --admin @", "admin"), ("drain --admin @", "admin"), ("wait --upstream @", "upstream")]
-        {
-            let sources = sources(&format!("{line} --config a.toml"), &[("HEARTBEAT_SIDECAR_LISTEN", "x")]);
-            let given: Vec<_> = sources.flags.iter().map(|(setting, value)| (setting.key, value.as_str())).collect();
-            assert_eq!((given, sources.environment.len()), (vec![(key, "@")], 1));
-            assert_eq!(sources.config, Some("a.toml".into()));
-            let (command, _flags) = line.split_once(' ').expect("with a flag");
-            assert!(parsed(&format!("{command} --listen @"), &[]).is_err());
-            let help = help_of(command);
-            let setting = SETTINGS.iter().find(|setting| setting.key == key).expect("a known key");
-            let facts = format!("[default: {}] [env: {}]", setting.default_text(), setting.variable());
-            assert!(help.contains(&facts), "{facts}: {help}");
-        }
-    }
-
-    #[test]
-    fn numbers_that_make_no_sense_are_refused() {
-        for line in [
-            "wait --path health",
-            "wait --timeout 0s",
-            "healthcheck --timeout 2",
-            "demo --seconds 5",
-            "probe x --count 0",
-            "probe x --interval 0s",
-            "probe x --timeout 5",
-            "probe",
-        ] {
-            let error = parsed(line, &[]).err().expect(line);
-            assert_eq!(error.exit_code(), 2, "{line}");
-        }
-    }
-}
+mod tests;

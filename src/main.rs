@@ -16,6 +16,7 @@ fn main() -> ExitCode {
         Command::Check(sources) => commands::check::check(&sources),
         Command::Schema => commands::check::schema(),
         Command::Run(sources) => commands::run::run(&sources),
+        Command::Misused(sources, error) => commands::run::misused(&sources, &error),
         Command::Probe(args) => commands::probe::probe(&args),
         Command::Demo(args) => commands::demo::demo(&args),
         Command::Healthcheck(sources, args) => container::healthcheck(&sources, &args),

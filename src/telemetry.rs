@@ -99,6 +99,15 @@ pub fn init(json: bool, filter: &str) -> Result<Log, TelemetryError> {
     Ok(Log { lines, filter, _writer: writer })
 }
 
+/// Says on stderr why the process ends: whatever the filter is, and whether there is a log or none. JSON has the form of the
+/// log's lines. A [`Log`] that there was has to be dropped before, or its last lines come later.
+pub fn last_words(json: bool, reason: &str) {
+    if json && let Ok((subscriber, _filter)) = subscriber(true, "error", io::stderr) {
+        return tracing::subscriber::with_default(subscriber, || tracing::error!("{reason}"));
+    }
+    eprintln!("heartbeat-sidecar: {reason}");
+}
+
 /// Reads a filter, which is not in force by that.
 ///
 /// # Errors

@@ -3,14 +3,17 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use crate::config::{self, Effective, Form, Loaded, SETTINGS, Sources, load};
+use super::failure::MISUSE;
+use super::run::worker_threads;
+use crate::config::{self, Effective, Form, Loaded, Problems, SETTINGS, Sources, load};
 
-/// Prints the effective configuration on stdout and warnings or errors on stderr; the exit code is 1 where there are
-/// errors, and where the output cannot be written.
+/// Prints the effective configuration on stdout and warnings or errors on stderr; the exit code is 2 where there are
+/// errors, and 1 where the output cannot be written.
 pub fn check(sources: &Sources) -> ExitCode {
     match report(sources, &mut io::stdout().lock(), &mut io::stderr().lock()) {
         Ok(true) => ExitCode::SUCCESS,
-        Ok(false) | Err(_) => ExitCode::FAILURE,
+        Ok(false) => ExitCode::from(MISUSE),
+        Err(_) => ExitCode::FAILURE,
     }
 }
 
@@ -23,7 +26,11 @@ pub fn schema() -> ExitCode {
 
 /// Says whether the configuration is valid.
 fn report(sources: &Sources, out: &mut impl Write, err: &mut impl Write) -> io::Result<bool> {
-    match load(sources) {
+    let loaded = load(sources).and_then(|loaded| {
+        // What keeps `run` from starting beside the settings.
+        worker_threads().map(|_number| loaded).map_err(|problem| Problems(vec![problem]))
+    });
+    match loaded {
         Ok(loaded) => {
             for warning in &loaded.warnings {
                 writeln!(err, "warning: {warning}")?;

@@ -14,8 +14,9 @@ use hyper_util::rt::TokioIo;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
+use super::failure::failed;
 use crate::cli::{DrainArgs, HealthcheckArgs, WaitArgs};
-use crate::config::{Loaded, Route, Sources, UpstreamAddress, glance, load};
+use crate::config::{Loaded, Problem, Problems, Route, Sources, UpstreamAddress, glance, load};
 use crate::proxy::upstream::{ConnectError, Connector};
 use crate::tls::Live;
 
@@ -105,10 +106,7 @@ fn run(command: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
     };
     match done() {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("heartbeat-sidecar: {error:#}");
-            ExitCode::FAILURE
-        }
+        Err(error) => failed(&error, false),
     }
 }
 
@@ -120,10 +118,11 @@ impl Peer {
             eprintln!("heartbeat-sidecar: warning: {problem}");
         }
         let (admin, setting) = (glance.config.admin, glance.shown("admin"));
-        ensure!(
-            admin.port() != 0,
-            "{setting}: name the port that the sidecar's log tells, such as --admin 127.0.0.1:9600"
-        );
+        if admin.port() == 0 {
+            let reason =
+                format!("{setting}: name the port that the sidecar's log tells, such as --admin 127.0.0.1:9600");
+            return Err(Problems(vec![Problem::Conflict(reason)]).into());
+        }
         let host = match admin.ip() {
             IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.to_string(),
             IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.to_string(),

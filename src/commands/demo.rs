@@ -14,6 +14,7 @@ use anyhow::Context as _;
 use tokio::time::{Interval, interval_at, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::failure::failed;
 use super::probe::browser::{AnsweredBy, Browser, Seen};
 use super::probe::ledger::{Ledger, shown};
 use super::probe::target::Target;
@@ -66,10 +67,7 @@ pub fn demo(args: &DemoArgs) -> ExitCode {
     match start(args.seconds) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("heartbeat-sidecar: {error:#}");
-            ExitCode::FAILURE
-        }
+        Err(error) => failed(&error, false),
     }
 }
 

@@ -3,5 +3,6 @@
 pub mod check;
 pub mod container;
 pub mod demo;
+mod failure;
 pub mod probe;
 pub mod run;

@@ -12,6 +12,7 @@ use std::time::Instant;
 use anyhow::Context as _;
 use tokio::time::{Interval, MissedTickBehavior, interval, sleep_until, timeout};
 
+use super::failure::failed;
 use crate::cli::ProbeArgs;
 use browser::{AnsweredBy, Browser, Lost, OpenError, Seen};
 use ledger::{Answered, Latencies, Ledger, shown};
@@ -51,15 +52,12 @@ enum Event {
 }
 
 /// Probes the app, telling of each heartbeat as it happens, and of the whole at the end. Ctrl-C ends it with what was
-/// found out so far. Exit code 0 if every heartbeat was acked in time, 1 otherwise.
+/// found out so far. Exit code 0 if every heartbeat was acked in time, 2 if the URL is none, 1 otherwise.
 pub fn probe(args: &ProbeArgs) -> ExitCode {
     match start(args) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("heartbeat-sidecar: {error:#}");
-            ExitCode::FAILURE
-        }
+        Err(error) => failed(&error, false),
     }
 }
 

@@ -15,8 +15,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use self::reload::Keeper;
+use super::failure::{MISUSE, failed};
 use crate::app::{Sidecar, Sockets};
-use crate::config::{self, LogFormat, Reloader, Sources};
+use crate::config::{self, LogFormat, Origin, Problem, Problems, Reloader, Sources};
 use crate::telemetry;
 
 /// Tokio's own variable, read here since a wrong value makes tokio panic.
@@ -33,24 +34,28 @@ struct StopSignals {
     interrupt: Signal,
 }
 
-/// Runs until SIGTERM or SIGINT, then drains. Exit code 0 after a drain, also one that ran out of time; 1 if the
-/// sidecar could not start, or was ended by a second signal.
+/// Runs until SIGTERM or SIGINT, then drains. Exit code 0 after a drain, also one that ran out of time; 2 if the
+/// configuration makes no sense; 1 if the sidecar could not start, or was ended by a second signal.
 pub fn run(sources: &Sources) -> ExitCode {
     let reloader = Reloader::new(sources.clone());
-    let loaded = match config::load(sources) {
-        Ok(loaded) => loaded,
-        Err(problems) => {
-            eprintln!("{problems}");
-            return ExitCode::FAILURE;
-        }
-    };
-    match start(loaded, reloader) {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("heartbeat-sidecar: {error:#}");
-            ExitCode::FAILURE
-        }
+    let ended = config::load(sources).map_err(anyhow::Error::from).and_then(|loaded| start(loaded, reloader));
+    ended.unwrap_or_else(|error| failed(&error, is_json(sources)))
+}
+
+/// Ends with what is wrong with the arguments, of which `sources` has those that make sense.
+pub fn misused(sources: &Sources, error: &clap::Error) -> ExitCode {
+    if !is_json(sources) {
+        error.exit();
     }
+    // The usage below the first line is for people at a terminal.
+    let text = error.to_string();
+    let reason = text.lines().next().unwrap_or_default();
+    telemetry::last_words(true, reason.strip_prefix("error: ").unwrap_or(reason));
+    ExitCode::from(MISUSE)
+}
+
+fn is_json(sources: &Sources) -> bool {
+    config::log_format(sources) == LogFormat::Json
 }
 
 fn start(loaded: config::Loaded, reloader: Reloader) -> anyhow::Result<ExitCode> {
@@ -62,7 +67,8 @@ fn start(loaded: config::Loaded, reloader: Reloader) -> anyhow::Result<ExitCode>
         tracing::warn!("{warning}");
     }
     raise_handle_limit();
-    let runtime = runtime(worker_threads()?).context("no runtime")?;
+    let workers = worker_threads().map_err(|problem| Problems(vec![problem]))?;
+    let runtime = runtime(workers).context("no runtime")?;
     runtime.spawn(log.tell_of_losses());
     let result = runtime.block_on(serve(loaded, sockets, reloader, log.filter()));
     // Sessions that outlived the drain are cut here; a name look-up that still hangs is not waited for.
@@ -71,12 +77,18 @@ fn start(loaded: config::Loaded, reloader: Reloader) -> anyhow::Result<ExitCode>
 }
 
 /// How many threads relay: as many as [`WORKER_THREADS`] says, else one for each core that the process may use.
-fn worker_threads() -> anyhow::Result<usize> {
+///
+/// # Errors
+/// The variable is set, and not to a number of threads.
+pub(super) fn worker_threads() -> Result<usize, Problem> {
     let Some(asked) = std::env::var_os(WORKER_THREADS) else {
         return Ok(std::thread::available_parallelism().map_or(1, NonZeroUsize::get));
     };
     let number = asked.to_str().and_then(|text| text.parse().ok()).filter(|number| (1..=MAX_WORKERS).contains(number));
-    number.with_context(|| format!("{WORKER_THREADS}: {asked:?} is no whole number from 1 to {MAX_WORKERS}"))
+    number.ok_or_else(|| Problem::Written {
+        origin: Origin::Environment(WORKER_THREADS.to_owned()),
+        reason: format!("{asked:?} is no whole number from 1 to {MAX_WORKERS}"),
+    })
 }
 
 /// One worker does without the scheduler that several share their work by, which takes 2 % of a handshake's time.

@@ -12,7 +12,7 @@ use super::raw::Item;
 use super::setting::{self, Setting};
 use super::settings::SETTINGS;
 use super::values::Invalid;
-use super::{Config, PREFIX, Route, raw, routes, tls};
+use super::{Config, LogFormat, PREFIX, Route, raw, routes, tls};
 
 /// Where a value comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -132,29 +132,33 @@ impl Sources {
 
     /// A warning for each variable that looks like one of ours and is none.
     fn unknown_variables(&self) -> impl Iterator<Item = String> {
-        let keys = || SETTINGS.iter().map(Setting::short_key).chain(["config"]);
+        // What one may have meant, and what that is called here.
+        let keys = || SETTINGS.iter().flat_map(|it| [(it.short_key(), it.short_key()), (it.key, it.short_key())]);
+        let keys = move || keys().chain([("config", "config")]);
         let set = self.environment.iter().filter(|(_, value)| !value.is_empty());
-        set.filter_map(move |(name, _)| {
+        set.filter_map(move |(name, value)| {
             let name = name.to_string_lossy();
             let rest = name.strip_prefix(PREFIX)?;
-            if is_service_variable(rest) || keys().any(|key| setting::variable(key) == name) {
+            let known = keys().any(|(_meant, key)| setting::variable(key) == name);
+            if known || is_service_variable(rest, &value.to_string_lossy()) {
                 return None;
             }
-            let hint = setting::nearest(&rest.to_ascii_lowercase(), keys());
-            let hint = hint.map(|key| format!("; did you mean {}?", setting::variable(key))).unwrap_or_default();
+            let nearest = setting::nearest(&rest.to_ascii_lowercase(), keys().map(|(meant, _key)| meant));
+            let key = keys().find_map(|(meant, key)| (Some(meant) == nearest).then_some(key));
+            let hint = key.map(|key| format!("; did you mean {}?", setting::variable(key))).unwrap_or_default();
             Some(format!("{name}: unknown environment variable, ignored{hint}"))
         })
     }
 }
 
-/// Whether Kubernetes makes such a variable for a service called `heartbeat-sidecar` (its docs: "Service environment
-/// variables"), given the name without [`PREFIX`].
-fn is_service_variable(rest: &str) -> bool {
+/// Whether Kubernetes makes such a variable for a service whose name begins with `heartbeat-sidecar` (its docs: "Environment
+/// variables" of services), given the name without [`PREFIX`]. `…_PORT` is a URL there: a number is what people write.
+fn is_service_variable(rest: &str, value: &str) -> bool {
     let rest = format!("_{rest}");
     rest.ends_with("_SERVICE_HOST")
         || rest.contains("_SERVICE_PORT")
-        || rest.ends_with("_PORT")
-        || rest.contains("_PORT_")
+        || rest.ends_with("_PORT") && value.contains("://")
+        || ["_TCP", "_UDP", "_SCTP"].iter().any(|protocol| rest.contains("_PORT_") && rest.contains(protocol))
 }
 
 /// Values on their way into a configuration: later ones replace earlier ones, and every one must be valid.
@@ -192,6 +196,11 @@ pub fn glance(sources: &Sources) -> Result<Glance, Problems> {
     };
     let (in_file, elsewhere): (Vec<_>, Vec<_>) = problems.into_iter().partition(in_file);
     if elsewhere.is_empty() { Ok(Glance { config, origins, problems: in_file }) } else { Err(Problems(elsewhere)) }
+}
+
+/// The form of the log, as far as `sources` can be read; for errors of before there is one.
+pub fn log_format(sources: &Sources) -> LogFormat {
+    assemble(sources).config.log.format
 }
 
 fn assemble(sources: &Sources) -> Assembly {

@@ -23,7 +23,7 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
 pub use drain::{DrainCode, DrainSettings};
-pub use load::{Effective, Glance, Loaded, Origin, Problem, Problems, Sources, glance, load};
+pub use load::{Effective, Glance, Loaded, Origin, Problem, Problems, Sources, glance, load, log_format};
 pub use origins::AllowedOrigins;
 pub use proxies::TrustedProxies;
 pub use reload::Reloader;

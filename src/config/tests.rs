@@ -243,8 +243,14 @@ fn unknown_variables_are_warned_of_but_those_of_kubernetes_are_not() {
         ("HEARTBEAT_SIDECAR_CONFGI", ""),
         ("HEARTBEAT_SIDECAR_COLOUR", "red"),
         ("HEARTBEAT_SIDECAR_HEARTBEAT_MOD", "auto"),
+        ("HEARTBEAT_SIDECAR_WATCHDOG_MODE", "self"),
+        ("HEARTBEAT_SIDECAR_ADMIN_PORT", "9600"),
         ("HEARTBEAT_SIDECAR_PORT", "tcp://10.0.0.1:8500"),
+        ("HEARTBEAT_SIDECAR_PORT_8500_TCP", "tcp://10.0.0.1:8500"),
         ("HEARTBEAT_SIDECAR_PORT_8500_TCP_ADDR", "10.0.0.1"),
+        ("HEARTBEAT_SIDECAR_PORT_8500_TCP_PORT", "8500"),
+        ("HEARTBEAT_SIDECAR_PORT_8500_TCP_PROTO", "tcp"),
+        ("HEARTBEAT_SIDECAR_PORT_53_UDP_ADDR", "10.0.0.1"),
         ("HEARTBEAT_SIDECAR_METRICS_PORT_9600_TCP", "tcp://10.0.0.1:9600"),
         ("HEARTBEAT_SIDECAR_SERVICE_HOST", "10.0.0.1"),
         ("HEARTBEAT_SIDECAR_SERVICE_PORT", "8500"),
@@ -253,9 +259,12 @@ fn unknown_variables_are_warned_of_but_those_of_kubernetes_are_not() {
     assert_eq!(
         warnings(&[], &environment),
         [
+            "HEARTBEAT_SIDECAR_ADMIN_PORT: unknown environment variable, ignored",
             "HEARTBEAT_SIDECAR_COLOUR: unknown environment variable, ignored",
             "HEARTBEAT_SIDECAR_HEARTBEAT_MOD: unknown environment variable, ignored; \
              did you mean HEARTBEAT_SIDECAR_HEARTBEAT_MODE?",
+            "HEARTBEAT_SIDECAR_WATCHDOG_MODE: unknown environment variable, ignored; \
+             did you mean HEARTBEAT_SIDECAR_WATCHDOG?",
         ]
     );
     assert_eq!(

@@ -60,7 +60,7 @@ async fn who_is_not_there_or_does_not_answer_is_named() {
     assert_eq!(code, Some(1));
     assert!(told.ends_with(": no answer within 100ms\n"), "{told}");
     let (code, told) = command(&["healthcheck", "--admin=127.0.0.1:0"]).await;
-    assert_eq!(code, Some(1));
+    assert_eq!(code, Some(2));
     assert!(told.contains("name the port"), "{told}");
     assert_eq!(command(&["healthcheck", "--wait"]).await.0, Some(2));
 }
@@ -75,7 +75,7 @@ async fn every_address_is_this_machine_and_a_broken_file_is_no_broken_sidecar() 
     assert_eq!(code, Some(0), "{told}");
     assert!(told.contains("warning: ") && told.contains("sidecar.toml:2: log_level: "), "{told}");
     let (code, told) = command(&["wait", "--config", path.to_str().unwrap()]).await;
-    assert_eq!(code, Some(1), "what run would refuse is not waited for: {told}");
+    assert_eq!(code, Some(2), "what run would refuse is not waited for: {told}");
 }
 
 /// Answers one request of `wait` so.
@@ -208,7 +208,7 @@ async fn a_wrong_number_of_worker_threads_is_named() {
         let run = ["run", "--upstream=http://127.0.0.1:1", "--listen=127.0.0.1:0", "--admin=127.0.0.1:0"];
         let (code, told) = command_with(&run, |command| command.env("TOKIO_WORKER_THREADS", wrong)).await;
         let reason = format!("TOKIO_WORKER_THREADS: {wrong:?} is no whole number from 1 to 1024\n");
-        assert_eq!(code, Some(1));
+        assert_eq!(code, Some(2));
         assert!(told.ends_with(&reason), "{told}");
     }
 }

@@ -352,7 +352,8 @@ async fn limits_hold_to_the_byte_however_many_fields_a_header_has() {
         many.fold(request, |request, name| request.header(name, "")).body(()).unwrap()
     };
     scene.forwarded(&mut browser, request(uri_bytes, header_bytes)).await;
-    for (request, status) in [(request(uri_bytes + 1, header_bytes), 414), (request(uri_bytes, header_bytes + 1), 431)] {
+    for (request, status) in [(request(uri_bytes + 1, header_bytes), 414), (request(uri_bytes, header_bytes + 1), 431)]
+    {
         assert_eq!(browser.ask(request).await.unwrap().status().as_u16(), status);
     }
     assert_eq!(scene.rejected("size").await, 2.0);

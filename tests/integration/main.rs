@@ -14,6 +14,7 @@ mod heartbeat;
 mod http;
 mod http2;
 mod limits;
+mod misuse;
 mod peers;
 mod reload;
 mod routes;

@@ -535,7 +535,10 @@ async fn a_broken_pair_is_an_error_that_names_its_file() {
         [certificate.clone(), flag("tls-key", &pki.path("other.key"))],
         "tls.key = \"other.key\": is not the key of the certificate in tls.crt",
     );
-    rest([certificate.clone(), flag("tls-key", &pki.path("none"))], "tls.key = \"none\": cannot be read: No such file or directory");
+    rest(
+        [certificate.clone(), flag("tls-key", &pki.path("none"))],
+        "tls.key = \"none\": cannot be read: No such file or directory",
+    );
     rest([certificate.clone(), flag("tls-key", &pki.path("empty"))], "tls.key = \"empty\": holds no PEM private key");
     rest([flag("tls-certificate", &pki.path("empty")), key], "tls.certificate = \"empty\": holds no PEM certificate");
     rest(
@@ -543,7 +546,10 @@ async fn a_broken_pair_is_an_error_that_names_its_file() {
         "tls.certificate = \"tls.crt\" (--tls-certificate) needs tls.key beside it",
     );
     let upstream = "--upstream=https://127.0.0.1:1".to_owned();
-    rest([upstream, flag("upstream-tls-ca", &pki.path("empty"))], "upstream_tls.ca = \"empty\": holds no PEM certificate");
+    rest(
+        [upstream, flag("upstream-tls-ca", &pki.path("empty"))],
+        "upstream_tls.ca = \"empty\": holds no PEM certificate",
+    );
 
     let mut config = App::bind().await.config();
     pki.configure(Sides::Browser, &mut config);

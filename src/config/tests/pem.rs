@@ -128,22 +128,13 @@ impl Files {
             Bad { name: "encrypted", bytes: relabelled("ENCRYPTED PRIVATE KEY"), told: encrypted },
             Bad { name: "traditional", bytes: traditional.into_bytes(), told: encrypted },
             Bad { name: "another one", bytes: other, told: "is not the key of the certificate in /" },
-            Bad {
-                name: "no key",
-                bytes: empty.into(),
-                told: "holds no RSA, ECDSA or Ed25519 key that can be used (",
-            },
+            Bad { name: "no key", bytes: empty.into(), told: "holds no RSA, ECDSA or Ed25519 key that can be used (" },
         ]
     }
 }
 
-const CERTIFICATES: [&str; 5] = [
-    "tls.certificate",
-    "tls.client_ca",
-    "tls.certificates.certificate",
-    "upstream_tls.ca",
-    "upstream_tls.certificate",
-];
+const CERTIFICATES: [&str; 5] =
+    ["tls.certificate", "tls.client_ca", "tls.certificates.certificate", "upstream_tls.ca", "upstream_tls.certificate"];
 const KEYS: [&str; 3] = ["tls.key", "tls.certificates.key", "upstream_tls.key"];
 
 #[test]

@@ -104,8 +104,8 @@ impl Values {
                 let ends = ends.map(|end| format!("{end}{unit}")).into_iter().chain(words).collect::<Vec<_>>();
                 let between = (least..=most).prop_map(move |value| format!("{value}{unit}"));
                 // Bounds are far apart: most of what lies between them is large.
-                let magnitude = (0..64_u32)
-                    .prop_map(move |bits| format!("{}{unit}", 1_u64.wrapping_shl(bits).clamp(least, most)));
+                let magnitude =
+                    (0..64_u32).prop_map(move |bits| format!("{}{unit}", 1_u64.wrapping_shl(bits).clamp(least, most)));
                 prop_oneof![3 => prop::sample::select(ends), 1 => between, 1 => magnitude, 2 => Just(default)].boxed()
             }
         }

@@ -1,0 +1,95 @@
+//! Arguments and configurations that make no sense: one exit code, the reason, and in the form of the log.
+
+use std::fs;
+
+use serde_json::Value;
+use tokio::net::TcpListener;
+
+use crate::support::process::{command, command_with};
+
+const LOCAL: [&str; 2] = ["--listen=127.0.0.1:0", "--admin=127.0.0.1:0"];
+
+#[tokio::test]
+async fn what_makes_no_sense_ends_with_2_wherever_it_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("sidecar.toml");
+    fs::write(&file, "[drain]\ntimeout = 5\n").unwrap();
+    let (bad, none) = (format!("--config={}", file.display()), "--config=/none/sidecar.toml");
+    let variable = ("HEARTBEAT_SIDECAR_ADMIN", "localhost");
+    let number = "-1\" is no number between 0 and 1000000";
+    for verb in ["run", "check"] {
+        for (argument, variable, told) in [
+            ("--nope", None, "unexpected argument '--nope' found"),
+            ("--listen=x", None, "--listen: \"x\" is no socket address"),
+            ("--limits-connections=-1", None, number),
+            ("--tls-key=/none/a.key", None, "needs tls.certificate beside it"),
+            ("--log-level=info", Some(variable), "HEARTBEAT_SIDECAR_ADMIN: \"localhost\" is no socket address"),
+            ("--log-level=info", Some(("TOKIO_WORKER_THREADS", "0")), "TOKIO_WORKER_THREADS: \"0\" is no whole number"),
+            (&bad, None, "sidecar.toml:2: drain.timeout: an integer"),
+            (none, None, "/none/sidecar.toml: cannot be read"),
+        ] {
+            let (code, said) = command_with(&[verb, argument], |command| command.envs(variable)).await;
+            assert_eq!(code, Some(2), "{verb} {argument} {variable:?}: {said}");
+            assert!(said.contains(told), "{verb} {argument} {variable:?}: {said}");
+        }
+        // As people write it.
+        let (code, said) = command(&[verb, "--limits-connections", "-1"]).await;
+        assert!(code == Some(2) && said.contains(number), "{said}");
+    }
+    for (line, told) in [
+        ("probe app", "no scheme"),
+        ("demo --seconds 1", "1 is not in 6..=86400"),
+        ("healthcheck --admin localhost", "--admin: \"localhost\" is no socket address"),
+        ("drain --admin 127.0.0.1:0", "name the port"),
+        ("wait --upstream app", "--upstream: \"app\" has no scheme"),
+    ] {
+        let (code, said) = command(&line.split(' ').collect::<Vec<_>>()).await;
+        assert_eq!(code, Some(2), "{line}: {said}");
+        assert!(said.contains(told), "{line}: {said}");
+    }
+}
+
+#[tokio::test]
+async fn what_keeps_the_sidecar_from_starting_is_logged_in_the_configured_form() {
+    let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let taken = format!("--admin={}", taken.local_addr().unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    let [good, bad] = ["good.toml", "bad.toml"].map(|name| folder.path().join(name));
+    fs::write(&good, "log_format = 'json'\n").unwrap();
+    fs::write(&bad, "log_format = 'json'\nadmin = 'x'\n[drain]\nwindow = 1\n").unwrap();
+    let config = |path: &std::path::Path| format!("--config={}", path.display());
+    let (good, bad) = (config(&good), config(&bad));
+    let json = "--log-format=json";
+    let variable = ("HEARTBEAT_SIDECAR_LOG_FORMAT", "json");
+    for (arguments, variable, code, reasons) in [
+        (vec![json, "--upstream=x"], None, 2, vec!["--upstream: \"x\" has no scheme"]),
+        (vec!["--nope", json], None, 2, vec!["unexpected argument '--nope' found"]),
+        (vec!["--nope"], Some(variable), 2, vec!["unexpected argument '--nope' found"]),
+        (vec![&good, "--nope"], None, 2, vec!["unexpected argument '--nope' found"]),
+        (vec!["--log-format"], Some(variable), 2, vec!["a value is required for '--log-format <text|json>'"]),
+        (vec!["--log-format=xml"], Some(variable), 2, vec!["--log-format: \"xml\" is none of text, json"]),
+        (vec![json], Some(("TOKIO_WORKER_THREADS", "many")), 2, vec!["TOKIO_WORKER_THREADS: \"many\" is no whole"]),
+        (vec![&bad], None, 2, vec!["bad.toml:2: admin: \"x\" is no socket", "bad.toml:4: drain.window: an integer"]),
+        (vec![&good, &taken, "--log-level=off"], None, 1, vec!["admin: cannot listen on 127.0.0.1:"]),
+    ] {
+        let arguments = [&["run"], &LOCAL[..1], &arguments].concat();
+        let (ended, said) = command_with(&arguments, |command| command.envs(variable)).await;
+        assert_eq!(ended, Some(code), "{arguments:?}: {said}");
+        let errors: Vec<Value> = said.lines().map(|line| serde_json::from_str(line).expect(&said)).collect();
+        let errors: Vec<_> = errors.iter().filter(|line| line["level"] == "ERROR").collect();
+        assert_eq!(errors.len(), reasons.len(), "{said}");
+        for (error, reason) in errors.iter().zip(reasons) {
+            assert!(error["message"].as_str().is_some_and(|message| message.contains(reason)), "{reason}: {error}");
+            assert!(error["timestamp"].is_string() && error["target"].is_string(), "{error}");
+        }
+    }
+    // People get text.
+    for (argument, told) in
+        [("--nope", "error: unexpected argument '--nope' found"), ("--admin=x", "heartbeat-sidecar: ")]
+    {
+        let (code, said) = command(&["run", argument]).await;
+        assert!(code == Some(2) && said.starts_with(told), "{said}");
+    }
+    let (code, said) = command(&[&["run", taken.as_str(), "--log-level=off"], &LOCAL[..1]].concat()).await;
+    assert!(code == Some(1) && said.starts_with("heartbeat-sidecar: admin: cannot listen on "), "{said}");
+}
