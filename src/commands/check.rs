@@ -3,17 +3,15 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use super::failure::MISUSE;
 use super::run::worker_threads;
 use crate::config::{self, Effective, Form, Loaded, Problems, SETTINGS, Sources, load};
 
-/// Prints the effective configuration on stdout and warnings or errors on stderr; the exit code is 2 where there are
-/// errors, and 1 where the output cannot be written.
+/// Prints the effective configuration on stdout and warnings or errors on stderr. The exit code is 1 where there are errors, since
+/// that is the answer to the question asked, and where the output cannot be written.
 pub fn check(sources: &Sources) -> ExitCode {
     match report(sources, &mut io::stdout().lock(), &mut io::stderr().lock()) {
         Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::from(MISUSE),
-        Err(_) => ExitCode::FAILURE,
+        Ok(false) | Err(_) => ExitCode::FAILURE,
     }
 }
 

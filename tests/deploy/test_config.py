@@ -84,5 +84,5 @@ def test_what_the_schema_refuses_check_refuses_too(text: str, tmp_path: Path) ->
     path = tmp_path / "sidecar.toml"
     path.write_text(text)
     done = check("--config", path)
-    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    assert (done.returncode, done.stdout) == (1, ""), done.stderr
     assert "error: " in done.stderr

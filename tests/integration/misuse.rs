@@ -1,4 +1,4 @@
-//! Arguments and configurations that make no sense: one exit code, the reason, and in the form of the log.
+//! Arguments and configurations that are not valid: the exit code, the reason, and the form of the log.
 
 use std::fs;
 
@@ -10,7 +10,7 @@ use crate::support::process::{command, command_with};
 const LOCAL: [&str; 2] = ["--listen=127.0.0.1:0", "--admin=127.0.0.1:0"];
 
 #[tokio::test]
-async fn what_makes_no_sense_ends_with_2_wherever_it_is_written() {
+async fn invalid_arguments_end_with_2_and_check_answers_1_for_an_invalid_configuration() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("sidecar.toml");
     fs::write(&file, "[drain]\ntimeout = 5\n").unwrap();
@@ -29,12 +29,13 @@ async fn what_makes_no_sense_ends_with_2_wherever_it_is_written() {
             (none, None, "/none/sidecar.toml: cannot be read"),
         ] {
             let (code, said) = command_with(&[verb, argument], |command| command.envs(variable)).await;
-            assert_eq!(code, Some(2), "{verb} {argument} {variable:?}: {said}");
+            let answer = if verb == "check" && argument != "--nope" { 1 } else { 2 };
+            assert_eq!(code, Some(answer), "{verb} {argument} {variable:?}: {said}");
             assert!(said.contains(told), "{verb} {argument} {variable:?}: {said}");
         }
         // As people write it.
         let (code, said) = command(&[verb, "--limits-connections", "-1"]).await;
-        assert!(code == Some(2) && said.contains(number), "{said}");
+        assert!(code == Some(if verb == "check" { 1 } else { 2 }) && said.contains(number), "{said}");
     }
     for (line, told) in [
         ("probe app", "no scheme"),
