@@ -35,7 +35,6 @@ def check_sidecar(container: dict[str, Any]) -> dict[str, str]:
     probes = {name: container[f"{name}Probe"]["httpGet"] for name in ("startup", "readiness", "liveness")}
     assert probes["startup"] == probes["liveness"] == {"path": "/livez", "port": "hs-admin"}
     assert probes["readiness"] == {"path": "/readyz", "port": "hs-admin"}
-    assert container["lifecycle"]["preStop"]["exec"]["command"] == ["/heartbeat-sidecar", "drain"]
     rights = container["securityContext"]
     assert rights["runAsUser"] == 65534 and rights["readOnlyRootFilesystem"] and not rights["allowPrivilegeEscalation"]
     assert rights["capabilities"] == {"drop": ["ALL"]}
@@ -48,6 +47,7 @@ def check_native_pod(pod: dict[str, Any]) -> None:
     [sidecar], [app] = pod["initContainers"], pod["containers"]
     settings = check_sidecar(sidecar)
     assert sidecar["restartPolicy"] == "Always"
+    assert sidecar["lifecycle"] == {"preStop": {"exec": {"command": ["/heartbeat-sidecar", "drain"]}}}
     assert settings["upstream"] == "http://127.0.0.1:8501"
     drained = seconds(settings["drain.timeout"])
     assert app["lifecycle"]["preStop"]["sleep"]["seconds"] >= drained

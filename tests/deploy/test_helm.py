@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import socket
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from manifests import check_native_pod, check_sidecar, validate, validate_monitoring
-from support.sidecar import binary
-from tools import DEPLOY, Bundled, documents, effective, environment_of, only, output
+from manifests import check_native_pod, check_sidecar, seconds, validate, validate_monitoring
+from support import polling
+from support.sidecar import Sidecar, binary
+from tools import DEPLOY, PREFIX, Bundled, documents, effective, environment_of, only, output
 
 HELM = DEPLOY / "helm"
 CHART = HELM / "heartbeat-sidecar"
@@ -49,7 +54,26 @@ def test_the_stand_alone_form_is_valid(bundled: Bundled, tmp_path: Path) -> None
     pod = only(found, kind="Deployment")["spec"]["template"]["spec"]
     settings = check_sidecar(pod["containers"][0])
     assert settings["upstream"] == "http://streamlit-app:8501"
+    assert "lifecycle" not in pod["containers"][0], "SIGTERM drains"
     assert pod["terminationGracePeriodSeconds"] > int(settings["drain.timeout"].rstrip("s"))
+
+
+def test_a_stand_alone_pod_drains_before_it_ends(bundled: Bundled) -> None:
+    text = output(bundled.helm, "template", "one", CHART, "--set", UPSTREAM)
+    [container] = only(documents(text), kind="Deployment")["spec"]["template"]["spec"]["containers"]
+    given = {name.removeprefix(PREFIX): value for name, value in environment_of(container).items()}
+    settings = {name: value for name, value in given.items() if name.startswith("DRAIN_")}
+    with socket.create_server(("127.0.0.1", 0)) as app:
+        sidecar = Sidecar("{}:{}".format(*app.getsockname()), **settings)
+        begun = time.monotonic()
+        # As a kubelet ends it: the hook, if there is one, and then the signal at once.
+        hook = container.get("lifecycle", {}).get("preStop")
+        if hook:
+            command = [binary(), *hook["exec"]["command"][1:]]
+            output(*command, env=os.environ | {f"{PREFIX}ADMIN": sidecar.admin})
+        sidecar.process.signal(signal.SIGTERM)
+        polling.wait_until(lambda: not sidecar.process.running, sidecar.process.transcript, 30)
+    assert time.monotonic() - begun >= seconds(settings["DRAIN_DELAY"]), sidecar.process.transcript()
 
 
 def test_the_sidecar_of_another_chart_is_valid(bundled: Bundled, tmp_path: Path) -> None:

@@ -22,6 +22,11 @@ heartbeat-sidecar: enabled
 {{- define "heartbeat-sidecar.native" -}}
 {{ include "heartbeat-sidecar.container" . }}
   restartPolicy: Always
+  lifecycle:
+    # Starts the drain while the app is alive. SIGTERM, which starts it elsewhere, comes when the app has gone.
+    preStop:
+      exec:
+        command: [/heartbeat-sidecar, drain]
 {{- end -}}
 
 {{- /* Items of `volumes`: what the container mounts, nothing without `config` and `volumes`. */ -}}
@@ -36,7 +41,7 @@ heartbeat-sidecar: enabled
 {{- end }}
 {{- end -}}
 
-{{- /* An item of `containers`. */ -}}
+{{- /* An item of `containers`. SIGTERM drains it, so it has no preStop. */ -}}
 {{- define "heartbeat-sidecar.container" -}}
 - name: heartbeat-sidecar
   image: "{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}"
@@ -79,10 +84,6 @@ heartbeat-sidecar: enabled
       path: /livez
       port: hs-admin
     periodSeconds: 10
-  lifecycle:
-    preStop:
-      exec:
-        command: [/heartbeat-sidecar, drain]
   securityContext:
     runAsNonRoot: true
     runAsUser: 65534
