@@ -26,8 +26,8 @@ use crate::session::Sessions;
 use crate::session::stop::Stop;
 use crate::tls::{ListenerFiles, Live, TlsError, Watcher};
 
-/// How long sessions may still take once their app is gone.
-const HURRY: Duration = Duration::from_secs(1);
+/// From one check whether the app is gone to the next.
+const CHECK_PAUSE: Duration = Duration::from_millis(200);
 
 /// How often histograms are folded when nobody scrapes, so that their samples do not pile up.
 const UPKEEP: Duration = Duration::from_secs(1);
@@ -145,7 +145,8 @@ impl Sidecar {
     }
 
     /// Serves until `stop` resolves or somebody starts the drain; then drains, as README.md says. What is left at its
-    /// deadline is cut when the runtime goes. A `stop` that comes after somebody else has started the drain ends it soon.
+    /// deadline is cut when the runtime goes. If `stop` resolves after somebody else has started the drain, the drain goes
+    /// on as planned; but its delay ends when the app is gone.
     pub async fn run(self, stop: impl Future<Output = ()>) {
         let Self { drain_settings, public, admin, metrics, sessions, drain, tls, entrance, reloading } = self;
         let state = AdminState {
@@ -153,7 +154,10 @@ impl Sidecar {
             sessions: sessions.clone(),
             drain: drain.clone(),
             // This also keeps certificates towards app servers read anew.
-            configured: Arc::new(move || reloading.in_force()),
+            configured: {
+                let reloading = reloading.clone();
+                Arc::new(move || reloading.in_force())
+            },
         };
         let admin = tokio::spawn(admin::serve(admin, state, std::future::pending()));
         let upkeep = tokio::spawn(keep_up(metrics.clone()));
@@ -167,10 +171,15 @@ impl Sidecar {
         };
         drain.start();
         metrics.draining(true);
-        tokio::select! {
-            () = wind_down(&drain, &sessions, drain_settings) => {}
-            () = stop, if !stopped => hurry(&drain, &sessions).await,
-        }
+        let nobody_left = async {
+            if stopped {
+                return std::future::pending().await;
+            }
+            stop.await;
+            tracing::info!(sessions = sessions.len(), "stop signal while draining: the drain goes on");
+            app_gone(&sessions, &reloading).await;
+        };
+        wind_down(&drain, &sessions, drain_settings, nobody_left).await;
         for task in [public, admin, upkeep, certificates] {
             task.abort();
         }
@@ -196,13 +205,16 @@ async fn bind(
 }
 
 /// The phases of a drain, one log line each. HTTP and websockets go side by side: a download that takes long must not
-/// take the websockets' time.
-async fn wind_down(drain: &Drain, sessions: &Sessions, settings: DrainSettings) {
+/// take the websockets' time. The delay ends early when `nobody_left` resolves.
+async fn wind_down(drain: &Drain, sessions: &Sessions, settings: DrainSettings, nobody_left: impl Future<Output = ()>) {
     let DrainSettings { delay, window, timeout, .. } = settings;
     let begun = Instant::now();
     tracing::info!(sessions = sessions.len(), ?delay, ?timeout, "draining: not ready any more");
     let phases = async {
-        tokio::time::sleep(delay).await;
+        tokio::select! {
+            () = tokio::time::sleep(delay) => {}
+            () = nobody_left => tracing::info!("the app is gone: the rest of the delay is skipped"),
+        }
         drain.close();
         let (count, http_connections) = living(drain, sessions);
         tracing::info!(sessions = count, http_connections, ?window, "closing: nothing new is accepted");
@@ -218,17 +230,11 @@ async fn wind_down(drain: &Drain, sessions: &Sessions, settings: DrainSettings) 
     }
 }
 
-/// The end of a drain that was asked for while the app was alive, when the stop comes that follows the app's: nobody is
-/// left to be spared by a delay or a window.
-async fn hurry(drain: &Drain, sessions: &Sessions) {
-    drain.close();
-    tracing::info!(sessions = sessions.len(), "stopped while draining: the app is gone, ending soon");
-    for stop in sessions.stops() {
-        stop.turn();
-    }
-    if tokio::time::timeout(HURRY, drain.finished()).await.is_err() {
-        let (sessions, http_connections) = living(drain, sessions);
-        tracing::warn!(sessions, http_connections, "what is left is cut");
+/// Resolves when the app is gone: there is no session, and every app refuses connections. Both are needed: an app that
+/// ends, and a Kubernetes Service without ready endpoints, refuse connections while sessions go on.
+async fn app_gone(sessions: &Sessions, reloading: &Reloading) {
+    while !(sessions.is_empty() && reloading.every_app_refuses().await) {
+        tokio::time::sleep(CHECK_PAUSE).await;
     }
 }
 

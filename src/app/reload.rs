@@ -75,6 +75,17 @@ impl Reloading {
         InForce { upstreams, reload }
     }
 
+    /// Whether connections to every app are refused now.
+    pub(super) async fn every_app_refuses(&self) -> bool {
+        let upstreams = self.apps().upstreams.clone();
+        for upstream in upstreams {
+            if !upstream.refuses().await {
+                return false;
+            }
+        }
+        true
+    }
+
     fn apps(&self) -> MutexGuard<'_, Apps> {
         // A panic while it was held left the list of before.
         self.apps.lock().unwrap_or_else(PoisonError::into_inner)

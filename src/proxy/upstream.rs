@@ -145,6 +145,11 @@ impl Upstream {
         self.knowledge.capability()
     }
 
+    /// Whether nothing listens at its address.
+    pub async fn refuses(&self) -> bool {
+        self.connector.is_refused().await
+    }
+
     /// Sends a request over a pooled connection. `request` has its target in origin form.
     ///
     /// # Errors
@@ -188,6 +193,16 @@ impl Connector {
         }
     }
 
+    /// Whether nothing listens there. No other failure shows that: not a timeout, a full queue of a unix socket, a name
+    /// that cannot be looked up, a failed TLS handshake, or the limit of file handles.
+    pub async fn is_refused(&self) -> bool {
+        use io::ErrorKind::{ConnectionRefused, NotFound};
+        match self.connect().await {
+            Err(ConnectError::Unreachable { source, .. }) => matches!(source.kind(), ConnectionRefused | NotFound),
+            Ok(_) | Err(ConnectError::TimedOut { .. }) => false,
+        }
+    }
+
     async fn open(&self) -> io::Result<Stream> {
         let (host, port) = match &*self.address {
             UpstreamAddress::Http { host, port } | UpstreamAddress::Https { host, port } => (host.as_str(), *port),
@@ -224,5 +239,52 @@ impl tower_service::Service<Uri> for Connector {
 impl Connection for Stream {
     fn connected(&self) -> Connected {
         Connected::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use socket2::{Domain, SockAddr, Socket, Type};
+    use tokio::net::{TcpListener, UnixListener};
+
+    use super::*;
+
+    async fn is_refused(address: UpstreamAddress) -> bool {
+        Connector::new(address, Duration::from_secs(5), Duration::from_secs(5)).is_refused().await
+    }
+
+    #[tokio::test]
+    async fn only_where_nothing_listens_are_connections_refused() {
+        let http = |host: &str, port| UpstreamAddress::Http { host: host.to_owned(), port };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        assert!(!is_refused(http("127.0.0.1", port)).await);
+        drop(listener);
+        assert!(is_refused(http("127.0.0.1", port)).await);
+        assert!(!is_refused(http("no-such-name.invalid", 80)).await, "a name that is not found may be there all the same");
+
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("app.sock");
+        assert!(is_refused(UpstreamAddress::Unix(path.clone())).await, "no file");
+        let listener = UnixListener::bind(&path).unwrap();
+        assert!(!is_refused(UpstreamAddress::Unix(path.clone())).await);
+        drop(listener);
+        assert!(is_refused(UpstreamAddress::Unix(path)).await, "a file of a socket that is gone");
+    }
+
+    #[tokio::test]
+    async fn a_full_queue_is_no_refusal() {
+        let folder = tempfile::tempdir().unwrap();
+        let path: PathBuf = folder.path().join("app.sock");
+        let listener = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();
+        listener.bind(&SockAddr::unix(&path).unwrap()).unwrap();
+        listener.listen(0).unwrap();
+        let mut waiting = Vec::new();
+        while let Ok(stream) = UnixStream::connect(&path).await {
+            waiting.push(stream);
+        }
+        assert!(!waiting.is_empty() && !is_refused(UpstreamAddress::Unix(path)).await);
     }
 }

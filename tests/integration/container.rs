@@ -2,14 +2,19 @@
 
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::time::Instant;
 
-use crate::support::frame::{CLOSE, plain};
+use crate::support::frame::{CLOSE, TEXT, masked, plain};
 use crate::support::process::{Process, Signal, command, command_with};
-use crate::support::{App, Sidecar, Wire, soon};
+use crate::support::{App, Session, Sidecar, Wire, ask_admin, handshake, soon, switching};
 
 const GOING_AWAY: [u8; 2] = 1001u16.to_be_bytes();
+/// A delay, and a window, that a test waits for.
+const SHORT: Duration = Duration::from_secs(2);
+/// One that no test waits for.
+const LONG_DELAY: Duration = Duration::from_secs(100);
 const LONG: [&str; 3] = ["--drain-delay=50s", "--drain-window=50s", "--drain-timeout=500s"];
 const HEALTHY: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok";
 
@@ -168,25 +173,175 @@ async fn drain_is_answered_also_where_nothing_is_left_to_wait_for() {
     }
 }
 
-#[tokio::test]
-async fn a_stop_behind_a_drain_of_another_does_not_wait_for_delay_or_window() {
+/// What becomes of the app around the SIGTERM.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Fate {
+    Lives,
+    /// It was gone before.
+    Gone,
+    /// It goes while the sidecar drains after the SIGTERM.
+    Dies,
+    /// It takes no connections any more, and still serves its sessions.
+    Refuses,
+}
+
+/// What asks for the end, in this order.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Asked {
+    DrainThenSignal,
+    Signal,
+    SignalThenDrain,
+}
+
+/// An app and its sessions, until it goes and takes them along.
+struct Served {
+    app: Option<App>,
+    sessions: Vec<Session>,
+}
+
+impl Served {
+    /// The process of the app ends.
+    async fn go(&mut self) {
+        self.app = None;
+        for Session { mut browser, app } in self.sessions.drain(..) {
+            drop(app);
+            let _end_or_reset = browser.rest().await;
+        }
+    }
+
+    /// Nothing has happened to any session.
+    async fn are_served(&mut self) {
+        for session in &mut self.sessions {
+            session.app.send(plain(TEXT, "served")).await;
+            session.browser.expect(plain(TEXT, "served")).await;
+        }
+    }
+
+    /// Waits until all are closed by the drain, and answers; when the first and the last was.
+    async fn part(&mut self, begun: Instant) -> Option<(Duration, Duration)> {
+        let told = join_all(self.sessions.drain(..).map(|mut session| async move {
+            session.browser.expect(plain(CLOSE, GOING_AWAY)).await;
+            let told = begun.elapsed();
+            assert!(session.app.frame().await.is(CLOSE, GOING_AWAY));
+            session.browser.send(masked(CLOSE, GOING_AWAY)).await;
+            session.app.send(plain(CLOSE, GOING_AWAY)).await;
+            told
+        }));
+        let told = told.await;
+        Some((*told.iter().min()?, *told.iter().max()?))
+    }
+}
+
+/// A session of an app that the sidecar also checks: the connection of a check ends without a byte.
+async fn stream_behind_checks(sidecar: &Sidecar, app: &App) -> Session {
+    let mut browser = sidecar.connect().await;
+    browser.send(handshake("/_stcore/stream", "")).await;
+    let mut upstream = app.accept().await;
+    while soon(upstream.stream.peek(&mut [0])).await.unwrap() == 0 {
+        upstream = app.accept().await;
+    }
+    upstream.head().await;
+    upstream.send(switching("")).await;
+    assert!(browser.head().await.starts_with("HTTP/1.1 101 "));
+    Session { browser, app: upstream }
+}
+
+/// One end of a process, from the first request for it to its exit.
+async fn end_of_a_process(asked_by: Asked, fate: Fate, sessions: usize) {
+    // Only an app that is gone, when the signal comes behind a drain, leaves nothing to wait for.
+    let soon_over = asked_by == Asked::DrainThenSignal && matches!(fate, Fate::Gone | Fate::Dies);
+    let (delay, window) = if soon_over { (LONG_DELAY, LONG_DELAY) } else { (SHORT, SHORT) };
+    let flags = [format!("--drain-delay={delay:?}"), format!("--drain-window={window:?}"), "--drain-timeout=500s".into()];
     let app = App::bind().await;
-    let mut sidecar = Process::start(&app, &LONG).await;
-    let seen = Sidecar::elsewhere(sidecar.address, sidecar.admin);
-    let mut session = seen.stream(&app).await;
-    assert_eq!(asked("drain", sidecar.admin).await.0, Some(0));
-    sidecar.line("draining").await;
-    // All is served while the app is alive.
-    let mut other = seen.stream(&app).await;
-    // The app goes, and takes its sessions along; then comes the stop.
-    other.app.finish().await;
-    other.browser.end().await;
-    let stopped = Instant::now();
-    sidecar.signal(Signal::TERM);
-    sidecar.line("stopped while draining").await;
-    session.browser.expect(plain(CLOSE, GOING_AWAY)).await;
-    assert_eq!(sidecar.exit_code().await, Some(0), "also where a browser does not answer");
-    assert!(stopped.elapsed() < Duration::from_secs(5), "{:?}", stopped.elapsed());
+    let mut process = Process::start(&app, &flags.each_ref().map(String::as_str)).await;
+    let seen = Sidecar::elsewhere(process.address, process.admin);
+    let mut served = Served { sessions: Vec::new(), app: None };
+    for _session in 0..sessions {
+        served.sessions.push(seen.stream(&app).await);
+    }
+    served.app = Some(app);
+    let begun = Instant::now();
+    if asked_by == Asked::DrainThenSignal {
+        assert_eq!(asked("drain", process.admin).await.0, Some(0));
+        process.line("draining").await;
+    }
+    match fate {
+        Fate::Gone => served.go().await,
+        Fate::Refuses => served.app = None,
+        Fate::Lives | Fate::Dies => {}
+    }
+    process.signal(Signal::TERM);
+    match asked_by {
+        Asked::DrainThenSignal => process.line("stop signal while draining").await,
+        Asked::Signal | Asked::SignalThenDrain => process.line("draining").await,
+    };
+    if asked_by == Asked::SignalThenDrain {
+        assert_eq!(asked("drain", process.admin).await.0, Some(0), "it drains");
+    }
+    if fate == Fate::Dies {
+        served.are_served().await;
+        served.go().await;
+    }
+    served.are_served().await;
+    if soon_over {
+        process.line("the app is gone").await;
+        assert_eq!(process.exit_code().await, Some(0));
+        assert!(begun.elapsed() < LONG_DELAY / 2, "{:?}", begun.elapsed());
+        return;
+    }
+    if let (Fate::Lives, Some(app)) = (fate, &served.app) {
+        // Everything is served in the delay, what is new too.
+        served.sessions.push(stream_behind_checks(&seen, app).await);
+        assert!(begun.elapsed() < delay, "the machine is too slow to tell: {:?}", begun.elapsed());
+    }
+    if let Some((first, last)) = served.part(begun).await {
+        assert!(first >= delay, "closed {first:?} after the drain began");
+        // That all fall into a tenth of the window is one case in ten million.
+        assert!(sessions < 8 || last - first > window / 10, "all at once: {first:?} to {last:?}");
+    }
+    assert_eq!(process.exit_code().await, Some(0));
+    assert!(begun.elapsed() >= delay, "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn only_an_app_that_is_gone_cuts_a_drain_short() {
+    let ends = [Asked::DrainThenSignal, Asked::Signal, Asked::SignalThenDrain].into_iter().flat_map(|asked_by| {
+        let ends = [(Fate::Lives, 0), (Fate::Lives, 8), (Fate::Gone, 0), (Fate::Gone, 2)];
+        let more = [(Fate::Dies, 0), (Fate::Dies, 2), (Fate::Refuses, 8)];
+        ends.into_iter().chain(more).map(move |(fate, sessions)| (asked_by, fate, sessions))
+    });
+    let ends = ends.map(|(asked_by, fate, sessions)| async move {
+        let end = tokio::spawn(end_of_a_process(asked_by, fate, sessions)).await;
+        assert!(end.is_ok(), "{asked_by:?}, the app {fate:?}, {sessions} sessions");
+    });
+    join_all(ends).await;
+}
+
+#[tokio::test]
+async fn one_app_of_several_that_is_alive_keeps_the_drain_as_planned() {
+    let apps = [App::bind().await, App::bind().await];
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("sidecar.toml");
+    let route = |name: &str, app: &App| {
+        format!("[[route]]\nname = '{name}'\npath = '/{name}'\nupstream = 'http://{}'\n", app.address())
+    };
+    std::fs::write(&file, route("a", &apps[0]) + &route("b", &apps[1])).unwrap();
+    let [gone, alive] = apps;
+    drop(gone);
+    let config = format!("--config={}", file.display());
+    let mut process = Process::start_alone(&[&config, "--drain-delay=60s", "--drain-timeout=500s"]).await;
+    assert_eq!(asked("drain", process.admin).await.0, Some(0));
+    process.line("draining").await;
+    process.signal(Signal::TERM);
+    process.line("stop signal while draining").await;
+    // Asked whether it is there, the one that lives says so, again and again.
+    for _look in 0..2 {
+        drop(alive.accept().await);
+        assert!(ask_admin(process.admin, "/livez").await.0.starts_with("HTTP/1.1 200 "));
+    }
+    drop(alive);
+    process.line("the app is gone").await;
+    assert_eq!(process.exit_code().await, Some(0));
 }
 
 #[tokio::test]
