@@ -72,11 +72,13 @@ class Scene:
         self._processes[-1].wait_for_line("Server is ready to receive web requests", 30)
 
     def _start_pages(self) -> None:
-        """One page stays, and sends heartbeats whatever comes; another comes anew each second."""
+        """Three pages stay, and send heartbeats whatever comes; four more come anew each second. Fewer are below the alerts'
+        floors."""
         url = f"http://{self.sidecar.address}/"
         probe = f"{binary()} probe {url} --interval 100ms"
-        # The other waits for longer than the sidecar: what a client gives up is in no count of handshakes.
-        for command in (f"{probe} --timeout 200ms --count 1000000", f"{probe} --timeout 3s --count 5; sleep 0.2"):
+        # The others wait for longer than the sidecar: what a client gives up is in no count of handshakes.
+        stays, comes = f"{probe} --timeout 200ms --count 1000000", f"{probe} --timeout 3s --count 5; sleep 0.2"
+        for command in [stays] * 3 + [comes] * 4:
             loop = f"while :; do {command}; done"
             self._processes.append(Process("page", ["bash", "-c", loop], os.environ))
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any, Iterator
 
 import yaml
 from scene import Scene
-from tools import DEPLOY
+from tools import DEPLOY, output
 
 GRAFANA = DEPLOY / "grafana"
 DASHBOARD = json.loads((GRAFANA / "dashboard.json").read_text())
@@ -46,6 +47,42 @@ def test_it_names_only_series_that_exist(scene: Scene) -> None:
     names = {name for _, e in expressions() for name in re.findall(r"\b(?:heartbeat_sidecar|process)_\w+", e)}
     exposed = {sample.name for sample in scene.sidecar.metrics().samples}
     assert len(names) > 20 and names <= exposed, f"not exposed: {names - exposed}"
+
+
+def test_heartbeats_without_an_ack_are_counted_as_the_alert_counts_them(tmp_path: Path) -> None:
+    """A stall, of which acks_withheld_total counts eight heartbeats; and mode "forward", in which the app alone answers."""
+    [panel] = [panel for panel in PANELS if panel["title"] == "Heartbeats without an ack"]
+    [target] = panel["targets"]
+    alert = "avg(instance:heartbeat_sidecar_heartbeats_unacked:ratio_rate5m)"
+    shown = filled_in(target["expr"]).replace("[5s]", "[5m]")
+    tests = []
+    for name, acks, stalled, policy, ratio in [
+        ("stalled", "0+6x5 30x25", "0x5 8x25", "0x30", 1),
+        ("forward", "0x30", "0x30", "0+6x30", 0),
+    ]:
+        series = {
+            "heartbeats_total{%s}": "0+6x30",
+            'acks_total{%s, origin="sidecar"}': acks,
+            'acks_withheld_total{%s, reason="upstream_stalled"}': stalled,
+            'acks_withheld_total{%s, reason="policy"}': policy,
+        }
+        labels = 'job="heartbeat-sidecar", instance="a:9600"'
+        named = {f"heartbeat_sidecar_{name % labels}": values for name, values in series.items()}
+        samples = [{"labels": "{}", "value": ratio}]
+        tests.append(
+            {
+                "name": name,
+                "interval": "1m",
+                "input_series": [{"series": one, "values": values} for one, values in named.items()],
+                "promql_expr_test": [
+                    {"expr": expr, "eval_time": "20m", "exp_samples": samples} for expr in (shown, alert)
+                ],
+            }
+        )
+    rules = str(DEPLOY / "prometheus" / "rules.yml")
+    unit = {"rule_files": [rules], "evaluation_interval": "1m", "tests": tests}
+    (tmp_path / "panel.test.yml").write_text(json.dumps(unit))
+    assert "SUCCESS" in output("promtool", "test", "rules", tmp_path / "panel.test.yml")
 
 
 def test_the_cliffs_are_bounds_of_buckets(scene: Scene) -> None:

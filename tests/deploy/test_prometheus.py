@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
+from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -35,6 +38,58 @@ def test_every_alert_fires_and_clears_in_its_unit_test() -> None:
     assert seen.keys() == {alert["alert"] for alert in ALERTS}
     for name, fired in seen.items():
         assert fired[:3] == [False, True, False], f"{name} is not seen quiet, firing and quiet again: {fired}"
+
+
+def of_a_pod(value: Any) -> Any:
+    """A part of a unit test, in which every series and every alert that names an instance names a pod of a namespace too."""
+    if isinstance(value, list):
+        return [of_a_pod(item) for item in value]
+    if isinstance(value, dict):
+        more = {"namespace": "apps", "pod": "pod-of-a"} if value.get("instance") == "a:9600" else {}
+        return {key: of_a_pod(item) for key, item in value.items()} | more
+    if not isinstance(value, str):
+        return value
+    return value.replace('instance="a:9600"', 'instance="a:9600", namespace="apps", pod="pod-of-a"')
+
+
+def test_alerts_name_namespace_and_pod_where_they_exist(tmp_path: Path) -> None:
+    unit = of_a_pod(yaml.safe_load((PROMETHEUS / "rules.test.yml").read_text()))
+    named = set()
+    for test in unit["tests"]:
+        for case in test["alert_rule_test"]:
+            for alert in case.get("exp_alerts", []):
+                if "pod" in alert["exp_labels"]:
+                    summary = alert["exp_annotations"]["summary"]
+                    assert summary.count("a:9600") == 1, summary
+                    alert["exp_annotations"]["summary"] = summary.replace("a:9600", "apps/pod-of-a")
+                    named.add(case["alertname"])
+    # These two are of all sidecars of a job.
+    assert named == {alert["alert"] for alert in ALERTS} - {"HeartbeatSidecarAbsent", "HeartbeatSidecarManyDown"}
+    (tmp_path / "rules.yml").write_text((PROMETHEUS / "rules.yml").read_text())
+    (tmp_path / "pods.test.yml").write_text(yaml.safe_dump(unit))
+    assert "SUCCESS" in output("promtool", "test", "rules", tmp_path / "pods.test.yml")
+
+
+@pytest.mark.parametrize(("down", "pages"), [(4, 0), (5, 1), (60, 1), (1000, 1)])
+def test_a_node_that_dies_is_one_page(down: int, pages: int, tmp_path: Path) -> None:
+    """However many sidecars it had, of a thousand."""
+    labels = 'job="heartbeat-sidecar", cluster="north"'
+    ups = [(f'up{{{labels}, instance="{n}"}}', f"1x2 {0 if n < down else 1}x10") for n in range(1000)]
+    summary = f"Sidecars of job heartbeat-sidecar in cluster north that do not answer their scrape: {down}"
+    [rule] = [alert for alert in ALERTS if alert["alert"] == "HeartbeatSidecarManyDown"]
+    expected = {
+        "exp_labels": {"cluster": "north", "job": "heartbeat-sidecar", "severity": "critical"},
+        "exp_annotations": rule["annotations"] | {"summary": summary},
+    }
+    test = {
+        "interval": "1m",
+        "input_series": [{"series": series, "values": values} for series, values in ups],
+        "alert_rule_test": [{"alertname": rule["alert"], "eval_time": "8m", "exp_alerts": [expected] * pages}],
+    }
+    (tmp_path / "rules.yml").write_text((PROMETHEUS / "rules.yml").read_text())
+    unit = {"rule_files": ["rules.yml"], "evaluation_interval": "1m", "tests": [test]}
+    (tmp_path / "node.test.yml").write_text(json.dumps(unit))
+    assert "SUCCESS" in output("promtool", "test", "rules", tmp_path / "node.test.yml")
 
 
 def test_every_alert_tells_what_it_means_and_what_to_do() -> None:
