@@ -146,8 +146,9 @@ impl<'a> Probe<'a> {
             Event::Seen(Seen::NewSession(told)) => self.version = told.or(self.version.take()),
             Event::Seen(Seen::Other) => {}
             Event::HeartbeatDue => {
-                self.ledger.on_sent(Instant::now());
+                let begun = Instant::now();
                 browser.heartbeat().await?;
+                self.ledger.on_sent(begun);
             }
             Event::AckOverdue => {
                 while let Some(number) = self.ledger.on_time(Instant::now()) {
@@ -183,8 +184,8 @@ impl<'a> Probe<'a> {
     /// What is known in the end.
     fn summary(self, interrupted: bool, error: Option<String>) -> Summary {
         let (requested, sent, acked) = (self.args.count, self.ledger.sent(), self.acked);
-        // Who interrupts a probe misses nothing: neither what was not sent nor what may still be answered.
-        let awaited = if interrupted { sent - self.ledger.in_time(Instant::now()) } else { requested };
+        // What an interrupted probe has sent may still be answered in time.
+        let awaited = if interrupted { sent - self.ledger.in_time(Instant::now()) } else { sent };
         Summary {
             url: self.target.to_string(),
             server_version: self.version,
@@ -193,6 +194,7 @@ impl<'a> Probe<'a> {
             sent,
             acked,
             missed: awaited - acked,
+            not_sent: requested - sent,
             late: self.late,
             latency_seconds: self.latencies.figures(),
             interrupted,

@@ -16,6 +16,7 @@ mod http2;
 mod limits;
 mod misuse;
 mod peers;
+mod probe;
 mod reload;
 mod routes;
 mod sni;

@@ -69,7 +69,7 @@ pub(crate) enum OpenError {
 /// Why an open stream ended.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Lost {
-    #[error("closed by the server with code {code}{}", quoted(.reason))]
+    #[error("closed by the server ({code}{})", quoted(.reason))]
     Closed { code: u16, reason: String },
     #[error("closed by the server without a code")]
     ClosedWithoutCode,
@@ -229,8 +229,8 @@ mod tests {
     #[test]
     fn a_close_is_told_with_its_code_and_reason() {
         let closed = |reason: &str| Lost::Closed { code: 1001, reason: reason.to_owned() }.to_string();
-        assert_eq!(closed(""), "closed by the server with code 1001");
-        assert_eq!(closed("bye\n"), "closed by the server with code 1001: \"bye\\n\"");
+        assert_eq!(closed(""), "closed by the server (1001)");
+        assert_eq!(closed("bye\n"), "closed by the server (1001: \"bye\\n\")");
     }
 
     #[test]

@@ -22,8 +22,10 @@ pub(crate) struct Summary {
     pub(crate) sent: u32,
     /// How many got an ack in time.
     pub(crate) acked: u32,
-    /// How many did not, those not sent because the connection was lost among them.
+    /// How many of those sent got none in time.
     pub(crate) missed: u32,
+    /// How many were not sent, because the connection could not be made, ended, or somebody ended the probe.
+    pub(crate) not_sent: u32,
     /// How many of the missed got an ack while the probe still went on.
     pub(crate) late: u32,
     /// Of the acks in time.
@@ -44,7 +46,7 @@ pub(crate) enum Answerers {
 }
 
 impl Summary {
-    /// Whether every heartbeat that was asked for got its ack in time.
+    /// Whether every heartbeat that was asked for got its ack in time; one that was not sent got none.
     pub(crate) fn is_success(&self) -> bool {
         self.acked == self.requested && !self.interrupted && self.error.is_none()
     }
@@ -85,7 +87,14 @@ impl fmt::Display for Summary {
         if self.late > 0 {
             write!(f, " ({} of them acked late)", self.late)?;
         }
-        writeln!(f, "{}", if self.interrupted { ", interrupted" } else { "" })?;
+        if self.not_sent > 0 {
+            write!(f, ", {} not sent", self.not_sent)?;
+        }
+        match (&self.error, self.interrupted) {
+            (Some(error), _) => writeln!(f, ": {error}")?,
+            (None, true) => writeln!(f, ": interrupted")?,
+            (None, false) => writeln!(f)?,
+        }
         let [min, median, p99, max] = [min, median, p99, max].map(figure);
         write!(f, "ack latency     min {min}, median {median}, p99 {p99}, max {max}")
     }
@@ -114,7 +123,7 @@ mod tests {
         assert!(good().is_success());
         assert!(!Summary { acked: 2, missed: 1, ..good() }.is_success());
         assert!(!Summary { acked: 2, missed: 1, late: 1, ..good() }.is_success());
-        assert!(!Summary { requested: 4, missed: 1, ..good() }.is_success());
+        assert!(!Summary { requested: 4, not_sent: 1, ..good() }.is_success());
         assert!(!Summary { interrupted: true, ..good() }.is_success());
         assert!(!Summary { error: Some("gone".to_owned()), ..good() }.is_success());
     }
@@ -134,12 +143,35 @@ ack latency     min 0.25 ms, median -, p99 -, max -"
     }
 
     #[test]
+    fn the_text_says_why_heartbeats_were_not_sent() {
+        let heartbeats = |summary: Summary| {
+            let text = summary.to_string();
+            text.lines().find_map(|line| line.strip_prefix("heartbeats      ")).expect("a line").to_owned()
+        };
+        let closed = Summary { requested: 40, sent: 16, acked: 16, not_sent: 24, ..good() };
+        let error = Some("closed by the server (1001)".to_owned());
+        assert_eq!(
+            heartbeats(Summary { error: error.clone(), ..closed.clone() }),
+            "16 sent, 16 acked, 0 missed, 24 not sent: closed by the server (1001)"
+        );
+        assert_eq!(
+            heartbeats(Summary { interrupted: true, ..closed }),
+            "16 sent, 16 acked, 0 missed, 24 not sent: interrupted"
+        );
+        assert_eq!(
+            heartbeats(Summary { acked: 2, missed: 1, error, ..good() }),
+            "3 sent, 2 acked, 1 missed: closed by the server (1001)"
+        );
+        assert_eq!(heartbeats(good()), "3 sent, 3 acked, 0 missed");
+    }
+
+    #[test]
     fn the_keys_of_the_json_stay() {
         let json = Summary { server_version: Some("1.53.1".to_owned()), ..good() }.json();
         assert_eq!(
             json,
             "{\"url\":\"ws://app/stream\",\"server_version\":\"1.53.1\",\"answered_by\":null,\"requested\":3,\"sent\":3,\
-             \"acked\":3,\"missed\":0,\"late\":0,\"latency_seconds\":{\"min\":0.00025,\"median\":null,\"p99\":null,\
+             \"acked\":3,\"missed\":0,\"not_sent\":0,\"late\":0,\"latency_seconds\":{\"min\":0.00025,\"median\":null,\"p99\":null,\
              \"max\":null},\"interrupted\":false,\"error\":null}"
         );
     }

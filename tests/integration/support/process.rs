@@ -76,6 +76,12 @@ pub(crate) async fn command(arguments: &[&str]) -> (Option<i32>, String) {
     command_with(arguments, |command| command).await
 }
 
+/// As [`command`], with what it said on stdout.
+pub(crate) async fn printed(arguments: &[&str]) -> (Option<i32>, String) {
+    let output = soon(Command::new(binary()).args(arguments).kill_on_drop(true).output()).await.unwrap();
+    (output.status.code(), String::from_utf8(output.stdout).unwrap())
+}
+
 /// As [`command`], in a world that is prepared so.
 pub(crate) async fn command_with(
     arguments: &[&str],
