@@ -25,11 +25,15 @@ def test_hadolint_finds_nothing() -> None:
     assert output(script("hadolint"), DOCKER / "Dockerfile", DOCKER / "app" / "Dockerfile") == ""
 
 
-def test_the_last_stage_is_the_binary_alone_run_by_nobody() -> None:
+def test_the_last_stage_is_the_binary_and_public_roots_run_by_nobody() -> None:
     found = instructions(DOCKER / "Dockerfile")
     stage = found[max(n for n, (word, _) in enumerate(found) if word == "FROM") :]
     assert stage[0] == ("FROM", "scratch")
-    assert [rest for word, rest in stage if word == "COPY"] == ["--from=build /heartbeat-sidecar /heartbeat-sidecar"]
+    # Without roots of its own, an image of nothing could not speak to any `https://` app.
+    roots = "/etc/ssl/certs/ca-certificates.crt"
+    copied = [rest for word, rest in stage if word == "COPY"]
+    assert copied == [f"--from=build {path} {path}" for path in ("/heartbeat-sidecar", roots)]
+    assert re.search(r"apt-get install [^&]*\bca-certificates\b", str(found))
     assert ("USER", "65534:65534") in stage and "RUN" not in dict(stage)
     # There is no shell that could read the other form.
     assert json.loads(dict(stage)["ENTRYPOINT"]) == ["/heartbeat-sidecar"] and json.loads(dict(stage)["CMD"]) == ["run"]

@@ -59,9 +59,20 @@ def test_every_setting_that_is_named_exists(name: str) -> None:
     assert len(named) > 3 and named <= known, f"unknown: {named - known}"
 
 
-def test_the_rules_become_a_valid_object_of_the_operator() -> None:
-    [command] = re.findall(r"^(\{ printf .*? \}) \| kubectl", (DOCS / "OPERATIONS.md").read_text(), flags=re.M | re.S)
-    validate_monitoring(yaml.safe_load(output("bash", "-c", command, cwd=REPOSITORY)))
+def test_the_rules_become_a_valid_object_of_the_operator_with_links_that_lead_to_the_runbook(tmp_path: Path) -> None:
+    text = (DOCS / "OPERATIONS.md").read_text()
+    [address] = re.findall(r"^(base=\S+) .*\n(sed .*)$", text, flags=re.M)
+    [command] = re.findall(r"^(\{ printf .*? \}) \| kubectl", text, flags=re.M | re.S)
+    (tmp_path / "deploy").symlink_to(REPOSITORY / "deploy")
+    made = yaml.safe_load(output("bash", "-ec", "\n".join([*address, command]), cwd=tmp_path))
+    validate_monitoring(made)
+    base = address[0].removeprefix("base=")
+    alerts = [rule for group in made["spec"]["groups"] for rule in group["rules"] if "alert" in rule]
+    for alert in alerts:
+        page, _, anchor = alert["annotations"]["runbook_url"].removeprefix(base).partition("#")
+        assert alert["annotations"]["runbook_url"].startswith("https://") and page == "docs/RUNBOOK.md"
+        assert anchor in anchors(REPOSITORY / page), anchor
+    assert alerts
 
 
 def test_the_sizing_counts_the_series_that_there_are(scene: Scene) -> None:
