@@ -172,8 +172,8 @@ enum Verb {
     /// Begin the drain of a running sidecar on this machine, as a preStop hook in a container without a shell
     ///
     /// Exits with 0 once the drain has begun, or with --wait once the sidecar is gone; with 1 if it cannot be reached or
-    /// takes longer. A SIGTERM after that means that the app is gone: the sidecar then ends within a second. Where the
-    /// app is not stopped first, send only the SIGTERM, which drains too, or use --wait.
+    /// takes longer. A SIGTERM after that lets the drain go on as planned while the app is there; once the app is gone, it
+    /// skips the rest of drain.delay. Where the app is not stopped first, SIGTERM alone does the same.
     Drain {
         /// Where to ask.
         #[command(flatten)]
