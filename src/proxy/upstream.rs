@@ -263,7 +263,10 @@ mod tests {
         assert!(!is_refused(http("127.0.0.1", port)).await);
         drop(listener);
         assert!(is_refused(http("127.0.0.1", port)).await);
-        assert!(!is_refused(http("no-such-name.invalid", 80)).await, "a name that is not found may be there all the same");
+        assert!(
+            !is_refused(http("no-such-name.invalid", 80)).await,
+            "a name that is not found may be there all the same"
+        );
 
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("app.sock");

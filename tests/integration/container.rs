@@ -251,7 +251,8 @@ async fn end_of_a_process(asked_by: Asked, fate: Fate, sessions: usize) {
     // Only an app that is gone, when the signal comes behind a drain, leaves nothing to wait for.
     let soon_over = asked_by == Asked::DrainThenSignal && matches!(fate, Fate::Gone | Fate::Dies);
     let (delay, window) = if soon_over { (LONG_DELAY, LONG_DELAY) } else { (SHORT, SHORT) };
-    let flags = [format!("--drain-delay={delay:?}"), format!("--drain-window={window:?}"), "--drain-timeout=500s".into()];
+    let flags =
+        [format!("--drain-delay={delay:?}"), format!("--drain-window={window:?}"), "--drain-timeout=500s".into()];
     let app = App::bind().await;
     let mut process = Process::start(&app, &flags.each_ref().map(String::as_str)).await;
     let seen = Sidecar::elsewhere(process.address, process.admin);
