@@ -65,9 +65,11 @@ impl Way<'_> {
     /// refusal, or with a 5xx.
     pub(super) async fn upgrade(self, mut request: Request<RequestBody>, visit: &Visit) -> Response<ResponseBody> {
         let (upstream, started) = (self.upstream, Instant::now());
-        let stream_path = handshake::is_stream(request.uri().path());
-        let resumed = resumed(request.headers()).filter(|_id| stream_path);
-        let tag = if stream_path { watchdog::take_tag(request.uri_mut()) } else { None };
+        let offered = handshake::offers_streamlit(subprotocols(request.headers()));
+        let is_app_stream = offered && handshake::is_stream(request.uri().path());
+        let resumed = handshake::resumed_session(subprotocols(request.headers())).filter(|_id| is_app_stream);
+        let tagged = is_app_stream && upstream.watchdog.is_some();
+        let tag = if tagged { watchdog::take_tag(request.uri_mut()) } else { None };
         let turn = self.take_over(resumed).await;
         // Only now: a session that was taken over has just made room for the next.
         let Some(place) = upstream.places.take() else {
@@ -83,7 +85,7 @@ impl Way<'_> {
                 if resumed.is_some() {
                     upstream.metrics.reconnect(tag.map_or(Reconnect::Other, |tag| tag.cause));
                 }
-                let depth = self.depth(stream_path, response.headers());
+                let depth = self.depth(is_app_stream, response.headers());
                 let (upstream, sessions) = (upstream.clone(), self.sessions.clone());
                 let token = tag.and_then(|tag| tag.token);
                 visit.becomes(Joining { far, upstream, sessions, depth, ids, resumed, token, turn });
@@ -116,8 +118,8 @@ impl Way<'_> {
     }
 
     /// How much of the session the tap can look at.
-    fn depth(&self, stream_path: bool, answer: &HeaderMap) -> Depth {
-        if !stream_path {
+    fn depth(&self, is_app_stream: bool, answer: &HeaderMap) -> Depth {
+        if !is_app_stream || !handshake::selects_streamlit(subprotocols(answer)) {
             return Depth::Frames;
         }
         if !answer.contains_key(header::SEC_WEBSOCKET_EXTENSIONS) {
@@ -223,10 +225,9 @@ async fn drive(
     .await
 }
 
-/// The session that the browser wants to resume.
-fn resumed(headers: &HeaderMap) -> Option<SessionId> {
-    let lines = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL);
-    handshake::resumed_session(lines.iter().filter_map(|line| line.to_str().ok()))
+/// The lines of a handshake, or of its answer, that name subprotocols.
+fn subprotocols(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|line| line.to_str().ok())
 }
 
 /// A session whose 101 is on its way to the browser.

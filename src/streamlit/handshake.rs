@@ -1,6 +1,10 @@
-//! What a websocket handshake with a Streamlit server says: its path, and the session that it resumes.
+//! What a websocket handshake with a Streamlit server says: its path, its subprotocol, and the session that it resumes.
 
 use std::fmt;
+
+/// The subprotocol of Streamlit's messages. Frontends from 1.14 on offer it first, and the server selects it; older ones
+/// offer none, and send no heartbeats.
+const SUBPROTOCOL: &str = "streamlit";
 
 /// Whether a request path leads to an app's message stream, under any base path (1.17: `/stream`).
 pub fn is_stream(path: &str) -> bool {
@@ -29,11 +33,25 @@ impl fmt::Debug for SessionId {
     }
 }
 
+/// Whether a handshake offers Streamlit's subprotocol, given its `Sec-WebSocket-Protocol` lines.
+pub fn offers_streamlit<'a>(lines: impl IntoIterator<Item = &'a str>) -> bool {
+    subprotocols(lines).any(|entry| entry == SUBPROTOCOL)
+}
+
+/// Whether the answer selects Streamlit's subprotocol: it names one, once (RFC 6455 §4.2.2).
+pub fn selects_streamlit<'a>(lines: impl IntoIterator<Item = &'a str>) -> bool {
+    subprotocols(lines).eq([SUBPROTOCOL])
+}
+
 /// The id of the session that a handshake wants to resume: the subprotocol that is a UUID.
 ///
 /// The entry is the third from Streamlit 1.29 on and the second in 1.18 to 1.28.
-pub fn resumed_session<'a>(protocols: impl IntoIterator<Item = &'a str>) -> Option<SessionId> {
-    protocols.into_iter().flat_map(|line| line.split(',')).find_map(|entry| SessionId::parse(entry.trim()))
+pub fn resumed_session<'a>(lines: impl IntoIterator<Item = &'a str>) -> Option<SessionId> {
+    subprotocols(lines).find_map(SessionId::parse)
+}
+
+fn subprotocols<'a>(lines: impl IntoIterator<Item = &'a str>) -> impl Iterator<Item = &'a str> {
+    lines.into_iter().flat_map(|line| line.split(',')).map(str::trim)
 }
 
 #[cfg(test)]
@@ -49,6 +67,20 @@ mod tests {
         }
         for path in ["/", "/_stcore/health", "/_stcore/stream/", "/upstream", "/_stcore/streams"] {
             assert!(!is_stream(path), "{path}");
+        }
+    }
+
+    #[test]
+    fn the_subprotocol_is_streamlits_if_it_is_offered_and_selected_alone() {
+        for lines in [&["streamlit"][..], &["streamlit, 2|ab|cd|17", ID], &["other", "xsrf , streamlit"]] {
+            assert!(offers_streamlit(lines.iter().copied()), "{lines:?}");
+        }
+        for lines in [&[][..], &[""], &["Streamlit"], &["streamlit2, graphql-ws"], &[ID]] {
+            assert!(!offers_streamlit(lines.iter().copied()), "{lines:?}");
+        }
+        assert!(selects_streamlit(["streamlit"]) && selects_streamlit([" streamlit "]));
+        for lines in [&[][..], &[""], &["graphql-ws"], &["streamlit, xsrf"], &["streamlit", "streamlit"]] {
+            assert!(!selects_streamlit(lines.iter().copied()), "{lines:?}");
         }
     }
 

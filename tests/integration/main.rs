@@ -20,6 +20,7 @@ mod probe;
 mod reload;
 mod routes;
 mod sni;
+mod subprotocol;
 mod support;
 mod systemd;
 mod takeover;

@@ -217,13 +217,6 @@ async fn the_app_does_not_see_the_sockets_name() {
     let (app, sidecar) = watching().await;
     let (head, _session) = tagged(&app, &sidecar, "", "").await;
     assert!(head.starts_with("GET /_stcore/stream?a=1 HTTP/1.1\r\n"), "{head}");
-    let (app, sidecar) = Sidecar::with_app().await;
-    let (head, _session) = tagged(&app, &sidecar, "", "").await;
-    assert!(head.starts_with("GET /_stcore/stream?a=1 HTTP/1.1\r\n"), "also where it is off: {head}");
-    let path = format!("/other?_heartbeat={TOKEN}");
-    let mut browser = sidecar.connect().await;
-    browser.send(handshake(&path, "")).await;
-    assert!(app.accept().await.head().await.starts_with(&format!("GET {path} ")), "other websockets are not ours");
 }
 
 #[tokio::test]

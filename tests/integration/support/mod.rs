@@ -105,20 +105,27 @@ pub(crate) fn config(upstream: UpstreamAddress) -> Config {
     Config { listen: local, admin: local, upstream, ..Config::default() }
 }
 
-/// A 101 with these header lines besides; each ends with CR LF.
+/// A 101 with these header lines besides; each ends with CR LF. It selects Streamlit's subprotocol if they select none.
 pub(crate) fn switching(lines: &str) -> String {
+    let subprotocol = subprotocol(lines);
     format!(
         "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-         Sec-WebSocket-Accept: {ACCEPT}\r\n{lines}\r\n"
+         Sec-WebSocket-Accept: {ACCEPT}\r\n{subprotocol}{lines}\r\n"
     )
 }
 
-/// A browser's handshake with these header lines besides; each ends with CR LF.
+/// A browser's handshake with these header lines besides; each ends with CR LF. It offers Streamlit's subprotocol if they
+/// offer none.
 pub(crate) fn handshake(path: &str, lines: &str) -> String {
+    let subprotocol = subprotocol(lines);
     format!(
         "GET {path} HTTP/1.1\r\nHost: app.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n{lines}\r\n"
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n{subprotocol}{lines}\r\n"
     )
+}
+
+fn subprotocol(lines: &str) -> &'static str {
+    if lines.contains("Sec-WebSocket-Protocol:") { "" } else { "Sec-WebSocket-Protocol: streamlit\r\n" }
 }
 
 impl Sidecar {
