@@ -36,6 +36,8 @@ pub struct SessionInfo {
     pub upstream: Arc<str>,
     /// Whether the sidecar can see the session's messages.
     pub tapped: bool,
+    /// Ends it when turned: for a drain that is closing, else because it is taken over.
+    pub stop: Stop,
 }
 
 /// A live session; leaves the registry when dropped. Its functions are relaxed atomics, no lock.
@@ -165,7 +167,7 @@ impl Sessions {
             last_ack_latency: Moment::default(),
             browser_rtt: Moment::default(),
             proof_rtt: Moment::default(),
-            stop: Stop::default(),
+            stop: info.stop,
             tapped: info.tapped,
             withheld: AtomicBool::new(false),
         });
@@ -225,11 +227,6 @@ impl Session {
     /// The number that `/sessions` and the log call it by.
     pub fn id(&self) -> u64 {
         self.id
-    }
-
-    /// What ends it when turned: for a drain that is closing, else because it is taken over.
-    pub fn stop(&self) -> Stop {
-        self.live.stop.clone()
     }
 
     /// Whether it is to end; whoever asks last is woken when that changes.
@@ -393,7 +390,7 @@ mod tests {
     use super::*;
 
     fn info() -> SessionInfo {
-        SessionInfo { upstream: "app".into(), tapped: true }
+        SessionInfo { upstream: "app".into(), tapped: true, stop: Stop::default() }
     }
 
     #[tokio::test(start_paused = true)]

@@ -16,7 +16,7 @@ use rustls::ALL_VERSIONS;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::oneshot;
 
-use support::frame::{BINARY, CLOSE, header, heartbeat, masked, new_session, plain};
+use support::frame::{BINARY, CLOSE, header, heartbeat, masked, new_session_of, plain};
 use support::process::Process;
 use support::tls::{Pki, Sides};
 use support::{App, Session, Sidecar, Wire, ask_admin, handshake, metric, soon, switching, until};
@@ -342,11 +342,12 @@ const NORMAL: [u8; 2] = 1000u16.to_be_bytes();
 
 /// An app whose sessions end as their path says.
 async fn serve(app: App) {
-    loop {
+    for number in 0_u32.. {
         let mut end = app.accept().await;
         tokio::spawn(async move {
             let head = end.head().await;
-            end.send([switching("").as_bytes(), &new_session("1.67.0")].concat()).await;
+            let named = new_session_of("1.67.0", &format!("{number:08x}-25b0-4f38-9d05-0a55b18df5c2"));
+            end.send([switching("").as_bytes(), &named].concat()).await;
             if head.contains("BrowserResets") {
                 let _end_or_reset = end.rest().await;
                 return;

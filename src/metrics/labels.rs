@@ -21,6 +21,8 @@ pub enum Handshake {
     Invalid,
     /// The browser left before the app server had answered.
     Abandoned,
+    /// A newer handshake of the same session took its place.
+    Superseded,
 }
 
 /// Who ended a websocket connection: the side whose Close frame, FIN or RST came first.
@@ -40,7 +42,7 @@ pub enum Direction {
     UpstreamToBrowser,
 }
 
-/// How the old connection of a session that is taken over went.
+/// How the old connection or handshake of a session that is taken over went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Takeover {
     /// The upstream closed it.
@@ -285,6 +287,7 @@ labels! {
         Timeout = "timeout",
         Invalid = "invalid",
         Abandoned = "abandoned",
+        Superseded = "superseded",
     }
     Reload { Accepted = "accepted", Refused = "refused", }
     Takeover { Closed = "closed", Timeout = "timeout", }

@@ -69,7 +69,7 @@ pub(super) const WATCHDOG_PAGES: Series = Series::new(
 );
 pub(super) const TAKEOVERS: Series = Series::new(
     "heartbeat_sidecar_takeovers_total",
-    "Reconnects that first closed their session's old connection, by whether it closed in time.",
+    "Reconnects that first closed an older connection or handshake of their session, by whether it closed in time.",
 )
 .lean();
 pub(super) const MESSAGES: Series =

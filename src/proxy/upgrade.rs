@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use bytes::Bytes;
-use http::header::{self, HeaderMap};
+use http::header::{self, HeaderMap, HeaderValue};
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
@@ -16,7 +16,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::admission::Rejection;
 use super::upstream::{ConnectError, Upstream};
-use super::{Chain, Refusal, RequestBody, ResponseBody, Way, headers, watchdog, wire};
+use super::{Chain, Refusal, RequestBody, ResponseBody, Way, headers, respond, watchdog, wire};
 use crate::drain::Guard;
 use crate::heartbeat::learning::Learning;
 use crate::heartbeat::tap::Depth;
@@ -26,7 +26,7 @@ use crate::relay::progress::Token;
 use crate::relay::replay::Replay;
 use crate::relay::stream::Stream;
 use crate::relay::{Report, Session, Side, Terms};
-use crate::session::takeover::{Holding, Turn};
+use crate::session::takeover::{Owner, Superseded};
 use crate::session::trace::TraceIds;
 use crate::session::{SessionInfo, Sessions};
 use crate::streamlit::handshake::{self, SessionId};
@@ -45,76 +45,108 @@ enum Failure {
     TimedOut(std::time::Duration),
     #[error("its Sec-WebSocket-Accept does not answer the key")]
     WrongAccept,
+    #[error("the older connection of its session was not closed within {0:?}")]
+    Held(std::time::Duration),
+    #[error("a newer handshake has claimed its session")]
+    Superseded,
 }
 
 /// A handshake, told of when it ends. One that is dropped half way was given up by its browser.
 struct Attempt<'a> {
     upstream: &'a Upstream,
     started: Instant,
-    result: Handshake,
+    /// `None` if it is counted as rejected.
+    result: Option<Handshake>,
 }
 
 impl Drop for Attempt<'_> {
     fn drop(&mut self) {
-        self.upstream.metrics.handshake(self.result, self.started.elapsed());
+        if let Some(result) = self.result {
+            self.upstream.metrics.handshake(result, self.started.elapsed());
+        }
     }
 }
 
 impl Way<'_> {
     /// Answers a request for a websocket: with the upstream's 101 and a session behind it, with the upstream's own
-    /// refusal, or with a 5xx.
+    /// refusal, or with an error.
     pub(super) async fn upgrade(self, mut request: Request<RequestBody>, visit: &Visit) -> Response<ResponseBody> {
-        let (upstream, started) = (self.upstream, Instant::now());
+        let upstream = self.upstream;
+        let mut attempt = Attempt { upstream, started: Instant::now(), result: Some(Handshake::Abandoned) };
         let offered = handshake::offers_streamlit(subprotocols(request.headers()));
         let is_app_stream = offered && handshake::is_stream(request.uri().path());
         let resumed = handshake::resumed_session(subprotocols(request.headers())).filter(|_id| is_app_stream);
         let tagged = is_app_stream && upstream.watchdog.is_some();
         let tag = if tagged { watchdog::take_tag(request.uri_mut()) } else { None };
-        let turn = self.take_over(resumed).await;
+        // Dropped after the connection of the handshake.
+        let mut owner = Owner::new(upstream.session.takeover.then(|| upstream.owners.clone()));
+        if let Err(failure) = self.claim(&mut owner, resumed).await {
+            return self.fail(&mut attempt, &failure);
+        }
         // Only now: a session that was taken over has just made room for the next.
         let Some(place) = upstream.places.take() else {
+            attempt.result = None;
             upstream.full.ring();
             return self.edge.reject(Rejection::of_sessions());
         };
-        let mut attempt = Attempt { upstream, started, result: Handshake::Abandoned };
         headers::keep_upgrade(request.headers_mut());
         let ids = TraceIds::of(request.headers());
-        match shake_hands(upstream, request, place).await {
+        let shaken = tokio::select! {
+            biased;
+            () = owner.superseded() => Err(Failure::Superseded),
+            shaken = shake_hands(upstream, request, place) => shaken,
+        };
+        match shaken {
             Ok((mut response, Some(far))) => {
-                attempt.result = Handshake::Accepted;
+                attempt.result = Some(Handshake::Accepted);
                 if resumed.is_some() {
                     upstream.metrics.reconnect(tag.map_or(Reconnect::Other, |tag| tag.cause));
                 }
                 let depth = self.depth(is_app_stream, response.headers());
                 let (upstream, sessions) = (upstream.clone(), self.sessions.clone());
                 let token = tag.and_then(|tag| tag.token);
-                visit.becomes(Joining { far, upstream, sessions, depth, ids, resumed, token, turn });
+                visit.becomes(Joining { far, upstream, sessions, depth, ids, token, owner });
                 headers::keep_upgrade(response.headers_mut());
                 response
             }
             Ok((mut response, None)) => {
-                attempt.result = Handshake::Refused;
+                attempt.result = Some(Handshake::Refused);
                 headers::remove_hop_by_hop(response.headers_mut(), true);
                 response
             }
-            Err(failure) => {
-                attempt.result = failure.result();
-                if let Failure::Connect(_) = failure {
-                    upstream.knowledge.learn(Learning::on_gone);
-                }
-                self.refuse(failure.refusal(), &Chain(&failure))
-            }
+            Err(failure) => self.fail(&mut attempt, &failure),
         }
     }
 
-    /// Closes the connection that holds the session, if one does. The app then resumes it; before Streamlit 1.61 it
-    /// would start an empty one instead while the old connection, dead or not, is open.
-    async fn take_over(&self, resumed: Option<SessionId>) -> Option<Turn> {
-        let settings = self.upstream.session;
-        let id = resumed.filter(|_id| settings.takeover)?;
-        let (turn, result) = self.upstream.holders.take_over(id, settings.patience.takeover).await?;
-        self.upstream.metrics.takeover(result);
-        Some(turn)
+    /// Waits until the older connections and handshakes of the session are over. The app then resumes it; before
+    /// Streamlit 1.61 it would start an empty one while an older connection, dead or not, is open.
+    async fn claim(&self, owner: &mut Owner, resumed: Option<SessionId>) -> Result<(), Failure> {
+        let Some(id) = resumed else { return Ok(()) };
+        let takeover_timeout = self.upstream.session.patience.takeover;
+        // An older connection is cut after the first part. The second is for a 101 that its browser does not take.
+        let most = takeover_timeout + self.upstream.handshake_timeout;
+        let claimed = tokio::time::timeout(most, owner.claim(id, takeover_timeout)).await;
+        let claimed = claimed.map_err(|_elapsed| Failure::Held(most))?;
+        if let Some(result) = claimed.map_err(|Superseded| Failure::Superseded)? {
+            self.upstream.metrics.takeover(result);
+        }
+        Ok(())
+    }
+
+    /// Answers a handshake that comes to no session.
+    fn fail(&self, attempt: &mut Attempt<'_>, failure: &Failure) -> Response<ResponseBody> {
+        attempt.result = Some(failure.result());
+        match failure {
+            Failure::Superseded => superseded(),
+            Failure::Connect(error) => {
+                self.upstream.knowledge.learn(Learning::on_gone);
+                self.refuse(Refusal::of(Some(error)), &Chain(failure))
+            }
+            Failure::TimedOut(_) | Failure::Held(_) => self.refuse(Refusal::GatewayTimeout, &Chain(failure)),
+            Failure::Http(_) | Failure::Broken(_) | Failure::WrongAccept => {
+                self.refuse(Refusal::BadGateway, &Chain(failure))
+            }
+        }
     }
 
     /// How much of the session the tap can look at.
@@ -140,18 +172,19 @@ impl Failure {
     fn result(&self) -> Handshake {
         match self {
             Self::Connect(ConnectError::Unreachable { .. }) => Handshake::Unreachable,
-            Self::Connect(ConnectError::TimedOut { .. }) | Self::TimedOut(_) => Handshake::Timeout,
+            Self::Connect(ConnectError::TimedOut { .. }) | Self::TimedOut(_) | Self::Held(_) => Handshake::Timeout,
             Self::Http(_) | Self::Broken(_) | Self::WrongAccept => Handshake::Invalid,
+            Self::Superseded => Handshake::Superseded,
         }
     }
+}
 
-    fn refusal(&self) -> Refusal {
-        match self {
-            Self::Connect(error) => Refusal::of(Some(error)),
-            Self::TimedOut(_) => Refusal::GatewayTimeout,
-            Self::Http(_) | Self::Broken(_) | Self::WrongAccept => Refusal::BadGateway,
-        }
-    }
+/// The answer to a handshake whose session a newer one has claimed. Not a 5xx, and not just a close: proxies would try
+/// the same handshake once more, and it would claim the session from the newer one.
+fn superseded() -> Response<ResponseBody> {
+    let mut response = respond(StatusCode::CONFLICT, "409 Conflict: a newer connection has claimed the session\n");
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
 }
 
 /// Asks the upstream for a websocket over a connection of its own, which is what comes with a 101.
@@ -237,11 +270,10 @@ struct Joining {
     sessions: Sessions,
     depth: Depth,
     ids: Option<TraceIds>,
-    resumed: Option<SessionId>,
     /// What the page will call the session when it asks whether bytes reach it.
     token: Option<Token>,
-    /// The next takeover of the session waits until this one's connection holds it.
-    turn: Option<Turn>,
+    /// Dropped after `far`.
+    owner: Owner,
 }
 
 /// A client's connection: for whom it is, and what it becomes after its last request.
@@ -282,25 +314,19 @@ impl Visit {
 
 impl Joining {
     fn join(self, browser: Side, guard: Guard) {
-        let Self { far, upstream, sessions, depth, ids, resumed, token, turn } = self;
-        let tapped = depth.sees_messages();
-        let session = sessions.open(SessionInfo { upstream: upstream.name.clone(), tapped });
-        let stop = session.stop();
+        let Self { far, upstream, sessions, depth, ids, token, owner } = self;
+        let (tapped, stop) = (depth.sees_messages(), owner.stop());
+        let session = sessions.open(SessionInfo { upstream: upstream.name.clone(), tapped, stop: stop.clone() });
         if guard.is_closing() {
             // The drain tells those that it found.
             stop.turn();
         }
-        let mut holding = Holding::new(upstream.session.takeover.then(|| upstream.holders.clone()), stop);
-        if let Some(id) = resumed {
-            holding.hold(id);
-        }
-        let report = Report::new(upstream.knowledge.clone(), session, holding, ids);
+        let report = Report::new(upstream.knowledge.clone(), session, owner, ids);
         let pings = upstream.session.pings();
         let watchdog = upstream.watchdog.as_ref().zip(token);
         let watched = watchdog.and_then(|(watchdog, token)| watchdog.watch.enter(token));
         let upstream_is_local = upstream.connector.address.is_local();
         let terms = Terms { depth, heartbeat: upstream.heartbeat, pings, upstream_is_local, watched };
         tokio::spawn(Session::new(browser, far, terms, report, guard));
-        drop(turn);
     }
 }

@@ -25,7 +25,7 @@ use crate::metrics::UpstreamMetrics;
 use crate::relay::Knowledge;
 use crate::relay::stream::{Stream, keepalive};
 use crate::relay::tls::Tls;
-use crate::session::takeover::Holders;
+use crate::session::takeover::Owners;
 use crate::tls::{ClientFiles, Live};
 
 /// How long an idle connection is kept for the next request: less than the 5 s after which uvicorn (Streamlit 1.57+)
@@ -42,7 +42,7 @@ pub struct Upstream {
     pub(super) knowledge: Arc<Knowledge>,
     pub(super) name: Arc<str>,
     pub(super) session: SessionSettings,
-    pub(super) holders: Holders,
+    pub(super) owners: Owners,
     /// The places for its sessions.
     pub(super) places: Quota,
     pub(super) full: Arc<Alarm>,
@@ -117,7 +117,7 @@ impl Upstream {
             metrics,
             name: app.name.as_str().into(),
             session: config.session,
-            holders: Holders::default(),
+            owners: Owners::default(),
             places: Quota::new(most_sessions(config)),
             full: Arc::new(Alarm::new("limits.sessions")),
             watchdog: Watchdog::new(&config.watchdog).map(Arc::new),

@@ -16,6 +16,7 @@ use crate::websocket::scanner::Sender;
 pub(super) struct Ends {
     pub(super) browser: End,
     pub(super) upstream: End,
+    /// Dropped after both sockets: then the session has no owner any more.
     pub(super) report: Report,
     /// While something is on its way to a peer.
     pub(super) vigil: Option<Box<Vigil>>,

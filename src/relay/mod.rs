@@ -288,8 +288,15 @@ impl Session {
     /// Ends what can be ended; answers whether nothing is left.
     fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
         if self.handing_over {
-            let closed = self.tap.has_closed(Sender::Upstream) || !self.ends.upstream.is_readable();
-            return closed || self.timer.as_mut().is_none_or(|timeout| timeout.as_mut().poll(cx).is_ready());
+            if self.tap.has_closed(Sender::Upstream) || !self.ends.upstream.is_readable() {
+                return true;
+            }
+            let timed_out = self.timer.as_mut().is_none_or(|timeout| timeout.as_mut().poll(cx).is_ready());
+            if timed_out {
+                // An end of stream would wait behind what the app has not read.
+                self.ends.upstream.reset_on_drop();
+            }
+            return timed_out;
         }
         let closed = [Sender::Browser, Sender::Upstream].into_iter().all(|from| {
             let closed = self.tap.is_closed(from) || !self.ends.end(from).is_readable();

@@ -10,7 +10,7 @@ use crate::heartbeat::learning::Learning;
 use crate::heartbeat::{AckOrigin, Capability};
 use crate::metrics::{CloseCode, Direction, Initiator, LabelValue as _, Loss, TapDisabled, UpstreamMetrics};
 use crate::session::Session;
-use crate::session::takeover::Holding;
+use crate::session::takeover::Owner;
 use crate::session::trace::TraceIds;
 use crate::streamlit::messages::{Announcement, BackType, Forward, ForwardType, ScriptResult};
 use crate::websocket::scanner::{Lost, Sender};
@@ -46,7 +46,7 @@ enum Counted {
 pub struct Report {
     knowledge: Arc<Knowledge>,
     session: Session,
-    holding: Holding,
+    owner: Owner,
     /// For the log line; `None` where none will be written.
     ids: Option<TraceIds>,
     script_started: Option<Instant>,
@@ -86,12 +86,12 @@ impl Knowledge {
 
 impl Report {
     /// The report of a session that begins now.
-    pub fn new(knowledge: Arc<Knowledge>, session: Session, holding: Holding, ids: Option<TraceIds>) -> Self {
+    pub fn new(knowledge: Arc<Knowledge>, session: Session, owner: Owner, ids: Option<TraceIds>) -> Self {
         knowledge.metrics.connection_opened();
         Self {
             knowledge,
             session,
-            holding,
+            owner,
             ids: ids.filter(|_ids| tracing::enabled!(tracing::Level::INFO)),
             script_started: None,
             run: None,
@@ -259,7 +259,7 @@ impl Report {
         if let Some(announcement) = announcement {
             let Announcement { version, session_id } = *announcement;
             if let Some(id) = session_id {
-                self.holding.hold(id);
+                self.owner.name(id);
             }
             self.knowledge.learn(|learning| learning.on_version(&version));
             self.session.version(&version);

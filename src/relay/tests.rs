@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use super::*;
 use crate::drain::Drain;
 use crate::metrics::Metrics;
-use crate::session::takeover::Holding;
+use crate::session::takeover::Owner;
 use crate::session::{SessionInfo, Sessions};
 
 /// Far longer than any of these sessions may take on a busy machine.
@@ -196,10 +196,9 @@ impl Scene {
     async fn ends(&self, script: &Script) -> bool {
         let (browser, near_browser) = connection(&self.listener);
         let (app, near_app) = connection(&self.listener);
-        let info = SessionInfo { upstream: "app".into(), tapped: true };
-        let session = self.sessions.open(info);
-        let holding = Holding::new(None, session.stop());
-        let report = Report::new(self.knowledge.clone(), session, holding, None);
+        let owner = Owner::new(None);
+        let session = self.sessions.open(SessionInfo { upstream: "app".into(), tapped: true, stop: owner.stop() });
+        let report = Report::new(self.knowledge.clone(), session, owner, None);
         let heartbeat = Settings::default();
         let terms = Terms { depth: Depth::Messages, heartbeat, pings: None, upstream_is_local: true, watched: None };
         let side = |stream| Side { stream: Stream::Tcp(stream, None), early: Vec::new() };

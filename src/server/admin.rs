@@ -180,6 +180,7 @@ mod tests {
     use super::*;
     use crate::server::status::InForce;
     use crate::session::SessionInfo;
+    use crate::session::stop::Stop;
 
     struct Admin {
         address: SocketAddr,
@@ -286,7 +287,8 @@ mod tests {
     async fn sessions_are_a_json_array() {
         let admin = admin().await;
         assert_eq!(admin.ask("GET", "/sessions").await.1, "[]");
-        let _session = admin.state.sessions.open(SessionInfo { upstream: "app".into(), tapped: true });
+        let _session =
+            admin.state.sessions.open(SessionInfo { upstream: "app".into(), tapped: true, stop: Stop::default() });
         let (head, body) = admin.ask("GET", "/sessions?pretty").await;
         assert!(head.contains("content-type: application/json"), "{head}");
         let sessions: serde_json::Value = serde_json::from_str(&body).unwrap();
@@ -315,7 +317,8 @@ mod tests {
     #[tokio::test]
     async fn the_numbers_of_the_page_are_json() {
         let admin = admin().await;
-        let _session = admin.state.sessions.open(SessionInfo { upstream: "app".into(), tapped: true });
+        let _session =
+            admin.state.sessions.open(SessionInfo { upstream: "app".into(), tapped: true, stop: Stop::default() });
         let (head, body) = admin.ask("GET", "/status.json?sort=id&order=desc").await;
         assert!(head.contains("content-type: application/json") && head.contains("cache-control: no-store"), "{head}");
         let status: serde_json::Value = serde_json::from_str(&body).unwrap();

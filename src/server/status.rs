@@ -274,8 +274,8 @@ mod tests {
     use crate::drain::Drain;
     use crate::heartbeat::{AckOrigin, Withheld};
     use crate::metrics::{CloseCode, Direction, Initiator, Metrics};
-    use crate::session::recent;
-    use crate::session::{Session, SessionInfo, Sessions};
+    use crate::session::stop::Stop;
+    use crate::session::{Session, SessionInfo, Sessions, recent};
 
     fn state() -> AdminState {
         let upstreams = vec![("app".into(), Capability::Silent), ("other".into(), Capability::Unknown)];
@@ -289,7 +289,7 @@ mod tests {
     }
 
     fn open(state: &AdminState, upstream: &str) -> Session {
-        state.sessions.open(SessionInfo { upstream: upstream.into(), tapped: true })
+        state.sessions.open(SessionInfo { upstream: upstream.into(), tapped: true, stop: Stop::default() })
     }
 
     fn ask(state: &AdminState, query: &str) -> Value {

@@ -66,11 +66,11 @@ fn name_if_any<L: LabelValue, S: Serializer>(label: &Option<L>, serializer: S) -
 mod tests {
     use serde_json::json;
 
-    use super::super::{SessionInfo, Sessions};
+    use super::super::{SessionInfo, Sessions, Stop};
     use super::*;
 
     fn end(sessions: &Sessions, code: u16) {
-        let session = sessions.open(SessionInfo { upstream: "app".into(), tapped: true });
+        let session = sessions.open(SessionInfo { upstream: "app".into(), tapped: true, stop: Stop::default() });
         session.ended(Initiator::Upstream, CloseCode::from(Some(code)), None);
     }
 
@@ -91,7 +91,7 @@ mod tests {
     async fn an_end_is_told_by_the_names_of_metrics() {
         let sessions = Sessions::new();
         tokio::time::advance(std::time::Duration::from_secs(2)).await;
-        let session = sessions.open(SessionInfo { upstream: "app".into(), tapped: true });
+        let session = sessions.open(SessionInfo { upstream: "app".into(), tapped: true, stop: Stop::default() });
         session.version("1.53.1");
         tokio::time::advance(std::time::Duration::from_secs(3)).await;
         session.ended(Initiator::Sidecar, CloseCode::Abnormal, Some(Loss::BrowserDead));

@@ -20,7 +20,17 @@ impl Stop {
     /// Ends the session.
     pub fn turn(&self) {
         self.0.turned.store(true, SeqCst);
+        self.wake();
+    }
+
+    /// Wakes the task that polls.
+    pub(super) fn wake(&self) {
         self.0.session.wake();
+    }
+
+    /// Whether `other` is a clone of this one.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 
     /// Whether the session is to end; whoever asks last is woken when that changes.

@@ -1,236 +1,160 @@
-//! Who holds which Streamlit session of one upstream, so that a reconnect can take it over.
+//! Which connection to the app owns which Streamlit session, so that a reconnect takes the place of an older one.
 //!
-//! Law: an id is kept no longer than its session lives or is being taken over, and is never shown.
+//! Invariants: of the connections and handshakes of a session at most one is not told to end, the newest; a handshake that
+//! names a session starts after all older ones are closed; an id is kept only while it has an owner, and is never shown.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::collections::hash_map::Entry;
+use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
-use tokio::sync::OwnedMutexGuard;
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio::time::Instant;
 
 use super::stop::Stop;
 use crate::metrics::Takeover;
 use crate::streamlit::handshake::SessionId;
 
-/// The sessions of one upstream that can be taken over; clones share them.
+/// The owners of one upstream's sessions; clones share them.
 #[derive(Clone, Default)]
-pub struct Holders(Arc<Registry>);
+pub struct Owners(Arc<Mutex<HashMap<SessionId, Claim>>>);
 
+/// The claim to one session.
 #[derive(Default)]
-struct Registry {
-    bound: AtomicU64,
-    held: Mutex<HashMap<SessionId, Held>>,
+struct Claim {
+    /// Ends the newest owner; `None` if that is gone.
+    newest: Option<Stop>,
+    /// Owners whose handshake or session is not over, those that were told to end included.
+    open: usize,
+    /// When these were told to end for a newer one that waits.
+    ending_since: Option<Instant>,
 }
 
-/// A session that is held, or whose takeover is under way.
-#[derive(Default)]
-struct Held {
-    /// Whoever takes over goes first; the next one waits until the new holder is bound.
-    turn: Arc<tokio::sync::Mutex<()>>,
-    holder: Option<Holder>,
-}
-
-/// What is needed to end the holding connection.
-#[derive(Clone)]
-struct Holder {
-    serial: u64,
+/// A connection to the app, and the session it owns. To be dropped once the connection is closed.
+pub struct Owner {
+    /// `None` if `session.takeover` is off.
+    owners: Option<Owners>,
     stop: Stop,
-    over: CancellationToken,
+    session: Option<SessionId>,
+    /// Counted in [`Claim::open`].
+    open: bool,
 }
 
-/// What a connection holds, and how it is told to let go.
-pub struct Holding {
-    /// `None` where sessions are not taken over.
-    holders: Option<Holders>,
-    stop: Stop,
-    binding: Option<Binding>,
+/// A newer connection has claimed the session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Superseded;
+
+impl Owners {
+    fn lock(&self) -> MutexGuard<'_, HashMap<SessionId, Claim>> {
+        // No panic can leave the map half changed.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-/// Makes a connection the holder of a session until dropped, which is also when the takeover goes on.
-struct Binding {
-    holders: Holders,
-    id: SessionId,
-    serial: u64,
-    _over: DropGuard,
+impl Claim {
+    /// Opens the newest owner's handshake if no other is open. Returns how long it had to wait for older ones.
+    fn poll_open(&mut self) -> Poll<Option<Duration>> {
+        if self.open > 0 {
+            return Poll::Pending;
+        }
+        self.open = 1;
+        Poll::Ready(self.ending_since.take().map(|since| since.elapsed()))
+    }
 }
 
-/// The right to take a session's place; the next takeover of it waits until this is dropped.
-pub struct Turn {
-    holders: Holders,
-    id: SessionId,
-    guard: Option<OwnedMutexGuard<()>>,
-}
-
-impl Holders {
-    fn bind(&self, id: SessionId, stop: Stop) -> Binding {
-        let serial = self.0.bound.fetch_add(1, Relaxed);
-        let over = CancellationToken::new();
-        self.lock().entry(id).or_default().holder = Some(Holder { serial, stop, over: over.clone() });
-        Binding { holders: self.clone(), id, serial, _over: over.drop_guard() }
+impl Owner {
+    /// Owns no session yet. Without `owners` it never will.
+    pub fn new(owners: Option<Owners>) -> Self {
+        Self { owners, stop: Stop::default(), session: None, open: false }
     }
 
-    /// Ends the connection that holds the session `id` and waits, at most so long, until it is over. `None`, at no
-    /// cost, if nobody holds it.
-    pub async fn take_over(&self, id: SessionId, timeout: Duration) -> Option<(Turn, Takeover)> {
-        // Stands before what it tidies up after, also when the browser leaves while this waits.
-        let mut turn = Turn { holders: self.clone(), id, guard: None };
-        let queue = self.lock().get(&id)?.turn.clone();
-        let deadline = tokio::time::Instant::now() + timeout;
-        turn.guard = tokio::time::timeout_at(deadline, queue.lock_owned()).await.ok();
-        let holder = self.lock().get(&id)?.holder.clone()?;
-        holder.stop.turn();
-        let over = tokio::time::timeout_at(deadline, holder.over.cancelled()).await;
-        Some((turn, if over.is_ok() { Takeover::Closed } else { Takeover::Timeout }))
+    /// Ends the connection when turned.
+    pub fn stop(&self) -> Stop {
+        self.stop.clone()
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<SessionId, Held>> {
-        self.0.held.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Claims the session that a handshake names: tells its owner to end and waits until that is over. The owner ends
+    /// within `timeout`, or is cut then; the result is how it went, `None` if there was none.
+    ///
+    /// # Errors
+    /// A newer claim came while this one waited.
+    pub async fn claim(&mut self, id: SessionId, timeout: Duration) -> Result<Option<Takeover>, Superseded> {
+        let Some(owners) = &self.owners else { return Ok(None) };
+        self.session = Some(id);
+        let older = {
+            let mut claims = owners.lock();
+            let claim = claims.entry(id).or_default();
+            if claim.open > 0 {
+                claim.ending_since.get_or_insert_with(Instant::now);
+            }
+            claim.newest.replace(self.stop.clone())
+        };
+        if let Some(older) = older {
+            older.turn();
+        }
+        let waited = poll_fn(|cx| {
+            if self.stop.poll_turned(cx) {
+                return Poll::Ready(Err(Superseded));
+            }
+            owners.lock().entry(id).or_default().poll_open().map(Ok)
+        });
+        let waited = waited.await?;
+        self.open = true;
+        Ok(waited.map(|waited| if waited < timeout { Takeover::Closed } else { Takeover::Timeout }))
     }
 
-    /// Forgets an id that nobody holds and nobody takes over.
-    fn tidy(&self, id: SessionId) {
-        let mut held = self.lock();
-        if held.get(&id).is_some_and(|held| held.holder.is_none() && Arc::strong_count(&held.turn) == 1) {
-            held.remove(&id);
+    /// Resolves when a newer connection claims the session.
+    pub async fn superseded(&self) {
+        poll_fn(|cx| if self.stop.poll_turned(cx) { Poll::Ready(()) } else { Poll::Pending }).await;
+    }
+
+    /// The app has named the session of this connection: it owns that one from now on, and no other. Another owner is
+    /// told to end.
+    pub fn name(&mut self, id: SessionId) {
+        if self.session == Some(id) {
+            return;
+        }
+        self.leave();
+        let Some(owners) = &self.owners else { return };
+        (self.session, self.open) = (Some(id), true);
+        let older = {
+            let mut claims = owners.lock();
+            let claim = claims.entry(id).or_default();
+            claim.open += 1;
+            // One that is ending ends no other.
+            if self.stop.is_turned() { None } else { claim.newest.replace(self.stop.clone()) }
+        };
+        if let Some(older) = older {
+            older.turn();
+        }
+    }
+
+    fn leave(&mut self) {
+        let (Some(owners), Some(id)) = (&self.owners, self.session.take()) else { return };
+        let mut claims = owners.lock();
+        let Entry::Occupied(mut claim) = claims.entry(id) else { return };
+        claim.get_mut().open -= usize::from(std::mem::take(&mut self.open));
+        claim.get_mut().newest.take_if(|newest| newest.is(&self.stop));
+        if claim.get().open > 0 {
+            return;
+        }
+        let waiting = claim.get().newest.clone();
+        if waiting.is_none() {
+            claim.remove();
+        }
+        drop(claims);
+        if let Some(waiting) = waiting {
+            waiting.wake();
         }
     }
 }
 
-impl Holding {
-    /// Holds nothing yet; `stop` ends the connection. Without `holders` nothing is ever held.
-    pub fn new(holders: Option<Holders>, stop: Stop) -> Self {
-        Self { holders, stop, binding: None }
-    }
-
-    /// The connection holds this session from now on, and no other.
-    pub fn hold(&mut self, id: SessionId) {
-        if let Some(holders) = &self.holders
-            && self.binding.as_ref().is_none_or(|binding| binding.id != id)
-        {
-            self.binding = Some(holders.bind(id, self.stop.clone()));
-        }
-    }
-}
-
-impl Drop for Binding {
+impl Drop for Owner {
     fn drop(&mut self) {
-        if let Some(held) = self.holders.lock().get_mut(&self.id)
-            && held.holder.as_ref().is_some_and(|holder| holder.serial == self.serial)
-        {
-            held.holder = None;
-        }
-        self.holders.tidy(self.id);
-    }
-}
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        self.guard = None;
-        self.holders.tidy(self.id);
+        self.leave();
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::pin::pin;
-
-    use futures_util::FutureExt as _;
-
-    use super::*;
-
-    const TIMEOUT: Duration = Duration::from_millis(500);
-
-    fn id() -> SessionId {
-        SessionId::parse("7a4fd3b1-25b0-4f38-9d05-0a55b18df5c2").expect("a UUID")
-    }
-
-    /// A connection that holds the session, and what tells it to stop.
-    fn connection(holders: &Holders) -> (Holding, Stop) {
-        let stop = Stop::default();
-        let mut holding = Holding::new(Some(holders.clone()), stop.clone());
-        holding.hold(id());
-        (holding, stop)
-    }
-
-    fn is_empty(holders: &Holders) -> bool {
-        holders.lock().is_empty()
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_takeover_waits_until_the_old_connection_is_over() {
-        let holders = Holders::default();
-        let (holding, stop) = connection(&holders);
-        let mut takeover = pin!(holders.take_over(id(), TIMEOUT));
-        assert!(takeover.as_mut().now_or_never().is_none());
-        assert!(stop.is_turned());
-        drop(holding);
-        let (turn, result) = takeover.await.expect("somebody held it");
-        assert_eq!(result, Takeover::Closed);
-        drop(turn);
-        assert!(is_empty(&holders), "an id is kept no longer than its session");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_connection_that_does_not_end_is_waited_for_no_longer_than_told() {
-        let holders = Holders::default();
-        let (_holding, _stop) = connection(&holders);
-        let begun = tokio::time::Instant::now();
-        let (_turn, result) = holders.take_over(id(), TIMEOUT).await.expect("somebody held it");
-        assert_eq!((result, begun.elapsed()), (Takeover::Timeout, TIMEOUT));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn two_takeovers_at_once_end_with_one_connection() {
-        let holders = Holders::default();
-        let (first, _stop) = connection(&holders);
-        let (mut one, mut two) = (pin!(holders.take_over(id(), TIMEOUT)), pin!(holders.take_over(id(), TIMEOUT)));
-        assert!(one.as_mut().now_or_never().is_none() && two.as_mut().now_or_never().is_none());
-        drop(first);
-        let (turn, _result) = one.await.expect("the first one held it");
-        assert!(two.as_mut().now_or_never().is_none(), "the second waits for its turn");
-        let (second, stop) = connection(&holders);
-        drop(turn);
-        assert!(two.as_mut().now_or_never().is_none(), "now for the new connection");
-        assert!(stop.is_turned());
-        drop(second);
-        let (turn, result) = two.await.expect("the second one held it");
-        assert_eq!(result, Takeover::Closed);
-        drop(turn);
-        assert!(is_empty(&holders));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_browser_that_leaves_while_it_waits_leaves_nothing_behind() {
-        let holders = Holders::default();
-        let (holding, _stop) = connection(&holders);
-        let mut one = Box::pin(holders.take_over(id(), TIMEOUT));
-        let mut two = Box::pin(holders.take_over(id(), TIMEOUT));
-        assert!(one.as_mut().now_or_never().is_none() && two.as_mut().now_or_never().is_none());
-        drop(holding);
-        drop((one, two));
-        assert!(is_empty(&holders));
-    }
-
-    #[tokio::test]
-    async fn an_id_that_nobody_holds_costs_nothing() {
-        let holders = Holders::default();
-        assert!(holders.take_over(id(), TIMEOUT).await.is_none());
-        assert!(is_empty(&holders));
-        let mut off = Holding::new(None, Stop::default());
-        off.hold(id());
-        assert!(holders.take_over(id(), TIMEOUT).await.is_none(), "where sessions are not taken over");
-    }
-
-    #[tokio::test]
-    async fn the_id_that_the_server_gave_replaces_the_one_that_was_asked_for() {
-        let holders = Holders::default();
-        let (mut holding, stop) = connection(&holders);
-        let given = SessionId::parse("00000000-0000-4000-8000-000000000000").expect("a UUID");
-        holding.hold(given);
-        assert!(holders.take_over(id(), TIMEOUT).await.is_none());
-        assert!(holders.take_over(given, TIMEOUT).now_or_never().is_none());
-        assert!(stop.is_turned());
-    }
-}
+mod tests;

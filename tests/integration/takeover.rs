@@ -3,9 +3,14 @@
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 
 use crate::support::frame::{BINARY, CLOSE, SESSION_ID, TEXT, masked, new_session, plain};
-use crate::support::{App, Session, Sidecar, Wire, handshake};
+use crate::support::{App, Session, Sidecar, Wire, handshake, switching};
 
 const GOING_AWAY: [u8; 2] = 1001u16.to_be_bytes();
 const STREAM: &str = "/_stcore/stream";
@@ -20,7 +25,11 @@ async fn running(sidecar: &Sidecar, app: &App) -> Session {
 
 /// A browser that has asked for this session.
 async fn resume(sidecar: &Sidecar, id: &str) -> Wire {
-    let mut browser = sidecar.connect().await;
+    resume_over(sidecar.connect().await, id).await
+}
+
+/// The same over this connection.
+async fn resume_over(mut browser: Wire, id: &str) -> Wire {
     browser.send(handshake(STREAM, &format!("Sec-WebSocket-Protocol: streamlit, xsrf, {id}\r\n"))).await;
     browser
 }
@@ -77,17 +86,22 @@ async fn a_session_is_known_by_its_own_handshake_too() {
 }
 
 #[tokio::test]
-async fn an_app_that_does_not_answer_is_left_at_the_timeout() {
+async fn an_app_that_does_not_answer_in_time_loses_the_old_connection_before_the_new_handshake() {
     let app = App::bind().await;
     let mut config = app.config();
     config.session.patience.takeover = Duration::from_millis(50);
     let sidecar = Sidecar::start(config).await;
     let mut old = running(&sidecar, &app).await;
-    let browser = resume(&sidecar, SESSION_ID).await;
-    let _new = joins(&app, browser).await;
+    let mut browser = resume(&sidecar, SESSION_ID).await;
+    let mut upstream = app.accept().await;
+    assert!(is_closed(&old.app.stream));
+    upstream.head().await;
+    upstream.send(switching("")).await;
+    assert!(browser.head().await.starts_with("HTTP/1.1 101 "));
     assert_eq!(takeovers(&sidecar, "timeout").await, 1.0);
     assert!(old.app.frame().await.is(CLOSE, GOING_AWAY));
-    old.app.end().await;
+    let reset = old.app.rest().await.unwrap_err();
+    assert_eq!(reset.kind(), std::io::ErrorKind::ConnectionReset);
     old.browser.expect(plain(CLOSE, GOING_AWAY)).await;
     old.browser.end().await;
 }
@@ -127,18 +141,165 @@ async fn a_browser_that_takes_nothing_does_not_hold_its_session_back() {
     assert_eq!(takeovers(&sidecar, "closed").await, 1.0);
 }
 
+/// A browser whose handshake was given up for a newer one.
+async fn gives_up(mut browser: Wire) {
+    let head = browser.head().await.to_ascii_lowercase();
+    assert!(head.starts_with("http/1.1 409 ") && head.contains("\r\nconnection: close\r\n"), "{head}");
+    browser.rest().await.unwrap();
+}
+
+/// Whether the sidecar has closed this connection, whatever is still unread.
+fn is_closed(app: &TcpStream) -> bool {
+    let mut polled = [PollFd::new(app, PollFlags::RDHUP)];
+    poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).unwrap();
+    polled[0].revents().intersects(PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR)
+}
+
 #[tokio::test]
-async fn two_reconnects_at_once_end_with_one_live_connection() {
+async fn a_newer_reconnect_ends_the_handshake_of_an_older_one_first() {
+    for (held, used, answered) in [
+        (false, false, ""),
+        (false, true, ""),
+        (true, false, ""),
+        (true, true, ""),
+        (false, false, "HTTP/1.1 101 Switching Protocols\r\nUpgr"),
+    ] {
+        let (app, sidecar) = Sidecar::with_app().await;
+        let old = if held { Some(running(&sidecar, &app).await) } else { None };
+        // The first request of a connection and a later one are read in two ways.
+        let connect = async || if used { sidecar.connect_used(&app).await } else { sidecar.connect().await };
+        let older = resume_over(connect().await, SESSION_ID).await;
+        if let Some(old) = old {
+            close(old.app).await;
+        }
+        let mut slow = app.accept().await;
+        slow.head().await;
+        slow.send(answered).await;
+        let mut newer = resume_over(connect().await, SESSION_ID).await;
+        let mut upstream = app.accept().await;
+        assert!(is_closed(&slow.stream), "held {held}, used {used}: the app has two handshakes of one session open");
+        upstream.head().await;
+        upstream.send(switching("")).await;
+        gives_up(older).await;
+        assert!(newer.head().await.starts_with("HTTP/1.1 101 "));
+        upstream.send(plain(TEXT, "hello")).await;
+        newer.expect(plain(TEXT, "hello")).await;
+        assert_eq!(takeovers(&sidecar, "closed").await, if held { 2.0 } else { 1.0 });
+        assert_eq!(sidecar.metric("handshakes_total", &[("result", "superseded")]).await, 1.0);
+        sidecar.until("connections", &[], 1.0).await;
+    }
+}
+
+#[tokio::test]
+async fn of_reconnects_that_wait_only_the_newest_goes_on() {
     let (app, sidecar) = Sidecar::with_app().await;
     let old = running(&sidecar, &app).await;
-    let (_one, _two) = (resume(&sidecar, SESSION_ID).await, resume(&sidecar, SESSION_ID).await);
-    close(old.app).await;
-    let (_head, first) = app.shake_hands("").await;
-    close(first).await;
-    let (_head, _second) = app.shake_hands("").await;
-    sidecar.until("handshakes_total", &[("result", "accepted")], 3.0).await;
+    let one = resume(&sidecar, SESSION_ID).await;
+    // The old connection is told by the first one.
+    let mut old_app = old.app;
+    let frame = old_app.frame().await;
+    assert!(frame.is(CLOSE, GOING_AWAY), "{frame:?}");
+    let two = resume(&sidecar, SESSION_ID).await;
+    gives_up(one).await;
+    let three = resume(&sidecar, SESSION_ID).await;
+    gives_up(two).await;
+    assert!(app.is_untouched(), "the new handshake waits");
+    old_app.send(plain(CLOSE, GOING_AWAY)).await;
+    old_app.end().await;
+    let _new = joins(&app, three).await;
+    assert_eq!(takeovers(&sidecar, "closed").await, 1.0);
+    assert_eq!(sidecar.metric("handshakes_total", &[("result", "superseded")]).await, 2.0);
+}
+
+#[tokio::test]
+async fn a_browser_that_leaves_its_handshake_leaves_the_session_to_the_next() {
+    let (app, sidecar) = Sidecar::with_app().await;
+    let older = resume(&sidecar, SESSION_ID).await;
+    let mut slow = app.accept().await;
+    slow.head().await;
+    drop(older);
+    slow.end().await;
+    let browser = resume(&sidecar, SESSION_ID).await;
+    let _new = joins(&app, browser).await;
+    assert_eq!((takeovers(&sidecar, "closed").await, takeovers(&sidecar, "timeout").await), (0.0, 0.0));
+}
+
+#[tokio::test]
+async fn a_connection_to_which_the_app_gives_the_session_of_another_ends_that_one() {
+    let app = App::bind().await;
+    let mut config = app.config();
+    config.session.patience.takeover = Duration::from_secs(60);
+    let sidecar = Sidecar::start(config).await;
+    let mut older = running(&sidecar, &app).await;
+    let newer = running(&sidecar, &app).await;
+    assert!(older.app.frame().await.is(CLOSE, GOING_AWAY));
+    older.browser.expect(plain(CLOSE, GOING_AWAY)).await;
+    let browser = resume(&sidecar, SESSION_ID).await;
+    close(newer.app).await;
+    assert!(app.is_untouched(), "the handshake waits for both");
+    older.app.send(plain(CLOSE, GOING_AWAY)).await;
+    older.app.end().await;
+    let _new = joins(&app, browser).await;
     sidecar.until("connections", &[], 1.0).await;
-    assert_eq!(takeovers(&sidecar, "closed").await, 2.0);
+}
+
+/// An app that answers at once. Panics if a connection comes while an earlier one is open. Greets the one that is open
+/// at the end.
+async fn quick(app: App, mut settled: oneshot::Receiver<()>) {
+    let mut current: Option<TcpStream> = None;
+    loop {
+        tokio::select! {
+            next = app.accept() => {
+                assert!(current.as_ref().is_none_or(is_closed), "the app has two connections of one session open");
+                current = switch(next.stream).await;
+            }
+            () = answer_close(&mut current) => current = None,
+            _settled = &mut settled => break,
+        }
+    }
+    current.expect("one lives").write_all(&plain(TEXT, "hello")).await.unwrap();
+}
+
+/// Reads a handshake and accepts it; `None` if it is given up meanwhile.
+async fn switch(mut upstream: TcpStream) -> Option<TcpStream> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        upstream.read_buf(&mut head).await.ok().filter(|count| *count > 0)?;
+    }
+    upstream.write_all(switching("").as_bytes()).await.ok()?;
+    Some(upstream)
+}
+
+/// Answers a close frame, which is all that comes, and resolves when the connection is over.
+async fn answer_close(upstream: &mut Option<TcpStream>) {
+    let Some(upstream) = upstream else { return std::future::pending().await };
+    let mut bytes = [0; 64];
+    while upstream.read(&mut bytes).await.is_ok_and(|count| count > 0) {
+        let _gone_already = upstream.write_all(&plain(CLOSE, GOING_AWAY)).await;
+    }
+}
+
+#[tokio::test]
+async fn of_a_burst_of_reconnects_one_lives_and_the_app_never_has_two() {
+    const RECONNECTS: u32 = 200;
+    let (app, sidecar) = Sidecar::with_app().await;
+    let (settle, settled) = oneshot::channel();
+    let quick = tokio::spawn(quick(app, settled));
+    let mut browsers = JoinSet::new();
+    for _ in 0..RECONNECTS {
+        let mut browser = resume(&sidecar, SESSION_ID).await;
+        browsers.spawn(async move {
+            let accepted = browser.head().await.starts_with("HTTP/1.1 101 ");
+            accepted && browser.frame().await.is(TEXT, "hello")
+        });
+    }
+    sidecar.until("handshakes_total", &[], f64::from(RECONNECTS)).await;
+    sidecar.until("connections", &[], 1.0).await;
+    settle.send(()).unwrap();
+    let lived = browsers.join_all().await;
+    assert_eq!(lived.iter().filter(|lived| **lived).count(), 1);
+    quick.await.unwrap();
+    assert_eq!(takeovers(&sidecar, "timeout").await, 0.0);
 }
 
 #[tokio::test]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Sequence
 
 import pytest
+from support import polling
 from support.app_client import AppClient
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 # Servers of these versions start an empty session while the old connection is open; 1.61 mended that.
 FORGETFUL = ((1, 21), (1, 60))
@@ -42,6 +44,33 @@ def test_a_reconnect_takes_its_session_over(sidecar, entries) -> None:
         assert "run 2" in texts, f"the session state is gone: {texts}"
     assert sidecar.metrics().value("takeovers_total", result="closed") == 1
     assert sidecar.metrics().value("takeovers_total", result="timeout") == 0
+
+
+def test_of_two_reconnects_side_by_side_one_gets_the_session_and_the_other_is_refused(server, sidecar) -> None:
+    with AppClient(sidecar.address, entries=["xsrf"]) as client:
+        session_id = client.run().session_id
+
+    def count(name: str, value: int, **labels: str) -> None:
+        def text() -> str:
+            return f"{name}{labels} is {sidecar.metrics().value(name, **labels)}"
+
+        polling.wait_until(lambda: sidecar.metrics().value(name, **labels) == value, text, 10)
+
+    def reconnect() -> list[str]:
+        try:
+            with AppClient(sidecar.address, entries=["xsrf", session_id]) as client:
+                return client.run().texts
+        except InvalidStatus as refused:
+            return [str(refused.response.status_code)]
+
+    count("connections", 0)
+    with ThreadPoolExecutor() as pool:
+        with server.frozen():
+            attempts = [pool.submit(reconnect) for _ in range(2)]
+            count("handshakes_total", 1, result="superseded")
+        texts = [attempt.result() for attempt in attempts]
+    assert ["409"] in texts
+    assert any("run 2" in text for text in texts), f"the session state is gone: {texts}"
 
 
 def test_without_takeover_the_server_decides(start_sidecar, version) -> None:

@@ -90,8 +90,13 @@ pub(crate) const SESSION_ID: &str = "7a4fd3b1-25b0-4f38-9d05-0a55b18df5c2";
 
 /// The first message of a script run of a server of this version.
 pub(crate) fn new_session(version: &str) -> Vec<u8> {
+    new_session_of(version, SESSION_ID)
+}
+
+/// The same of another session. Of two connections that are given one session the older is closed.
+pub(crate) fn new_session_of(version: &str, session_id: &str) -> Vec<u8> {
     let environment_info = Some(EnvironmentInfo { streamlit_version: version.to_owned() });
-    let session_id = SESSION_ID.to_owned();
+    let session_id = session_id.to_owned();
     let initialize = Some(Initialize { environment_info, session_id });
     let kind = Some(forward_msg::Type::NewSession(NewSession { initialize }));
     plain(BINARY, ForwardMsg { hash: "0123456789".to_owned(), r#type: kind }.encode_to_vec())

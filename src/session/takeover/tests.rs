@@ -1,0 +1,329 @@
+//! Owners one by one, then a model: many visitors who claim, name, close and leave in any order.
+
+use std::cell::RefCell;
+use std::pin::pin;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+
+use futures_util::future::join_all;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt as _, StreamExt as _};
+use proptest::prelude::*;
+use tokio::time::{sleep, sleep_until, timeout};
+
+use super::*;
+
+const TIMEOUT: Duration = Duration::from_millis(20);
+
+fn id(number: u8) -> SessionId {
+    SessionId::parse(&format!("7a4fd3b1-25b0-4f38-9d05-0a55b18df5{number:02x}")).expect("a UUID")
+}
+
+fn owner(owners: &Owners) -> Owner {
+    Owner::new(Some(owners.clone()))
+}
+
+/// The owner of session 0.
+fn established(owners: &Owners) -> Owner {
+    let mut owner = owner(owners);
+    assert_eq!(owner.claim(id(0), TIMEOUT).now_or_never(), Some(Ok(None)), "nothing to wait for");
+    owner
+}
+
+fn is_empty(owners: &Owners) -> bool {
+    owners.lock().is_empty()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_waits_until_the_older_connection_is_over() {
+    let owners = Owners::default();
+    let (older, mut newer) = (established(&owners), owner(&owners));
+    {
+        let mut claim = pin!(newer.claim(id(0), TIMEOUT));
+        assert!(claim.as_mut().now_or_never().is_none());
+        assert!(older.stop().is_turned());
+        drop(older);
+        assert_eq!(claim.await, Ok(Some(Takeover::Closed)));
+    }
+    assert!(!newer.stop().is_turned());
+    drop(newer);
+    assert!(is_empty(&owners), "an id is kept no longer than its owner");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_older_connection_that_takes_its_whole_time_is_counted_as_cut() {
+    let owners = Owners::default();
+    let (older, mut newer) = (established(&owners), owner(&owners));
+    let cut = async {
+        older.superseded().await;
+        sleep(TIMEOUT).await;
+        drop(older);
+    };
+    assert_eq!(tokio::join!(newer.claim(id(0), TIMEOUT), cut).0, Ok(Some(Takeover::Timeout)));
+}
+
+#[tokio::test]
+async fn of_claims_that_wait_only_the_newest_goes_on() {
+    let owners = Owners::default();
+    let (older, mut one, mut two) = (established(&owners), owner(&owners), owner(&owners));
+    let mut first = Box::pin(one.claim(id(0), TIMEOUT));
+    assert!(first.as_mut().now_or_never().is_none());
+    let mut second = pin!(two.claim(id(0), TIMEOUT));
+    assert!(second.as_mut().now_or_never().is_none());
+    assert_eq!(first.await, Err(Superseded));
+    drop(one);
+    assert!(second.as_mut().now_or_never().is_none(), "the oldest is not over");
+    drop(older);
+    assert_eq!(second.now_or_never(), Some(Ok(Some(Takeover::Closed))));
+}
+
+#[tokio::test]
+async fn a_browser_that_leaves_while_it_waits_leaves_nothing_behind() {
+    let owners = Owners::default();
+    let (older, mut one, mut two) = (established(&owners), owner(&owners), owner(&owners));
+    assert!(one.claim(id(0), TIMEOUT).now_or_never().is_none());
+    assert!(two.claim(id(0), TIMEOUT).now_or_never().is_none());
+    drop((one, two));
+    assert!(!is_empty(&owners), "the oldest is not over");
+    drop(older);
+    assert!(is_empty(&owners));
+}
+
+#[tokio::test]
+async fn without_takeovers_nothing_is_owned() {
+    let mut off = Owner::new(None);
+    assert_eq!(off.claim(id(0), TIMEOUT).await, Ok(None));
+    off.name(id(0));
+    assert!(off.superseded().now_or_never().is_none());
+}
+
+#[tokio::test]
+async fn the_session_that_the_app_names_replaces_the_one_that_was_asked_for() {
+    let owners = Owners::default();
+    let mut older = established(&owners);
+    older.name(id(1));
+    let (_zero, mut one) = (established(&owners), owner(&owners));
+    assert!(!older.stop().is_turned());
+    assert!(one.claim(id(1), TIMEOUT).now_or_never().is_none());
+    assert!(older.stop().is_turned());
+}
+
+#[tokio::test]
+async fn an_app_that_names_a_session_twice_ends_its_older_connection() {
+    let owners = Owners::default();
+    let (older, mut newer, mut newest) = (established(&owners), owner(&owners), owner(&owners));
+    newer.name(id(0));
+    assert!(older.stop().is_turned() && !newer.stop().is_turned());
+    let mut claim = pin!(newest.claim(id(0), TIMEOUT));
+    assert!(claim.as_mut().now_or_never().is_none());
+    drop(newer);
+    assert!(claim.as_mut().now_or_never().is_none(), "the claim waits for both");
+    drop(older);
+    assert_eq!(claim.now_or_never(), Some(Ok(Some(Takeover::Closed))));
+}
+
+/// What one browser and the app do; times are in milliseconds.
+#[derive(Clone, Debug)]
+struct Visit {
+    arrives: u64,
+    /// The session that the handshake names.
+    asks: Option<u8>,
+    /// How long the app takes to answer the handshake, and whether with a 101.
+    handshake: u64,
+    accepted: bool,
+    /// The session that the app names, how long after its 101.
+    named: Option<(u64, u8)>,
+    lasts: u64,
+    /// How long the app takes to close it when asked to.
+    closing: u64,
+    /// When the browser is gone, wherever that is.
+    leaves: Option<u64>,
+}
+
+/// What the app sees.
+#[derive(Default)]
+struct App {
+    open: Vec<Open>,
+    /// The newest owner of each session, by the visit's number.
+    newest: HashMap<u8, usize>,
+    /// When the last connection of each session was over.
+    over: HashMap<u8, Instant>,
+}
+
+/// A handshake or a connection towards the app.
+struct Open {
+    visit: usize,
+    session: Option<u8>,
+    stop: Stop,
+}
+
+/// Closes it when dropped.
+struct Connection<'a>(&'a RefCell<App>, usize);
+
+impl App {
+    fn open(&mut self, visit: usize, session: Option<u8>, stop: Stop) {
+        if let Some(session) = session {
+            let others = self.open.iter().filter(|other| other.session == Some(session)).count();
+            assert_eq!(others, 0, "a handshake starts while another connection of its session is open");
+            assert_eq!(self.newest[&session], visit, "only the newest goes on");
+        }
+        self.open.push(Open { visit, session, stop });
+    }
+
+    fn name(&mut self, visit: usize, session: u8) {
+        let open = self.open.iter_mut().find(|open| open.visit == visit).expect("it is open");
+        if let Some(before) = open.session.replace(session) {
+            self.over.insert(before, Instant::now());
+        }
+        if !open.stop.is_turned() {
+            self.newest.insert(session, visit);
+        }
+    }
+
+    fn on_superseded(&mut self, visit: usize, session: Option<u8>) {
+        let session = session.expect("only one that owns a session");
+        assert_ne!(self.newest[&session], visit, "the newest is not told to end");
+    }
+
+    fn close(&mut self, visit: usize) {
+        let at = self.open.iter().position(|open| open.visit == visit).expect("it is open");
+        if let Some(session) = self.open.remove(at).session {
+            self.over.insert(session, Instant::now());
+        }
+    }
+
+    fn check(&self) {
+        for session in self.newest.keys() {
+            let living = self.open.iter().filter(|open| open.session == Some(*session) && !open.stop.is_turned());
+            assert!(living.count() <= 1, "two connections of one session live");
+        }
+    }
+}
+
+impl Drop for Connection<'_> {
+    fn drop(&mut self) {
+        self.0.borrow_mut().close(self.1);
+    }
+}
+
+impl Visit {
+    async fn run(&self, number: usize, owners: &Owners, app: &RefCell<App>) {
+        sleep(Duration::from_millis(self.arrives)).await;
+        let visit = self.visit(number, owners, app);
+        match self.leaves {
+            Some(after) => _ = timeout(Duration::from_millis(after), visit).await,
+            None => visit.await,
+        }
+    }
+
+    async fn visit(&self, number: usize, owners: &Owners, app: &RefCell<App>) {
+        let mut owner = owner(owners);
+        if let Some(asked) = self.asks {
+            app.borrow_mut().newest.insert(asked, number);
+            let begun = Instant::now();
+            match owner.claim(id(asked), TIMEOUT).await {
+                Err(Superseded) => return app.borrow_mut().on_superseded(number, self.asks),
+                Ok(None) => assert_eq!(begun.elapsed(), Duration::ZERO),
+                Ok(Some(_)) => assert_eq!(app.borrow().over[&asked], Instant::now(), "it waits no longer than it must"),
+            }
+        }
+        app.borrow_mut().open(number, self.asks, owner.stop());
+        let _connection = Connection(app, number);
+        app.borrow().check();
+        tokio::select! {
+            biased;
+            () = owner.superseded() => return app.borrow_mut().on_superseded(number, self.asks),
+            () = sleep(Duration::from_millis(self.handshake)) => {}
+        }
+        if self.accepted {
+            self.live(number, &mut owner, app).await;
+        }
+    }
+
+    async fn live(&self, number: usize, owner: &mut Owner, app: &RefCell<App>) {
+        let begun = Instant::now();
+        let (mut session, mut named, mut told) = (self.asks, self.named, false);
+        let mut end = begun + Duration::from_millis(self.lasts);
+        loop {
+            let naming = named.map_or(end, |(after, _session)| begun + Duration::from_millis(after));
+            tokio::select! {
+                biased;
+                () = owner.superseded(), if !told => {
+                    told = true;
+                    app.borrow_mut().on_superseded(number, session);
+                    end = end.min(Instant::now() + TIMEOUT.min(Duration::from_millis(self.closing)));
+                }
+                () = sleep_until(end) => return,
+                () = sleep_until(naming), if named.is_some() => {
+                    let (_after, given) = named.take().expect("checked");
+                    owner.name(id(given));
+                    session = Some(given);
+                    app.borrow_mut().name(number, given);
+                }
+            }
+            app.borrow().check();
+        }
+    }
+}
+
+fn visits() -> impl Strategy<Value = Vec<Visit>> {
+    let session = 0..3_u8;
+    let asks = proptest::option::weighted(0.8, session.clone());
+    let named = proptest::option::of((0..40_u64, session));
+    let (closing, leaves) = (0..40_u64, proptest::option::weighted(0.3, 0..80_u64));
+    let visit = (0..60_u64, asks, 0..30_u64, proptest::bool::weighted(0.9), named, 0..80_u64, closing, leaves);
+    let visit = visit.prop_map(|(arrives, asks, handshake, accepted, named, lasts, closing, leaves)| Visit {
+        arrives,
+        asks,
+        handshake,
+        accepted,
+        named,
+        lasts,
+        closing,
+        leaves,
+    });
+    proptest::collection::vec(visit, 1..24)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_comes_in_any_order_the_app_has_one_living_connection_of_a_session(visits in visits()) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build()?;
+        let (owners, app) = (Owners::default(), RefCell::new(App::default()));
+        runtime.block_on(async {
+            // Unlike `join_all` it polls only those that were woken.
+            let all: FuturesUnordered<_> =
+                visits.iter().enumerate().map(|(number, visit)| visit.run(number, &owners, &app)).collect();
+            // The longest visit takes less than a fourth of this.
+            timeout(Duration::from_secs(1), all.collect::<()>()).await.expect("every visit ends");
+        });
+        prop_assert!(app.borrow().open.is_empty() && is_empty(&owners));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn on_many_threads_too_the_app_has_one_connection_of_a_session_and_every_claim_ends() {
+    const CLAIMS: usize = 2000;
+    let (owners, open, lived) = (Owners::default(), Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let claims = (0..CLAIMS).map(|number| {
+        let (mut owner, open, lived) = (owner(&owners), open.clone(), lived.clone());
+        tokio::spawn(async move {
+            if owner.claim(id(0), TIMEOUT).await.is_err() {
+                return;
+            }
+            assert_eq!(open.fetch_add(1, SeqCst), 0, "two are open");
+            for _turn in 0..number % 7 {
+                if owner.superseded().now_or_never().is_some() {
+                    break;
+                }
+                tokio::task::yield_now().await;
+            }
+            lived.fetch_add(1, SeqCst);
+            open.fetch_sub(1, SeqCst);
+        })
+    });
+    let ended = timeout(Duration::from_secs(60), join_all(claims.collect::<Vec<_>>())).await.expect("every claim ends");
+    assert!(ended.into_iter().all(|ended| ended.is_ok()));
+    assert!(lived.load(SeqCst) > 0 && is_empty(&owners));
+}
