@@ -5,6 +5,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::Sleep;
@@ -36,8 +37,18 @@ pub enum RequestBodyError {
 pub struct ResponseBody {
     /// What goes first.
     front: Bytes,
-    /// What follows; `None` if nothing does.
-    rest: Option<Incoming>,
+    rest: Rest,
+}
+
+/// What follows in a response.
+#[derive(Debug, Default)]
+pub(super) enum Rest {
+    /// What the upstream still sends.
+    Body(Incoming),
+    /// The trailers of a body that is all there.
+    Trailers(Box<HeaderMap>),
+    #[default]
+    Nothing,
 }
 
 impl From<Incoming> for RequestBody {
@@ -73,20 +84,20 @@ impl Body for RequestBody {
 
 impl ResponseBody {
     /// `front`, then the rest of a body of the upstream.
-    pub(super) fn fronted(front: Bytes, rest: Incoming) -> Self {
-        Self { front, rest: Some(rest) }
+    pub(super) fn fronted(front: Bytes, rest: Rest) -> Self {
+        Self { front, rest }
     }
 }
 
 impl From<Incoming> for ResponseBody {
     fn from(body: Incoming) -> Self {
-        Self::fronted(Bytes::new(), body)
+        Self::fronted(Bytes::new(), Rest::Body(body))
     }
 }
 
 impl From<&'static str> for ResponseBody {
     fn from(text: &'static str) -> Self {
-        Self { front: Bytes::from_static(text.as_bytes()), rest: None }
+        Self { front: Bytes::from_static(text.as_bytes()), rest: Rest::Nothing }
     }
 }
 
@@ -99,19 +110,28 @@ impl Body for ResponseBody {
         if !this.front.is_empty() {
             return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut this.front)))));
         }
-        match &mut this.rest {
-            Some(rest) => Pin::new(rest).poll_frame(cx),
-            None => Poll::Ready(None),
+        if let Rest::Body(rest) = &mut this.rest {
+            return Pin::new(rest).poll_frame(cx);
         }
+        let Rest::Trailers(trailers) = std::mem::take(&mut this.rest) else { return Poll::Ready(None) };
+        Poll::Ready(Some(Ok(Frame::trailers(*trailers))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.front.is_empty() && self.rest.as_ref().is_none_or(Body::is_end_stream)
+        self.front.is_empty()
+            && match &self.rest {
+                Rest::Body(rest) => rest.is_end_stream(),
+                Rest::Trailers(_) => false,
+                Rest::Nothing => true,
+            }
     }
 
     fn size_hint(&self) -> SizeHint {
         let front = self.front.len() as u64;
-        let rest = self.rest.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint);
+        let rest = match &self.rest {
+            Rest::Body(rest) => rest.size_hint(),
+            Rest::Trailers(_) | Rest::Nothing => SizeHint::with_exact(0),
+        };
         let mut sum = SizeHint::new();
         if let Some(upper) = rest.upper() {
             sum.set_upper(upper.saturating_add(front));

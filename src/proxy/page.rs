@@ -10,10 +10,10 @@ use bytes::{Bytes, BytesMut};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
+use hyper::body::{Frame, Incoming};
 
-use self::markup::Place;
-use super::body::ResponseBody;
+use self::markup::{Place, Search};
+use super::body::{ResponseBody, Rest};
 use crate::metrics::WatchdogPage;
 
 /// How much of a page is held back, at most, until it has shown its head.
@@ -86,7 +86,7 @@ pub(super) async fn add(
     if !is_page(&response) {
         return Ok((response.map(ResponseBody::from), None));
     }
-    let (mut head, mut body) = response.into_parts();
+    let (mut head, body) = response.into_parts();
     let refusal = if head.headers.contains_key(header::CONTENT_ENCODING) {
         Some(WatchdogPage::Encoded)
     } else if !policy::allows_own_script(&head.headers, host) {
@@ -102,7 +102,7 @@ pub(super) async fn add(
     if navigation == Navigation::Head || refusal.is_some() {
         return Ok((Response::from_parts(head, body.into()), refusal));
     }
-    let (front, place) = read_head(&mut body, script.path).await?;
+    let (front, place, rest) = read_head(body, script.path).await?;
     let result = match place {
         Place::At(_) => WatchdogPage::Added,
         Place::Taken => WatchdogPage::Present,
@@ -116,7 +116,7 @@ pub(super) async fn add(
         }
         Place::Taken | Place::Nowhere | Place::Unknown => front.freeze(),
     };
-    Ok((Response::from_parts(head, ResponseBody::fronted(front, body)), Some(result)))
+    Ok((Response::from_parts(head, ResponseBody::fronted(front, rest)), Some(result)))
 }
 
 fn is_page(response: &Response<Incoming>) -> bool {
@@ -126,16 +126,19 @@ fn is_page(response: &Response<Incoming>) -> bool {
 }
 
 /// Reads until the page's place for a script is known, or too much is read.
-async fn read_head(body: &mut Incoming, script: &str) -> Result<(BytesMut, Place), hyper::Error> {
-    let mut front = BytesMut::new();
+async fn read_head(mut body: Incoming, script: &str) -> Result<(BytesMut, Place, Rest), hyper::Error> {
+    let (mut front, mut search) = (BytesMut::new(), Search::new(script));
     loop {
-        let place = markup::place(&front, script);
+        let place = search.resume(&front);
         if place != Place::Unknown || front.len() > LONGEST_HEAD {
-            return Ok((front, place));
+            return Ok((front, place, Rest::Body(body)));
         }
-        match body.frame().await.transpose()? {
-            Some(frame) => front.extend_from_slice(&frame.into_data().unwrap_or_default()),
-            None => return Ok((front, place)),
+        let Some(frame) = body.frame().await.transpose()? else { return Ok((front, place, Rest::Nothing)) };
+        match frame.into_data().map_err(Frame::into_trailers) {
+            Ok(data) => front.extend_from_slice(&data),
+            Err(Ok(trailers)) => return Ok((front, place, Rest::Trailers(trailers.into()))),
+            // There is no third kind.
+            Err(Err(_frame)) => {}
         }
     }
 }

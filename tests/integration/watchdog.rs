@@ -157,6 +157,21 @@ async fn an_app_that_fails_within_the_head_is_a_502() {
 }
 
 #[tokio::test]
+async fn trailers_pass_wherever_the_page_ends() {
+    for page in ["", "<html><head>", PAGE, "other"] {
+        let (app, sidecar) = watching().await;
+        let chunk = if page.is_empty() { String::new() } else { format!("{:x}\r\n{page}\r\n", page.len()) };
+        let response = format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n\
+             {chunk}0\r\nX-Sum: 1\r\n\r\n"
+        );
+        let (_asked, head, body) = exchange(&app, &sidecar, &navigation("GET", "TE: trailers\r\n"), &response).await;
+        assert!(head.contains("\r\ntransfer-encoding: chunked\r\n"), "{head}");
+        assert!(body.to_ascii_lowercase().ends_with("0\r\nx-sum: 1\r\n\r\n"), "{page:?}: {body:?}");
+    }
+}
+
+#[tokio::test]
 async fn the_script_is_served_under_any_base_path() {
     let (_app, sidecar) = watching().await;
     for (method, path, status) in [

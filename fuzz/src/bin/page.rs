@@ -1,4 +1,4 @@
-//! The place for a script in a page: what is said of a page's front holds for the whole page.
+//! The place for a script in a page: what is said of a page's front holds for the whole page, also if it comes in pieces.
 #![no_main]
 
 use heartbeat_sidecar_fuzz::input::Input;
@@ -6,7 +6,7 @@ use libfuzzer_sys::fuzz_target;
 
 #[path = "../../../src/proxy/page/markup.rs"]
 mod markup;
-use markup::{Place, place};
+use markup::{Place, Search};
 
 const SCRIPT: &str = "/_heartbeat/watchdog.js";
 
@@ -14,13 +14,19 @@ fuzz_target!(|bytes: &[u8]| {
     let mut input = Input::new(bytes);
     let cut = usize::from(input.short());
     let page = input.rest();
-    let (front, whole) = (place(&page[..cut.min(page.len())], SCRIPT), place(page, SCRIPT));
-    assert!(front == Place::Unknown || front == whole, "{front:?}, then {whole:?}");
+    let mut search = Search::new(SCRIPT);
+    let (front, whole) = (search.resume(&page[..cut.min(page.len())]), place(page));
+    let in_pieces = if front == Place::Unknown { search.resume(page) } else { front };
+    assert_eq!(in_pieces, whole);
     if let Place::At(at) = whole {
         let (before, after) = page.split_at(at);
         let tag = before.windows(5).rposition(|five| five.eq_ignore_ascii_case(b"<head")).expect("a head begins");
         assert!(before.ends_with(b">") && !before[tag..at - 1].contains(&b'>'), "the place is right behind its tag");
         let taken = [before, SCRIPT.as_bytes(), after].concat();
-        assert_eq!(place(&taken, SCRIPT), Place::Taken, "a second script would go in");
+        assert_eq!(place(&taken), Place::Taken, "a second script would go in");
     }
 });
+
+fn place(page: &[u8]) -> Place {
+    Search::new(SCRIPT).resume(page)
+}

@@ -22,32 +22,98 @@ pub(super) enum Place {
     Unknown,
 }
 
-/// Looks for the place of a script whose address ends with `script`.
+/// A search for the place of a script whose address ends with `script`, in a page that comes in pieces.
 ///
 /// Only what may stand before a head is passed over (WHATWG HTML §13.1: byte order mark, space, comments, doctype,
 /// `<html>`), and what follows must look like Streamlit's head up to its end. Anything else is left alone at the first
 /// byte that shows it, so that no streamed page waits for its end here.
-pub(super) fn place(page: &[u8], script: &str) -> Place {
-    if BYTE_ORDER_MARK.starts_with(page) {
-        return Place::Unknown;
+///
+/// Invariant: a byte is examined a bounded number of times, however the page is cut into pieces.
+#[derive(Debug)]
+pub(super) struct Search<'a> {
+    script: &'a str,
+    /// All before it is examined.
+    from: usize,
+    wanted: Wanted,
+}
+
+/// What has to be found next.
+#[derive(Clone, Copy, Debug)]
+enum Wanted {
+    /// A byte order mark, or anything else.
+    Begin,
+    /// What may stand before the head, or its tag.
+    Opening,
+    EndOfComment,
+    EndOfTag,
+    /// The end of the head's tag, which begins here.
+    EndOfHeadTag(usize),
+    /// The end of the head, which begins here.
+    EndOfHead(usize),
+}
+
+impl<'a> Search<'a> {
+    pub(super) fn new(script: &'a str) -> Self {
+        Self { script, from: 0, wanted: Wanted::Begin }
     }
-    let mut at = if page.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len() } else { 0 };
-    loop {
-        at += page[at..].iter().take_while(|byte| byte.is_ascii_whitespace()).count();
-        let rest = &page[at..];
-        let length = match opening(rest) {
-            Opening::Comment => memmem::find(&rest[2..], b"-->").map(|end| 2 + end + 3),
-            Opening::Doctype | Opening::Html | Opening::Head => memchr::memchr(b'>', rest).map(|end| end + 1),
-            Opening::Partial => None,
-            Opening::Other => return Place::Nowhere,
-        };
-        let Some(length) = length else { return Place::Unknown };
-        at += length;
-        if opening(rest) == Opening::Head {
-            // A `>` within a quoted value is not the end of the tag.
-            let odd = |quote: u8| rest[..length].iter().filter(|byte| **byte == quote).count() % 2 == 1;
-            return if odd(b'"') || odd(b'\'') { Place::Nowhere } else { judge(&page[at..], at, script) };
+
+    /// Goes on in a page's front, which is the one of the last call with more of the page behind it.
+    pub(super) fn resume(&mut self, front: &[u8]) -> Place {
+        loop {
+            let fresh = &front[self.from..];
+            match self.wanted {
+                Wanted::Begin if BYTE_ORDER_MARK.starts_with(fresh) => return Place::Unknown,
+                Wanted::Begin => {
+                    self.from += if fresh.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len() } else { 0 };
+                    self.wanted = Wanted::Opening;
+                }
+                Wanted::Opening => {
+                    self.from += fresh.iter().take_while(|byte| byte.is_ascii_whitespace()).count();
+                    match opening(&front[self.from..]) {
+                        Opening::Comment => {
+                            // `<!-->` is a whole comment.
+                            self.from += 2;
+                            self.wanted = Wanted::EndOfComment;
+                        }
+                        Opening::Doctype | Opening::Html => self.wanted = Wanted::EndOfTag,
+                        Opening::Head => self.wanted = Wanted::EndOfHeadTag(self.from),
+                        Opening::Partial => return Place::Unknown,
+                        Opening::Other => return Place::Nowhere,
+                    }
+                }
+                Wanted::EndOfComment => {
+                    let Some(_end) = self.pass(front, memmem::find(fresh, b"-->"), 3) else { return Place::Unknown };
+                    self.wanted = Wanted::Opening;
+                }
+                Wanted::EndOfTag => {
+                    let Some(_end) = self.pass(front, memchr::memchr(b'>', fresh), 1) else { return Place::Unknown };
+                    self.wanted = Wanted::Opening;
+                }
+                Wanted::EndOfHeadTag(start) => {
+                    let Some(end) = self.pass(front, memchr::memchr(b'>', fresh), 1) else { return Place::Unknown };
+                    // A `>` within a quoted value is not the end of the tag.
+                    let odd = |quote: u8| front[start..end].iter().filter(|byte| **byte == quote).count() % 2 == 1;
+                    if odd(b'"') || odd(b'\'') {
+                        return Place::Nowhere;
+                    }
+                    self.wanted = Wanted::EndOfHead(end);
+                }
+                Wanted::EndOfHead(start) => {
+                    let Some(end) = self.pass(front, end_of_head(fresh), END_OF_HEAD) else { return Place::Unknown };
+                    return judge(&front[start..end - END_OF_HEAD], start, self.script);
+                }
+            }
         }
+    }
+
+    /// Passes over what was found, which is `length` bytes long and begins at `found` of what is not yet examined: its end.
+    /// If nothing was found, its begin may be among the last bytes.
+    fn pass(&mut self, front: &[u8], found: Option<usize>, length: usize) -> Option<usize> {
+        self.from = match found {
+            Some(at) => self.from + at + length,
+            None => self.from.max((front.len() + 1).saturating_sub(length)),
+        };
+        found.map(|_at| self.from)
     }
 }
 
@@ -85,14 +151,16 @@ fn opening(bytes: &[u8]) -> Opening {
     Opening::Other
 }
 
-/// Judges what follows `<head>`, which ends at `at`.
+/// The bytes that show the end of a head: a closing tag, or an opening one and what is behind its name.
+const END_OF_HEAD: usize = b"</head".len();
+
+fn end_of_head(bytes: &[u8]) -> Option<usize> {
+    let is_end = |six: &[u8]| six.eq_ignore_ascii_case(b"</head") || six[..5].eq_ignore_ascii_case(b"<body");
+    memchr::memchr_iter(b'<', bytes).find(|at| bytes.get(*at..at + END_OF_HEAD).is_some_and(is_end))
+}
+
+/// Judges a head whose place for a script is `at`.
 fn judge(head: &[u8], at: usize, script: &str) -> Place {
-    let Some(end) =
-        head.windows(6).position(|six| six.eq_ignore_ascii_case(b"</head") || six[..5].eq_ignore_ascii_case(b"<body"))
-    else {
-        return Place::Unknown;
-    };
-    let head = &head[..end];
     if memmem::find(head, script.as_bytes()).is_some() {
         Place::Taken
     } else if MARKS.iter().any(|mark| memmem::find(head, mark).is_some()) {
@@ -104,12 +172,32 @@ fn judge(head: &[u8], at: usize, script: &str) -> Place {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const SCRIPT: &str = "/_heartbeat/watchdog.js";
 
     fn found(page: &str) -> Place {
-        place(page.as_bytes(), SCRIPT)
+        place(page.as_bytes())
+    }
+
+    fn place(page: &[u8]) -> Place {
+        Search::new(SCRIPT).resume(page)
+    }
+
+    /// The place in a page that comes in pieces of these sizes, in turn, and how many bytes were examined for it.
+    fn in_pieces(page: &[u8], sizes: &[usize]) -> (Place, usize) {
+        let (mut search, mut length, mut examined) = (Search::new(SCRIPT), 0, 0);
+        let mut sizes = sizes.iter().cycle();
+        loop {
+            examined += length - search.from;
+            let place = search.resume(&page[..length]);
+            if place != Place::Unknown || length == page.len() {
+                return (place, examined);
+            }
+            length = (length + sizes.next().expect("a size")).min(page.len());
+        }
     }
 
     /// The text before the place.
@@ -145,10 +233,10 @@ mod tests {
     #[test]
     fn every_front_of_a_page_is_judged_alike_or_not_yet() {
         let page = b"\xef\xbb\xbf<!-- a --><!doctype html>\n<html><head >\n<title>Streamlit</title></head><body>";
-        let place_of_all = place(page, SCRIPT);
+        let place_of_all = place(page);
         assert!(matches!(place_of_all, Place::At(_)));
         for length in 0..page.len() {
-            let front = place(&page[..length], SCRIPT);
+            let front = place(&page[..length]);
             assert!(front == Place::Unknown || front == place_of_all, "{front:?} at {length}");
         }
     }
@@ -174,5 +262,83 @@ mod tests {
     fn a_page_that_has_the_script_gets_no_second_one() {
         let page = "<head><script src=\"./_heartbeat/watchdog.js\"></script><title>Streamlit</title></head>";
         assert_eq!(found(page), Place::Taken);
+    }
+    /// What makes a search look long, or look again.
+    fn hostile() -> impl Strategy<Value = Vec<u8>> {
+        const BEGINS: [&str; 5] = ["", "\u{feff}", "<!doctype html>", "<html><head>", "<head><title>Streamlit</title>"];
+        const PARTS: [&str; 26] = [
+            "<!--",
+            "-->",
+            "--",
+            "->",
+            "<!-->",
+            "<!",
+            "<",
+            ">",
+            "<!doctype ",
+            "<html ",
+            "<html>",
+            "<head ",
+            "<head>",
+            "<head",
+            "\"",
+            "'",
+            "</head",
+            "</head>",
+            "<body",
+            "<script",
+            " ",
+            "\n",
+            "\u{feff}",
+            "<title>Streamlit</title>",
+            "window.prerenderReady",
+            SCRIPT,
+        ];
+        let one = (prop::sample::select(&PARTS[..]).prop_map(str::to_owned), 1..20usize);
+        (prop::sample::select(&BEGINS[..]), prop::collection::vec(one, 0..20)).prop_map(|(begin, parts)| {
+            let parts = parts.into_iter().map(|(part, times)| part.repeat(times));
+            std::iter::once(begin.to_owned()).chain(parts).collect::<String>().into_bytes()
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn a_page_in_any_pieces_has_its_place_where_it_has_it_whole(
+            page in hostile(),
+            sizes in prop::collection::vec(1..30usize, 1..5),
+        ) {
+            let (place_in_pieces, _examined) = in_pieces(&page, &sizes);
+            prop_assert_eq!(place_in_pieces, place(&page), "{}", page.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn no_byte_is_examined_more_than_a_few_times_however_the_page_is_cut() {
+        const LENGTH: usize = 64 * 1024;
+        /// What may have to be seen again, since it is shorter than what is looked for.
+        const AGAIN: usize = "<!doctype".len();
+        let head = "<html><head>";
+        for (begin, filler) in [
+            ("<!--", " "),
+            ("<!--", "<!--"),
+            ("<!--", "-"),
+            ("", " "),
+            ("", "<!-- -->"),
+            ("<html ", "<"),
+            ("<head ", "\""),
+            (head, "<"),
+            (head, "</hea"),
+            (head, "<script"),
+            (head, "<title>Streamlit</title>"),
+            (head, "x"),
+        ] {
+            let page = begin.to_owned() + &filler.repeat(LENGTH / filler.len());
+            for size in [1, 2, 7, 1460, LENGTH] {
+                let (place, examined) = in_pieces(page.as_bytes(), &[size]);
+                assert_eq!(place, Place::Unknown, "{begin}{filler}");
+                let pieces = page.len().div_ceil(size);
+                assert!(examined <= page.len() + pieces * AGAIN, "{begin}{filler}, by {size}: {examined} examined");
+            }
+        }
     }
 }
