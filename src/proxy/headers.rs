@@ -3,6 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Response, StatusCode, Version};
+use http_body::Body;
 
 use crate::config::TrustedProxies;
 use crate::session::trace::REQUEST_ID;
@@ -63,6 +65,46 @@ pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap, has_body: bool) {
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
         headers.insert(header::CONNECTION, HeaderValue::from_static("TE"));
     }
+}
+
+/// An answer has a transfer coding that its client would not undo.
+#[derive(Debug, thiserror::Error)]
+#[error("its transfer coding is not just `chunked`")]
+pub(super) struct UnknownCoding;
+
+/// Makes an answer of the app's one of the client's hop: its version, and at most one field that frames its body.
+///
+/// Chunks override a length (RFC 9112 §6.3), and of equal lengths one stays. hyper has rejected other lengths, except where
+/// no body follows; those are removed.
+///
+/// # Errors
+/// The body has another coding than `chunked`. No request asked for one (RFC 9112 §7.4), and to name the coding to the client
+/// needs a client that accepts it, so this is a 502 as of nginx and Envoy.
+pub(super) fn settle_answer<B: Body>(response: &mut Response<B>) -> Result<(), UnknownCoding> {
+    *response.version_mut() = Version::HTTP_11;
+    let (has_body, has_length) = (!response.body().is_end_stream(), response.status() != StatusCode::NO_CONTENT);
+    let headers = response.headers_mut();
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    let length = match (codings.next(), codings.next()) {
+        (None, _) => content_length(headers).filter(|_length| has_length),
+        (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => None,
+        _ if has_body => return Err(UnknownCoding),
+        _ => None,
+    };
+    remove_hop_by_hop(headers, has_body);
+    match length {
+        Some(length) => _ = headers.insert(header::CONTENT_LENGTH, length.into()),
+        None => _ = headers.remove(header::CONTENT_LENGTH),
+    }
+    Ok(())
+}
+
+/// The length that all lines agree on.
+fn content_length(headers: &HeaderMap) -> Option<u64> {
+    let digits = |length: &&str| length.bytes().all(|byte| byte.is_ascii_digit());
+    let mut lengths = tokens(headers, &header::CONTENT_LENGTH).map(|length| Some(length).filter(digits)?.parse().ok());
+    let length = lengths.next()?;
+    length.filter(|_length| lengths.all(|other| other == length))
 }
 
 /// As [`remove_hop_by_hop`], then asks the next hop for a websocket too, or tells it of one.

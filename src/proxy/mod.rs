@@ -5,6 +5,7 @@
 mod admission;
 mod body;
 mod headers;
+mod link;
 mod page;
 pub mod routes;
 mod upgrade;
@@ -145,22 +146,14 @@ impl Way<'_> {
         if navigation.is_some() {
             Navigation::ask_for_plain_whole(request.headers_mut());
         }
-        // A safe request may be sent again (RFC 9110 §9.2.2): the kept connection may have closed under it.
-        let again = (!has_body && request.method().is_safe()).then(|| without_body(&request));
-        let mut answer = self.upstream.request(request).await;
-        if let (Err(error), Some(again)) = (&answer, again)
-            && !error.is_connect()
-        {
-            answer = self.upstream.request(again).await;
-        }
-        match answer {
+        match self.upstream.request(request).await {
             Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
                 self.refuse(Refusal::BadGateway, &"it switched protocols unasked")
             }
             Ok(mut response) => {
-                let has_body = !response.body().is_end_stream();
-                headers::remove_hop_by_hop(response.headers_mut(), has_body);
-                *response.version_mut() = Version::HTTP_11;
+                if let Err(error) = headers::settle_answer(&mut response) {
+                    return self.refuse(Refusal::BadGateway, &error);
+                }
                 match navigation {
                     Some(navigation) => self.watch_page(navigation, host, response).await,
                     None => response.map(ResponseBody::from),
@@ -305,13 +298,4 @@ fn to_origin_form(request: &mut Request<RequestBody>) {
     // A fragment right behind the authority leaves a path without a byte, which would stay one on the wire.
     let path = target.path_and_query.map(Uri::from).filter(|path| !path.path().is_empty());
     *request.uri_mut() = path.unwrap_or_default();
-}
-
-fn without_body(request: &Request<RequestBody>) -> Request<RequestBody> {
-    let mut copy = Request::new(RequestBody::default());
-    *copy.method_mut() = request.method().clone();
-    *copy.uri_mut() = request.uri().clone();
-    *copy.headers_mut() = request.headers().clone();
-    *copy.extensions_mut() = request.extensions().clone();
-    copy
 }

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
-use http::{Request, Response, StatusCode};
+use http::{Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -39,6 +39,8 @@ enum Failure {
     Connect(#[from] ConnectError),
     #[error("the websocket handshake failed")]
     Http(#[from] hyper::Error),
+    #[error(transparent)]
+    Coding(#[from] headers::UnknownCoding),
     #[error("the connection broke during the websocket handshake")]
     Broken(#[from] std::io::Error),
     #[error("no answer to the websocket handshake within {0:?}")]
@@ -107,11 +109,12 @@ impl Way<'_> {
                 let token = tag.and_then(|tag| tag.token);
                 visit.becomes(Joining { far, upstream, sessions, depth, ids, token, owner });
                 headers::keep_upgrade(response.headers_mut());
+                // The version is that of the hop (RFC 9112 §2.3), whatever an app puts before its 101.
+                *response.version_mut() = Version::HTTP_11;
                 response
             }
-            Ok((mut response, None)) => {
+            Ok((response, None)) => {
                 attempt.result = Some(Handshake::Refused);
-                headers::remove_hop_by_hop(response.headers_mut(), true);
                 response
             }
             Err(failure) => self.fail(&mut attempt, &failure),
@@ -143,7 +146,7 @@ impl Way<'_> {
                 self.refuse(Refusal::of(Some(error)), &Chain(failure))
             }
             Failure::TimedOut(_) | Failure::Held(_) => self.refuse(Refusal::GatewayTimeout, &Chain(failure)),
-            Failure::Http(_) | Failure::Broken(_) | Failure::WrongAccept => {
+            Failure::Http(_) | Failure::Coding(_) | Failure::Broken(_) | Failure::WrongAccept => {
                 self.refuse(Refusal::BadGateway, &Chain(failure))
             }
         }
@@ -173,7 +176,7 @@ impl Failure {
         match self {
             Self::Connect(ConnectError::Unreachable { .. }) => Handshake::Unreachable,
             Self::Connect(ConnectError::TimedOut { .. }) | Self::TimedOut(_) | Self::Held(_) => Handshake::Timeout,
-            Self::Http(_) | Self::Broken(_) | Self::WrongAccept => Handshake::Invalid,
+            Self::Http(_) | Self::Coding(_) | Self::Broken(_) | Self::WrongAccept => Handshake::Invalid,
             Self::Superseded => Handshake::Superseded,
         }
     }
@@ -232,8 +235,9 @@ async fn ask_with_hyper(
 ) -> Result<(Response<ResponseBody>, Option<Side>), Failure> {
     let (mut sender, mut connection) =
         http1::Builder::new().preserve_header_case(true).handshake(TokioIo::new(io)).await?;
-    let response = drive(&mut connection, sender.send_request(request)).await?.map(ResponseBody::from);
+    let mut response = drive(&mut connection, sender.send_request(request)).await?.map(ResponseBody::from);
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        headers::settle_answer(&mut response)?;
         // It brings the body.
         tokio::spawn(connection);
         return Ok((response, None));

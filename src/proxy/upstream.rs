@@ -8,8 +8,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{Request, Response, Uri};
+use http_body::Body as _;
 use hyper::body::Incoming;
-use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::client::legacy::{Client, Error as ClientError};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::pki_types::ServerName;
@@ -17,6 +17,7 @@ use socket2::SockRef;
 use tokio::net::{TcpStream, UnixStream};
 
 use super::body::RequestBody;
+use super::link::{Link, met_a_closing_connection};
 use super::watchdog::Watchdog;
 use crate::config::{Config, Route, SessionSettings, UpstreamAddress};
 use crate::heartbeat::{Capability, Settings};
@@ -49,6 +50,8 @@ pub struct Upstream {
     /// `None` if pages get none.
     pub(super) watchdog: Option<Arc<Watchdog>>,
     pool: Client<Connector, RequestBody>,
+    /// Opens a connection for each request.
+    single: Client<Connector, RequestBody>,
 }
 
 /// Why the upstream cannot be connected to.
@@ -102,13 +105,16 @@ impl Upstream {
         let dead_peer_timeout = config.session.patience.dead_peer;
         let connector =
             Connector::new(app.upstream.clone(), config.connect_timeout, dead_peer_timeout).encrypted(tls, server_name);
-        let pool = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(POOL_IDLE)
-            .pool_max_idle_per_host(Capacity::of_process().idle_upstream)
-            .http1_preserve_header_case(true)
-            .set_host(false)
-            .build(connector.clone());
+        let client = |idle_connections| {
+            Client::builder(TokioExecutor::new())
+                .pool_timer(TokioTimer::new())
+                .pool_idle_timeout(POOL_IDLE)
+                .pool_max_idle_per_host(idle_connections)
+                .http1_preserve_header_case(true)
+                .set_host(false)
+                .build(connector.clone())
+        };
+        let (pool, single) = (client(Capacity::of_process().idle_upstream), client(0));
         Self {
             connector,
             handshake_timeout: config.handshake_timeout,
@@ -122,6 +128,7 @@ impl Upstream {
             full: Arc::new(Alarm::new("limits.sessions")),
             watchdog: Watchdog::new(&config.watchdog).map(Arc::new),
             pool,
+            single,
         }
     }
 
@@ -152,6 +159,9 @@ impl Upstream {
 
     /// Sends a request over a pooled connection. `request` has its target in origin form.
     ///
+    /// A kept connection may close just as the request is sent. A safe request without a body is then sent once more, over
+    /// a new connection (RFC 9110 §9.2.2). hyper-util itself repeats only what it has not started to write.
+    ///
     /// # Errors
     /// Those of the connection, and an answer that is no HTTP.
     pub(super) async fn request(&self, mut request: Request<RequestBody>) -> Result<Response<Incoming>, ClientError> {
@@ -160,8 +170,22 @@ impl Upstream {
         target.scheme = Some(http::uri::Scheme::HTTP);
         target.authority = Some(http::uri::Authority::from_static("upstream"));
         *request.uri_mut() = Uri::from_parts(target).unwrap_or_default();
-        self.pool.request(request).await
+        let repeatable = request.method().is_safe() && request.body().is_end_stream();
+        let again = repeatable.then(|| without_body(&request));
+        match (self.pool.request(request).await, again) {
+            (Err(error), Some(again)) if met_a_closing_connection(&error) => self.single.request(again).await,
+            (answer, _) => answer,
+        }
     }
+}
+
+fn without_body(request: &Request<RequestBody>) -> Request<RequestBody> {
+    let mut copy = Request::new(RequestBody::default());
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.headers_mut() = request.headers().clone();
+    *copy.extensions_mut() = request.extensions().clone();
+    copy
 }
 
 fn most_sessions(config: &Config) -> usize {
@@ -222,7 +246,7 @@ impl Connector {
 }
 
 impl tower_service::Service<Uri> for Connector {
-    type Response = TokioIo<Stream>;
+    type Response = TokioIo<Link<Stream>>;
     type Error = ConnectError;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
 
@@ -232,13 +256,7 @@ impl tower_service::Service<Uri> for Connector {
 
     fn call(&mut self, _target: Uri) -> Self::Future {
         let connector = self.clone();
-        Box::pin(async move { connector.connect().await.map(TokioIo::new) })
-    }
-}
-
-impl Connection for Stream {
-    fn connected(&self) -> Connected {
-        Connected::new()
+        Box::pin(async move { connector.connect().await.map(Link::new).map(TokioIo::new) })
     }
 }
 

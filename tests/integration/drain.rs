@@ -341,7 +341,8 @@ async fn every_phase_has_its_line_and_an_overrun_says_what_was_left() {
     }
     let mut browser = Wire::connect(process.address).await;
     browser.send(GET).await;
-    app.accept().await.head().await;
+    let mut upstream = app.accept().await;
+    upstream.head().await;
     process.signal(Signal::TERM);
     let line = process.line("draining").await;
     assert_eq!((&line["sessions"], &line["delay"], &line["timeout"]), (&2.into(), &"100ms".into(), &"1s".into()));

@@ -299,7 +299,6 @@ async fn an_upstream_that_talks_no_http_is_a_502() {
         upstream.head().await;
         upstream.send(nonsense).await;
         drop(upstream);
-        // A request without a body and without effect is tried once more; this one is not.
         let head = browser.head().await;
         assert!(head.starts_with("HTTP/1.1 502 "), "{nonsense:?}: {head}");
     }

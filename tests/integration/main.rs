@@ -1,6 +1,7 @@
 //! The sidecar over real sockets: what goes in on one side and what comes out on the other.
 
 mod admission;
+mod answers;
 mod bulk;
 mod configuration;
 mod container;
@@ -18,6 +19,7 @@ mod misuse;
 mod peers;
 mod probe;
 mod reload;
+mod resend;
 mod routes;
 mod sni;
 mod subprotocol;

@@ -410,9 +410,6 @@ async fn an_app_may_ask_for_the_sidecars_certificate() {
                 let mut upstream = Wire::new(stream);
                 upstream.head().await;
                 upstream.send(ANSWER).await;
-            } else {
-                // A safe request is tried once more.
-                drop(soon(acceptor.accept(app.accept().await.stream)).await);
             }
         };
         let ((), head) = tokio::join!(serve, browser.head());

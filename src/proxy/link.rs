@@ -1,0 +1,148 @@
+//! A connection to the app that carries HTTP. It keeps an answer readable after the app has stopped reading the request,
+//! and it records whether a request may be sent again.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use std::task::{Context, Poll, ready};
+
+use hyper_util::client::legacy::Error as ClientError;
+use hyper_util::client::legacy::connect::{Connected, Connection};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// A connection over which hyper sends requests.
+///
+/// An app may answer an upload before it has read all of it, and close. A write then fails, and hyper would close the
+/// connection although the answer waits in the kernel's receive queue. So bytes that the app refuses are discarded and
+/// reported as written. The end of the exchange is what is read: the answer, the end of the stream, or an error.
+#[derive(Debug)]
+pub struct Link<S> {
+    stream: S,
+    past: Past,
+    /// Some of what hyper has to write is written, and not yet all of it.
+    is_writing: bool,
+    /// The app reads no more.
+    refuses: bool,
+}
+
+/// What happened on a connection; its clones share it. A request without a body is one burst of writes, behind which hyper
+/// flushes.
+#[derive(Clone, Debug, Default)]
+struct Past(Arc<AtomicU8>);
+
+/// Nothing was written.
+const NEW: u8 = 0;
+/// Something was written, and nothing was ever read.
+const FIRST: u8 = 1;
+/// Something was read since the last burst began.
+const HEARD: u8 = 2;
+/// A further burst began, and nothing was read since.
+const FURTHER: u8 = 3;
+
+/// Whether a request failed on a connection that had served another one before, and not a byte of an answer came. The app
+/// has probably closed the connection before the request reached it (RFC 9112 §9.3.1).
+pub(super) fn met_a_closing_connection(error: &ClientError) -> bool {
+    let mut extras = http::Extensions::new();
+    if let Some(connected) = error.connect_info() {
+        connected.get_extras(&mut extras);
+    }
+    extras.get().is_some_and(|Past(past)| past.load(Relaxed) == FURTHER)
+}
+
+impl<S> Link<S> {
+    /// A connection over which nothing was sent yet.
+    pub(super) fn new(stream: S) -> Self {
+        Self { stream, past: Past::default(), is_writing: false, refuses: false }
+    }
+
+    fn on_write(&mut self) {
+        if !self.is_writing {
+            self.is_writing = true;
+            let began = match self.past.0.load(Relaxed) {
+                NEW | FIRST => FIRST,
+                _ => FURTHER,
+            };
+            self.past.0.store(began, Relaxed);
+        }
+    }
+
+    /// The result of a write of `length` bytes.
+    fn written(&mut self, result: io::Result<usize>, length: usize) -> io::Result<usize> {
+        match result {
+            Err(error) if is_refusal(&error) => {
+                self.refuses = true;
+                Ok(length)
+            }
+            result => result,
+        }
+    }
+}
+
+/// Whether the peer has closed or reset the connection. Then reading ends too.
+fn is_refusal(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Link<S> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut this.stream).poll_read(cx, buffer))?;
+        if buffer.filled().len() > before {
+            this.past.0.store(HEARD, Relaxed);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Link<S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        this.on_write();
+        if this.refuses {
+            return Poll::Ready(Ok(bytes.len()));
+        }
+        let result = ready!(Pin::new(&mut this.stream).poll_write(cx, bytes));
+        Poll::Ready(this.written(result, bytes.len()))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        this.on_write();
+        let length = slices.iter().map(|slice| slice.len()).sum();
+        if this.refuses {
+            return Poll::Ready(Ok(length));
+        }
+        let result = ready!(Pin::new(&mut this.stream).poll_write_vectored(cx, slices));
+        Poll::Ready(this.written(result, length))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if !this.refuses {
+            let result = ready!(Pin::new(&mut this.stream).poll_flush(cx));
+            this.written(result.map(|()| 0), 0)?;
+        }
+        this.is_writing = false;
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+}
+
+impl<S> Connection for Link<S> {
+    fn connected(&self) -> Connected {
+        Connected::new().extra(self.past.clone())
+    }
+}
