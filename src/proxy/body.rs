@@ -1,5 +1,6 @@
 //! Bodies: a request's must not pause for ever; a response's is bytes of our own, then what the upstream still sends.
 
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -8,7 +9,12 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
+use tokio::runtime::Handle;
 use tokio::time::Sleep;
+
+/// How long, and how many bytes, a body is read that nobody needs.
+const LINGER: Duration = Duration::from_secs(5);
+const MOST_DISCARDED: usize = 64 << 20;
 
 /// The body of a request to the upstream.
 #[derive(Debug, Default)]
@@ -17,6 +23,8 @@ pub struct RequestBody {
     body: Option<Incoming>,
     /// How long it may pause at a time.
     pub(super) patience: Duration,
+    /// The client waits for a 100 (RFC 9110 §10.1.1), which reading would send.
+    pub(super) waits: bool,
     /// Runs while the upstream waits for the next bytes.
     pause: Option<Pin<Box<Sleep>>>,
 }
@@ -53,7 +61,30 @@ pub(super) enum Rest {
 
 impl From<Incoming> for RequestBody {
     fn from(body: Incoming) -> Self {
-        Self { body: Some(body), ..Self::default() }
+        let mut this = Self::default();
+        this.body = Some(body);
+        this
+    }
+}
+
+/// Some of the body may not be needed: the app has answered early, or not at all, or the request is rejected. If the client's
+/// connection were closed with bytes of it unread, the reset could overtake the answer (RFC 9112 §9.6). So these are read
+/// and discarded, within bounds.
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        let unread = self.body.take().filter(|body| !self.waits && !body.is_end_stream());
+        if let (Some(body), Ok(runtime)) = (unread, Handle::try_current()) {
+            runtime.spawn(async { tokio::time::timeout(LINGER, discard(body)).await });
+        }
+    }
+}
+
+async fn discard(mut body: Incoming) {
+    let mut left = MOST_DISCARDED;
+    while let Some(Ok(frame)) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+        let length = frame.data_ref().map_or(0, Bytes::len);
+        let Some(rest) = left.checked_sub(length) else { return };
+        left = rest;
     }
 }
 
@@ -62,15 +93,21 @@ impl Body for RequestBody {
     type Error = RequestBodyError;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        let Self { body, patience, pause } = self.get_mut();
-        let Some(body) = body else { return Poll::Ready(None) };
+        let this = self.get_mut();
+        let Some(body) = &mut this.body else { return Poll::Ready(None) };
+        this.waits = false;
         if let Poll::Ready(frame) = Pin::new(body).poll_frame(cx) {
-            *pause = None;
+            this.pause = None;
+            if !matches!(frame, Some(Ok(_))) {
+                this.body = None;
+            }
             return Poll::Ready(frame.map(|frame| frame.map_err(RequestBodyError::Broken)));
         }
-        let pause = pause.get_or_insert_with(|| Box::pin(tokio::time::sleep(*patience)));
+        let patience = this.patience;
+        let pause = this.pause.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
         ready!(pause.as_mut().poll(cx));
-        Poll::Ready(Some(Err(RequestBodyError::Paused(*patience))))
+        this.body = None;
+        Poll::Ready(Some(Err(RequestBodyError::Paused(patience))))
     }
 
     fn is_end_stream(&self) -> bool {

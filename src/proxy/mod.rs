@@ -102,6 +102,7 @@ impl Proxy {
     pub async fn handle(&self, mut request: Request<RequestBody>, visit: &Visit) -> Response<ResponseBody> {
         let edge = self.edge.load_full();
         request.body_mut().patience = edge.limits.body_timeout;
+        request.body_mut().waits = request.headers().contains_key(header::EXPECT);
         if let Err(rejection) = admission::judge(&request, &edge.limits, &edge.allowed_origins) {
             return edge.reject(rejection);
         }

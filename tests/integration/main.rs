@@ -28,5 +28,6 @@ mod systemd;
 mod takeover;
 mod tls;
 mod trace;
+mod uploads;
 mod watchdog;
 mod websocket;

@@ -1,0 +1,167 @@
+//! An upload that the app does not want: its answer reaches the client although not all of the request was read.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+
+use crate::support::http2::{Browser, whole};
+use crate::support::tls::{Pki, Sides};
+use crate::support::{App, Sidecar, Wire, soon};
+
+const MIB: usize = 1 << 20;
+const CLIENTS: usize = 40;
+const TOO_LARGE: &str = "HTTP/1.1 413 Content Too Large\r\nContent-Length: 9\r\n\r\ntoo large";
+
+/// How the app ends the connection of an upload of which it has read the head alone.
+#[derive(Clone, Copy, Debug)]
+enum Ending {
+    /// It closes, and the system sends a reset for what is unread.
+    Reset,
+    /// It ends the stream and reads on until the client closes.
+    Linger,
+}
+
+/// An app that answers every upload at once.
+async fn refuse(app: App, ending: Ending) {
+    let mut ends = JoinSet::new();
+    loop {
+        let mut wire = app.accept().await;
+        ends.spawn(async move {
+            wire.head().await;
+            wire.send(TOO_LARGE).await;
+            match ending {
+                Ending::Reset => drop(wire),
+                Ending::Linger => {
+                    wire.stream.shutdown().await.unwrap();
+                    let _reset_or_end = tokio::io::copy(&mut wire.stream, &mut tokio::io::sink()).await;
+                }
+            }
+        });
+    }
+}
+
+/// What a simple client gets: it sends all it can, and reads then.
+async fn upload(sidecar: &Sidecar, framing: &str, body: Vec<u8>) -> String {
+    let mut stream = soon(TcpStream::connect(sidecar.address)).await.unwrap();
+    let head = format!("PUT /upload HTTP/1.1\r\nHost: app.test\r\n{framing}\r\n");
+    let mut answer = vec![0; 4096];
+    let answered = async {
+        let _cut_short = stream.write_all(&[head.into_bytes(), body].concat()).await;
+        let (mut length, mut more) = (0, 1);
+        while more > 0 && !answer[..length].ends_with(b"too large") {
+            more = stream.read(&mut answer[length..]).await.unwrap_or(0);
+            length += more;
+        }
+        String::from_utf8_lossy(&answer[..length]).into_owned()
+    };
+    tokio::time::timeout(Duration::from_secs(60), answered).await.expect("an answer, or an end")
+}
+
+/// How many of the clients read the app's answer.
+async fn told(ending: Ending, sizes: &[usize]) -> usize {
+    let (app, sidecar) = Sidecar::with_app().await;
+    let app = tokio::spawn(refuse(app, ending));
+    let sidecar = std::sync::Arc::new(sidecar);
+    let mut clients = JoinSet::new();
+    for client in 0..CLIENTS {
+        let (sidecar, size) = (sidecar.clone(), sizes[client % sizes.len()]);
+        clients.spawn(async move {
+            if client % 2 == 0 {
+                upload(&sidecar, &format!("Content-Length: {size}\r\n"), vec![b'x'; size]).await
+            } else {
+                let chunks =
+                    [format!("{size:x}\r\n").into_bytes(), vec![b'x'; size], b"\r\n0\r\n\r\n".to_vec()].concat();
+                upload(&sidecar, "Transfer-Encoding: chunked\r\n", chunks).await
+            }
+        });
+    }
+    let answers = clients.join_all().await;
+    app.abort();
+    let other = answers.iter().filter(|answer| !answer.starts_with("HTTP/1.1 413 ") || !answer.ends_with("too large"));
+    let other: Vec<_> = other.map(|answer| answer.lines().next()).collect();
+    println!("{ending:?}, {sizes:?}: {} others: {other:?}", other.len());
+    CLIENTS - other.len()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_client_reads_the_answer_of_an_app_that_refuses_its_upload_early() {
+    for ending in [Ending::Reset, Ending::Linger] {
+        for size in [10_000, MIB, 8 * MIB] {
+            assert_eq!(told(ending, &[size]).await, CLIENTS, "{ending:?}, {size} bytes");
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_early_answer_is_whole_even_if_the_client_takes_it_late() {
+    let (app, sidecar) = Sidecar::with_app().await;
+    let mut browser = sidecar.connect().await;
+    let body = vec![b'x'; 4 * MIB];
+    browser.send("PUT / HTTP/1.1\r\nHost: app.test\r\nContent-Length: 1000000000\r\n\r\n").await;
+    let mut upstream = app.accept().await;
+    upstream.head().await;
+    let answer = [&b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 4194304\r\n\r\n"[..], &body].concat();
+    let Wire { mut stream, .. } = upstream;
+    let (sent, ()) = tokio::join!(stream.write_all(&answer), browser.send(&body));
+    sent.unwrap();
+    drop(stream);
+    assert!(browser.head().await.starts_with("HTTP/1.1 413 "));
+    browser.expect(&body).await;
+}
+
+#[tokio::test]
+async fn an_http_2_client_reads_an_early_answer_too() {
+    let (pki, app) = (Pki::new(), App::bind().await);
+    let mut config = app.config();
+    pki.configure(Sides::Browser, &mut config);
+    let sidecar = Sidecar::start(config).await;
+    let _app = tokio::spawn(refuse(app, Ending::Reset));
+    for _request in 0..CLIENTS {
+        let mut browser = Browser::connect(&pki, sidecar.address).await;
+        let request = http::Request::put("https://app.test/upload").body(()).unwrap();
+        let (answer, mut body) = browser.begin(request);
+        body.reserve_capacity(64 * 1024);
+        body.send_data(vec![b'x'; 64 * 1024].into(), false).unwrap();
+        let mut answer = answer.await.unwrap();
+        assert_eq!(answer.status(), 413);
+        assert_eq!(whole(answer.body_mut()).await.unwrap(), b"too large");
+    }
+}
+
+#[tokio::test]
+async fn the_early_answer_of_an_app_under_tls_is_read_too() {
+    let (pki, app) = (Pki::new(), App::bind().await);
+    let mut config = app.config();
+    pki.configure(Sides::Upstream, &mut config);
+    let sidecar = Sidecar::start(config).await;
+    for _upload in 0..10 {
+        let refused = async {
+            let mut upstream = pki.accept(&app).await;
+            // Else the answer waits behind the session tickets, and the reset drops it.
+            upstream.stream.get_ref().0.set_nodelay(true).unwrap();
+            upstream.head().await;
+            upstream.send(TOO_LARGE).await;
+        };
+        let body = vec![b'x'; 4 * MIB];
+        let ((), answer) = tokio::join!(refused, upload(&sidecar, "Content-Length: 4194304\r\n", body));
+        assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_never_stops_to_send_is_cut() {
+    const MOST: usize = 100 * MIB;
+    let (app, sidecar) = Sidecar::with_app().await;
+    let _app = tokio::spawn(refuse(app, Ending::Reset));
+    let mut browser = sidecar.connect().await;
+    browser.send("PUT / HTTP/1.1\r\nHost: app.test\r\nTransfer-Encoding: chunked\r\n\r\n").await;
+    let chunk = [&b"10000\r\n"[..], &[b'x'; 0x10000], b"\r\n"].concat();
+    let mut sent = 0;
+    while sent < MOST && soon(browser.stream.write_all(&chunk)).await.is_ok() {
+        sent += chunk.len();
+    }
+    assert!(sent < MOST, "{sent} bytes of a refused upload");
+    sidecar.until("client_connections", &[], 0.0).await;
+}
