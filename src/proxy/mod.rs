@@ -168,7 +168,9 @@ impl Way<'_> {
                 if connect.is_some() {
                     self.upstream.knowledge.learn(Learning::on_gone);
                 }
-                self.refuse(Refusal::of(connect), &Chain(&error))
+                // The pool's own words say less than the cause does.
+                let cause = error.source().unwrap_or(&error);
+                self.refuse(Refusal::of(connect), &Chain(cause))
             }
         }
     }
@@ -199,7 +201,10 @@ impl Way<'_> {
         let upstream = self.upstream;
         let (name, address) = (&upstream.name, &upstream.connector.address);
         let status = refusal.status().as_u16();
-        tracing::warn!(upstream = %name, %address, status, "upstream failed: {why}");
+        if let Some(failures) = upstream.failing.happened(Instant::now()) {
+            let suppressed = failures - 1;
+            tracing::warn!(upstream = %name, %address, status, suppressed, error = %why, "upstream failed");
+        }
         refusal.response()
     }
 }

@@ -21,7 +21,7 @@ use super::link::{Link, met_a_closing_connection};
 use super::watchdog::Watchdog;
 use crate::config::{Config, Route, SessionSettings, UpstreamAddress};
 use crate::heartbeat::{Capability, Settings};
-use crate::limits::{Alarm, Capacity, Quota};
+use crate::limits::{Alarm, Capacity, Quota, Seldom};
 use crate::metrics::UpstreamMetrics;
 use crate::relay::Knowledge;
 use crate::relay::stream::{Stream, keepalive};
@@ -47,6 +47,8 @@ pub struct Upstream {
     /// The places for its sessions.
     pub(super) places: Quota,
     pub(super) full: Arc<Alarm>,
+    /// The warnings that it fails.
+    pub(super) failing: Arc<Seldom>,
     /// `None` if pages get none.
     pub(super) watchdog: Option<Arc<Watchdog>>,
     pool: Client<Connector, RequestBody>,
@@ -126,6 +128,7 @@ impl Upstream {
             owners: Owners::default(),
             places: Quota::new(most_sessions(config)),
             full: Arc::new(Alarm::new("limits.sessions")),
+            failing: Arc::default(),
             watchdog: Watchdog::new(&config.watchdog).map(Arc::new),
             pool,
             single,

@@ -323,3 +323,24 @@ async fn a_log_that_nobody_reads_stops_no_session() {
         assert!(browser.head().await.starts_with("HTTP/1.1 405 "));
     }
 }
+
+#[tokio::test]
+async fn an_app_that_is_down_makes_one_line_however_often_it_is_asked() {
+    let app = App::bind().await;
+    let process = Process::start(&app, &[]).await;
+    let address = app.address();
+    drop(app);
+    for _request in 0..50 {
+        for request in ["GET / HTTP/1.1\r\nHost: app.test\r\n\r\n", &handshake(STREAM, "")] {
+            let mut browser = Wire::connect(process.address).await;
+            browser.send(request).await;
+            assert!(browser.head().await.starts_with("HTTP/1.1 502 "));
+        }
+    }
+    let log = process.stopped().await;
+    let lines: Vec<_> = log.iter().filter(|line| line["message"] == "upstream failed").collect();
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert_eq!((lines[0]["level"].as_str(), lines[0]["suppressed"].as_u64()), (Some("WARN"), Some(0)));
+    let error = lines[0]["error"].as_str().unwrap();
+    assert!(error.starts_with(&format!("cannot connect to http://{address}: Connection refused")), "{error}");
+}

@@ -65,6 +65,16 @@ impl Process {
         line(&mut self.log, message).await
     }
 
+    /// Stops it: the rest of its log.
+    pub(crate) async fn stopped(mut self) -> Vec<Value> {
+        self.signal(Signal::TERM);
+        let mut lines = Vec::new();
+        while let Some(line) = soon(self.log.next_line()).await.unwrap() {
+            lines.push(serde_json::from_str(&line).unwrap());
+        }
+        lines
+    }
+
     /// Its exit code; `None` if a signal killed it.
     pub(crate) async fn exit_code(mut self) -> Option<i32> {
         soon(self.child.wait()).await.unwrap().code()
