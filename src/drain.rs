@@ -113,6 +113,11 @@ impl Guard {
         self.phases.closing.cancelled()
     }
 
+    /// What [`Guard::is_closing`] looks at, for a holder that the drain does not wait for.
+    pub fn closing_token(&self) -> CancellationToken {
+        self.phases.closing.clone()
+    }
+
     /// What a drain closes websockets with.
     pub fn close_code(&self) -> u16 {
         self.phases.close_code

@@ -93,6 +93,8 @@ pub enum Rejected {
     Size,
     /// Its body paused for too long.
     Timeout,
+    /// Its client took nothing of the answer for too long.
+    Stalled,
     /// There are too many connections.
     Connections,
     /// There are too many connections of its client.
@@ -311,6 +313,7 @@ labels! {
         Tls = "tls",
         Size = "size",
         Timeout = "timeout",
+        Stalled = "stalled",
         Connections = "connections",
         ConnectionsPerAddress = "connections_per_address",
         HandshakesPerSecond = "handshakes_per_second",

@@ -24,6 +24,10 @@ pub(super) struct Rejection {
     pub(super) retry_after: Option<u64>,
 }
 
+/// Stands among the extensions of a request whose Content-Length hyper has dropped, since it also had a Transfer-Encoding.
+#[derive(Clone, Copy, Debug)]
+pub struct DroppedLength;
+
 /// When a client may try again for whom there is no session left: some will have ended.
 const ROOM_AFTER: u64 = 5;
 
@@ -72,7 +76,7 @@ pub(super) fn judge<B>(request: &Request<B>, limits: &Limits, origins: &AllowedO
     method(request.method())?;
     size(request, limits)?;
     host(request)?;
-    framing(request.headers())?;
+    framing(request)?;
     expectation(request.headers())?;
     handshake(request, origins)
 }
@@ -127,14 +131,15 @@ fn host<B>(request: &Request<B>) -> Result<(), Rejection> {
     if valid && agrees { Ok(()) } else { Err(REFUSED) }
 }
 
-/// A length that two readers cannot take differently (RFC 9112 §6). Of a length beside chunks hyper drops the length and
-/// closes the connection afterwards, as §6.3 has it.
-fn framing(headers: &HeaderMap) -> Result<(), Rejection> {
+/// A length that two readers cannot take differently (RFC 9112 §6). hyper drops a length beside chunks.
+fn framing<B>(request: &Request<B>) -> Result<(), Rejection> {
+    let headers = request.headers();
     let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
-    let coding = (codings.next(), codings.next());
-    let chunked_or_none = match coding {
+    let has_length =
+        headers.contains_key(header::CONTENT_LENGTH) || request.extensions().get::<DroppedLength>().is_some();
+    let chunked_or_none = match (codings.next(), codings.next()) {
         (None, _) => true,
-        (Some(coding), None) => coding.as_bytes().eq_ignore_ascii_case(b"chunked"),
+        (Some(coding), None) => coding.as_bytes().eq_ignore_ascii_case(b"chunked") && !has_length,
         (Some(_), Some(_)) => false,
     };
     // Over HTTP/1.1 hyper has made one of several that agree.

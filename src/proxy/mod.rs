@@ -25,6 +25,7 @@ use http::{Request, Response, StatusCode, Uri, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
 
+pub use self::admission::DroppedLength;
 use self::admission::Rejection;
 use self::body::RequestBodyError;
 pub use self::body::{RequestBody, ResponseBody};

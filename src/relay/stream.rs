@@ -30,6 +30,21 @@ pub enum Stream {
     Tls(Box<Tls>, Option<Permit>),
 }
 
+/// What the kernel knows of the other end of a connection, without a read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// It may still send.
+    Open,
+    /// It has ended its side. A peer that has closed the connection looks the same until something is sent to it.
+    Ended,
+    /// The connection is broken: reset by the peer, or given up by the kernel.
+    Gone,
+}
+
+/// States of a connection as `TCP_INFO` has them (Linux, `net/tcp_states.h`).
+const TCP_CLOSE: u8 = 7;
+const TCP_CLOSE_WAIT: u8 = 8;
+
 /// Calls the same method on whichever socket there is.
 macro_rules! each {
     ($self:expr, $socket:ident => $call:expr) => {
@@ -132,6 +147,26 @@ impl Stream {
             Self::Tls(tls, _) => tls.reset_on_drop(),
             Self::Unix(..) => {}
         }
+    }
+
+    /// Ready once there is something to read: bytes, the end of the stream or an error.
+    pub fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<()> {
+        // An error is something to read too.
+        each!(self, socket => socket.poll_read_ready(cx)).map(|_result| ())
+    }
+
+    /// What the kernel knows of the peer; a Unix domain socket's counts as open.
+    pub fn peer(&self) -> Peer {
+        match self.tcp_info().map(|info| info.tcpi_state) {
+            Some(TCP_CLOSE) => Peer::Gone,
+            Some(TCP_CLOSE_WAIT) => Peer::Ended,
+            Some(_) | None => Peer::Open,
+        }
+    }
+
+    /// How many bytes the peer's kernel has acknowledged; a Unix domain socket does not tell.
+    pub fn acknowledged(&self) -> Option<u64> {
+        Some(self.tcp_info()?.tcpi_bytes_acked)
     }
 
     /// How far what was written has come; a Unix domain socket does not tell.

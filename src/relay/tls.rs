@@ -231,6 +231,11 @@ impl Tls {
         self.socket.poll_write_ready(cx)
     }
 
+    /// Ready once [`Tls::poll_read`] is worth a try of the socket.
+    pub(super) fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.socket.poll_read_ready(cx)
+    }
+
     /// Writes bytes as soon as the records of before have left.
     pub(super) fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         ready!(self.poll_flush(cx))?;

@@ -6,24 +6,26 @@ use std::convert::Infallible;
 use std::future::poll_fn;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::StatusCode;
 use http::header::{CONNECTION, HeaderValue};
+use http::{Request, StatusCode};
+use http_body::Body as _;
+use hyper::body::Incoming;
 use hyper::server::conn::http1::{Builder, Parts};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::AsyncWriteExt as _;
 
+use super::departure::Departure;
 use super::listener::{Entrance, closing};
+use super::requests::{RequestStream, Requests};
+use super::stall::Patient;
 use crate::config::Limits;
 use crate::drain::Guard;
 use crate::metrics::Rejected;
-use crate::proxy::{RequestBody, Visit, wire};
+use crate::proxy::{DroppedLength, RequestBody, Visit, wire};
 use crate::relay::Side;
-use crate::relay::replay::Replay;
 use crate::relay::stream::Stream;
 
 /// The smallest read buffer that hyper accepts; it panics on a smaller one.
@@ -40,6 +42,8 @@ pub(super) fn builder(limits: &Limits) -> Builder {
         .header_read_timeout(limits.idle_timeout)
         .max_buf_size((limits.header_bytes + limits.uri_bytes + REST_OF_HEAD).max(LEAST_BUFFER))
         .preserve_header_case(true);
+    // A client that has ended its side is answered; `RequestStream` notices one that is gone.
+    http.half_close(true);
     http
 }
 
@@ -47,63 +51,76 @@ pub(super) fn builder(limits: &Limits) -> Builder {
 /// goes on as a session.
 pub(super) async fn serve(entrance: Arc<Entrance>, mut stream: Stream, client: IpAddr, guard: Guard) {
     let visit = Visit::new(client);
-    let Some(mut early) = first_bytes(&mut stream, entrance.patience, &guard).await else {
-        return close(stream).await;
+    let Some(early) = first_bytes(&mut stream, entrance.patience, &guard).await else {
+        return Patient::new(stream, entrance.stall(&guard)).close().await;
     };
+    let mut departure = Departure::new(entrance.patience);
     let answer = Mutex::new(None);
     if let Some((request, length)) = wire::read_handshake(&early) {
-        let mut behind = early[length..].to_vec();
         // Boxed, so that connections without a handshake are not larger for it.
         let response = tokio::select! {
             biased;
             response = Box::pin(entrance.proxy.handle(request, &visit)) => response,
-            () = leaving(&mut stream, &mut behind) => return close(stream).await,
+            () = poll_fn(|cx| departure.poll(&stream, cx)) => return,
         };
         if let Some(head) = wire::write_switch(&response) {
             return match stream.send(&head).await {
-                Ok(()) => visit.join(Side { stream, early: behind }, guard),
+                Ok(()) => visit.join(Side { stream, early: early[length..].to_vec() }, guard),
                 Err(error) => tracing::debug!(%error, "a connection ended early"),
             };
         }
-        early = [&early[..length], &behind].concat().into();
         *answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(response);
     }
-    let service = service_fn(|request| {
+    let requests = Requests::default();
+    let service = service_fn(|request: Request<Incoming>| {
+        let request = judged(request, &requests);
         Box::pin(async {
+            let is_chunked = request.body().size_hint().exact().is_none();
             let answer = answer.lock().unwrap_or_else(PoisonError::into_inner).take();
             let mut response = match answer {
                 Some(answer) => answer,
                 None => entrance.proxy.handle(request.map(RequestBody::from), &visit).await,
             };
-            // Who uses the connection goes elsewhere while that costs nobody a request (RFC 9112 §9.6).
-            if guard.is_draining() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            // A client that uses the connection goes elsewhere while that costs nobody a request (RFC 9112 §9.6). Where
+            // chunks end is not followed, so nor is where the next request starts.
+            if (is_chunked || guard.is_draining()) && response.status() != StatusCode::SWITCHING_PROTOCOLS {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
             Ok::<_, Infallible>(response)
         })
     });
-    let mut connection = entrance.http1.serve_connection(TokioIo::new(Replay::new(stream, early)), service);
+    let client = Patient::new(stream, entrance.stall(&guard));
+    let io = TokioIo::new(RequestStream::new(client, early, &requests, departure));
+    let mut connection = entrance.http1.serve_connection(io, service);
     let served = tokio::select! {
         // A request that has come is read before connections without one are closed.
         biased;
-        served = poll_fn(|cx| connection.poll_without_shutdown(cx)) => served,
+        served = &mut connection => served,
         () = closing(&guard) => {
             Pin::new(&mut connection).graceful_shutdown();
-            poll_fn(|cx| connection.poll_without_shutdown(cx)).await
+            (&mut connection).await
         }
     };
     let Parts { io, read_buf, .. } = connection.into_parts();
-    let side = io.into_inner().into_side(&read_buf);
+    let io = io.into_inner();
     if served.is_ok() && visit.is_upgraded() {
-        return visit.join(side, guard);
+        return visit.join(io.into_side(&read_buf), guard);
     }
-    close(side.stream).await;
+    io.into_client().close().await;
     if let Err(error) = served {
         if let Some(reason) = rejected(&error) {
             entrance.metrics.http_rejected(reason);
         }
         tracing::debug!(%error, "a connection ended early");
     }
+}
+
+/// Marks a request that had a Content-Length which hyper has dropped.
+fn judged(mut request: Request<Incoming>, requests: &Requests) -> Request<Incoming> {
+    if requests.on_request(request.body().size_hint().exact()) {
+        request.extensions_mut().insert(DroppedLength);
+    }
+    request
 }
 
 /// What the client says first; `None` if it says nothing for too long, or until it leaves or the drain closes.
@@ -115,24 +132,6 @@ async fn first_bytes(stream: &mut Stream, patience: Duration, guard: &Guard) -> 
         () = closing(guard) => return None,
     };
     (!bytes.is_empty()).then(|| bytes.into())
-}
-
-/// Resolves when the client leaves. What it says while it waits for an answer comes to `behind`, one read of it; who says
-/// something does not leave.
-async fn leaving(stream: &mut Stream, behind: &mut Vec<u8>) {
-    poll_fn(|cx| {
-        if behind.is_empty() {
-            *behind = ready!(stream.poll_some(cx)).unwrap_or_default();
-        }
-        if behind.is_empty() { Poll::Ready(()) } else { Poll::Pending }
-    })
-    .await;
-}
-
-/// An end of stream before the close: where bytes of the client's are unread, that sends a reset, which would overtake an
-/// answer.
-async fn close(mut stream: Stream) {
-    let _gone_already = stream.shutdown().await;
 }
 
 /// What hyper has refused by itself, with an answer where one makes sense.

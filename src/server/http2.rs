@@ -17,10 +17,12 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::server::conn::http2::Builder;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 
 use super::listener::{Entrance, closing};
+use super::stall::Patient;
+use super::streams::{Streams, Turn};
 use crate::config::Limits;
 use crate::drain::Guard;
 use crate::limits::Permit;
@@ -38,15 +40,18 @@ const CONNECTION_WINDOW: u32 = 2 << 20;
 const LIST_OVERHEAD: usize = 32 * (100 + 4);
 /// What is taken of an answer before the client has: bytes a stream.
 const MOST_UNSENT: usize = 64 * 1024;
+/// What is handed on of an answer at a time, the payload of one frame (RFC 9113 §4.2). A client makes progress when it takes
+/// so much.
+const PART: usize = 16 * 1024;
 /// Requests that are taken back before they are begun with, and streams that break the protocol, until the connection
 /// does not go on (CVE-2023-44487, CVE-2025-8671).
 const MOST_TAKEN_BACK: usize = 20;
 const MOST_BROKEN: usize = 256;
 
 /// How HTTP/2 is spoken.
-#[derive(Clone)]
+#[derive(Clone, Copy)]
 pub(super) struct Http2 {
-    builder: Builder<TokioExecutor>,
+    header_list: u32,
     /// How long a connection is kept without a request.
     idle_timeout: Duration,
 }
@@ -82,25 +87,32 @@ enum Place {
 /// The body of an answer, open until it is sent.
 struct Answer {
     body: ResponseBody,
+    /// What has come of it and was not handed on yet.
+    rest: Bytes,
+    turn: Arc<Turn>,
     _open: Open,
 }
 
 impl Http2 {
     pub(super) fn new(limits: &Limits) -> Self {
-        let mut builder = Builder::new(TokioExecutor::new());
         let header_list = u32::try_from(limits.header_bytes + limits.uri_bytes + LIST_OVERHEAD).unwrap_or(u32::MAX);
+        Self { header_list, idle_timeout: limits.idle_timeout }
+    }
+
+    fn builder(self, streams: Streams) -> Builder<Streams> {
+        let mut builder = Builder::new(streams);
         // No pings: the kernel asks whether a silent peer is there, and to one behind a slow link an answer to a ping comes
         // no sooner than all that was sent before.
         builder
             .timer(TokioTimer::new())
             .max_concurrent_streams(MOST_STREAMS)
-            .max_header_list_size(header_list)
+            .max_header_list_size(self.header_list)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_send_buf_size(MOST_UNSENT)
             .max_pending_accept_reset_streams(MOST_TAKEN_BACK)
             .max_local_error_reset_streams(MOST_BROKEN);
-        Self { builder, idle_timeout: limits.idle_timeout }
+        builder
     }
 }
 
@@ -110,13 +122,14 @@ pub(super) async fn serve(entrance: Arc<Entrance>, stream: Stream, client: IpAdd
     let (visit, own, freed) = (Visit::new(client), Arc::new(Semaphore::new(1)), Notify::new());
     let shared = Arc::new(Connection { entrance: entrance.clone(), visit, client, own, freed, open });
     let service = service_fn(move |request| answer(Open::new(shared.clone()), request));
-    let Http2 { builder, idle_timeout } = &entrance.http2;
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let (stall, idle_timeout) = (entrance.stall(guard), entrance.http2.idle_timeout);
+    let builder = entrance.http2.builder(Streams::new(stall.clone()));
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(Patient::new(stream, stall)), service));
     let mut served = tokio::select! {
         biased;
         served = connection.as_mut() => Some(served),
         () = closing(guard) => None,
-        () = idle(&mut seen, *idle_timeout) => None,
+        () = idle(&mut seen, idle_timeout) => None,
     };
     if served.is_none() {
         // GOAWAY; what is on its way is served (RFC 9113 §6.8). A client that does not take note of it, or not of the last
@@ -125,7 +138,7 @@ pub(super) async fn serve(entrance: Arc<Entrance>, stream: Stream, client: IpAdd
         served = tokio::select! {
             biased;
             served = connection.as_mut() => Some(served),
-            () = idle(&mut seen, *idle_timeout) => None,
+            () = idle(&mut seen, idle_timeout) => None,
         };
     }
     if let Some(Err(error)) = served {
@@ -164,7 +177,7 @@ async fn answer(mut open: Open, mut request: Request<Incoming>) -> Result<Respon
     for name in HOP_BY_HOP {
         response.headers_mut().remove(name);
     }
-    Ok(response.map(|body| Answer { body, _open: open }))
+    Ok(response.map(|body| Answer { body, rest: Bytes::new(), turn: Turn::current(), _open: open }))
 }
 
 /// Says in HTTP/1.1 what a request says in HTTP/2 (RFC 9113 §8.2.3, §8.3.1). A request that names its host twice keeps
@@ -234,13 +247,28 @@ impl Body for Answer {
     type Error = hyper::Error;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        Pin::new(&mut self.get_mut().body).poll_frame(cx)
+        let Self { body, rest, turn, .. } = self.get_mut();
+        if rest.is_empty() {
+            let Poll::Ready(frame) = Pin::new(body).poll_frame(cx) else {
+                turn.on_pause();
+                return Poll::Pending;
+            };
+            match frame.map(|frame| frame.map(Frame::into_data)) {
+                Some(Ok(Ok(data))) => *rest = data,
+                Some(Ok(Err(trailers))) => return Poll::Ready(Some(Ok(trailers))),
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => return Poll::Ready(None),
+            }
+        }
+        turn.on_part();
+        Poll::Ready(Some(Ok(Frame::data(rest.split_to(rest.len().min(PART))))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.rest.is_empty() && self.body.is_end_stream()
     }
 
+    /// hyper asks before it takes the first part.
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
     }

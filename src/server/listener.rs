@@ -14,6 +14,7 @@ use super::http1;
 use super::http2::{self, Http2};
 use super::overload::{Exit, Overload};
 use super::proxy_protocol::{self, ProxyProtocolError};
+use super::stall::Stall;
 use super::tls::Door;
 use crate::config::{Config, TrustedProxies};
 use crate::drain::{Drain, Guard};
@@ -36,6 +37,8 @@ pub struct Entrance {
     trusted_proxies: TrustedProxies,
     /// How long that header may take, and the first bytes behind it.
     pub(super) patience: Duration,
+    /// How long a client may take nothing of what waits for it.
+    write_stall: Duration,
     /// How many connections there may be, as configured, and the places for them.
     connections: Option<NonZeroUsize>,
     places: Quota,
@@ -60,6 +63,7 @@ impl Entrance {
             proxy_protocol: config.proxy_protocol,
             trusted_proxies: config.trusted_proxies.clone(),
             patience: config.limits.idle_timeout,
+            write_stall: config.session.patience.write_stall,
             connections: config.limits.connections,
             places: Quota::of_connections(most_connections(config.limits.connections, capacity), metrics.clone()),
             places_per_address: config.limits.connections_per_address,
@@ -107,6 +111,11 @@ impl Entrance {
             Some(door) => Box::pin(door.open(stream, permit, client, self.patience)).await,
             None => Some(Stream::Tcp(stream, Some(permit))),
         }
+    }
+
+    /// The limit for a connection that is blocked.
+    pub(super) fn stall(&self, guard: &Guard) -> Arc<Stall> {
+        Stall::new(self.write_stall, guard.closing_token(), self.metrics.clone())
     }
 
     /// A place for what a client does beside what its connection has one for.

@@ -1,10 +1,15 @@
 //! The listening sides of the sidecar.
 
 pub mod admin;
+mod departure;
+mod heads;
 mod http1;
 mod http2;
 pub mod listener;
 mod overload;
 mod proxy_protocol;
+mod requests;
+mod stall;
 pub mod status;
+mod streams;
 pub mod tls;

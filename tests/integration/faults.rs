@@ -257,19 +257,43 @@ async fn a_browser_that_vanishes_before_its_request_is_whole_reaches_nobody() {
 }
 
 #[tokio::test]
-async fn a_browser_that_vanishes_before_the_101_takes_its_handshake_along() {
-    for (leave, first) in BOTH.into_iter().flat_map(|leave| [(leave, true), (leave, false)]) {
+async fn a_browser_that_is_reset_before_the_101_takes_its_handshake_along() {
+    for first in [true, false] {
         let app = App::bind().await;
         let sidecar = start(&app, |_config| {}).await;
         let mut browser = if first { sidecar.connect().await } else { sidecar.connect_used(&app).await };
         browser.send(handshake(STREAM, "")).await;
         let mut upstream = app.accept().await;
         upstream.head().await;
-        leave.of(browser);
+        browser.reset();
         upstream.end().await;
         sidecar.until("handshakes_total", &[("result", "abandoned")], 1.0).await;
         assert_eq!(sidecar.metric("handshakes_total", &[]).await, 1.0);
         recovered(&app, sidecar, "browser", 0).await;
+    }
+}
+
+#[tokio::test]
+async fn a_browser_that_has_closed_before_the_101_is_noticed_once_the_app_answers_or_the_handshake_takes_too_long() {
+    for (first, answers) in [(true, true), (false, true), (true, false), (false, false)] {
+        let app = App::bind().await;
+        let sidecar = start(&app, |config| config.handshake_timeout = Duration::from_millis(500)).await;
+        let mut browser = if first { sidecar.connect().await } else { sidecar.connect_used(&app).await };
+        browser.send(handshake(STREAM, "")).await;
+        let mut upstream = app.accept().await;
+        upstream.head().await;
+        drop(browser);
+        if answers {
+            upstream.send(switching("")).await;
+            upstream.end().await;
+            drop(upstream);
+            recovered(&app, sidecar, "browser", 1).await;
+        } else {
+            upstream.end().await;
+            sidecar.until("handshakes_total", &[("result", "timeout")], 1.0).await;
+            sidecar.until("client_connections", &[], 0.0).await;
+            recovered(&app, sidecar, "browser", 0).await;
+        }
     }
 }
 

@@ -1,0 +1,198 @@
+//! Sees what hyper drops from the head of a request: a Content-Length beside a Transfer-Encoding (RFC 9112 §6.1).
+//!
+//! The heads of a connection are scanned as they are read, and hyper is given no byte behind a head before it has parsed
+//! it. So the two agree on where a head ends. hyper's view of a request tells where the next head starts.
+
+use memchr::memchr;
+
+const LENGTH: &[u8] = b"content-length:";
+const CODING: &[u8] = b"transfer-encoding:";
+/// The start of the preface of HTTP/2 (RFC 9113 §3.4). hyper refuses it and wants to see all of it.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0";
+
+/// What the bytes that come next belong to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// A head.
+    Head,
+    /// A body that has so many bytes left.
+    Body(u64),
+    /// Nothing that is scanned: no further request follows.
+    Rest,
+}
+
+/// How far the requests of a connection have been read.
+#[derive(Debug)]
+pub(super) struct Heads {
+    place: Place,
+    /// The start of the line that is not whole yet, and that line's length.
+    start: [u8; CODING.len()],
+    length: usize,
+    /// A line that is not empty has come.
+    begun: bool,
+    /// Which fields have been seen since [`Heads::on_request`].
+    has_length: bool,
+    has_coding: bool,
+}
+
+impl Default for Heads {
+    fn default() -> Self {
+        let start = [0; CODING.len()];
+        Self { place: Place::Head, start, length: 0, begun: false, has_length: false, has_coding: false }
+    }
+}
+
+impl Heads {
+    /// Bytes have come. Answers how many of them hyper may read now: those behind a head or a body only at the next call.
+    pub(super) fn on_bytes(&mut self, bytes: &[u8]) -> usize {
+        match &mut self.place {
+            Place::Head => self.scan(bytes),
+            Place::Body(left) => {
+                let taken = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len());
+                *left -= taken as u64;
+                if *left == 0 {
+                    self.place = Place::Head;
+                }
+                taken
+            }
+            Place::Rest => bytes.len(),
+        }
+    }
+
+    /// hyper has parsed a head, behind which a body of this length comes; `None` is one in chunks, behind which no other
+    /// request may be served. Answers whether the head had a Content-Length beside a Transfer-Encoding.
+    pub(super) fn on_request(&mut self, body: Option<u64>) -> bool {
+        let ambiguous = self.has_length && self.has_coding;
+        let place = match body {
+            Some(0) => Place::Head,
+            Some(length) => Place::Body(length),
+            None => Place::Rest,
+        };
+        *self = Self { place, ..Self::default() };
+        ambiguous
+    }
+
+    /// Looks for both fields, and for the empty line that ends the head. Answers the number of bytes up to that.
+    fn scan(&mut self, bytes: &[u8]) -> usize {
+        let mut at = 0;
+        while let Some(length) = memchr(b'\n', &bytes[at..]) {
+            let ends = self.on_line(&bytes[at..at + length]);
+            if self.place == Place::Rest {
+                return bytes.len();
+            }
+            at += length + 1;
+            if ends {
+                return at;
+            }
+        }
+        self.keep(&bytes[at..]);
+        bytes.len()
+    }
+
+    /// The rest of a line has come, without its LF. Answers whether the head ends with it. Empty lines before a request do
+    /// not count (RFC 9112 §2.2).
+    fn on_line(&mut self, rest: &[u8]) -> bool {
+        let kept = self.length;
+        self.keep(&rest[..rest.len().min(CODING.len())]);
+        let start = &self.start[..self.length.min(CODING.len())];
+        // A CR that belongs to the line's end.
+        let is_empty = kept + rest.len() == 0 || kept + rest.len() == 1 && start == b"\r";
+        self.has_length |= starts_with(start, LENGTH);
+        self.has_coding |= starts_with(start, CODING);
+        if !self.begun && start.starts_with(PREFACE) {
+            self.place = Place::Rest;
+        }
+        self.length = 0;
+        let ends = is_empty && self.begun;
+        self.begun = !is_empty || self.begun && !ends;
+        ends
+    }
+
+    fn keep(&mut self, bytes: &[u8]) {
+        if let Some(room) = self.start.get_mut(self.length..) {
+            let kept = room.len().min(bytes.len());
+            room[..kept].copy_from_slice(&bytes[..kept]);
+        }
+        self.length = self.length.saturating_add(bytes.len());
+    }
+}
+
+fn starts_with(line: &[u8], name: &[u8]) -> bool {
+    line.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BOTH: &str = "POST / HTTP/1.1\r\nHost: a\r\ncontent-LENGTH: 5\r\nX: y\r\ntransfer-encoding: chunked\r\n\r\n";
+
+    /// What a connection is told of its requests, whose bytes come in pieces of this size.
+    fn told(bytes: &[u8], size: usize, bodies: &[Option<u64>]) -> Vec<bool> {
+        let (mut heads, mut told, mut at) = (Heads::default(), Vec::new(), 0);
+        for body in bodies {
+            let head = at;
+            while !is_whole(&bytes[head..at]) {
+                at += heads.on_bytes(&bytes[at..bytes.len().min(at + size)]);
+            }
+            assert!(!is_whole(&bytes[head..at - 1]), "no byte behind the head is read with it");
+            told.push(heads.on_request(*body));
+            let end = at + body.unwrap_or(0) as usize;
+            while at < end {
+                at += heads.on_bytes(&bytes[at..bytes.len().min(at + size)]);
+            }
+            assert_eq!(at, end, "no byte behind the body is read with it");
+        }
+        told
+    }
+
+    fn is_whole(head: &[u8]) -> bool {
+        let head = head.trim_ascii_start();
+        [&b"\r\n\r\n"[..], b"\n\n", b"\n\r\n"].iter().any(|end| head.ends_with(end))
+    }
+
+    #[test]
+    fn a_length_beside_a_coding_is_seen_however_the_head_is_cut() {
+        for text in [
+            BOTH.to_owned(),
+            BOTH.replace('\r', ""),
+            format!("\r\n\n\r\n{BOTH}"),
+            BOTH.replace("content-LENGTH: 5\r\nX: y\r\ntransfer-encoding: chunked", "Transfer-Encoding:\r\nContent-Length:"),
+            BOTH.replace("X: y", &format!("X: {}", "y".repeat(70_000))),
+        ] {
+            for size in (1..40).chain([1000, 100_000]) {
+                assert_eq!(told(text.as_bytes(), size, &[Some(0)]), [true], "{size}: {text:.200}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_only_looks_like_both_is_none() {
+        for lines in [
+            "Content-Length: 5",
+            "Transfer-Encoding: chunked",
+            "Transfer-Encoding: chunked\r\nX-Content-Length: 5",
+            "Transfer-Encoding: chunked\r\nContent-Length2: 5",
+            "Transfer-Encoding: chunked\r\nX: Content-Length: 5",
+            "Content-Length: 5\r\nTransfer-Encodin: chunked",
+        ] {
+            let text = format!("POST /\nHTTP/1.1\r\n{lines}\r\n\r\n");
+            for size in 1..100 {
+                assert_eq!(told(text.as_bytes(), size, &[Some(0)]), [false], "{size}: {text}");
+            }
+        }
+    }
+
+    #[test]
+    fn bodies_are_not_looked_into_and_later_heads_are() {
+        let get = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        let text = format!("{get}POST / HTTP/1.1\r\nContent-Length: {}\r\n\r\n{BOTH}\r\n{get}{BOTH}", BOTH.len());
+        let bodies = [Some(0), Some(BOTH.len() as u64), Some(0), None];
+        for size in (1..300).chain([10_000]) {
+            assert_eq!(told(text.as_bytes(), size, &bodies), [false, false, false, true], "{size}");
+        }
+        let mut heads = Heads::default();
+        heads.on_request(None);
+        assert_eq!(heads.on_bytes(BOTH.as_bytes()), BOTH.len(), "nothing behind chunks is cut");
+    }
+}

@@ -1,0 +1,129 @@
+//! A client's connection as hyper reads and writes it in HTTP/1: what hyper does not tell of a client is seen here.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf as _, Bytes};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::departure::Departure;
+use super::heads::Heads;
+use super::stall::Patient;
+use crate::relay::Side;
+
+/// The heads of a connection's requests, shared by the one who reads them and the one who serves them.
+#[derive(Default)]
+pub(super) struct Requests(Mutex<Heads>);
+
+/// The connection.
+pub(super) struct RequestStream<'a> {
+    client: Patient,
+    /// Read, but not seen by hyper yet.
+    early: Bytes,
+    requests: &'a Requests,
+    departure: Departure,
+}
+
+impl Requests {
+    /// See [`Heads::on_request`].
+    pub(super) fn on_request(&self, body: Option<u64>) -> bool {
+        self.lock().on_request(body)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Heads> {
+        // No panic can leave it half changed.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<'a> RequestStream<'a> {
+    /// `early` is what was read from the client so far.
+    pub(super) fn new(client: Patient, early: Bytes, requests: &'a Requests, departure: Departure) -> Self {
+        Self { client, early, requests, departure }
+    }
+
+    /// The connection itself.
+    pub(super) fn into_client(self) -> Patient {
+        self.client
+    }
+
+    /// The connection after its last request, behind which `read` was read.
+    pub(super) fn into_side(self, read: &[u8]) -> Side {
+        Side { stream: self.client.into_stream(), early: [read, &self.early].concat() }
+    }
+
+    /// hyper has sent bytes.
+    fn on_written(&mut self, result: &Poll<io::Result<usize>>) {
+        if matches!(result, Poll::Ready(Ok(1..))) {
+            self.departure.on_written();
+        }
+    }
+}
+
+impl AsyncRead for RequestStream<'_> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if !this.early.is_empty() {
+            let front = &this.early[..this.early.len().min(buffer.remaining())];
+            let taken = this.requests.lock().on_bytes(front);
+            buffer.put_slice(&front[..taken]);
+            this.early.advance(taken);
+            if this.early.is_empty() {
+                // Else it would keep its memory as long as the connection.
+                this.early = Bytes::new();
+            }
+            return Poll::Ready(Ok(()));
+        }
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut this.client).poll_read(cx, buffer))?;
+        this.departure.on_read();
+        let fresh = &buffer.filled()[before..];
+        let taken = this.requests.lock().on_bytes(fresh);
+        if taken < fresh.len() {
+            this.early = Bytes::copy_from_slice(&fresh[taken..]);
+            buffer.set_filled(before + taken);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for RequestStream<'_> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let result = Pin::new(&mut this.client).poll_write(cx, bytes);
+        this.on_written(&result);
+        result
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let result = Pin::new(&mut this.client).poll_write_vectored(cx, slices);
+        this.on_written(&result);
+        result
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.client.is_write_vectored()
+    }
+
+    /// hyper reads nothing while an answer is waited for, so that a client may end its side meanwhile. It flushes each time
+    /// that it is polled: here it is told of a client that is gone.
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        ready!(Pin::new(&mut this.client).poll_flush(cx))?;
+        match this.departure.poll(this.client.stream(), cx) {
+            Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into())),
+            Poll::Pending => Poll::Ready(Ok(())),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().client).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,254 @@
+//! Gives up clients that take nothing of what waits for them.
+//!
+//! Invariant: a client whose kernel acknowledges any byte within the limit is not given up, however slow it is.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::time::{Instant, Sleep, sleep};
+use tokio_util::sync::CancellationToken;
+
+use crate::metrics::{Metrics, Rejected};
+use crate::relay::stream::Stream;
+
+/// The limit while the drain closes, if the configured one is longer: well below the default `drain.timeout` of 10 s, so
+/// that a drain does not run into its timeout for a client that takes nothing.
+const DRAIN_LIMIT: Duration = Duration::from_secs(3);
+/// How many times within the shorter of both limits a blocked client is looked at.
+const LOOKS: u32 = 4;
+
+/// The limit of one connection.
+pub(super) struct Stall {
+    limit: Duration,
+    closing: CancellationToken,
+    /// The kernel takes no more bytes for the client.
+    blocked: AtomicBool,
+    metrics: Arc<Metrics>,
+}
+
+/// Measures how long a client has made no progress. It costs nothing before the first wait.
+#[derive(Default)]
+pub(super) struct Watch {
+    /// Kept from one wait to the next. One that fires in between does no harm.
+    timer: Option<Pin<Box<Sleep>>>,
+    /// How long the client has made no progress, as far as looks have shown: a process that was frozen gives up nobody
+    /// when it goes on. `None` if nothing waits for the client.
+    quiet: Option<Duration>,
+    progress: Option<u64>,
+}
+
+/// A client's connection. A write that makes no progress within the limit fails, and the connection is then reset.
+pub(super) struct Patient {
+    stream: Stream,
+    stall: Arc<Stall>,
+    watch: Watch,
+}
+
+impl Stall {
+    /// At most `limit`; less while the drain closes.
+    pub(super) fn new(limit: Duration, closing: CancellationToken, metrics: Arc<Metrics>) -> Arc<Self> {
+        Arc::new(Self { limit, closing, blocked: AtomicBool::new(false), metrics })
+    }
+
+    fn limit(&self) -> Duration {
+        if self.closing.is_cancelled() { self.limit.min(DRAIN_LIMIT) } else { self.limit }
+    }
+
+    /// From one look to the next. The limit may become shorter in between.
+    fn interval(&self) -> Duration {
+        self.limit.min(DRAIN_LIMIT) / LOOKS
+    }
+
+    /// Whether bytes wait for the kernel to take them.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.blocked.load(Ordering::Relaxed)
+    }
+
+    /// Counts a client that is given up.
+    pub(super) fn give_up(&self) {
+        self.metrics.http_rejected(Rejected::Stalled);
+        tracing::debug!(limit = ?self.limit(), "a client took nothing of its answer for too long");
+    }
+}
+
+impl Watch {
+    /// Nothing waits for the client now.
+    pub(super) fn pause(&mut self) {
+        self.quiet = None;
+    }
+
+    /// Ready when something has waited for the client for longer than the limit while `progress`, which is asked now and
+    /// then, stayed the same. `None` counts as progress.
+    pub(super) fn poll(
+        &mut self,
+        stall: &Stall,
+        progress: impl Fn() -> Option<u64>,
+        cx: &mut Context<'_>,
+    ) -> Poll<()> {
+        let interval = stall.interval();
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(interval)));
+        let quiet = self.quiet.get_or_insert_with(|| {
+            self.progress = None;
+            Duration::ZERO
+        });
+        while timer.as_mut().poll(cx).is_ready() {
+            let progress = progress();
+            if progress.is_none() || progress != self.progress {
+                (self.progress, *quiet) = (progress, Duration::ZERO);
+            } else {
+                *quiet += interval;
+            }
+            if *quiet >= stall.limit() {
+                return Poll::Ready(());
+            }
+            timer.as_mut().reset(Instant::now() + interval);
+        }
+        Poll::Pending
+    }
+}
+
+impl Patient {
+    pub(super) fn new(stream: Stream, stall: Arc<Stall>) -> Self {
+        Self { stream, stall, watch: Watch::default() }
+    }
+
+    pub(super) fn stream(&self) -> &Stream {
+        &self.stream
+    }
+
+    pub(super) fn into_stream(self) -> Stream {
+        self.stream
+    }
+
+    /// Sends the end of the stream behind all that was written. A close that finds unread bytes of the client's sends a
+    /// reset, which would overtake an answer.
+    pub(super) async fn close(mut self) {
+        let _gone_already = self.shutdown().await;
+    }
+
+    /// The result of a write or a flush, or an error in place of a wait that takes too long. Nothing is flushed while a
+    /// write waits, so that either of them shows progress.
+    fn judge<T>(&mut self, result: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+        let Self { stream, stall, watch } = self;
+        if result.is_ready() {
+            if watch.quiet.is_some() {
+                watch.pause();
+                stall.blocked.store(false, Ordering::Relaxed);
+            }
+            return result;
+        }
+        stall.blocked.store(true, Ordering::Relaxed);
+        ready!(watch.poll(stall, || stream.acknowledged(), cx));
+        stall.give_up();
+        // What the kernel holds for the client would stay in memory for minutes.
+        stream.reset_on_drop();
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl AsyncRead for Patient {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Patient {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let result = Pin::new(&mut this.stream).poll_write(cx, bytes);
+        this.judge(result, cx)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let result = Pin::new(&mut this.stream).poll_write_vectored(cx, slices);
+        this.judge(result, cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let result = Pin::new(&mut this.stream).poll_flush(cx);
+        this.judge(result, cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let result = Pin::new(&mut this.stream).poll_shutdown(cx);
+        this.judge(result, cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::future::poll_fn;
+
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(120);
+
+    fn stall() -> (Arc<Stall>, CancellationToken) {
+        let closing = CancellationToken::new();
+        (Stall::new(LIMIT, closing.clone(), Metrics::new()), closing)
+    }
+
+    /// How long a client is waited for whose progress is this function of the time since the first wait.
+    async fn waited(stall: &Stall, progress: impl Fn(Duration) -> Option<u64>) -> Duration {
+        let (mut watch, begun) = (Watch::default(), Instant::now());
+        let given_up = poll_fn(|cx| watch.poll(stall, || progress(begun.elapsed()), cx));
+        let _elapsed = tokio::time::timeout(LIMIT * 10, given_up).await;
+        begun.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_makes_no_progress_is_given_up_after_the_limit_and_not_before() {
+        let (stall, _closing) = stall();
+        for stops in [0, 1, 50, 500] {
+            let waited = waited(&stall, |after| Some(after.as_secs().min(stops))).await;
+            let most = LIMIT + 2 * stall.interval() + Duration::from_secs(stops);
+            assert!((LIMIT + Duration::from_secs(stops)..=most).contains(&waited), "{stops}: {waited:?}");
+        }
+        let any = waited(&stall, |after| Some(after.as_secs() / 119)).await;
+        assert_eq!(any.as_secs(), 1200, "the slowest progress is enough");
+        assert_eq!(waited(&stall, |_after| None).await.as_secs(), 1200, "a kernel that does not tell blames nobody");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_drain_makes_the_limit_shorter_also_for_those_who_wait_already() {
+        let (stall, closing) = stall();
+        let closes = Duration::from_secs(20);
+        let (waited, ()) = tokio::join!(waited(&stall, |_after| Some(1)), async {
+            tokio::time::sleep(closes).await;
+            closing.cancel();
+        });
+        assert!(waited >= closes && waited <= closes + stall.interval() * 2, "{waited:?}");
+        let waited = self::waited(&stall, |_after| Some(1)).await;
+        assert!(waited >= DRAIN_LIMIT && waited <= DRAIN_LIMIT * 2, "{waited:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_taken_ends_the_wait() {
+        let (stall, _closing) = stall();
+        let (mut watch, waits) = (Watch::default(), Cell::new(0));
+        let given_up = poll_fn(|cx| {
+            waits.set(waits.get() + 1);
+            watch.pause();
+            watch.poll(&stall, || Some(1), cx)
+        });
+        assert!(tokio::time::timeout(LIMIT * 2, given_up).await.is_err());
+        assert!(waits.get() > 100);
+    }
+}

@@ -1,0 +1,307 @@
+//! Clients that do not take their answers: nobody waits for them for ever, and who takes them slowly gets all of them.
+
+use std::time::{Duration, Instant};
+
+use heartbeat_sidecar::config::Config;
+use http::StatusCode;
+use tokio::io::AsyncWriteExt as _;
+use tokio::task::JoinHandle;
+
+use crate::support::http2::{
+    Browser, END_HEADERS, END_STREAM, Frames, HEADERS, PREFACE, RST_STREAM, SETTINGS, frame, get, request,
+};
+use crate::support::tls::{Any, Pki, Sides};
+use crate::support::{App, Sidecar, Wire, soon};
+
+const MIB: usize = 1 << 20;
+const GET: &str = "GET / HTTP/1.1\r\nHost: app.test\r\n\r\n";
+/// Of `session.write_stall_timeout`.
+const LIMIT: Duration = Duration::from_millis(600);
+/// More than all buffers on the way hold.
+const LARGE: usize = 32 * MIB;
+const WINDOW_UPDATE: u8 = 8;
+
+struct Scene {
+    app: App,
+    sidecar: Sidecar,
+    pki: Pki,
+    encrypted: bool,
+}
+
+/// How a client does not take its answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Taking {
+    /// It reads nothing.
+    Nothing,
+    /// It reads a part, and then no more.
+    Part,
+    /// It ends its side and reads nothing.
+    NothingAndEnds,
+}
+
+const TAKINGS: [Taking; 3] = [Taking::Nothing, Taking::Part, Taking::NothingAndEnds];
+
+impl Scene {
+    async fn new(encrypted: bool) -> Self {
+        Self::with(encrypted, |config| {
+            config.session.patience.write_stall = LIMIT;
+            config.limits.idle_timeout = LIMIT;
+        })
+        .await
+    }
+
+    async fn with(encrypted: bool, settings: impl FnOnce(&mut Config)) -> Self {
+        let (app, pki) = (App::bind().await, Pki::new());
+        let mut config = app.config();
+        settings(&mut config);
+        if encrypted {
+            pki.configure(Sides::Browser, &mut config);
+        }
+        let sidecar = Sidecar::start(config).await;
+        Self { app, sidecar, pki, encrypted }
+    }
+
+    async fn browser(&self) -> Wire<Any> {
+        if self.encrypted {
+            return Wire::new(Box::new(self.pki.connect(self.sidecar.address).await.stream));
+        }
+        Wire::new(Box::new(self.sidecar.connect().await.stream))
+    }
+
+    /// Takes the next request and answers it with this; resolves with what became of that.
+    async fn answers(&self, body: Vec<u8>) -> JoinHandle<std::io::Result<()>> {
+        let mut upstream = self.app.accept().await;
+        upstream.head().await;
+        tokio::spawn(async move {
+            let head = format!("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", body.len());
+            upstream.stream.write_all(head.as_bytes()).await?;
+            upstream.stream.write_all(&body).await
+        })
+    }
+
+    async fn stalled(&self) -> f64 {
+        self.sidecar.metric("http_rejected_total", &[("reason", "stalled")]).await
+    }
+}
+
+fn pattern(length: usize) -> Vec<u8> {
+    (0..length).map(|at| (at % 251) as u8).collect()
+}
+
+/// A client that has asked and does not take its answer; it is there as long as this is.
+async fn idler(scene: &Scene, taking: Taking) -> (Wire<Any>, JoinHandle<std::io::Result<()>>) {
+    let mut browser = scene.browser().await;
+    browser.send(GET).await;
+    if taking == Taking::NothingAndEnds {
+        browser.finish().await;
+    }
+    let answer = scene.answers(vec![7; LARGE]).await;
+    if taking == Taking::Part {
+        browser.exactly(3 * MIB).await;
+    }
+    (browser, answer)
+}
+
+#[tokio::test]
+async fn a_client_that_takes_nothing_of_its_answer_is_given_up() {
+    for encrypted in [false, true] {
+        for taking in TAKINGS {
+            let scene = Scene::new(encrypted).await;
+            let (browser, answer) = idler(&scene, taking).await;
+            assert!(soon(answer).await.unwrap().is_err(), "encrypted {encrypted}, {taking:?}: 32 MiB went somewhere");
+            scene.sidecar.until("client_connections", &[], 0.0).await;
+            assert_eq!(scene.stalled().await, 1.0, "encrypted {encrypted}, {taking:?}");
+            drop(browser);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_drain_does_not_wait_for_clients_that_take_nothing() {
+    for encrypted in [false, true] {
+        for taking in TAKINGS {
+            let mut scene = Scene::with(encrypted, |config| {
+                // Neither of them may be what ends it.
+                config.session.patience.write_stall = Duration::from_secs(600);
+                (config.drain.window, config.drain.timeout) = (Duration::ZERO, Duration::from_secs(600));
+            })
+            .await;
+            let (browser, answer) = idler(&scene, taking).await;
+            scene.sidecar.stop();
+            scene.sidecar.stopped().await;
+            assert!(soon(answer).await.unwrap().is_err(), "encrypted {encrypted}, {taking:?}");
+            drop(browser);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_takes_its_answer_slowly_gets_all_of_it() {
+    const LENGTH: usize = 16 * MIB;
+    for encrypted in [false, true] {
+        let scene = Scene::new(encrypted).await;
+        let mut browser = scene.browser().await;
+        let begun = Instant::now();
+        browser.send(GET).await;
+        let answer = scene.answers(pattern(LENGTH)).await;
+        browser.head().await;
+        let mut came = Vec::new();
+        while came.len() < LENGTH {
+            // A pause is what makes it slow.
+            tokio::time::sleep(LIMIT / 12).await;
+            came.extend(browser.exactly((LENGTH - came.len()).min(LENGTH / 50)).await);
+        }
+        assert!(came == pattern(LENGTH), "encrypted {encrypted}");
+        assert!(begun.elapsed() > LIMIT * 3);
+        soon(answer).await.unwrap().unwrap();
+        assert_eq!(scene.stalled().await, 0.0);
+    }
+}
+
+#[tokio::test]
+async fn a_kept_connection_is_not_subject_to_the_stall_timeout() {
+    let scene = Scene::with(false, |config| config.session.patience.write_stall = LIMIT).await;
+    let mut browser = scene.browser().await;
+    for _request in 0..2 {
+        browser.send(GET).await;
+        // Large enough that a write of it has to wait now and then.
+        let answer = scene.answers(vec![7; 8 * MIB]).await;
+        browser.head().await;
+        browser.exactly(8 * MIB).await;
+        soon(answer).await.unwrap().unwrap();
+        // Nothing happens meanwhile, and that is what is looked for.
+        assert!(browser.is_silent_for(LIMIT * 2).await);
+    }
+    assert_eq!(scene.stalled().await, 0.0);
+}
+
+/// A client of HTTP/2 that has sent these settings and this much more of a window for the connection.
+async fn frames(scene: &Scene, settings: &[(u16, u32)], window: u32) -> Frames {
+    let mut wire = Wire::new(scene.pki.offer(scene.sidecar.address, &[b"h2"]).await);
+    let settings: Vec<u8> =
+        settings.iter().flat_map(|(name, value)| [&name.to_be_bytes()[..], &value.to_be_bytes()].concat()).collect();
+    wire.send([PREFACE, &frame(SETTINGS, 0, 0, settings), &frame(SETTINGS, 1, 0, [])].concat()).await;
+    if window > 0 {
+        wire.send(frame(WINDOW_UPDATE, 0, 0, window.to_be_bytes())).await;
+    }
+    Frames(wire)
+}
+
+const INITIAL_WINDOW_SIZE: u16 = 4;
+const LARGEST_WINDOW: u32 = (1 << 31) - 1;
+
+#[tokio::test]
+async fn a_client_of_http_2_that_takes_nothing_of_its_answer_is_given_up() {
+    for taking in TAKINGS {
+        let scene = Scene::new(true).await;
+        let mut frames = frames(&scene, &[(INITIAL_WINDOW_SIZE, LARGEST_WINDOW)], LARGEST_WINDOW - 65_535).await;
+        frames.0.send(frame(HEADERS, END_STREAM | END_HEADERS, 1, request(&[]))).await;
+        let answer = scene.answers(vec![7; LARGE]).await;
+        if taking == Taking::NothingAndEnds {
+            frames.0.finish().await;
+        }
+        if taking == Taking::Part {
+            frames.0.exactly(3 * MIB).await;
+        }
+        assert!(soon(answer).await.unwrap().is_err(), "{taking:?}: 32 MiB went somewhere");
+        scene.sidecar.until("client_connections", &[], 0.0).await;
+        if taking != Taking::NothingAndEnds {
+            assert_eq!(scene.stalled().await, 1.0, "{taking:?}");
+        }
+        drop(frames);
+    }
+}
+
+#[tokio::test]
+async fn a_stream_without_window_is_given_up_and_no_other_one() {
+    // From the begin, after a part, and for all streams together.
+    for (initial, window) in [(0, LARGEST_WINDOW - 65_535), (100_000, LARGEST_WINDOW - 65_535), (LARGEST_WINDOW, 0)] {
+        let scene = Scene::with(true, |config| config.session.patience.write_stall = LIMIT).await;
+        let mut frames = frames(&scene, &[(INITIAL_WINDOW_SIZE, initial)], window).await;
+        frames.0.send(frame(HEADERS, END_STREAM | END_HEADERS, 1, request(&[]))).await;
+        let answer = scene.answers(vec![7; LARGE]).await;
+        let (stream, code) = frames.until(RST_STREAM).await;
+        assert_eq!((stream, &code[..]), (1, &[0, 0, 0, 8][..]), "CANCEL (RFC 9113 §7)");
+        assert!(soon(answer).await.unwrap().is_err(), "{initial} {window}: 32 MiB went somewhere");
+        assert_eq!(scene.stalled().await, 1.0);
+        frames.0.send(frame(HEADERS, END_STREAM | END_HEADERS, 3, request(&[]))).await;
+        let mut upstream = scene.app.accept().await;
+        upstream.head().await;
+        upstream.send("HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n").await;
+        assert_eq!(frames.until(HEADERS).await.0, 3);
+        assert_eq!(scene.sidecar.metric("client_connections", &[]).await, 1.0);
+    }
+}
+
+#[tokio::test]
+async fn a_drain_does_not_wait_for_a_stream_without_window() {
+    let mut scene = Scene::with(true, |config| {
+        config.session.patience.write_stall = Duration::from_secs(600);
+        (config.drain.window, config.drain.timeout) = (Duration::ZERO, Duration::from_secs(600));
+    })
+    .await;
+    let mut frames = frames(&scene, &[(INITIAL_WINDOW_SIZE, 0)], 0).await;
+    frames.0.send(frame(HEADERS, END_STREAM | END_HEADERS, 1, request(&[]))).await;
+    let answer = scene.answers(vec![7; LARGE]).await;
+    frames.until(HEADERS).await;
+    scene.sidecar.stop();
+    frames.until(RST_STREAM).await;
+    assert!(soon(answer).await.unwrap().is_err());
+    drop(frames);
+    scene.sidecar.stopped().await;
+}
+
+#[tokio::test]
+async fn a_stream_that_is_taken_slowly_comes_whole() {
+    const LENGTH: usize = 2 * MIB;
+    let scene = Scene::new(true).await;
+    let mut browser = Browser::connect(&scene.pki, scene.sidecar.address).await;
+    let begun = Instant::now();
+    let asked = browser.ask(get("/"));
+    let answer = scene.answers(pattern(LENGTH)).await;
+    let mut asked = asked.await.unwrap();
+    assert_eq!(asked.status(), StatusCode::OK);
+    let mut came = Vec::new();
+    while let Some(data) = soon(asked.body_mut().data()).await {
+        let data = data.unwrap();
+        came.extend_from_slice(&data);
+        eprintln!("{}", data.len());
+        // A pause is what makes it slow.
+        tokio::time::sleep(LIMIT / 40).await;
+        asked.body_mut().flow_control().release_capacity(data.len()).unwrap();
+    }
+    assert!(came == pattern(LENGTH));
+    assert!(begun.elapsed() > LIMIT * 2, "{:?}", begun.elapsed());
+    soon(answer).await.unwrap().unwrap();
+    assert_eq!(scene.stalled().await, 0.0);
+}
+
+#[tokio::test]
+async fn an_app_that_pauses_within_its_answer_is_no_client_that_stalls() {
+    for encrypted in [false, true] {
+        let scene = Scene::with(encrypted, |config| config.session.patience.write_stall = LIMIT / 3).await;
+        let mut browser = scene.browser().await;
+        browser.send(GET).await;
+        let mut upstream = scene.app.accept().await;
+        upstream.head().await;
+        upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nha").await;
+        browser.head().await;
+        browser.expect("ha").await;
+        // Nothing happens meanwhile, and that is what is looked for.
+        assert!(browser.is_silent_for(LIMIT).await);
+        upstream.send("lf").await;
+        browser.expect("lf").await;
+    }
+    let scene = Scene::with(true, |config| config.session.patience.write_stall = LIMIT / 3).await;
+    let mut browser = Browser::connect(&scene.pki, scene.sidecar.address).await;
+    let asked = browser.ask(get("/"));
+    let mut upstream = scene.app.accept().await;
+    upstream.head().await;
+    upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nha").await;
+    let mut asked = asked.await.unwrap();
+    assert_eq!(soon(asked.body_mut().data()).await.unwrap().unwrap(), "ha");
+    // Nothing happens meanwhile, and that is what is looked for.
+    assert!(upstream.is_silent_for(LIMIT).await);
+    upstream.send("lf").await;
+    assert_eq!(soon(asked.body_mut().data()).await.unwrap().unwrap(), "lf");
+}
