@@ -157,7 +157,10 @@ mod tests {
             BOTH.to_owned(),
             BOTH.replace('\r', ""),
             format!("\r\n\n\r\n{BOTH}"),
-            BOTH.replace("content-LENGTH: 5\r\nX: y\r\ntransfer-encoding: chunked", "Transfer-Encoding:\r\nContent-Length:"),
+            BOTH.replace(
+                "content-LENGTH: 5\r\nX: y\r\ntransfer-encoding: chunked",
+                "Transfer-Encoding:\r\nContent-Length:",
+            ),
             BOTH.replace("X: y", &format!("X: {}", "y".repeat(70_000))),
         ] {
             for size in (1..40).chain([1000, 100_000]) {

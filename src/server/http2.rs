@@ -38,11 +38,9 @@ const CONNECTION_WINDOW: u32 = 2 << 20;
 /// By how much a head may be larger in h2's count than in that of `limits`, by which `proxy` judges it: 32 bytes for each
 /// field (RFC 9113 §6.5.2), for as many fields as HTTP/1.1 accepts, and for the four of the request line.
 const LIST_OVERHEAD: usize = 32 * (100 + 4);
-/// What is taken of an answer before the client has: bytes a stream.
+/// What is taken of an answer before the client has: bytes a stream. A client makes progress when it takes so much: smaller
+/// parts would make more frames where its window is nearly full.
 const MOST_UNSENT: usize = 64 * 1024;
-/// What is handed on of an answer at a time, the payload of one frame (RFC 9113 §4.2). A client makes progress when it takes
-/// so much.
-const PART: usize = 16 * 1024;
 /// Requests that are taken back before they are begun with, and streams that break the protocol, until the connection
 /// does not go on (CVE-2023-44487, CVE-2025-8671).
 const MOST_TAKEN_BACK: usize = 20;
@@ -261,7 +259,7 @@ impl Body for Answer {
             }
         }
         turn.on_part();
-        Poll::Ready(Some(Ok(Frame::data(rest.split_to(rest.len().min(PART))))))
+        Poll::Ready(Some(Ok(Frame::data(rest.split_to(rest.len().min(MOST_UNSENT))))))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -84,12 +84,7 @@ impl Watch {
 
     /// Ready when something has waited for the client for longer than the limit while `progress`, which is asked now and
     /// then, stayed the same. `None` counts as progress.
-    pub(super) fn poll(
-        &mut self,
-        stall: &Stall,
-        progress: impl Fn() -> Option<u64>,
-        cx: &mut Context<'_>,
-    ) -> Poll<()> {
+    pub(super) fn poll(&mut self, stall: &Stall, progress: impl Fn() -> Option<u64>, cx: &mut Context<'_>) -> Poll<()> {
         let interval = stall.interval();
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(interval)));
         let quiet = self.quiet.get_or_insert_with(|| {

@@ -123,7 +123,10 @@ async fn a_length_beside_chunks_is_refused_on_every_request_of_a_connection() {
                     send_in_pieces(&mut client, bad.as_bytes(), size).await;
                 }
                 let answer = client.head().await.to_ascii_lowercase();
-                assert!(answer.starts_with("http/1.1 400 ") && answer.contains("connection: close"), "{told}: {answer}");
+                assert!(
+                    answer.starts_with("http/1.1 400 ") && answer.contains("connection: close"),
+                    "{told}: {answer}"
+                );
                 let _body_and_end_or_reset = client.rest().await;
                 assert!(app.is_untouched(), "{told}");
                 refused += 1.0;
@@ -146,9 +149,11 @@ async fn a_length_or_chunks_alone_reach_the_app_also_behind_each_other() {
     for size in [1, 7, 10_000] {
         let (app, sidecar) = Sidecar::with_app().await;
         let mut client: Wire<Any> = Wire::new(Box::new(sidecar.connect().await.stream));
-        for (request, body) in
-            [(length, "Transfer-Encodin"), (length, "Transfer-Encodin"), (&chunks, "12\r\n\r\nContent-Length: \r\n0\r\n\r\n")]
-        {
+        for (request, body) in [
+            (length, "Transfer-Encodin"),
+            (length, "Transfer-Encodin"),
+            (&chunks, "12\r\n\r\nContent-Length: \r\n0\r\n\r\n"),
+        ] {
             send_in_pieces(&mut client, request.as_bytes(), size).await;
             let mut upstream = app.accept().await;
             upstream.head().await;

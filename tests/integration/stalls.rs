@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use heartbeat_sidecar::config::Config;
 use http::StatusCode;
 use tokio::io::AsyncWriteExt as _;
@@ -116,23 +117,28 @@ async fn a_client_that_takes_nothing_of_its_answer_is_given_up() {
     }
 }
 
+/// A scene whose drain is ended by neither of its timeouts.
+async fn patient(encrypted: bool) -> Scene {
+    let long = Duration::from_secs(600);
+    Scene::with(encrypted, |config| {
+        config.session.patience.write_stall = long;
+        (config.drain.window, config.drain.timeout) = (Duration::ZERO, long);
+    })
+    .await
+}
+
 #[tokio::test]
 async fn a_drain_does_not_wait_for_clients_that_take_nothing() {
-    for encrypted in [false, true] {
-        for taking in TAKINGS {
-            let mut scene = Scene::with(encrypted, |config| {
-                // Neither of them may be what ends it.
-                config.session.patience.write_stall = Duration::from_secs(600);
-                (config.drain.window, config.drain.timeout) = (Duration::ZERO, Duration::from_secs(600));
-            })
-            .await;
-            let (browser, answer) = idler(&scene, taking).await;
-            scene.sidecar.stop();
-            scene.sidecar.stopped().await;
-            assert!(soon(answer).await.unwrap().is_err(), "encrypted {encrypted}, {taking:?}");
-            drop(browser);
-        }
-    }
+    let cases = [false, true].into_iter().flat_map(|encrypted| TAKINGS.map(|taking| (encrypted, taking)));
+    let drained = cases.map(|(encrypted, taking)| async move {
+        let mut scene = patient(encrypted).await;
+        let (browser, answer) = idler(&scene, taking).await;
+        scene.sidecar.stop();
+        scene.sidecar.stopped().await;
+        assert!(soon(answer).await.unwrap().is_err(), "encrypted {encrypted}, {taking:?}");
+        drop(browser);
+    });
+    join_all(drained).await;
 }
 
 #[tokio::test]
@@ -235,11 +241,7 @@ async fn a_stream_without_window_is_given_up_and_no_other_one() {
 
 #[tokio::test]
 async fn a_drain_does_not_wait_for_a_stream_without_window() {
-    let mut scene = Scene::with(true, |config| {
-        config.session.patience.write_stall = Duration::from_secs(600);
-        (config.drain.window, config.drain.timeout) = (Duration::ZERO, Duration::from_secs(600));
-    })
-    .await;
+    let mut scene = patient(true).await;
     let mut frames = frames(&scene, &[(INITIAL_WINDOW_SIZE, 0)], 0).await;
     frames.0.send(frame(HEADERS, END_STREAM | END_HEADERS, 1, request(&[]))).await;
     let answer = scene.answers(vec![7; LARGE]).await;
@@ -253,7 +255,8 @@ async fn a_drain_does_not_wait_for_a_stream_without_window() {
 
 #[tokio::test]
 async fn a_stream_that_is_taken_slowly_comes_whole() {
-    const LENGTH: usize = 2 * MIB;
+    const LENGTH: usize = MIB;
+    const STEP: usize = LENGTH / 32;
     let scene = Scene::new(true).await;
     let mut browser = Browser::connect(&scene.pki, scene.sidecar.address).await;
     let begun = Instant::now();
@@ -265,9 +268,10 @@ async fn a_stream_that_is_taken_slowly_comes_whole() {
     while let Some(data) = soon(asked.body_mut().data()).await {
         let data = data.unwrap();
         came.extend_from_slice(&data);
-        eprintln!("{}", data.len());
-        // A pause is what makes it slow.
-        tokio::time::sleep(LIMIT / 40).await;
+        if came.len() / STEP > (came.len() - data.len()) / STEP {
+            // A pause is what makes it slow.
+            tokio::time::sleep(LIMIT / 12).await;
+        }
         asked.body_mut().flow_control().release_capacity(data.len()).unwrap();
     }
     assert!(came == pattern(LENGTH));
