@@ -19,7 +19,7 @@ pub enum Handshake {
     Timeout,
     /// One side's handshake breaks RFC 6455 §4.
     Invalid,
-    /// The browser left before the app server had answered.
+    /// The browser reset its connection before the app server had answered.
     Abandoned,
     /// A newer handshake of the same session took its place.
     Superseded,

@@ -3,7 +3,7 @@
 //! The heads of a connection are scanned as they are read, and hyper is given no byte behind a head before it has parsed
 //! it. So the two agree on where a head ends. hyper's view of a request tells where the next head starts.
 
-use memchr::memchr;
+use memchr::memchr_iter;
 
 const LENGTH: &[u8] = b"content-length:";
 const CODING: &[u8] = b"transfer-encoding:";
@@ -75,12 +75,12 @@ impl Heads {
     /// Looks for both fields, and for the empty line that ends the head. Answers the number of bytes up to that.
     fn scan(&mut self, bytes: &[u8]) -> usize {
         let mut at = 0;
-        while let Some(length) = memchr(b'\n', &bytes[at..]) {
-            let ends = self.on_line(&bytes[at..at + length]);
+        for end in memchr_iter(b'\n', bytes) {
+            let ends = self.on_line(&bytes[at..end]);
             if self.place == Place::Rest {
                 return bytes.len();
             }
-            at += length + 1;
+            at = end + 1;
             if ends {
                 return at;
             }
@@ -92,20 +92,27 @@ impl Heads {
     /// The rest of a line has come, without its LF. Answers whether the head ends with it. Empty lines before a request do
     /// not count (RFC 9112 §2.2).
     fn on_line(&mut self, rest: &[u8]) -> bool {
-        let kept = self.length;
-        self.keep(&rest[..rest.len().min(CODING.len())]);
-        let start = &self.start[..self.length.min(CODING.len())];
-        // A CR that belongs to the line's end.
-        let is_empty = kept + rest.len() == 0 || kept + rest.len() == 1 && start == b"\r";
-        self.has_length |= starts_with(start, LENGTH);
-        self.has_coding |= starts_with(start, CODING);
-        if !self.begun && start.starts_with(PREFACE) {
-            self.place = Place::Rest;
+        if self.length == 0 {
+            return self.on_start(rest);
         }
+        self.keep(rest);
+        let (start, length) = (self.start, self.length.min(CODING.len()));
         self.length = 0;
-        let ends = is_empty && self.begun;
-        self.begun = !is_empty || self.begun && !ends;
-        ends
+        self.on_start(&start[..length])
+    }
+
+    /// As [`Heads::on_line`], with the start of the whole line.
+    fn on_start(&mut self, start: &[u8]) -> bool {
+        match start {
+            // A CR belongs to the line's end.
+            [] | b"\r" => return std::mem::take(&mut self.begun),
+            [b'C' | b'c', ..] => self.has_length |= starts_with(start, LENGTH),
+            [b'T' | b't', ..] => self.has_coding |= starts_with(start, CODING),
+            [b'P', ..] if !self.begun && start.starts_with(PREFACE) => self.place = Place::Rest,
+            _ => {}
+        }
+        self.begun = true;
+        false
     }
 
     fn keep(&mut self, bytes: &[u8]) {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONNECTION, HeaderValue};
-use http::{Request, StatusCode};
+use http::{Request, Response, StatusCode};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::server::conn::http1::{Builder, Parts};
@@ -24,7 +24,7 @@ use super::stall::Patient;
 use crate::config::Limits;
 use crate::drain::Guard;
 use crate::metrics::Rejected;
-use crate::proxy::{DroppedLength, RequestBody, Visit, wire};
+use crate::proxy::{DroppedLength, RequestBody, ResponseBody, Visit, wire};
 use crate::relay::Side;
 use crate::relay::stream::Stream;
 
@@ -55,7 +55,7 @@ pub(super) async fn serve(entrance: Arc<Entrance>, mut stream: Stream, client: I
         return Patient::new(stream, entrance.stall(&guard)).close().await;
     };
     let mut departure = Departure::new(entrance.patience);
-    let answer = Mutex::new(None);
+    let mut answer = None;
     if let Some((request, length)) = wire::read_handshake(&early) {
         // Boxed, so that connections without a handshake are not larger for it.
         let response = tokio::select! {
@@ -64,22 +64,47 @@ pub(super) async fn serve(entrance: Arc<Entrance>, mut stream: Stream, client: I
             () = poll_fn(|cx| departure.poll(&stream, cx)) => return,
         };
         if let Some(head) = wire::write_switch(&response) {
-            return match stream.send(&head).await {
-                Ok(()) => visit.join(Side { stream, early: early[length..].to_vec() }, guard),
-                Err(error) => tracing::debug!(%error, "a connection ended early"),
+            return match tokio::time::timeout(entrance.write_stall, stream.send(&head)).await {
+                Ok(Ok(())) => visit.join(Side { stream, early: early[length..].to_vec() }, guard),
+                failed => tracing::debug!(?failed, "a connection ended early"),
             };
         }
-        *answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(response);
+        answer = Some(response);
     }
-    let requests = Requests::default();
+    let (stall, requests) = (entrance.stall(&guard), Requests::default());
+    let client = RequestStream::new(Patient::new(stream, stall), early, &requests, departure);
+    let (served, side) = serve_with_hyper(&entrance, client, &requests, answer, &visit, &guard).await;
+    match side {
+        Ok(side) => visit.join(side, guard),
+        Err(client) => client.close().await,
+    }
+    if let Err(error) = served {
+        if let Some(reason) = rejected(&error) {
+            entrance.metrics.http_rejected(reason);
+        }
+        tracing::debug!(%error, "a connection ended early");
+    }
+}
+
+/// Serves all requests of a connection, the first of which may be answered already. Also gives the connection back: as one
+/// side of a session if it has become a websocket.
+async fn serve_with_hyper(
+    entrance: &Entrance,
+    client: RequestStream<'_>,
+    requests: &Requests,
+    answer: Option<Response<ResponseBody>>,
+    visit: &Visit,
+    guard: &Guard,
+) -> (hyper::Result<()>, Result<Side, Patient>) {
+    let answer = Mutex::new(answer);
     let service = service_fn(|request: Request<Incoming>| {
-        let request = judged(request, &requests);
+        let request = judged(request, requests);
         Box::pin(async {
             let is_chunked = request.body().size_hint().exact().is_none();
             let answer = answer.lock().unwrap_or_else(PoisonError::into_inner).take();
             let mut response = match answer {
                 Some(answer) => answer,
-                None => entrance.proxy.handle(request.map(RequestBody::from), &visit).await,
+                None => entrance.proxy.handle(request.map(RequestBody::from), visit).await,
             };
             // A client that uses the connection goes elsewhere while that costs nobody a request (RFC 9112 §9.6). Where
             // chunks end is not followed, so nor is where the next request starts.
@@ -89,30 +114,20 @@ pub(super) async fn serve(entrance: Arc<Entrance>, mut stream: Stream, client: I
             Ok::<_, Infallible>(response)
         })
     });
-    let client = Patient::new(stream, entrance.stall(&guard));
-    let io = TokioIo::new(RequestStream::new(client, early, &requests, departure));
-    let mut connection = entrance.http1.serve_connection(io, service);
+    let mut connection = entrance.http1.serve_connection(TokioIo::new(client), service);
     let served = tokio::select! {
         // A request that has come is read before connections without one are closed.
         biased;
         served = &mut connection => served,
-        () = closing(&guard) => {
+        () = closing(guard) => {
             Pin::new(&mut connection).graceful_shutdown();
             (&mut connection).await
         }
     };
     let Parts { io, read_buf, .. } = connection.into_parts();
-    let io = io.into_inner();
-    if served.is_ok() && visit.is_upgraded() {
-        return visit.join(io.into_side(&read_buf), guard);
-    }
-    io.into_client().close().await;
-    if let Err(error) = served {
-        if let Some(reason) = rejected(&error) {
-            entrance.metrics.http_rejected(reason);
-        }
-        tracing::debug!(%error, "a connection ended early");
-    }
+    let client = io.into_inner();
+    let upgraded = served.is_ok() && visit.is_upgraded();
+    (served, if upgraded { Ok(client.into_side(&read_buf)) } else { Err(client.into_client()) })
 }
 
 /// Marks a request that had a Content-Length which hyper has dropped.

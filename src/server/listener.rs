@@ -38,7 +38,7 @@ pub struct Entrance {
     /// How long that header may take, and the first bytes behind it.
     pub(super) patience: Duration,
     /// How long a client may take nothing of what waits for it.
-    write_stall: Duration,
+    pub(super) write_stall: Duration,
     /// How many connections there may be, as configured, and the places for them.
     connections: Option<NonZeroUsize>,
     places: Quota,
