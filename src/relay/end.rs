@@ -10,7 +10,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead as _, ReadBuf};
 
 use super::progress::Delivery;
-use super::stream::Stream;
+use super::stream::{Peer, Stream};
 use crate::heartbeat::tap::MAX_CARRY;
 
 /// Bytes that the first read of a connection may take, as a power of two.
@@ -139,7 +139,7 @@ impl End {
 
     /// The peer has ended its stream or broken the connection, whether that was read yet or not.
     pub(super) fn has_left(&self) -> bool {
-        self.inbound != Half::Open || self.outbound == Half::Broken || self.stream.has_left()
+        self.inbound != Half::Open || self.outbound == Half::Broken || self.stream.peer() != Peer::Open
     }
 
     /// The kernel gave the connection up, rather than the peer.

@@ -15,10 +15,6 @@ use super::tcp_info::tcp_info;
 use super::tls::Tls;
 use crate::limits::Permit;
 
-/// The states of a TCP connection whose peer has ended its stream or reset it (`net/tcp_states.h`): TIME_WAIT, CLOSE, CLOSE_WAIT,
-/// LAST_ACK, CLOSING.
-const LEFT_STATES: [u8; 5] = [6, 7, 8, 9, 11];
-
 /// A stream socket, and the place among others that it takes as long as it is open, if it is counted.
 #[derive(Debug)]
 pub enum Stream {
@@ -41,9 +37,10 @@ pub enum Peer {
     Gone,
 }
 
-/// States of a connection as `TCP_INFO` has them (Linux, `net/tcp_states.h`).
+/// The state of a broken connection as `TCP_INFO` has it (Linux, `net/tcp_states.h`).
 const TCP_CLOSE: u8 = 7;
-const TCP_CLOSE_WAIT: u8 = 8;
+/// The states of one whose peer has ended its side: TIME_WAIT, CLOSE_WAIT, LAST_ACK, CLOSING.
+const ENDED_STATES: [u8; 4] = [6, 8, 9, 11];
 
 /// Calls the same method on whichever socket there is.
 macro_rules! each {
@@ -159,7 +156,7 @@ impl Stream {
     pub fn peer(&self) -> Peer {
         match self.tcp_info().map(|info| info.tcpi_state) {
             Some(TCP_CLOSE) => Peer::Gone,
-            Some(TCP_CLOSE_WAIT) => Peer::Ended,
+            Some(state) if ENDED_STATES.contains(&state) => Peer::Ended,
             Some(_) | None => Peer::Open,
         }
     }
@@ -180,12 +177,6 @@ impl Stream {
             quiet: Duration::from_millis(info.tcpi_last_ack_recv.into()),
             round_trip: (info.tcpi_rtt > 0).then(|| Duration::from_micros(info.tcpi_rtt.into())),
         })
-    }
-
-    /// Whether the peer's end of stream or reset has come, even behind bytes that were not read yet; a Unix domain socket
-    /// does not tell.
-    pub(super) fn has_left(&self) -> bool {
-        self.tcp_info().is_some_and(|info| LEFT_STATES.contains(&info.tcpi_state))
     }
 
     fn tcp_info(&self) -> Option<libc::tcp_info> {
