@@ -168,3 +168,24 @@ async fn a_client_that_never_stops_to_send_is_cut() {
     assert!(sent < MOST, "{sent} bytes of a refused upload");
     sidecar.until("client_connections", &[], 0.0).await;
 }
+
+#[tokio::test]
+async fn an_upload_that_a_hung_app_does_not_take_ends_when_its_client_leaves() {
+    for answers in [false, true] {
+        let (app, sidecar) = Sidecar::with_app().await;
+        let mut client = sidecar.connect().await;
+        client.send("PUT /upload HTTP/1.1\r\nHost: app.test\r\nContent-Length: 1000000000\r\n\r\n").await;
+        let mut hung = app.accept().await;
+        hung.head().await;
+        if answers {
+            hung.send(TOO_LARGE).await;
+            client.head().await;
+        }
+        let more_than_sockets_hold = vec![0; 32 * MIB];
+        let sent = tokio::time::timeout(Duration::from_secs(1), client.stream.write_all(&more_than_sockets_hold)).await;
+        assert!(answers || sent.is_err(), "the app takes nothing");
+        client.reset();
+        sidecar.until("client_connections", &[], 0.0).await;
+        let _reset_or_end = hung.rest().await;
+    }
+}
