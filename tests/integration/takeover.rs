@@ -148,10 +148,11 @@ async fn gives_up(mut browser: Wire) {
     browser.rest().await.unwrap();
 }
 
-/// Whether the sidecar has closed this connection, whatever is still unread.
+/// Whether the sidecar has closed this connection, whatever is still unread. The system may need some milliseconds to
+/// deliver that. The sidecar, which runs on this thread too, does nothing meanwhile.
 fn is_closed(app: &TcpStream) -> bool {
     let mut polled = [PollFd::new(app, PollFlags::RDHUP)];
-    poll(&mut polled, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).unwrap();
+    poll(&mut polled, Some(&Timespec { tv_sec: 5, tv_nsec: 0 })).unwrap();
     polled[0].revents().intersects(PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR)
 }
 
