@@ -218,7 +218,7 @@ async fn a_browser_that_leaves_its_handshake_leaves_the_session_to_the_next() {
     let older = resume(&sidecar, SESSION_ID).await;
     let mut slow = app.accept().await;
     slow.head().await;
-    drop(older);
+    older.reset();
     slow.end().await;
     let browser = resume(&sidecar, SESSION_ID).await;
     let _new = joins(&app, browser).await;
