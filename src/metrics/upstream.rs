@@ -5,18 +5,21 @@
 use std::time::Duration;
 
 use metrics::{Counter, Gauge, Histogram};
+use metrics_exporter_prometheus::PrometheusHandle;
 
-use super::Registrar;
 use super::labels::{
     CloseCode, Direction, Family, Handshake, Initiator, LabelValue as _, Loss, Method, Reconnect, StatusClass,
     Takeover, TapDisabled, WatchdogPage,
 };
+use super::registrar::Registrar;
 use super::series;
 use crate::heartbeat::{AckOrigin, Capability, Withheld};
 use crate::streamlit::messages::{BackType, ForwardType, ScriptResult};
 
 /// The series of one upstream, labelled with its configured name.
 pub struct UpstreamMetrics {
+    /// What renders them.
+    pub(super) text: PrometheusHandle,
     heartbeats: Counter,
     heartbeat_interval: Histogram,
     acks: Family<AckOrigin, Counter>,
@@ -53,8 +56,9 @@ struct Traffic {
 
 impl UpstreamMetrics {
     /// Registers every series at zero.
-    pub(super) fn new(to: &Registrar<'_>) -> Self {
+    pub(super) fn new(to: &Registrar) -> Self {
         Self {
+            text: to.recorder.handle(),
             heartbeats: to.counter(&series::HEARTBEATS, &[]),
             heartbeat_interval: to.histogram(&series::HEARTBEAT_INTERVAL, &[]),
             acks: Family::new(|o: AckOrigin| to.counter(&series::ACKS, &[("origin", o.name())])),
@@ -211,7 +215,7 @@ impl UpstreamMetrics {
 }
 
 impl Traffic {
-    fn new(to: &Registrar<'_>, direction: Direction, kind: &'static str) -> Self {
+    fn new(to: &Registrar, direction: Direction, kind: &'static str) -> Self {
         let labels = [("direction", direction.name()), ("type", kind)];
         Self { messages: to.counter(&series::MESSAGES, &labels), bytes: to.counter(&series::MESSAGE_BYTES, &labels) }
     }

@@ -277,7 +277,8 @@ mod tests {
     #[tokio::test]
     async fn metrics_are_in_the_text_format() {
         let admin = admin().await;
-        admin.state.metrics.upstream("app").native_ack_missed();
+        let app = admin.state.metrics.upstream("app");
+        app.native_ack_missed();
         let (head, body) = admin.ask("GET", "/metrics").await;
         assert!(head.contains("content-type: text/plain; version=0.0.4; charset=utf-8"), "{head}");
         assert!(body.contains("\nheartbeat_sidecar_native_acks_missed_total{upstream=\"app\"} 1\n"), "{body}");

@@ -1,0 +1,79 @@
+//! Registers series: a recorder each for the sidecar itself and for every upstream.
+
+use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder as _};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusRecorder};
+
+use super::series::{self, Series};
+use super::{CloseCode, Detail};
+
+/// Where handles come from. The recorder has no way to remove a series; it goes with all of them.
+pub(super) struct Registrar {
+    detail: Detail,
+    pub(super) recorder: PrometheusRecorder,
+}
+
+impl Registrar {
+    /// The exporter does not look at it.
+    const METADATA: Metadata<'static> = Metadata::new(module_path!(), Level::INFO, Some(module_path!()));
+
+    /// For the series of one upstream, which all get its label, or for those of the sidecar itself.
+    pub(super) fn new(detail: Detail, upstream: Option<&str>) -> Self {
+        let builder = series::HISTOGRAMS
+            .iter()
+            .try_fold(PrometheusBuilder::new(), |builder, histogram| {
+                builder.set_buckets_for_metric(Matcher::Full(histogram.name.to_owned()), histogram.buckets)
+            })
+            .expect("only an empty list of buckets is refused, and none is empty");
+        let builder = upstream.into_iter().fold(builder, |builder, name| builder.add_global_label("upstream", name));
+        Self { detail, recorder: builder.build_recorder() }
+    }
+
+    pub(super) fn counter(&self, series: &Series, labels: &[(&'static str, &'static str)]) -> Counter {
+        if !self.shows(series) {
+            return Counter::noop();
+        }
+        self.recorder.describe_counter(series.name.into(), None, series.help.into());
+        self.recorder.register_counter(&key(series, labels), &Self::METADATA)
+    }
+
+    pub(super) fn gauge(&self, series: &Series, labels: &[(&'static str, &'static str)]) -> Gauge {
+        if !self.shows(series) {
+            return Gauge::noop();
+        }
+        self.recorder.describe_gauge(series.name.into(), None, series.help.into());
+        self.recorder.register_gauge(&key(series, labels), &Self::METADATA)
+    }
+
+    pub(super) fn histogram(&self, series: &Series, labels: &[(&'static str, &'static str)]) -> Histogram {
+        if !self.shows(series) {
+            return Histogram::noop();
+        }
+        self.recorder.describe_histogram(series.name.into(), None, series.help.into());
+        self.recorder.register_histogram(&key(series, labels), &Self::METADATA)
+    }
+
+    fn shows(&self, series: &Series) -> bool {
+        self.detail == Detail::Full || series.lean
+    }
+
+    /// The code that this one is counted with.
+    pub(super) fn code(&self, code: CloseCode) -> CloseCode {
+        match (self.detail, code) {
+            (Detail::Full, code) => code,
+            (
+                Detail::Lean,
+                CloseCode::Normal
+                | CloseCode::GoingAway
+                | CloseCode::NoStatus
+                | CloseCode::Abnormal
+                | CloseCode::ServiceRestart,
+            ) => code,
+            (Detail::Lean, _) => CloseCode::Other,
+        }
+    }
+}
+
+fn key(series: &Series, labels: &[(&'static str, &'static str)]) -> Key {
+    let labels = labels.iter().map(|&(key, value)| Label::from_static_parts(key, value));
+    Key::from_parts(series.name, labels.collect::<Vec<_>>())
+}
