@@ -149,18 +149,16 @@ impl Sidecar {
     /// on as planned; but its delay ends when the app is gone.
     pub async fn run(self, stop: impl Future<Output = ()>) {
         let Self { drain_settings, public, admin, metrics, sessions, drain, tls, entrance, reloading } = self;
+        let in_force = reloading.clone();
         let state = AdminState {
             metrics: metrics.clone(),
             sessions: sessions.clone(),
             drain: drain.clone(),
             // This also keeps certificates towards app servers read anew.
-            configured: {
-                let reloading = reloading.clone();
-                Arc::new(move || reloading.in_force())
-            },
+            configured: Arc::new(move || in_force.in_force()),
         };
         let admin = tokio::spawn(admin::serve(admin, state, std::future::pending()));
-        let upkeep = tokio::spawn(keep_up(metrics.clone()));
+        let upkeep = tokio::spawn(keep_up(metrics.clone(), reloading.clone()));
         let certificates = tokio::spawn(watch(tls, metrics.clone()));
         let public = tokio::spawn(listener::serve(public, entrance, drain.clone()));
 
@@ -257,10 +255,11 @@ async fn watch(tls: Option<Watcher<ListenerFiles>>, metrics: Arc<Metrics>) {
     }
 }
 
-async fn keep_up(metrics: Arc<Metrics>) {
+async fn keep_up(metrics: Arc<Metrics>, reloading: Reloading) {
     let mut ticks = tokio::time::interval(UPKEEP);
     loop {
         ticks.tick().await;
         metrics.upkeep();
+        reloading.forget_unused(Instant::now());
     }
 }

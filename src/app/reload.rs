@@ -1,14 +1,19 @@
 //! Puts another configuration in force while the sidecar runs: its apps, its limits, whom it trusts.
 //!
-//! Law: at one moment, for what comes after it; live sessions go on as they began.
+//! Law: at one moment, for what comes after it; live sessions go on as they began. An app is known by its name: places for
+//! sessions, and series, are those of the name, at whatever address it is.
 
+#[cfg(test)]
+mod tests;
+
+use std::cmp::Reverse;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::config::Config;
+use crate::config::{Config, Route};
 use crate::metrics::{Metrics, Reload};
 use crate::proxy::Proxy;
 use crate::proxy::routes::Routes;
@@ -17,6 +22,14 @@ use crate::server::listener::Entrance;
 use crate::server::status::{InForce, LastReload};
 use crate::server::tls;
 use crate::tls::{ClientFiles, Live, TlsError, Watcher};
+
+/// How long an app without sessions is remembered after a reload took it away, and its series are shown. Scrapes are at most
+/// two minutes apart where Prometheus sees no gaps, so the last counts are scraped also when one scrape or two fail.
+const REMEMBERED: Duration = Duration::from_secs(600);
+
+/// As many of these are remembered as there are apps in force, or this many if that is more: reloads that each bring other
+/// names do not fill the memory, nor the scrape.
+const ALWAYS_REMEMBERED: usize = 10;
 
 /// What can be changed of a running sidecar; clones change the same one.
 #[derive(Clone)]
@@ -30,9 +43,18 @@ pub struct Reloading {
 /// The app servers, what all of them are spoken to with over TLS, and when they were read anew.
 pub(super) struct Apps {
     upstreams: Vec<Arc<Upstream>>,
+    /// Those that a reload took away. Invariant: an app with sessions is in one of the lists.
+    gone: Vec<Gone>,
     tls: Option<ClientTls>,
     reloaded: Option<(Instant, Reload)>,
     metrics: Arc<Metrics>,
+}
+
+/// An app, at one address, that a reload took away.
+struct Gone {
+    upstream: Arc<Upstream>,
+    /// `None` while it has sessions, or had some when it was looked at last.
+    unused_since: Option<Instant>,
 }
 
 /// Certificates and roots towards `https://` app servers, read anew as long as this lives.
@@ -58,6 +80,11 @@ impl Reloading {
         Ok(())
     }
 
+    /// Forgets apps that a reload took away and that are unused for long: call it every few seconds.
+    pub fn forget_unused(&self, now: Instant) {
+        self.apps().forget_unused(now);
+    }
+
     /// Tells Prometheus and the status page what became of a configuration that was read anew.
     pub fn tell(&self, result: Reload) {
         self.metrics.config_reload(result);
@@ -67,7 +94,8 @@ impl Reloading {
     /// What the status page shows of it.
     pub(super) fn in_force(&self) -> InForce {
         let apps = self.apps();
-        let upstreams = apps.upstreams.iter().map(|upstream| (upstream.name(), upstream.capability())).collect();
+        let upstreams =
+            apps.upstreams.iter().map(|upstream| (upstream.name(), upstream.knowledge().capability())).collect();
         let reload = apps.reloaded.map(|(at, result)| LastReload {
             accepted: result == Reload::Accepted,
             seconds_ago: at.elapsed().as_secs_f64(),
@@ -94,10 +122,10 @@ impl Reloading {
 
 impl Apps {
     pub(super) fn new(metrics: Arc<Metrics>) -> Self {
-        Self { upstreams: Vec::new(), tls: None, reloaded: None, metrics }
+        Self { upstreams: Vec::new(), gone: Vec::new(), tls: None, reloaded: None, metrics }
     }
 
-    /// The apps of a configuration; those that are there already stay what they are.
+    /// The apps of a configuration; those that are known already stay what they are.
     ///
     /// # Errors
     /// The certificates towards them do not work; nothing has changed then.
@@ -106,17 +134,56 @@ impl Apps {
         if let (None, Some(files)) = (&self.tls, config.upstream_tls.files(&apps)) {
             self.tls = Some(ClientTls::new(files, self.metrics.clone())?);
         }
-        let upstream = |app| {
-            let known = self.upstreams.iter().find_map(|upstream| upstream.renewed(config, app));
-            let new = || {
-                let tls = self.tls.as_ref().map(|tls| tls.live.clone());
-                Upstream::new(config, app, tls, self.metrics.upstream(&app.name))
-            };
-            Arc::new(known.unwrap_or_else(new))
-        };
-        let upstreams: Vec<_> = apps.iter().map(upstream).collect();
-        self.upstreams.clone_from(&upstreams);
+        let upstreams: Vec<_> = apps.iter().map(|app| Arc::new(self.upstream(config, app))).collect();
+        self.put_in_force(upstreams.clone());
         Ok(Routes::new(apps.into_iter().zip(upstreams).collect()))
+    }
+
+    fn upstream(&self, config: &Config, app: &Route) -> Upstream {
+        let known = || self.upstreams.iter().chain(self.gone.iter().map(|gone| &gone.upstream));
+        if let Some(same) = known().find_map(|upstream| upstream.renewed(config, app)) {
+            return same;
+        }
+        let tls = self.tls.as_ref().map(|tls| tls.live.clone());
+        let new = Upstream::new(config, app, tls, self.metrics.upstream(&app.name));
+        match known().find(|upstream| *upstream.name() == *app.name) {
+            Some(elsewhere) => new.sharing_places(config, elsewhere),
+            None => new,
+        }
+    }
+
+    fn put_in_force(&mut self, upstreams: Vec<Arc<Upstream>>) {
+        let before = std::mem::replace(&mut self.upstreams, upstreams);
+        self.gone.extend(before.into_iter().map(|upstream| Gone { upstream, unused_since: None }));
+        self.gone.retain(|gone| !self.upstreams.iter().any(|upstream| gone.is(upstream)));
+        for upstream in &self.upstreams {
+            let moved = self.gone.iter().filter(|gone| gone.upstream.name() == upstream.name());
+            moved.for_each(|gone| gone.upstream.knowledge().show(false));
+            upstream.knowledge().show(true);
+        }
+    }
+
+    fn forget_unused(&mut self, now: Instant) {
+        for gone in &mut self.gone {
+            gone.unused_since = (!gone.has_sessions()).then(|| gone.unused_since.unwrap_or(now));
+        }
+        // The latest first, behind those that are used.
+        self.gone.sort_by_key(|gone| gone.unused_since.map(Reverse));
+        let used = self.gone.partition_point(|gone| gone.unused_since.is_none());
+        self.gone.truncate(used + self.upstreams.len().max(ALWAYS_REMEMBERED));
+        self.gone
+            .retain(|gone| gone.unused_since.is_none_or(|since| now.saturating_duration_since(since) < REMEMBERED));
+    }
+}
+
+impl Gone {
+    fn is(&self, upstream: &Upstream) -> bool {
+        Arc::ptr_eq(self.upstream.knowledge(), upstream.knowledge())
+    }
+
+    /// No request finds it any more, so that all who hold its knowledge besides are its sessions.
+    fn has_sessions(&self) -> bool {
+        Arc::strong_count(self.upstream.knowledge()) > 1
     }
 }
 

@@ -20,7 +20,7 @@ use super::body::RequestBody;
 use super::link::{Link, met_a_closing_connection};
 use super::watchdog::Watchdog;
 use crate::config::{Config, Route, SessionSettings, UpstreamAddress};
-use crate::heartbeat::{Capability, Settings};
+use crate::heartbeat::Settings;
 use crate::limits::{Alarm, Capacity, Quota, Seldom};
 use crate::metrics::UpstreamMetrics;
 use crate::relay::Knowledge;
@@ -145,14 +145,21 @@ impl Upstream {
         })
     }
 
+    /// Shares the places for sessions with `other`, the same app at another address: its sessions count on.
+    #[must_use]
+    pub fn sharing_places(self, config: &Config, other: &Self) -> Self {
+        other.places.resize(most_sessions(config));
+        Self { places: other.places.clone(), full: other.full.clone(), ..self }
+    }
+
+    /// What is known of it; each of its sessions holds it too.
+    pub fn knowledge(&self) -> &Arc<Knowledge> {
+        &self.knowledge
+    }
+
     /// What it is called.
     pub fn name(&self) -> Arc<str> {
         self.name.clone()
-    }
-
-    /// What is known of its own acks now.
-    pub fn capability(&self) -> Capability {
-        self.knowledge.capability()
     }
 
     /// Whether nothing listens at its address.

@@ -1,5 +1,6 @@
 //! What is told of a session: metrics while it lives, one log line when it ends.
 
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Context;
 use std::time::{Duration, Instant};
@@ -19,9 +20,11 @@ use crate::websocket::scanner::{Lost, Sender};
 /// where they pile up until somebody folds them.
 const FLOOD: Duration = Duration::from_millis(10);
 
-/// What is known of an upstream, shared by its sessions; the gauge follows it.
+/// What is known of an upstream, shared by its sessions; the gauge follows it while it is shown.
 pub struct Knowledge {
     learning: Mutex<Learning>,
+    /// Read and written under the lock of `learning`.
+    shown: AtomicBool,
     metrics: Arc<UpstreamMetrics>,
     patience: Patience,
 }
@@ -63,7 +66,7 @@ impl Knowledge {
     pub fn new(metrics: Arc<UpstreamMetrics>, patience: Patience) -> Self {
         let learning = Learning::default();
         metrics.acks_natively(learning.capability());
-        Self { learning: Mutex::new(learning), metrics, patience }
+        Self { learning: Mutex::new(learning), shown: true.into(), metrics, patience }
     }
 
     /// What is known now.
@@ -75,7 +78,20 @@ impl Knowledge {
     pub fn learn(&self, lesson: impl FnOnce(&mut Learning)) {
         let mut learning = self.lock();
         lesson(&mut learning);
-        self.metrics.acks_natively(learning.capability());
+        self.publish(&learning);
+    }
+
+    /// Whether the gauge shows this. An app that moved has two addresses while old sessions live, but one gauge.
+    pub fn show(&self, shown: bool) {
+        let learning = self.lock();
+        self.shown.store(shown, Relaxed);
+        self.publish(&learning);
+    }
+
+    fn publish(&self, learning: &Learning) {
+        if self.shown.load(Relaxed) {
+            self.metrics.acks_natively(learning.capability());
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Learning> {

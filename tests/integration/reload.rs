@@ -207,3 +207,30 @@ async fn heartbeats_and_limits_of_new_sessions_are_the_new_ones() {
     running.sidecar.until("connections", &[], 1.0).await;
     lives(&mut running.sidecar.stream(&app).await).await;
 }
+
+#[tokio::test]
+async fn an_app_that_moved_has_one_quota_and_one_gauge() {
+    let [old, new] = [App::bind().await, App::bind().await];
+    let limits = "[limits]\nsessions = 1\n";
+    let mut running = Running::start(upstream(&old) + limits).await;
+    let mut before = running.sidecar.stream(&old).await;
+    let says_its_version = async |session: &mut Session| {
+        session.app.send(new_session("1.55.0")).await;
+        session.browser.expect(new_session("1.55.0")).await;
+    };
+    says_its_version(&mut before).await;
+    assert_eq!(running.sidecar.metric("upstream_acks_natively", &[]).await, 1.0);
+
+    running.change(upstream(&new) + limits, "configuration reloaded").await;
+    let mut refused = running.sidecar.connect().await;
+    refused.send(handshake(STREAM, "")).await;
+    assert!(refused.head().await.starts_with("HTTP/1.1 503 "), "the session at the old address counts");
+    says_its_version(&mut before).await;
+    assert_eq!(running.sidecar.metric("upstream_acks_natively", &[]).await, 0.0, "nothing is known of the new address");
+
+    drop(before);
+    running.sidecar.until("connections", &[], 0.0).await;
+    let mut after = running.sidecar.stream(&new).await;
+    says_its_version(&mut after).await;
+    assert_eq!(running.sidecar.metric("upstream_acks_natively", &[]).await, 1.0);
+}

@@ -1,0 +1,204 @@
+//! Apps that come, move and go, at random: whose series there are, and what they say.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use proptest::prelude::*;
+use proptest::sample::{Index, subsequence};
+
+use super::*;
+use crate::config::UpstreamAddress;
+use crate::metrics::Detail;
+use crate::relay::{Knowledge, Report};
+use crate::session::stop::Stop;
+use crate::session::takeover::Holding;
+use crate::session::{SessionInfo, Sessions};
+
+/// With two addresses each, these are at most as many as are always remembered.
+const NAMES: [&str; 5] = ["a", "b", "c", "d", "e"];
+
+/// The series of one app.
+const SERIES: usize = 104;
+
+/// An app at one of its addresses.
+type At = (&'static str, u16);
+
+#[derive(Clone, Debug)]
+enum Step {
+    /// These apps are in force from now on, each at one of two addresses.
+    Reload(Vec<At>),
+    /// A session of one of the apps in force begins.
+    Open(Index),
+    /// One session ends.
+    Close(Index),
+    /// One session sees the version of its app.
+    Learn(Index, bool),
+    Wait(Duration),
+}
+
+/// The apps, their sessions, and what is to be seen of them.
+struct Model {
+    apps: Apps,
+    metrics: Arc<Metrics>,
+    registry: Sessions,
+    now: Instant,
+    in_force: BTreeMap<&'static str, u16>,
+    sessions: Vec<(At, Report, Arc<Knowledge>)>,
+    /// Those that are not in force, and since when each has been unused.
+    gone: BTreeMap<At, Option<Instant>>,
+    /// What was learned of each that is in force or remembered.
+    native: BTreeMap<At, bool>,
+    /// Where each name was in force last, and what its gauge says.
+    shown: BTreeMap<&'static str, (u16, bool)>,
+}
+
+fn config(apps: &[At]) -> Config {
+    let route = |(name, port): &At| Route {
+        name: (*name).to_owned(),
+        host: None,
+        path: format!("/{name}").parse().expect("a path"),
+        upstream: UpstreamAddress::Http { host: "127.0.0.1".to_owned(), port: *port },
+        heartbeat: Config::default().heartbeat,
+    };
+    Config { routes: apps.iter().map(route).collect(), ..Config::default() }
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let apps = (subsequence(&NAMES, 1..=NAMES.len()), prop::array::uniform5(1u16..=2));
+    prop_oneof![
+        4 => apps.prop_map(|(names, ports)| Step::Reload(names.into_iter().zip(ports).collect())),
+        3 => any::<Index>().prop_map(Step::Open),
+        2 => any::<Index>().prop_map(Step::Close),
+        3 => any::<(Index, bool)>().prop_map(|(session, native)| Step::Learn(session, native)),
+        3 => (1..900u64).prop_map(|seconds| Step::Wait(Duration::from_secs(seconds))),
+    ]
+}
+
+impl Model {
+    fn new() -> Self {
+        let metrics = Metrics::with_detail(Detail::Lean);
+        let mut model = Self {
+            apps: Apps::new(metrics.clone()),
+            metrics,
+            registry: Sessions::new(),
+            now: Instant::now(),
+            in_force: BTreeMap::new(),
+            sessions: Vec::new(),
+            gone: BTreeMap::new(),
+            native: BTreeMap::new(),
+            shown: BTreeMap::new(),
+        };
+        model.reload(&[("a", 1)]);
+        model
+    }
+
+    fn take(&mut self, step: &Step) {
+        match step {
+            Step::Reload(apps) => self.reload(apps),
+            Step::Open(app) => {
+                let upstream = self.apps.upstreams[app.index(self.apps.upstreams.len())].clone();
+                let (&name, &port) = self.in_force.get_key_value(&*upstream.name()).expect("it is in force");
+                let session = self.registry.open(SessionInfo { upstream: upstream.name(), tapped: true });
+                let holding = Holding::new(None, Stop::default());
+                let knowledge = upstream.knowledge().clone();
+                self.sessions.push(((name, port), Report::new(knowledge.clone(), session, holding, None), knowledge));
+            }
+            Step::Close(_) | Step::Learn(..) if self.sessions.is_empty() => {}
+            Step::Close(session) => {
+                self.sessions.swap_remove(session.index(self.sessions.len()));
+            }
+            Step::Learn(session, native) => self.learn(session.index(self.sessions.len()), *native),
+            Step::Wait(time) => self.now += *time,
+        }
+    }
+
+    fn reload(&mut self, apps: &[At]) {
+        self.apps.routes(&config(apps)).expect("no TLS");
+        let in_force: BTreeMap<_, _> = apps.iter().copied().collect();
+        for at in std::mem::replace(&mut self.in_force, in_force) {
+            self.gone.insert(at, None);
+        }
+        for at in apps {
+            self.gone.remove(at);
+            let native = *self.native.entry(*at).or_insert(false);
+            self.shown.insert(at.0, (at.1, native));
+        }
+    }
+
+    fn learn(&mut self, session: usize, native: bool) {
+        let (at, _report, knowledge) = &self.sessions[session];
+        knowledge.learn(|learning| learning.on_version(if native { "1.55.0" } else { "1.54.0" }));
+        self.native.insert(*at, native);
+        if let Some((port, shown)) = self.shown.get_mut(at.0)
+            && *port == at.1
+        {
+            *shown = native;
+        }
+    }
+
+    fn sessions_of(&self, is: impl Fn(&At) -> bool) -> usize {
+        self.sessions.iter().filter(|(at, ..)| is(at)).count()
+    }
+
+    fn forget(&mut self) {
+        self.apps.forget_unused(self.now);
+        let used: BTreeSet<_> = self.sessions.iter().map(|(at, ..)| *at).collect();
+        for (at, since) in &mut self.gone {
+            *since = (!used.contains(at)).then(|| since.unwrap_or(self.now));
+        }
+        self.gone.retain(|_at, since| since.is_none_or(|since| self.now - since < Duration::from_secs(600)));
+        self.native.retain(|at, _native| self.gone.contains_key(at) || self.in_force.get(at.0) == Some(&at.1));
+    }
+
+    /// The names that have series, each with all of them, and what the gauges say.
+    fn check(&self) {
+        let text = self.metrics.render();
+        let remembered: BTreeSet<_> = self.in_force.keys().chain(self.gone.keys().map(|(name, _port)| name)).collect();
+        for name in NAMES {
+            let label = format!("upstream=\"{name}\"");
+            let series = text.lines().filter(|line| line.contains(&label)).count();
+            assert_eq!(series, if remembered.contains(&name) { SERIES } else { 0 }, "{name}: {remembered:?}");
+            if remembered.contains(&name) {
+                let says = |gauge: &str, value: usize| {
+                    let line = format!("\nheartbeat_sidecar_{gauge}{{{label}}} {value}\n");
+                    assert!(text.contains(&line), "no {line} in {text}");
+                };
+                says("connections", self.sessions_of(|at| at.0 == name));
+                says("upstream_acks_natively", self.shown[name].1.into());
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn apps_have_their_series_while_they_are_in_force_or_have_sessions_and_ten_minutes_longer(
+        steps in prop::collection::vec(step(), 1..16)
+    ) {
+        let mut model = Model::new();
+        for step in steps {
+            model.take(&step);
+            model.forget();
+            model.check();
+        }
+    }
+}
+
+#[test]
+fn reloads_that_each_bring_another_name_do_not_fill_the_scrape() {
+    let mut model = Model::new();
+    for number in 0..100 {
+        let mut config = config(&[("a", 1)]);
+        config.routes[0].name = format!("app-{number}");
+        model.apps.routes(&config).expect("no TLS");
+        model.now += Duration::from_secs(1);
+        model.apps.forget_unused(model.now);
+    }
+    let text = model.metrics.render();
+    let names: BTreeSet<_> =
+        text.lines().filter_map(|line| line.split("upstream=\"").nth(1)?.split('"').next()).collect();
+    assert_eq!(names.len(), 1 + ALWAYS_REMEMBERED, "{names:?}");
+    assert!(names.contains("app-99") && names.contains("app-98"), "{names:?}");
+}
