@@ -1,5 +1,6 @@
 //! The composition root: a configuration becomes bound sockets, then a running sidecar, then a drained one.
 
+mod admin_thread;
 mod reload;
 
 use std::net::SocketAddr;
@@ -10,8 +11,10 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio_util::task::AbortOnDropHandle;
 
+use self::admin_thread::AdminThread;
 use self::reload::Apps;
 pub use self::reload::Reloading;
 use crate::config::{Config, DrainSettings};
@@ -37,6 +40,7 @@ pub struct Sidecar {
     drain_settings: DrainSettings,
     public: TcpListener,
     admin: TcpListener,
+    admin_thread: AdminThread,
     metrics: Arc<Metrics>,
     sessions: Sessions,
     drain: Drain,
@@ -68,6 +72,9 @@ pub enum BindError {
         /// What the system says.
         source: std::io::Error,
     },
+    /// The thread of the admin port could not be started.
+    #[error("cannot start a thread for the admin port")]
+    Thread(#[source] std::io::Error),
     /// A certificate, or a key, that does not work.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -90,6 +97,8 @@ impl Sidecar {
         let keepalive = keepalive(config.session.patience.dead_peer);
         let public = bind("listen", config.listen, sockets.listen, &keepalive).await?;
         let admin = bind("admin", config.admin, sockets.admin, &keepalive).await?;
+        let admin_thread = AdminThread::start().map_err(BindError::Thread)?;
+        let admin = admin_thread.adopt(admin).map_err(BindError::Thread)?;
         let (metrics, sessions) = (Metrics::with_detail(config.metrics_detail), Sessions::new());
         let drain = Drain::with_close_code(config.drain.close_code.number());
         let tls = config.tls.files().map(Live::load).transpose()?;
@@ -105,7 +114,7 @@ impl Sidecar {
         let entrance = Arc::new(ArcSwap::from_pointee(entrance));
         let reloading = Reloading::new(apps, proxy, entrance.clone(), metrics.clone());
         let drain_settings = config.drain;
-        Ok(Self { drain_settings, public, admin, metrics, sessions, drain, tls, entrance, reloading })
+        Ok(Self { drain_settings, public, admin, admin_thread, metrics, sessions, drain, tls, entrance, reloading })
     }
 
     /// Where browsers are served; the real port if 0 was asked for.
@@ -148,7 +157,8 @@ impl Sidecar {
     /// deadline is cut when the runtime goes. If `stop` resolves after somebody else has started the drain, the drain goes
     /// on as planned; but its delay ends when the app is gone.
     pub async fn run(self, stop: impl Future<Output = ()>) {
-        let Self { drain_settings, public, admin, metrics, sessions, drain, tls, entrance, reloading } = self;
+        let Self { drain_settings, public, admin, admin_thread, metrics, sessions, drain, tls, entrance, reloading } =
+            self;
         let in_force = reloading.clone();
         let state = AdminState {
             metrics: metrics.clone(),
@@ -156,9 +166,10 @@ impl Sidecar {
             drain: drain.clone(),
             // This also keeps certificates towards app servers read anew.
             configured: Arc::new(move || in_force.in_force()),
+            relay: Handle::current(),
         };
-        let admin = tokio::spawn(admin::serve(admin, state, std::future::pending()));
-        let upkeep = tokio::spawn(keep_up(metrics.clone(), reloading.clone()));
+        let admin = admin_thread.spawn(admin::serve(admin, state, std::future::pending()));
+        let upkeep = admin_thread.spawn(keep_up(metrics.clone(), reloading.clone()));
         let certificates = tokio::spawn(watch(tls, metrics.clone()));
         let public = tokio::spawn(listener::serve(public, entrance, drain.clone()));
 

@@ -10,7 +10,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{CONTENT_SECURITY_POLICY, HeaderName, REFERRER_POLICY, X_FRAME_OPTIONS};
 use http::{HeaderValue, Response, StatusCode};
-use http_body_util::Full;
 use serde::Serialize;
 
 use super::admin::{AdminState, answer};
@@ -138,7 +137,7 @@ struct UpstreamView {
 }
 
 /// The page, for a browser.
-pub(super) fn page() -> Response<Full<Bytes>> {
+pub(super) fn page() -> Response<Bytes> {
     let nonce = format!("{:032x}", rand::random::<u128>());
     let policy = format!(
         "default-src 'none'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; connect-src 'self'; img-src data:; \
@@ -285,6 +284,7 @@ mod tests {
             sessions: Sessions::new(),
             drain: Drain::new(),
             configured: Arc::new(move || in_force.clone()),
+            relay: tokio::runtime::Handle::current(),
         }
     }
 
@@ -363,8 +363,8 @@ mod tests {
         assert_eq!((&status["live"], &status["matching"], &status["withheld_now"]), (&json!(10), &json!(5), &json!(1)));
     }
 
-    #[test]
-    fn every_column_is_one_of_the_numbers_of_a_session() {
+    #[tokio::test]
+    async fn every_column_is_one_of_the_numbers_of_a_session() {
         let (state, query) = (state(), Query::default());
         let session = open(&state, "app");
         let shown = serde_json::to_value(session.view()).unwrap();
@@ -375,8 +375,8 @@ mod tests {
         assert_eq!(query.compare(&session.view(), &session.view()), Ordering::Equal);
     }
 
-    #[test]
-    fn a_wrong_question_says_what_is_wrong() {
+    #[tokio::test]
+    async fn a_wrong_question_says_what_is_wrong() {
         for (query, said) in [
             ("sort=cookie", "sort is one of id, upstream, "),
             ("order=up", "order is asc or desc"),
@@ -389,8 +389,8 @@ mod tests {
         }
     }
 
-    #[test]
-    fn an_answer_is_bounded_however_many_sessions_there_are() {
+    #[tokio::test]
+    async fn an_answer_is_bounded_however_many_sessions_there_are() {
         let state = state();
         let sessions: Vec<_> = (0..5000).map(|_session| open(&state, "app")).collect();
         for session in &sessions {

@@ -1,5 +1,6 @@
 //! The sidecar over real sockets: what goes in on one side and what comes out on the other.
 
+mod admin;
 mod admission;
 mod answers;
 mod bulk;

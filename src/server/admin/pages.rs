@@ -1,0 +1,89 @@
+//! What the admin port answers to each request.
+
+use bytes::Bytes;
+use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, ORIGIN, X_CONTENT_TYPE_OPTIONS};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use tokio::runtime::Handle;
+
+use super::super::status;
+use super::Shared;
+
+const TEXT: &str = "text/plain; charset=utf-8";
+const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
+const JSON: &str = "application/json";
+
+/// The answer to who wants the drain to begin: for clients on this machine that are no browsers: a browser says with every POST from where it
+/// comes (Fetch Standard §3.2), and no page can keep it from that, whatever name it has for this port.
+pub(super) fn drain<B>(request: &Request<B>, here: bool) -> Response<Bytes> {
+    if request.method() != Method::POST {
+        return not_allowed("POST", "POST only\n");
+    }
+    let headers = request.headers();
+    if !here || headers.contains_key(ORIGIN) || headers.contains_key("sec-fetch-site") {
+        return answer(StatusCode::FORBIDDEN, TEXT, "only from this machine, and from no browser\n");
+    }
+    let mut accepted = answer(StatusCode::ACCEPTED, TEXT, "draining\n");
+    accepted.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    accepted
+}
+
+/// Every other answer.
+pub(super) async fn respond<B>(request: &Request<B>, shared: &Shared) -> Response<Bytes> {
+    if request.method() != Method::GET && request.method() != Method::HEAD {
+        return not_allowed("GET, HEAD", "GET or HEAD only\n");
+    }
+    let state = &shared.state;
+    match request.uri().path() {
+        "/" => status::page(),
+        "/status.json" => match status::numbers(state, request.uri().query().unwrap_or_default()) {
+            Ok(numbers) => answer(StatusCode::OK, JSON, numbers),
+            Err(wrong) => answer(StatusCode::BAD_REQUEST, TEXT, format!("{wrong}\n")),
+        },
+        "/livez" => probe(&state.relay, Ok("ok\n")).await,
+        "/readyz" => match state.drain.is_draining() {
+            false => probe(&state.relay, Ok("ready\n")).await,
+            true => probe(&state.relay, Err("draining\n")).await,
+        },
+        "/metrics" => answer(StatusCode::OK, PROMETHEUS, metrics(shared).await),
+        "/sessions" => {
+            let sessions = serde_json::to_vec(&state.sessions.snapshot()).expect("numbers and strings only");
+            answer(StatusCode::OK, JSON, sessions)
+        }
+        _ => answer(StatusCode::NOT_FOUND, TEXT, "not found\n"),
+    }
+}
+
+/// The answer to a probe, once the relay's runtime has run a task: this thread would answer also if no session were served
+/// any more. A relay that stands still gives no answer, which the probe's own timeout finds.
+async fn probe(relay: &Handle, verdict: Result<&'static str, &'static str>) -> Response<Bytes> {
+    match relay.spawn(async {}).await.map_or(Err("the relay has ended\n"), |()| verdict) {
+        Ok(well) => answer(StatusCode::OK, TEXT, well),
+        Err(unwell) => answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, unwell),
+    }
+}
+
+/// A scrape, with a turn for other connections after each app.
+async fn metrics(shared: &Shared) -> String {
+    let _turn = shared.scraping.lock().await;
+    let mut scrape = shared.state.metrics.scrape();
+    while scrape.step() {
+        tokio::task::yield_now().await;
+    }
+    scrape.text()
+}
+
+fn not_allowed(allowed: &'static str, text: &'static str) -> Response<Bytes> {
+    let mut refusal = answer(StatusCode::METHOD_NOT_ALLOWED, TEXT, text);
+    refusal.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
+    refusal
+}
+
+pub(in crate::server) fn answer(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Response<Bytes> {
+    let mut response = Response::new(body.into());
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
