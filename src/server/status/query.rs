@@ -1,0 +1,113 @@
+//! Which sessions the status page asks for, and in which order.
+
+use std::cmp::Ordering;
+use std::time::Duration;
+
+use crate::session::SessionView;
+
+/// What says in which order rows come, by the names of [`SessionView`]'s fields.
+pub(super) const COLUMNS: &[(&str, Column)] = &[
+    ("id", |session| Some(Key::Number(session.id as f64))),
+    ("upstream", |session| Some(Key::Text(&session.upstream))),
+    ("version", |session| session.version.as_deref().map(Key::Text)),
+    ("age_seconds", |session| Some(Key::Number(session.age_seconds))),
+    ("last_heartbeat_seconds_ago", |session| session.last_heartbeat_seconds_ago.map(Key::Number)),
+    ("last_ack_latency_seconds", |session| match session.withheld {
+        true => Some(Key::Number(f64::INFINITY)),
+        false => session.last_ack_latency_seconds.map(Key::Number),
+    }),
+    ("browser_rtt_seconds", |session| session.browser_rtt_seconds.map(Key::Number)),
+    ("proof_rtt_seconds", |session| session.proof_rtt_seconds.map(Key::Number)),
+    ("bytes_to_browser", |session| Some(Key::Number(session.bytes_to_browser as f64))),
+    ("bytes_to_upstream", |session| Some(Key::Number(session.bytes_to_upstream as f64))),
+    ("messages_to_browser", |session| Some(Key::Number(session.messages_to_browser as f64))),
+    ("messages_to_upstream", |session| Some(Key::Number(session.messages_to_upstream as f64))),
+];
+
+/// The most sessions that one answer has.
+pub(super) const MOST_ROWS: usize = 1000;
+/// Sessions in an answer, if nothing else is asked for.
+const ROWS: usize = 100;
+
+/// What may be asked for, all of it optional: `sort` (a number's or text's name in `/sessions`), `order` (`asc`, `desc`),
+/// `limit` (rows), `filter` (part of an id, an upstream or a version) and `since` (milliseconds: answers from then on).
+pub(super) struct Query {
+    column: Column,
+    descending: bool,
+    limit: usize,
+    filter: String,
+    pub(super) since: Duration,
+}
+
+/// What a session is sorted by; `None` comes last in either order.
+pub(super) type Column = for<'a> fn(&'a SessionView) -> Option<Key<'a>>;
+
+/// One column's keys are all of one kind.
+#[derive(PartialEq, PartialOrd)]
+pub(super) enum Key<'a> {
+    Number(f64),
+    Text(&'a str),
+}
+
+impl Default for Query {
+    fn default() -> Self {
+        let [(_id, column), ..] = COLUMNS else { unreachable!("the table is not empty") };
+        Self { column: *column, descending: false, limit: ROWS, filter: String::new(), since: Duration::ZERO }
+    }
+}
+
+impl Query {
+    pub(super) fn parse(query: &str) -> Result<Self, String> {
+        let mut parsed = Self::default();
+        for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+            let number = || value.parse().map_err(|_no_number| format!("{name} is a whole number"));
+            match &*name {
+                "sort" => {
+                    let column = COLUMNS.iter().find(|(name, _column)| *name == value);
+                    let names = || COLUMNS.iter().map(|(name, _column)| *name).collect::<Vec<_>>().join(", ");
+                    parsed.column = column.ok_or_else(|| format!("sort is one of {}", names()))?.1;
+                }
+                "order" if matches!(&*value, "asc" | "desc") => parsed.descending = value == "desc",
+                "order" => return Err("order is asc or desc".to_owned()),
+                "limit" => parsed.limit = usize::try_from(number()?).unwrap_or(MOST_ROWS).min(MOST_ROWS),
+                "since" => parsed.since = Duration::from_millis(number()?),
+                "filter" => parsed.filter = value.trim().to_ascii_lowercase(),
+                _ => return Err("known are sort, order, limit, filter and since".to_owned()),
+            }
+        }
+        Ok(parsed)
+    }
+
+    fn lets_through(&self, session: &SessionView) -> bool {
+        let has = |text: &str| text.to_ascii_lowercase().contains(&self.filter);
+        self.filter.is_empty()
+            || has(&session.upstream)
+            || session.version.as_deref().is_some_and(has)
+            || session.id.to_string().contains(&self.filter)
+    }
+
+    /// The first of those that are let through, and how many those are.
+    pub(super) fn first<'s>(&self, sessions: &'s [SessionView]) -> (Vec<&'s SessionView>, usize) {
+        let mut rows: Vec<_> = sessions.iter().filter(|session| self.lets_through(session)).collect();
+        let matching = rows.len();
+        if matching > self.limit {
+            // Only those that are shown need an order among themselves.
+            rows.select_nth_unstable_by(self.limit, |one, other| self.compare(one, other));
+            rows.truncate(self.limit);
+        }
+        rows.sort_unstable_by(|one, other| self.compare(one, other));
+        (rows, matching)
+    }
+
+    pub(super) fn compare(&self, one: &SessionView, other: &SessionView) -> Ordering {
+        let order = match ((self.column)(one), (self.column)(other)) {
+            (Some(one), Some(other)) => {
+                // Neither is NaN, and both are of one kind.
+                let order = one.partial_cmp(&other).unwrap_or(Ordering::Equal);
+                if self.descending { order.reverse() } else { order }
+            }
+            (one, other) => one.is_none().cmp(&other.is_none()),
+        };
+        order.then(one.id.cmp(&other.id))
+    }
+}
