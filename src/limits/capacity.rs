@@ -4,7 +4,7 @@
 
 use rlimit::Resource;
 
-/// The sidecar's own (listeners, epoll, signals, the log) and the admin port's 64 connections.
+/// The sidecar's own (listeners, epoll, signals, the log) and the admin port's 60 connections.
 const OWN: u64 = 80;
 /// Clients that are told at a time that there is no room for them.
 const ANSWERS: u64 = 64;

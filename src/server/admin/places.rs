@@ -10,8 +10,9 @@ use bytes::Bytes;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 
-/// Connections served at a time.
-pub(super) const MOST: usize = 64;
+/// Connections served at a time. `limits::capacity` keeps 80 file handles for these, for the next one (accepted before the one
+/// that it displaces is gone) and for the process, which has 17 open when it serves nobody.
+pub(super) const MOST: usize = 60;
 
 /// Bytes of answers that wait for their clients at a time; one answer may be larger. Five scrapes of 100 routes.
 pub(super) const MOST_UNREAD: usize = 16 << 20;
