@@ -68,10 +68,6 @@ struct Shared {
 /// Serves until `stop` resolves, then cuts what is open. `stop` is the end of the process, not the begin of its
 /// drain: `/readyz` must be there to say that the sidecar drains.
 pub async fn serve(listener: TcpListener, state: AdminState, stop: impl Future<Output = ()>) {
-    // Connections inherit it.
-    if let Err(error) = SockRef::from(&listener).set_send_buffer_size(SEND_BUFFER) {
-        debug!(%error, "the admin port's send buffer stays as it is");
-    }
     let mut stop = pin!(stop);
     let shared = Arc::new(Shared { state, places: Places::default(), scraping: tokio::sync::Mutex::default() });
     let (mut connections, exhausted) = (JoinSet::new(), Seldom::default());
@@ -88,6 +84,9 @@ pub async fn serve(listener: TcpListener, state: AdminState, stop: impl Future<O
 }
 
 async fn serve_connection(stream: TcpStream, shared: Arc<Shared>, place: Place) {
+    if let Err(error) = SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER) {
+        debug!(%error, "an admin connection's send buffer stays as it is");
+    }
     let here = is_of_this_machine(&stream);
     let asked_to_drain = AtomicBool::new(false);
     let service = service_fn(async |request: Request<_>| {

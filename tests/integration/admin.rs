@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use heartbeat_sidecar::config::{Config, Route};
+use tokio::net::TcpSocket;
 
 use crate::support::frame::{TEXT, masked, plain};
 use crate::support::{App, Sidecar, Wire, ask_admin, soon};
@@ -60,6 +61,13 @@ async fn with_large_scrape() -> Sidecar {
     Sidecar::start(Config { routes: (0..20).map(route).collect(), ..config.clone() }).await
 }
 
+/// A client whose kernel takes little of an answer before it is read.
+async fn connect(admin: SocketAddr) -> Wire {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    Wire::new(soon(socket.connect(admin)).await.unwrap())
+}
+
 #[tokio::test]
 async fn floods_of_clients_that_wait_delay_no_probe() {
     let sidecar = with_large_scrape().await;
@@ -72,7 +80,7 @@ async fn floods_of_clients_that_wait_delay_no_probe() {
     ] {
         let mut held = Vec::new();
         for client in 0..clients {
-            let mut wire = Wire::connect(sidecar.admin).await;
+            let mut wire = connect(sidecar.admin).await;
             wire.send(request).await;
             held.push(wire);
             if client % 20 == 0 {
@@ -88,7 +96,7 @@ async fn floods_of_clients_that_wait_delay_no_probe() {
 #[tokio::test]
 async fn an_answer_that_is_being_read_outlives_a_flood() {
     let sidecar = with_large_scrape().await;
-    let mut scrape = Wire::connect(sidecar.admin).await;
+    let mut scrape = connect(sidecar.admin).await;
     scrape.send("GET /metrics HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n").await;
     let head = scrape.head().await;
     let mut flood = Vec::new();
