@@ -80,7 +80,11 @@ const LABELLED: [(&str, &str, &[&str]); 11] = [
     ("acks_total", "origin", &["sidecar", "upstream"]),
     ("ack_latency_seconds_count", "origin", &["sidecar", "upstream"]),
     ("acks_withheld_total", "reason", &["upstream_stalled", "upstream_closed", "policy"]),
-    ("handshakes_total", "result", &["accepted", "refused", "unreachable", "timeout", "invalid", "abandoned"]),
+    (
+        "handshakes_total",
+        "result",
+        &["accepted", "refused", "unreachable", "timeout", "invalid", "abandoned", "superseded"],
+    ),
     ("reconnects_total", "cause", &["watchdog", "other"]),
     ("watchdog_pages_total", "result", &["added", "present", "not_streamlit", "forbidden", "encoded"]),
     ("script_runs_total", "result", &["success", "compile_error", "early_for_rerun", "other"]),

@@ -10,8 +10,7 @@ use super::*;
 use crate::config::UpstreamAddress;
 use crate::metrics::Detail;
 use crate::relay::{Knowledge, Report};
-use crate::session::stop::Stop;
-use crate::session::takeover::Holding;
+use crate::session::takeover::Owner;
 use crate::session::{SessionInfo, Sessions};
 
 /// With two addresses each, these are at most as many as are always remembered.
@@ -98,10 +97,11 @@ impl Model {
             Step::Open(app) => {
                 let upstream = self.apps.upstreams[app.index(self.apps.upstreams.len())].clone();
                 let (&name, &port) = self.in_force.get_key_value(&*upstream.name()).expect("it is in force");
-                let session = self.registry.open(SessionInfo { upstream: upstream.name(), tapped: true });
-                let holding = Holding::new(None, Stop::default());
+                let owner = Owner::new(None);
+                let info = SessionInfo { upstream: upstream.name(), tapped: true, stop: owner.stop() };
+                let session = self.registry.open(info);
                 let knowledge = upstream.knowledge().clone();
-                self.sessions.push(((name, port), Report::new(knowledge.clone(), session, holding, None), knowledge));
+                self.sessions.push(((name, port), Report::new(knowledge.clone(), session, owner, None), knowledge));
             }
             Step::Close(_) | Step::Learn(..) if self.sessions.is_empty() => {}
             Step::Close(session) => {

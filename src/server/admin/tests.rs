@@ -8,6 +8,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::*;
 use crate::server::status::InForce;
 use crate::session::SessionInfo;
+use crate::session::stop::Stop;
 
 struct Admin {
     address: SocketAddr,
@@ -49,7 +50,7 @@ impl Admin {
     }
 
     fn open_session(&self) -> crate::session::Session {
-        self.state.sessions.open(SessionInfo { upstream: "app".into(), tapped: true })
+        self.state.sessions.open(SessionInfo { upstream: "app".into(), tapped: true, stop: Stop::default() })
     }
 }
 
