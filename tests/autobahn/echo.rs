@@ -2,8 +2,10 @@
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio_tungstenite::accept_async;
+use tokio_tungstenite::accept_hdr_async;
 use tokio_tungstenite::tungstenite::Error;
+use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
+use tokio_tungstenite::tungstenite::http::header::{HeaderValue, SEC_WEBSOCKET_PROTOCOL};
 
 #[tokio::main]
 async fn main() -> std::io::Result<()> {
@@ -18,8 +20,15 @@ async fn main() -> std::io::Result<()> {
     }
 }
 
+/// Selects Streamlit's subprotocol, which all of its clients offer.
+#[expect(clippy::result_large_err, reason = "the signature is tungstenite's")]
+fn select(_request: &Request, mut response: Response) -> Result<Response, ErrorResponse> {
+    response.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static("streamlit"));
+    Ok(response)
+}
+
 async fn echo(stream: TcpStream) -> Result<(), Error> {
-    let mut websocket = accept_async(stream).await?;
+    let mut websocket = accept_hdr_async(stream, select).await?;
     while let Some(message) = websocket.next().await {
         let message = message?;
         if message.is_text() || message.is_binary() {

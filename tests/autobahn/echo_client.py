@@ -11,6 +11,7 @@ import sys
 
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
+from websockets.typing import Subprotocol
 
 
 async def main(address: str, suffix: str, agent: str) -> None:
@@ -19,7 +20,7 @@ async def main(address: str, suffix: str, agent: str) -> None:
 
     def open_at(path: str, query: str = "") -> connect:
         url = f"ws://{address}{path}{suffix}?{query}"
-        return connect(url, max_size=None, ping_interval=None, proxy=None)
+        return connect(url, subprotocols=[Subprotocol("streamlit")], max_size=None, ping_interval=None, proxy=None)
 
     async with open_at("/getCaseCount") as connection:
         count = int(await connection.recv())

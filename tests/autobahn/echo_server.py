@@ -7,6 +7,7 @@ import logging
 
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
+from websockets.typing import Subprotocol
 
 
 async def echo(connection: ServerConnection) -> None:
@@ -23,7 +24,8 @@ async def main() -> None:
     # What Autobahn sends is broken on purpose, and its reports say how the session ended.
     logging.getLogger("websockets").setLevel(logging.CRITICAL)
     # No pings of its own: they would come at other moments in every run.
-    async with serve(echo, "127.0.0.1", 0, max_size=None, ping_interval=None) as server:
+    options = {"subprotocols": [Subprotocol("streamlit")], "max_size": None, "ping_interval": None}
+    async with serve(echo, "127.0.0.1", 0, **options) as server:
         host, port = next(iter(server.sockets)).getsockname()[:2]
         print(f"listening on {host}:{port}", flush=True)
         await server.serve_forever()

@@ -1,5 +1,7 @@
 """Autobahn|Testsuite's fuzzing server (Python 2.7) under paths that end as an app's message stream, on a free port.
 
+It selects Streamlit's subprotocol where that is offered.
+
 Its arguments: the directory for its reports, then the patterns of cases to run, then `--not` and those to leave out.
 """
 
@@ -8,15 +10,17 @@ import sys
 from autobahntestsuite.fuzzing import FuzzingServerFactory, FuzzingServerProtocol
 from twisted.internet import reactor
 
-# The sidecar taps paths that end so.
+# The sidecar taps websockets under paths that end so, if both sides agree on the subprotocol.
 STREAM = "/_stcore/stream"
+SUBPROTOCOL = u"streamlit"
 
 
 class StreamProtocol(FuzzingServerProtocol):
     def onConnect(self, request):
         if request.path.endswith(STREAM):
             request.path = request.path[: -len(STREAM)]
-        return FuzzingServerProtocol.onConnect(self, request)
+        FuzzingServerProtocol.onConnect(self, request)
+        return SUBPROTOCOL if SUBPROTOCOL in request.protocols else None
 
 
 def main(outdir, *patterns):

@@ -36,7 +36,7 @@ def fuzz_servers(urls: Mapping[str, str], cases: Cases, outdir: Path) -> dict[st
     for agent, url in urls.items():
         spec = {
             "outdir": str(outdir / agent),
-            "servers": [{"agent": agent, "url": url}],
+            "servers": [{"agent": agent, "url": url, "protocols": ["streamlit"]}],
             "cases": list(cases.patterns),
             "exclude-cases": list(cases.excluded),
             "exclude-agent-cases": {},

@@ -59,6 +59,7 @@ class Crowd:
             key = _KEY.search(await reader.readuntil(_END))[1]
             accept = base64.b64encode(hashlib.sha1(key + _GUID).digest())
             writer.write(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n")
+            writer.write(b"Sec-WebSocket-Protocol: streamlit\r\n")
             writer.write(b"Sec-WebSocket-Accept: " + accept + _END + self._hello)
             while True:
                 kind, length = await reader.readexactly(2)
@@ -79,7 +80,8 @@ class Crowd:
             self._browsers.append(writer)
             writer.write(
                 b"GET /_stcore/stream HTTP/1.1\r\nHost: app.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
-                b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: " + base64.b64encode(bytes(16)) + _END
+                b"Sec-WebSocket-Protocol: streamlit\r\nSec-WebSocket-Version: 13\r\n"
+                b"Sec-WebSocket-Key: " + base64.b64encode(bytes(16)) + _END
             )
             head = await reader.readuntil(_END)
             assert head.startswith(b"HTTP/1.1 101 "), head
