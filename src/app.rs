@@ -23,7 +23,7 @@ use crate::metrics::Metrics;
 use crate::proxy::Proxy;
 use crate::relay::stream::keepalive;
 use crate::server::admin::{self, AdminState};
-use crate::server::listener::{self, Entrance};
+use crate::server::listener::{self, ListenerContext};
 use crate::server::tls;
 use crate::session::Sessions;
 use crate::session::stop::Stop;
@@ -46,7 +46,7 @@ pub struct Sidecar {
     drain: Drain,
     /// TLS for browsers.
     tls: Option<Watcher<ListenerFiles>>,
-    entrance: Arc<ArcSwap<Entrance>>,
+    context: Arc<ArcSwap<ListenerContext>>,
     reloading: Reloading,
 }
 
@@ -109,12 +109,12 @@ impl Sidecar {
         let mut apps = Apps::new(metrics.clone());
         let routes = apps.routes(&config)?;
         let proxy = Proxy::new(&config, routes, sessions.clone(), metrics.clone());
-        let door = tls.as_ref().map(Watcher::live);
-        let entrance = Entrance::new(&config, door, proxy.clone(), metrics.clone());
-        let entrance = Arc::new(ArcSwap::from_pointee(entrance));
-        let reloading = Reloading::new(apps, proxy, entrance.clone(), metrics.clone());
+        let acceptor = tls.as_ref().map(Watcher::live);
+        let context = ListenerContext::new(&config, acceptor, proxy.clone(), metrics.clone());
+        let context = Arc::new(ArcSwap::from_pointee(context));
+        let reloading = Reloading::new(apps, proxy, context.clone(), metrics.clone());
         let drain_settings = config.drain;
-        Ok(Self { drain_settings, public, admin, admin_thread, metrics, sessions, drain, tls, entrance, reloading })
+        Ok(Self { drain_settings, public, admin, admin_thread, metrics, sessions, drain, tls, context, reloading })
     }
 
     /// Where browsers are served; the real port if 0 was asked for.
@@ -157,7 +157,7 @@ impl Sidecar {
     /// deadline is cut when the runtime goes. If `stop` resolves after somebody else has started the drain, the drain goes
     /// on as planned; but its delay ends when the app is gone.
     pub async fn run(self, stop: impl Future<Output = ()>) {
-        let Self { drain_settings, public, admin, admin_thread, metrics, sessions, drain, tls, entrance, reloading } =
+        let Self { drain_settings, public, admin, admin_thread, metrics, sessions, drain, tls, context, reloading } =
             self;
         let in_force = reloading.clone();
         let state = AdminState {
@@ -171,7 +171,7 @@ impl Sidecar {
         let admin = admin_thread.spawn(admin::serve(admin, state, std::future::pending()));
         let upkeep = admin_thread.spawn(keep_up(metrics.clone(), reloading.clone()));
         let certificates = tokio::spawn(watch(tls, metrics.clone()));
-        let public = tokio::spawn(listener::serve(public, entrance, drain.clone()));
+        let public = tokio::spawn(listener::serve(public, context, drain.clone()));
 
         let mut stop = pin!(stop);
         let stopped = tokio::select! {

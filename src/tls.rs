@@ -35,22 +35,22 @@ pub struct TlsError {
 }
 
 /// Files that TLS is made of.
-pub trait Material {
+pub trait TlsFiles {
     /// What is made of them.
     type Config;
 
     /// All of them.
     fn files(&self) -> Vec<PemFile<'_>>;
 
-    /// Makes it of their contents, in the order of [`Material::files`].
+    /// Makes it of their contents, in the order of [`TlsFiles::files`].
     ///
     /// # Errors
     /// Names the file that is to blame.
-    fn make(&self, contents: &[Contents<'_>]) -> Result<Made<Self::Config>, TlsError>;
+    fn make(&self, contents: &[Contents<'_>]) -> Result<Built<Self::Config>, TlsError>;
 }
 
 /// What is made of files.
-pub struct Made<C> {
+pub struct Built<C> {
     /// For rustls.
     pub config: C,
     /// When the first of the own certificates expires, in seconds of Unix time; 0 if there is none.
@@ -91,27 +91,27 @@ pub struct ClientFiles {
 }
 
 /// What was made last of files that worked; clones of what [`Live::current`] gives outlive a change.
-pub struct Live<M: Material> {
+pub struct Live<M: TlsFiles> {
     material: M,
     current: RwLock<Arc<M::Config>>,
 }
 
 /// Looks whether files have changed.
-pub struct Watcher<M: Material> {
+pub struct Watcher<M: TlsFiles> {
     live: Arc<Live<M>>,
     /// What was there at the last look, and what was judged last.
     seen: Result<u64, TlsError>,
     judged: Result<u64, TlsError>,
 }
 
-impl<M: Material> Live<M> {
+impl<M: TlsFiles> Live<M> {
     /// Makes it of the files as they are; a watcher for what becomes of them, and when the own certificate expires.
     ///
     /// # Errors
     /// Names the file that is to blame.
     pub fn load(material: M) -> Result<(Watcher<M>, u64), TlsError> {
         let contents = read(&material)?;
-        let Made { config, not_after } = material.make(&contents)?;
+        let Built { config, not_after } = material.make(&contents)?;
         let (seen, judged) = (Ok(print(&contents)), Ok(print(&contents)));
         drop(contents);
         let live = Arc::new(Self { material, current: RwLock::new(Arc::new(config)) });
@@ -124,7 +124,7 @@ impl<M: Material> Live<M> {
     }
 }
 
-impl<M: Material> Watcher<M> {
+impl<M: TlsFiles> Watcher<M> {
     /// What is watched.
     pub fn live(&self) -> Arc<Live<M>> {
         self.live.clone()
@@ -144,14 +144,14 @@ impl<M: Material> Watcher<M> {
         }
         self.judged = now;
         let made = contents.and_then(|contents| self.live.material.make(&contents));
-        Some(made.map(|Made { config, not_after }| {
+        Some(made.map(|Built { config, not_after }| {
             *self.live.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
             not_after
         }))
     }
 }
 
-impl Material for ListenerFiles {
+impl TlsFiles for ListenerFiles {
     type Config = ServerConfig;
 
     fn files(&self) -> Vec<PemFile<'_>> {
@@ -162,7 +162,7 @@ impl Material for ListenerFiles {
         first.into_iter().chain(others).chain(self.client_ca.as_ref().map(|ca| named("tls.client_ca", ca))).collect()
     }
 
-    fn make(&self, contents: &[Contents<'_>]) -> Result<Made<ServerConfig>, TlsError> {
+    fn make(&self, contents: &[Contents<'_>]) -> Result<Built<ServerConfig>, TlsError> {
         let (certificates, not_after) = self.certificates(contents)?;
         let builder = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
         let builder = builder.expect("ring has suites for every version");
@@ -178,7 +178,7 @@ impl Material for ListenerFiles {
         // Scanners ask for it; every suite is a good one.
         config.ignore_client_order = true;
         config.ticketer = ring::Ticketer::new().map_err(|error| contents[1].blame(error))?;
-        Ok(Made { config, not_after })
+        Ok(Built { config, not_after })
     }
 }
 
@@ -203,7 +203,7 @@ impl ListenerFiles {
     }
 }
 
-impl Material for ClientFiles {
+impl TlsFiles for ClientFiles {
     type Config = ClientConfig;
 
     fn files(&self) -> Vec<PemFile<'_>> {
@@ -213,7 +213,7 @@ impl Material for ClientFiles {
         pair.chain(self.ca.as_ref().map(|ca| named("upstream_tls.ca", ca))).collect()
     }
 
-    fn make(&self, contents: &[Contents<'_>]) -> Result<Made<ClientConfig>, TlsError> {
+    fn make(&self, contents: &[Contents<'_>]) -> Result<Built<ClientConfig>, TlsError> {
         let roots = match (&self.ca, contents.last()) {
             (Some(_), Some(ca)) => roots(ca)?,
             _ => system_roots()?,
@@ -231,7 +231,7 @@ impl Material for ClientFiles {
             }
         };
         config.alpn_protocols = vec![ASKED_FOR.to_vec()];
-        Ok(Made { config, not_after })
+        Ok(Built { config, not_after })
     }
 }
 
@@ -244,7 +244,7 @@ fn named<'a>(setting: &'static str, path: &'a PathBuf) -> PemFile<'a> {
     PemFile { setting, path }
 }
 
-fn read<M: Material>(material: &M) -> Result<Vec<Contents<'_>>, TlsError> {
+fn read<M: TlsFiles>(material: &M) -> Result<Vec<Contents<'_>>, TlsError> {
     material.files().into_iter().map(PemFile::read).collect()
 }
 

@@ -18,7 +18,7 @@ use crate::metrics::{Metrics, Reload};
 use crate::proxy::Proxy;
 use crate::proxy::routes::Routes;
 use crate::proxy::upstream::Upstream;
-use crate::server::listener::Entrance;
+use crate::server::listener::ListenerContext;
 use crate::server::status::{InForce, LastReload};
 use crate::server::tls;
 use crate::tls::{ClientFiles, Live, TlsError, Watcher};
@@ -36,7 +36,7 @@ const ALWAYS_REMEMBERED: usize = 10;
 pub struct Reloading {
     apps: Arc<Mutex<Apps>>,
     proxy: Proxy,
-    entrance: Arc<ArcSwap<Entrance>>,
+    context: Arc<ArcSwap<ListenerContext>>,
     metrics: Arc<Metrics>,
 }
 
@@ -64,8 +64,8 @@ struct ClientTls {
 }
 
 impl Reloading {
-    pub(super) fn new(apps: Apps, proxy: Proxy, entrance: Arc<ArcSwap<Entrance>>, metrics: Arc<Metrics>) -> Self {
-        Self { apps: Arc::new(Mutex::new(apps)), proxy, entrance, metrics }
+    pub(super) fn new(apps: Apps, proxy: Proxy, context: Arc<ArcSwap<ListenerContext>>, metrics: Arc<Metrics>) -> Self {
+        Self { apps: Arc::new(Mutex::new(apps)), proxy, context, metrics }
     }
 
     /// Puts `config` in force, as far as [`Reloader`](crate::config::Reloader) lets it differ. May read files; call it within
@@ -76,7 +76,7 @@ impl Reloading {
     pub fn apply(&self, config: &Config) -> Result<(), TlsError> {
         let mut apps = self.apps();
         self.proxy.renew(config, apps.routes(config)?);
-        self.entrance.store(Arc::new(self.entrance.load().renewed(config)));
+        self.context.store(Arc::new(self.context.load().renewed(config)));
         Ok(())
     }
 

@@ -39,7 +39,7 @@ struct Peer {
 
 /// Why there is no status.
 #[derive(Debug, thiserror::Error)]
-enum Silence {
+enum NoAnswer {
     #[error(transparent)]
     Connect(#[from] ConnectError),
     #[error("no HTTP answer")]
@@ -181,7 +181,7 @@ impl Peer {
         Self { connector: Connector::new(address, LOOK, LOOK), base: String::new(), host, setting }
     }
 
-    async fn ask(&self, method: Method, path: &PathAndQuery, within: Duration) -> Result<StatusCode, Silence> {
+    async fn ask(&self, method: Method, path: &PathAndQuery, within: Duration) -> Result<StatusCode, NoAnswer> {
         let mut request = Request::new(Empty::<Bytes>::new());
         *request.method_mut() = method;
         *request.uri_mut() = path.clone().into();
@@ -195,7 +195,7 @@ impl Peer {
             tokio::spawn(connection);
             Ok(sender.send_request(request).await?.status())
         };
-        timeout(within, exchange).await.map_err(|_elapsed| Silence::TimedOut(within))?
+        timeout(within, exchange).await.map_err(|_elapsed| NoAnswer::TimedOut(within))?
     }
 
     /// Resolves when nobody is there any more.

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use self::reload::Keeper;
+use self::reload::ConfigReloader;
 use super::failure::{MISUSE, failed};
 use crate::app::{Sidecar, Sockets};
 use crate::config::{self, LogFormat, Origin, Problem, Problems, Reloader, Sources};
@@ -128,7 +128,7 @@ async fn serve(
     let over = CancellationToken::new();
     let told = systemd::keep_told(sidecar.drain(), sidecar.sessions(), drain_timeout, over.clone());
     let told = AbortOnDropHandle::new(tokio::spawn(told));
-    let keeper = Keeper { reloader, running, reloading: sidecar.reloading(), filter };
+    let keeper = ConfigReloader { reloader, running, reloading: sidecar.reloading(), filter };
     let _kept = AbortOnDropHandle::new(tokio::spawn(reload::keep_current(keeper, hangups)));
     let stop = CancellationToken::new();
     let hurried = async {

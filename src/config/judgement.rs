@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::load::Assembly;
+use super::load::Loader;
 use super::{Config, WatchdogMode, upstream};
 use crate::heartbeat::{Mode, Proof};
 use crate::streamlit::ack::AckForm;
@@ -10,7 +10,7 @@ use crate::streamlit::ack::AckForm;
 /// The shortest ack timeout that is wise: some round trips of a slow mobile link.
 const UNHURRIED: Duration = Duration::from_secs(2);
 
-impl Assembly {
+impl Loader {
     /// What cannot hold at once, a line each.
     pub(super) fn conflicts(&self) -> Vec<String> {
         let (Config { listen, admin, watchdog, .. }, apps) = (&self.config, self.config.apps());

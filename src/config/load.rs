@@ -163,7 +163,7 @@ fn is_service_variable(rest: &str, value: &str) -> bool {
 
 /// Values on their way into a configuration: later ones replace earlier ones, and every one must be valid.
 #[derive(Default)]
-pub(super) struct Assembly {
+pub(super) struct Loader {
     pub(super) config: Config,
     pub(super) origins: HashMap<&'static str, Origin>,
     problems: Vec<Problem>,
@@ -189,7 +189,7 @@ pub fn load(sources: &Sources) -> Result<Loaded, Problems> {
 /// # Errors
 /// What is wrong with flags and environment.
 pub fn glance(sources: &Sources) -> Result<Glance, Problems> {
-    let Assembly { config, origins, problems, .. } = assemble(sources);
+    let Loader { config, origins, problems, .. } = assemble(sources);
     let in_file = |problem: &Problem| match problem {
         Problem::Unreadable { .. } | Problem::Written { origin: Origin::File { .. }, .. } => true,
         Problem::Written { .. } | Problem::Conflict(_) => false,
@@ -203,8 +203,8 @@ pub fn log_format(sources: &Sources) -> LogFormat {
     assemble(sources).config.log.format
 }
 
-fn assemble(sources: &Sources) -> Assembly {
-    let mut assembly = Assembly::default();
+fn assemble(sources: &Sources) -> Loader {
+    let mut assembly = Loader::default();
     if let Some(path) = sources.file() {
         assembly.take_file(path);
     }
@@ -238,12 +238,12 @@ fn shown(config: &Config, origins: &HashMap<&'static str, Origin>, key: &str) ->
     format!("{key} = {:?} ({origin})", (setting.get)(config))
 }
 
-impl Assembly {
+impl Loader {
     fn take_file(&mut self, path: &Path) {
         let origin = |line| Origin::File { path: path.to_owned(), line };
         match raw::read(path) {
             Ok(document) => {
-                let written = |raw::Mistake { line, reason }| Problem::Written { origin: origin(line), reason };
+                let written = |raw::SyntaxError { line, reason }| Problem::Written { origin: origin(line), reason };
                 self.problems.extend(document.mistakes.into_iter().map(written));
                 self.items = document.items;
                 for entry in document.entries {

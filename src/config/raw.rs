@@ -61,7 +61,7 @@ pub(super) struct Field {
 
 /// Something that is wrong with the file.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Mistake {
+pub(super) struct SyntaxError {
     /// Its line, from 1.
     pub(super) line: usize,
     /// The key, where one is concerned, and what is wrong.
@@ -79,7 +79,7 @@ pub(super) struct Document {
     /// The tables of lists, in their order.
     pub(super) items: Vec<Item>,
     /// The mistakes, in any order.
-    pub(super) mistakes: Vec<Mistake>,
+    pub(super) mistakes: Vec<SyntaxError>,
 }
 
 /// Reads and parses a file.
@@ -211,7 +211,7 @@ impl Reader {
 
     fn mistake(&mut self, at: usize, reason: String) {
         let (line, reason) = (self.line(at), one_line(&reason));
-        self.document.mistakes.push(Mistake { line, reason });
+        self.document.mistakes.push(SyntaxError { line, reason });
     }
 
     /// The line, from 1, on which the byte at this offset stands.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::heartbeat::pings::PingSettings;
-use crate::relay::Patience;
+use crate::relay::Timeouts;
 
 /// From one ping to the browser to the next where it is shielded from the app's, and no other time is asked for: as often
 /// as Streamlit itself pings from 1.47.0 on.
@@ -16,7 +16,7 @@ pub struct SessionSettings {
     /// session.
     pub takeover: bool,
     /// How long the peers are waited for.
-    pub patience: Patience,
+    pub patience: Timeouts,
     /// From one ping to the browser to the next; `None` where nobody asks for them.
     pub browser_ping_interval: Option<Duration>,
     /// The app's pings are answered here rather than by the browser.
@@ -25,7 +25,7 @@ pub struct SessionSettings {
 
 impl Default for SessionSettings {
     fn default() -> Self {
-        let patience = Patience {
+        let patience = Timeouts {
             dead_peer: Duration::from_secs(30),
             write_stall: Duration::from_secs(120),
             takeover: Duration::from_millis(500),

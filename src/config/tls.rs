@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use rustls::pki_types::ServerName;
 
-use super::load::{Assembly, Effective, Origin};
+use super::load::{Effective, Loader, Origin};
 use super::raw::{Item, List, Mistakes};
 use super::upstream::UpstreamAddress;
 use super::{Config, Invalid, Route};
@@ -103,7 +103,7 @@ pub(super) fn further(item: &Item, origin: impl Fn(usize) -> Origin) -> Result<(
     both.map(|((certificate, one), (key, other))| (Pair { certificate, key }, vec![one, other]))
 }
 
-impl Assembly {
+impl Loader {
     /// What keeps TLS from working, the contents of the files included.
     pub(super) fn tls_conflicts(&self) -> Vec<String> {
         let (Config { tls, upstream_tls, .. }, apps) = (&self.config, self.config.apps());

@@ -8,7 +8,7 @@ use crate::websocket::scanner::{Lost, Sender};
 
 /// What the tap tells its carrier.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Note {
+pub enum TapEvent {
     /// A heartbeat came from the browser.
     Heartbeat,
     /// A whole message of so many payload bytes passed from the browser, or was withheld.
@@ -34,7 +34,7 @@ pub enum Note {
 }
 
 /// Carries out what the tap decides. `from` names the direction by its sender.
-pub trait Carrier {
+pub trait TapOutput {
     /// These bytes of the stream go on as they are.
     fn pass(&mut self, from: Sender, bytes: &[u8]);
     /// These bytes of the sidecar's own go in here.
@@ -44,5 +44,5 @@ pub trait Carrier {
     /// What is known of the upstream.
     fn capability(&self) -> Capability;
     /// Something happened that is worth a metric.
-    fn note(&mut self, note: Note);
+    fn note(&mut self, note: TapEvent);
 }

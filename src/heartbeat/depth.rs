@@ -8,7 +8,7 @@ use crate::websocket::scanner::Sender;
 
 /// How much of a session the tap looks at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Depth {
+pub enum Inspection {
     /// Messages too: heartbeats are answered.
     Messages,
     /// Messages too, though some are compressed. A heartbeat is answered but never withheld: what comes later may refer
@@ -20,7 +20,7 @@ pub enum Depth {
     Off,
 }
 
-impl Depth {
+impl Inspection {
     /// Heartbeats are seen.
     pub fn sees_messages(self) -> bool {
         match self {

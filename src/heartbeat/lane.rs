@@ -27,7 +27,7 @@ pub(super) enum Kind {
 
 /// One direction; every byte of it counts for each idle session.
 #[derive(Debug)]
-pub(super) struct Lane {
+pub(super) struct Direction {
     pub(super) scanner: Scanner,
     sender: Sender,
     /// The frame under way is the last one of its message; control frames count as none.
@@ -58,7 +58,7 @@ struct Pieces {
     front: Vec<u8>,
 }
 
-impl Lane {
+impl Direction {
     /// `extensions`: some were negotiated; `deflate`: it was this one.
     pub(super) fn new(sender: Sender, extensions: bool, deflate: Option<Deflate>) -> Self {
         let inflater = deflate.map(|deflate| match sender {

@@ -16,7 +16,7 @@ const BURST: Duration = Duration::from_millis(500);
 /// What becomes of the heartbeat's own bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
-pub enum Passage {
+pub enum Disposition {
     /// They go on to the upstream.
     Forward,
     /// They are taken out of the stream.
@@ -26,7 +26,7 @@ pub enum Passage {
 /// What is to be done next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
-pub enum Verb {
+pub enum Action {
     /// Send a ping with this payload upstream, now, between two frames.
     Ping(Tag),
     /// Send an ack to the browser, now, between two messages; its heartbeat came so long ago.
@@ -91,9 +91,9 @@ impl Policy {
     }
 
     /// A heartbeat came from the browser.
-    pub fn on_heartbeat(&mut self, now: Instant, capability: Capability) -> Passage {
+    pub fn on_heartbeat(&mut self, now: Instant, capability: Capability) -> Disposition {
         if self.closing {
-            return Passage::Forward;
+            return Disposition::Forward;
         }
         let answer_here = match (self.settings.mode, capability) {
             (Mode::Answer, _) | (Mode::Auto, Capability::Silent) => true,
@@ -101,7 +101,7 @@ impl Policy {
         };
         let stage = if answer_here { self.unproved() } else { Stage::Native };
         self.await_ack(now, stage, !answer_here);
-        if answer_here { Passage::Withhold } else { Passage::Forward }
+        if answer_here { Disposition::Withhold } else { Disposition::Forward }
     }
 
     /// A heartbeat came from the browser that passes on, in a session whose native acks cannot be seen. It is answered
@@ -187,10 +187,10 @@ impl Policy {
     }
 
     /// What is to be done now; ask until it answers `None`.
-    pub fn next(&mut self, now: Instant, room: Room) -> Option<Verb> {
+    pub fn next(&mut self, now: Instant, room: Room) -> Option<Action> {
         if self.misses > 0 {
             self.misses -= 1;
-            return Some(Verb::NativeAckMissed);
+            return Some(Action::NativeAckMissed);
         }
         if let Some(late) = self.waiting.iter().position(|waiting| self.due(waiting).is_some_and(|due| due <= now)) {
             return Some(self.overdue(late));
@@ -200,14 +200,14 @@ impl Policy {
         {
             let waiting = self.waiting.remove(proved);
             self.release_if_idle();
-            return Some(Verb::Ack(now.saturating_duration_since(waiting.since)));
+            return Some(Action::Ack(now.saturating_duration_since(waiting.since)));
         }
         let mut unproved = self.waiting.iter_mut().filter(|waiting| waiting.stage == Stage::Unproved).peekable();
         if !room.upstream || self.liveness.is_outstanding() || unproved.peek().is_none() {
             return None;
         }
         unproved.for_each(|waiting| waiting.stage = Stage::Proving);
-        Some(Verb::Ping(self.liveness.on_ping(now)))
+        Some(Action::Ping(self.liveness.on_ping(now)))
     }
 
     /// The stage of a heartbeat that the sidecar is to answer.
@@ -226,21 +226,21 @@ impl Policy {
         }
     }
 
-    fn overdue(&mut self, late: usize) -> Verb {
+    fn overdue(&mut self, late: usize) -> Action {
         let native = self.waiting[late].stage == Stage::Native;
         if native && self.settings.mode == Mode::Forward {
             let _unanswered = self.waiting.remove(late);
             self.release_if_idle();
-            return Verb::Withheld(Withheld::Policy);
+            return Action::Withheld(Withheld::Policy);
         }
         if native {
             let stage = self.unproved();
             self.waiting[late].stage = stage;
             self.misses += u8::from(stage == Stage::Proved);
-            return Verb::NativeAckOverdue;
+            return Action::NativeAckOverdue;
         }
         self.waiting[late].stalled = true;
-        Verb::Withheld(Withheld::UpstreamStalled)
+        Action::Withheld(Withheld::UpstreamStalled)
     }
 
     /// An idle session owns no buffer.
@@ -264,7 +264,7 @@ mod tests {
 
     fn ping(policy: &mut Policy, now: Instant) -> Tag {
         match policy.next(now, ROOM) {
-            Some(Verb::Ping(tag)) => tag,
+            Some(Action::Ping(tag)) => tag,
             other => panic!("a ping was due, not {other:?}"),
         }
     }
@@ -272,11 +272,11 @@ mod tests {
     #[test]
     fn a_silent_upstream_is_proved_alive_before_the_ack() {
         let (start, mut policy) = (Instant::now(), policy(Settings::default()));
-        assert_eq!(policy.on_heartbeat(start, Capability::Silent), Passage::Withhold);
+        assert_eq!(policy.on_heartbeat(start, Capability::Silent), Disposition::Withhold);
         let tag = ping(&mut policy, start);
         assert_eq!(policy.next(start + MS, ROOM), None);
         assert_eq!(policy.on_pong(&tag, start + 2 * MS), Pong::Proof(2 * MS));
-        assert_eq!(policy.next(start + 2 * MS, ROOM), Some(Verb::Ack(2 * MS)));
+        assert_eq!(policy.next(start + 2 * MS, ROOM), Some(Action::Ack(2 * MS)));
         assert_eq!(policy.next(start + 2 * MS, ROOM), None);
         assert!(policy.is_idle());
     }
@@ -289,11 +289,11 @@ mod tests {
         let _withheld = policy.on_heartbeat(start + MS, Capability::Silent);
         assert_eq!(policy.next(start + MS, ROOM), None, "one ping at a time");
         let _proof = policy.on_pong(&first, start + 2 * MS);
-        assert_eq!(policy.next(start + 2 * MS, ROOM), Some(Verb::Ack(2 * MS)));
+        assert_eq!(policy.next(start + 2 * MS, ROOM), Some(Action::Ack(2 * MS)));
         let second = ping(&mut policy, start + 2 * MS);
         assert_eq!(policy.next(start + 3 * MS, ROOM), None, "the first pong says nothing about the second heartbeat");
         let _proof = policy.on_pong(&second, start + 4 * MS);
-        assert_eq!(policy.next(start + 4 * MS, ROOM), Some(Verb::Ack(3 * MS)));
+        assert_eq!(policy.next(start + 4 * MS, ROOM), Some(Action::Ack(3 * MS)));
     }
 
     #[test]
@@ -304,16 +304,16 @@ mod tests {
         let stalled = start + Settings::default().stall_after;
         assert_eq!(policy.deadline(), Some(stalled));
         assert_eq!(policy.next(stalled - MS, ROOM), None);
-        assert_eq!(policy.next(stalled, ROOM), Some(Verb::Withheld(Withheld::UpstreamStalled)));
+        assert_eq!(policy.next(stalled, ROOM), Some(Action::Withheld(Withheld::UpstreamStalled)));
         assert_eq!((policy.next(stalled, ROOM), policy.deadline()), (None, None));
         let _proof = policy.on_pong(&tag, stalled + MS);
-        assert_eq!(policy.next(stalled + MS, ROOM), Some(Verb::Ack(Settings::default().stall_after + MS)));
+        assert_eq!(policy.next(stalled + MS, ROOM), Some(Action::Ack(Settings::default().stall_after + MS)));
     }
 
     #[test]
     fn a_native_upstream_answers_by_itself() {
         let (start, mut policy) = (Instant::now(), policy(Settings::default()));
-        assert_eq!(policy.on_heartbeat(start, Capability::Native), Passage::Forward);
+        assert_eq!(policy.on_heartbeat(start, Capability::Native), Disposition::Forward);
         assert_eq!(policy.next(start, ROOM), None);
         assert_eq!(policy.on_native_ack(start + MS), Some(MS));
         assert_eq!((policy.next(start + Duration::from_secs(60), ROOM), policy.deadline()), (None, None));
@@ -325,11 +325,11 @@ mod tests {
         let (start, mut policy) = (Instant::now(), policy(Settings::default()));
         let _forwarded = policy.on_heartbeat(start, Capability::Native);
         let late = start + Settings::default().native_deadline;
-        assert_eq!(policy.next(late, ROOM), Some(Verb::NativeAckOverdue));
+        assert_eq!(policy.next(late, ROOM), Some(Action::NativeAckOverdue));
         let tag = ping(&mut policy, late);
         let _proof = policy.on_pong(&tag, late + MS);
-        assert_eq!(policy.next(late + MS, ROOM), Some(Verb::NativeAckMissed));
-        assert_eq!(policy.next(late + MS, ROOM), Some(Verb::Ack(Settings::default().native_deadline + MS)));
+        assert_eq!(policy.next(late + MS, ROOM), Some(Action::NativeAckMissed));
+        assert_eq!(policy.next(late + MS, ROOM), Some(Action::Ack(Settings::default().native_deadline + MS)));
     }
 
     #[test]
@@ -341,7 +341,7 @@ mod tests {
         let tag = ping(&mut policy, start + MS);
         let _proof = policy.on_pong(&tag, start + 2 * MS);
         let verbs: Vec<_> = std::iter::from_fn(|| policy.next(start + 2 * MS, ROOM)).collect();
-        assert_eq!(verbs, [Verb::NativeAckMissed, Verb::Ack(2 * MS)]);
+        assert_eq!(verbs, [Action::NativeAckMissed, Action::Ack(2 * MS)]);
     }
 
     #[test]
@@ -354,11 +354,11 @@ mod tests {
             assert_eq!(policy.on_native_ack(sent + MS), Some(MS));
         }
         let late = start + Settings::default().native_deadline;
-        assert_eq!(policy.next(late, ROOM), Some(Verb::NativeAckOverdue), "the first one alone is left");
+        assert_eq!(policy.next(late, ROOM), Some(Action::NativeAckOverdue), "the first one alone is left");
         let tag = ping(&mut policy, late);
         let _proof = policy.on_pong(&tag, late + MS);
-        assert_eq!(policy.next(late + MS, ROOM), Some(Verb::NativeAckMissed));
-        assert_eq!(policy.next(late + MS, ROOM), Some(Verb::Ack(Settings::default().native_deadline + MS)));
+        assert_eq!(policy.next(late + MS, ROOM), Some(Action::NativeAckMissed));
+        assert_eq!(policy.next(late + MS, ROOM), Some(Action::Ack(Settings::default().native_deadline + MS)));
         assert_eq!(policy.next(late + MS, ROOM), None);
     }
 
@@ -379,7 +379,7 @@ mod tests {
         let (start, mut policy) = (Instant::now(), policy(Settings::default()));
         let _forwarded = policy.on_heartbeat(start, Capability::Unknown);
         let late = start + Settings::default().native_deadline;
-        assert_eq!(policy.next(late, ROOM), Some(Verb::NativeAckOverdue));
+        assert_eq!(policy.next(late, ROOM), Some(Action::NativeAckOverdue));
         let tag = ping(&mut policy, late);
         assert_eq!(policy.on_native_ack(late + MS), Some(Settings::default().native_deadline + MS));
         let _proof = policy.on_pong(&tag, late + 2 * MS);
@@ -389,16 +389,16 @@ mod tests {
     #[test]
     fn mode_forward_never_answers_and_says_so() {
         let (start, mut policy) = (Instant::now(), policy(Settings { mode: Mode::Forward, ..Settings::default() }));
-        assert_eq!(policy.on_heartbeat(start, Capability::Silent), Passage::Forward);
+        assert_eq!(policy.on_heartbeat(start, Capability::Silent), Disposition::Forward);
         let late = start + Settings::default().native_deadline;
-        assert_eq!(policy.next(late, ROOM), Some(Verb::Withheld(Withheld::Policy)));
+        assert_eq!(policy.next(late, ROOM), Some(Action::Withheld(Withheld::Policy)));
         assert_eq!(policy.next(late, ROOM), None);
     }
 
     #[test]
     fn mode_answer_withholds_from_a_native_upstream_too() {
         let (start, mut policy) = (Instant::now(), policy(Settings { mode: Mode::Answer, ..Settings::default() }));
-        assert_eq!(policy.on_heartbeat(start, Capability::Native), Passage::Withhold);
+        assert_eq!(policy.on_heartbeat(start, Capability::Native), Disposition::Withhold);
     }
 
     #[test]
@@ -409,7 +409,7 @@ mod tests {
             let tag = ping(&mut policy, start);
             assert_eq!(policy.next(start + MS, ROOM), None);
             let _proof = policy.on_pong(&tag, start + 2 * MS);
-            assert_eq!(policy.next(start + 2 * MS, ROOM), Some(Verb::Ack(2 * MS)));
+            assert_eq!(policy.next(start + 2 * MS, ROOM), Some(Action::Ack(2 * MS)));
             assert_eq!(policy.next(start + Duration::from_secs(60), ROOM), None);
         }
         let (start, mut policy) = (Instant::now(), policy(Settings { mode: Mode::Forward, ..Settings::default() }));
@@ -421,8 +421,8 @@ mod tests {
     fn an_open_connection_is_proof_enough_if_told_so() {
         let settings = Settings { proof: Proof::Connection, ..Settings::default() };
         let (start, mut policy) = (Instant::now(), policy(settings));
-        assert_eq!(policy.on_heartbeat(start, Capability::Silent), Passage::Withhold);
-        assert_eq!(policy.next(start, ROOM), Some(Verb::Ack(Duration::ZERO)));
+        assert_eq!(policy.on_heartbeat(start, Capability::Silent), Disposition::Withhold);
+        assert_eq!(policy.next(start, ROOM), Some(Action::Ack(Duration::ZERO)));
     }
 
     #[test]
@@ -434,7 +434,7 @@ mod tests {
         let tag = ping(&mut policy, start + MS);
         let _proof = policy.on_pong(&tag, start + 2 * MS);
         assert_eq!(policy.next(start + 2 * MS, none), None);
-        assert_eq!(policy.next(start + 3 * MS, ROOM), Some(Verb::Ack(3 * MS)));
+        assert_eq!(policy.next(start + 3 * MS, ROOM), Some(Action::Ack(3 * MS)));
     }
 
     #[test]
@@ -443,7 +443,7 @@ mod tests {
         let _withheld = policy.on_heartbeat(start, Capability::Silent);
         assert_eq!(policy.on_closing(true), 1, "the upstream went before it had proved itself");
         assert_eq!((policy.next(start, ROOM), policy.deadline()), (None, None));
-        assert_eq!(policy.on_heartbeat(start, Capability::Silent), Passage::Forward);
+        assert_eq!(policy.on_heartbeat(start, Capability::Silent), Disposition::Forward);
         assert_eq!(policy.on_closing(true), 0);
     }
 
@@ -457,7 +457,7 @@ mod tests {
         }
         assert_eq!(policy.waiting.len(), MAX_WAITING);
         let _proof = policy.on_pong(&first, start + 2 * MS);
-        assert_eq!(policy.next(start + 2 * MS, ROOM), Some(Verb::Ack(2 * MS)));
+        assert_eq!(policy.next(start + 2 * MS, ROOM), Some(Action::Ack(2 * MS)));
         let second = ping(&mut policy, start + 2 * MS);
         let _proof = policy.on_pong(&second, start + 3 * MS);
         let acks = std::iter::from_fn(|| policy.next(start + 3 * MS, ROOM)).count();

@@ -1,6 +1,6 @@
 //! The bytes of one call to the tap: what of them is dealt with, and what has been passed on.
 
-use super::carrier::Carrier;
+use super::carrier::TapOutput;
 use crate::websocket::scanner::Sender;
 
 /// The bytes of one call: `passed..at` is dealt with and still to be passed on.
@@ -16,7 +16,7 @@ impl<'a> Run<'a> {
         Self { bytes, from, passed: 0, at: 0 }
     }
 
-    pub(super) fn flush(&mut self, muted: bool, carrier: &mut impl Carrier) {
+    pub(super) fn flush(&mut self, muted: bool, carrier: &mut impl TapOutput) {
         if self.passed < self.at && !muted {
             carrier.pass(self.from, &self.bytes[self.passed..self.at]);
         }
@@ -24,7 +24,7 @@ impl<'a> Run<'a> {
     }
 
     /// Takes the last `frame` bytes out.
-    pub(super) fn cut(&mut self, frame: usize, muted: bool, carrier: &mut impl Carrier) {
+    pub(super) fn cut(&mut self, frame: usize, muted: bool, carrier: &mut impl TapOutput) {
         self.at -= frame;
         self.flush(muted, carrier);
         self.at += frame;

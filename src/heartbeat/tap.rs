@@ -7,13 +7,13 @@ mod farewell;
 
 use std::time::Instant;
 
-use super::carrier::{Carrier, Note};
-pub use super::depth::Depth;
+use super::carrier::{TapEvent, TapOutput};
+pub use super::depth::Inspection;
 use super::depth::wanted;
-use super::lane::{Kind, Lane};
+use super::lane::{Direction, Kind};
 use super::liveness::Pong;
 use super::pings::{Outgoing, PingSettings, Pings};
-use super::policy::{Passage, Policy, Room, Verb};
+use super::policy::{Action, Disposition, Policy, Room};
 use super::run::Run;
 use super::{Capability, Settings};
 use crate::streamlit::ack::AckForm;
@@ -28,13 +28,13 @@ pub const MAX_CARRY: usize = frame::MAX_HEADER + MAX_CONTROL;
 /// Both directions of one session.
 #[derive(Debug)]
 pub struct Tap {
-    depth: Depth,
+    depth: Inspection,
     ack: AckForm,
     policy: Policy,
     /// `None` where pings and pongs pass.
     pings: Option<Box<Pings>>,
-    browser: Lane,
-    upstream: Lane,
+    browser: Direction,
+    upstream: Direction,
     /// The code to close both sides with as soon as there is room.
     closing: Option<u16>,
     keys: u64,
@@ -42,12 +42,12 @@ pub struct Tap {
 
 impl Tap {
     /// The tap of a session whose handshake is done. `nonce` must be random.
-    pub fn new(depth: Depth, settings: Settings, nonce: u64) -> Self {
+    pub fn new(depth: Inspection, settings: Settings, nonce: u64) -> Self {
         let deflate = match depth {
-            Depth::Compressed(deflate) => Some(deflate),
-            Depth::Messages | Depth::Frames | Depth::Off => None,
+            Inspection::Compressed(deflate) => Some(deflate),
+            Inspection::Messages | Inspection::Frames | Inspection::Off => None,
         };
-        let lane = |sender| Lane::new(sender, depth != Depth::Messages, deflate);
+        let lane = |sender| Direction::new(sender, depth != Inspection::Messages, deflate);
         Self {
             depth,
             ack: settings.ack,
@@ -69,11 +69,11 @@ impl Tap {
 
     /// Bytes came from `from`. Returns how many were dealt with; the rest, at most [`MAX_CARRY`], must stand at the
     /// front of the next call.
-    pub fn on_bytes(&mut self, from: Sender, bytes: &[u8], now: Instant, carrier: &mut impl Carrier) -> usize {
+    pub fn on_bytes(&mut self, from: Sender, bytes: &[u8], now: Instant, carrier: &mut impl TapOutput) -> usize {
         let mut run = Run::new(from, bytes);
         let shielded = self.pings.as_ref().map(|pings| pings.shields());
         while run.at < bytes.len() {
-            if self.depth == Depth::Off {
+            if self.depth == Inspection::Off {
                 run.at = bytes.len();
                 break;
             }
@@ -115,7 +115,7 @@ impl Tap {
     }
 
     /// `from` sends no more bytes; `rest` is what it left unfinished.
-    pub fn on_end(&mut self, from: Sender, rest: &[u8], carrier: &mut impl Carrier) {
+    pub fn on_end(&mut self, from: Sender, rest: &[u8], carrier: &mut impl TapOutput) {
         if !self.muted(from) {
             carrier.pass(from, rest);
         }
@@ -125,7 +125,7 @@ impl Tap {
     }
 
     /// Time has passed, or a receiver has caught up: does what is due.
-    pub fn settle(&mut self, now: Instant, carrier: &mut impl Carrier) {
+    pub fn settle(&mut self, now: Instant, carrier: &mut impl TapOutput) {
         if !self.policy.is_idle() {
             self.obey(now, carrier);
         }
@@ -149,14 +149,14 @@ impl Tap {
         self.pings.as_ref()?.unanswered()
     }
 
-    fn lane(&self, from: Sender) -> &Lane {
+    fn lane(&self, from: Sender) -> &Direction {
         match from {
             Sender::Browser => &self.browser,
             Sender::Upstream => &self.upstream,
         }
     }
 
-    fn lane_mut(&mut self, from: Sender) -> &mut Lane {
+    fn lane_mut(&mut self, from: Sender) -> &mut Direction {
         match from {
             Sender::Browser => &mut self.browser,
             Sender::Upstream => &mut self.upstream,
@@ -165,18 +165,18 @@ impl Tap {
 
     /// Goes past whole messages of the upstream's that nothing has to be done about, nearly all of what it sends. Answers how
     /// many bytes that were.
-    fn plain_messages(&self, bytes: &[u8], carrier: &mut impl Carrier) -> usize {
+    fn plain_messages(&self, bytes: &[u8], carrier: &mut impl TapOutput) -> usize {
         let peek = match self.depth {
-            Depth::Messages => true,
-            Depth::Frames => false,
-            Depth::Compressed(_) | Depth::Off => return 0,
+            Inspection::Messages => true,
+            Inspection::Frames => false,
+            Inspection::Compressed(_) | Inspection::Off => return 0,
         };
         let mut left = bytes;
         if self.is_idle() {
             while let Some((payload, behind)) = self.upstream.scanner.plain_message(left) {
                 let kind = if peek { messages::glance(payload) } else { Some(ForwardType::Unknown) };
                 let Some(kind) = kind else { break };
-                carrier.note(Note::Forward(Forward::Other(kind), payload.len() as u64));
+                carrier.note(TapEvent::Forward(Forward::Other(kind), payload.len() as u64));
                 left = behind;
             }
         }
@@ -184,7 +184,7 @@ impl Tap {
     }
 
     /// A frame that [`wanted`] to be seen whole.
-    fn on_frame(&mut self, header: Header, wire: &[u8], run: &mut Run<'_>, now: Instant, carrier: &mut impl Carrier) {
+    fn on_frame(&mut self, header: Header, wire: &[u8], run: &mut Run<'_>, now: Instant, carrier: &mut impl TapOutput) {
         let frame = header.length + wire.len();
         let mut payload = [0; MAX_CONTROL];
         let payload = &mut payload[..wire.len()];
@@ -195,7 +195,7 @@ impl Tap {
         match header.opcode {
             Opcode::Close => {
                 self.lane_mut(run.from).closed = true;
-                carrier.note(Note::Close(run.from, frame::close_code(payload)));
+                carrier.note(TapEvent::Close(run.from, frame::close_code(payload)));
                 self.close_policy(run.from, carrier);
             }
             Opcode::Ping | Opcode::Pong => {
@@ -215,7 +215,7 @@ impl Tap {
         from: Sender,
         payload: &[u8],
         now: Instant,
-        carrier: &mut impl Carrier,
+        carrier: &mut impl TapOutput,
     ) -> bool {
         let pong = match (opcode, from, &mut self.pings) {
             (Opcode::Ping, _, Some(pings)) if pings.shields() => {
@@ -229,7 +229,7 @@ impl Tap {
             _ => Pong::Foreign,
         };
         if let Pong::Proof(after) = pong {
-            carrier.note(Note::Proof(after));
+            carrier.note(TapEvent::Proof(after));
         }
         pong != Pong::Foreign
     }
@@ -241,32 +241,32 @@ impl Tap {
         frame: usize,
         run: &mut Run<'_>,
         now: Instant,
-        carrier: &mut impl Carrier,
+        carrier: &mut impl TapOutput,
     ) {
         if !self.depth.sees_messages() {
-            return carrier.note(Note::Back(BackType::Unknown, payload.len() as u64));
+            return carrier.note(TapEvent::Back(BackType::Unknown, payload.len() as u64));
         }
         let kind = messages::back(payload, true);
-        carrier.note(Note::Back(kind, payload.len() as u64));
+        carrier.note(TapEvent::Back(kind, payload.len() as u64));
         if kind != BackType::AppHeartbeat {
             return;
         }
         match self.on_heartbeat(now, carrier) {
-            Passage::Withhold => run.cut(frame, self.muted(run.from), carrier),
-            Passage::Forward => run.flush(self.muted(run.from), carrier),
+            Disposition::Withhold => run.cut(frame, self.muted(run.from), carrier),
+            Disposition::Forward => run.flush(self.muted(run.from), carrier),
         }
         self.obey(now, carrier);
     }
 
     /// Behind a close frame a heartbeat is a message like any other: nobody waits for its ack (RFC 6455 §5.5.1).
-    fn on_heartbeat(&mut self, now: Instant, carrier: &mut impl Carrier) -> Passage {
+    fn on_heartbeat(&mut self, now: Instant, carrier: &mut impl TapOutput) -> Disposition {
         if self.policy.is_closing() {
-            return Passage::Forward;
+            return Disposition::Forward;
         }
-        carrier.note(Note::Heartbeat);
-        if let Depth::Compressed(_) = self.depth {
+        carrier.note(TapEvent::Heartbeat);
+        if let Inspection::Compressed(_) = self.depth {
             self.policy.on_compressed_heartbeat(now);
-            return Passage::Forward;
+            return Disposition::Forward;
         }
         self.policy.on_heartbeat(now, carrier.capability())
     }
@@ -277,13 +277,13 @@ impl Tap {
         ends_frame: bool,
         run: &mut Run<'_>,
         now: Instant,
-        carrier: &mut impl Carrier,
+        carrier: &mut impl TapOutput,
     ) {
         let peek = self.depth.sees_messages();
         let advanced = self.lane_mut(run.from).advance(payload, ends_frame, peek, now);
-        if matches!(self.depth, Depth::Compressed(_)) && !self.browser.inflates() {
-            carrier.note(Note::Lost(Lost::Compression));
-            self.depth = Depth::Frames;
+        if matches!(self.depth, Inspection::Compressed(_)) && !self.browser.inflates() {
+            carrier.note(TapEvent::Lost(Lost::Compression));
+            self.depth = Inspection::Frames;
         }
         let Some((kind, bytes)) = advanced else {
             // A frame has ended inside a message: a ping may be waiting for that.
@@ -297,19 +297,19 @@ impl Tap {
     }
 
     /// A whole message passes.
-    fn on_message(&mut self, kind: Kind, bytes: u64, run: &mut Run<'_>, now: Instant, carrier: &mut impl Carrier) {
+    fn on_message(&mut self, kind: Kind, bytes: u64, run: &mut Run<'_>, now: Instant, carrier: &mut impl TapOutput) {
         let heartbeat = kind == Kind::Back(BackType::AppHeartbeat);
         let native_ack = kind == Kind::Forward(Forward::Other(ForwardType::HeartbeatAck));
         let teaches = matches!(kind, Kind::Forward(Forward::NewSession(_)));
         carrier.note(match kind {
-            Kind::Back(kind) => Note::Back(kind, bytes),
-            Kind::Forward(kind) => Note::Forward(kind, bytes),
+            Kind::Back(kind) => TapEvent::Back(kind, bytes),
+            Kind::Forward(kind) => TapEvent::Forward(kind, bytes),
         });
         if heartbeat {
             let _passed = self.on_heartbeat(now, carrier);
         }
         if native_ack {
-            carrier.note(Note::NativeAck(self.policy.on_native_ack(now)));
+            carrier.note(TapEvent::NativeAck(self.policy.on_native_ack(now)));
         }
         if teaches {
             self.heed(carrier.capability());
@@ -321,29 +321,29 @@ impl Tap {
     }
 
     /// Carries out what the policy wants now.
-    fn obey(&mut self, now: Instant, carrier: &mut impl Carrier) {
+    fn obey(&mut self, now: Instant, carrier: &mut impl TapOutput) {
         while let Some(verb) = self.policy.next(now, self.room(carrier)) {
             match verb {
-                Verb::Ping(tag) => {
+                Action::Ping(tag) => {
                     let ping = ControlFrame::ping(tag, Some(self.key()));
                     carrier.insert(Sender::Browser, ping.as_bytes());
                 }
-                Verb::Ack(waited) => {
+                Action::Ack(waited) => {
                     carrier.insert(Sender::Upstream, self.ack.frame());
-                    carrier.note(Note::Ack(waited));
+                    carrier.note(TapEvent::Ack(waited));
                 }
-                Verb::NativeAckOverdue => carrier.note(Note::NativeAckOverdue),
-                Verb::NativeAckMissed => {
-                    carrier.note(Note::NativeAckMissed);
+                Action::NativeAckOverdue => carrier.note(TapEvent::NativeAckOverdue),
+                Action::NativeAckMissed => {
+                    carrier.note(TapEvent::NativeAckMissed);
                     self.heed(carrier.capability());
                 }
-                Verb::Withheld(reason) => carrier.note(Note::Withheld(reason)),
+                Action::Withheld(reason) => carrier.note(TapEvent::Withheld(reason)),
             }
         }
     }
 
     /// Sends the pings and pongs that are due.
-    fn send_pings(&mut self, now: Instant, carrier: &mut impl Carrier) {
+    fn send_pings(&mut self, now: Instant, carrier: &mut impl TapOutput) {
         if self.pings.is_none() {
             return;
         }
@@ -367,7 +367,7 @@ impl Tap {
         }
     }
 
-    fn room(&self, carrier: &impl Carrier) -> Room {
+    fn room(&self, carrier: &impl TapOutput) -> Room {
         Room {
             browser: self.upstream.scanner.between_messages() && self.frame_room(Sender::Upstream, carrier),
             upstream: self.frame_room(Sender::Browser, carrier),
@@ -375,15 +375,15 @@ impl Tap {
     }
 
     /// Whether a control frame can go in behind what `from` has sent.
-    fn frame_room(&self, from: Sender, carrier: &impl Carrier) -> bool {
+    fn frame_room(&self, from: Sender, carrier: &impl TapOutput) -> bool {
         !self.muted(from) && self.lane(from).scanner.between_frames() && carrier.is_clear(from)
     }
 
-    fn lose(&mut self, lost: Lost, carrier: &mut impl Carrier) {
+    fn lose(&mut self, lost: Lost, carrier: &mut impl TapOutput) {
         if self.depth.sees_messages() {
-            carrier.note(Note::Lost(lost));
+            carrier.note(TapEvent::Lost(lost));
         }
-        self.depth = Depth::Off;
+        self.depth = Inspection::Off;
         self.close_policy(Sender::Browser, carrier);
     }
 

@@ -9,9 +9,9 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use self::compressed::compressed_tap;
-use super::carrier::{Carrier, Note};
+use super::carrier::{TapEvent, TapOutput};
 use super::liveness::Tag;
-use super::tap::{Depth, MAX_CARRY, Tap};
+use super::tap::{Inspection, MAX_CARRY, Tap};
 use super::{Capability, Mode, Proof, Settings};
 use crate::streamlit::ack::AckForm;
 use crate::streamlit::messages::{BackType, Forward, ForwardType};
@@ -35,7 +35,7 @@ struct Wires {
     to_browser: Vec<u8>,
     to_upstream: Vec<u8>,
     inserted: Vec<(Sender, Vec<u8>)>,
-    notes: Vec<Note>,
+    notes: Vec<TapEvent>,
     capability: Capability,
     blocked: bool,
 }
@@ -48,7 +48,7 @@ impl Wires {
         }
     }
 
-    fn count(&self, wanted: impl Fn(&Note) -> bool) -> usize {
+    fn count(&self, wanted: impl Fn(&TapEvent) -> bool) -> usize {
         self.notes.iter().filter(|note| wanted(note)).count()
     }
 
@@ -62,7 +62,7 @@ impl Wires {
     }
 }
 
-impl Carrier for Wires {
+impl TapOutput for Wires {
     fn pass(&mut self, from: Sender, bytes: &[u8]) {
         self.wire(from).extend_from_slice(bytes);
     }
@@ -80,7 +80,7 @@ impl Carrier for Wires {
         self.capability
     }
 
-    fn note(&mut self, note: Note) {
+    fn note(&mut self, note: TapEvent) {
         self.notes.push(note);
     }
 }
@@ -104,7 +104,7 @@ fn frame(from: Sender, first: u8, payload: &[u8]) -> Vec<u8> {
 }
 
 fn tap(settings: Settings) -> (Tap, Wires) {
-    (Tap::new(Depth::Messages, settings, NONCE), Wires { capability: Capability::Silent, ..Wires::default() })
+    (Tap::new(Inspection::Messages, settings, NONCE), Wires { capability: Capability::Silent, ..Wires::default() })
 }
 
 /// Feeds bytes as they would come in reads of these sizes.
@@ -137,7 +137,7 @@ fn behind_a_close_frame_of_either_side_a_heartbeat_passes_and_is_not_counted_as_
                 wires.to_upstream.clear();
                 assert_eq!(tap.on_bytes(Sender::Browser, &bytes, now, &mut wires), bytes.len());
                 assert_eq!(wires.to_upstream, bytes, "{mode:?} {closer:?}");
-                assert_eq!(wires.count(|note| matches!(note, Note::Heartbeat)), 0, "{mode:?} {closer:?}");
+                assert_eq!(wires.count(|note| matches!(note, TapEvent::Heartbeat)), 0, "{mode:?} {closer:?}");
             }
         }
     }
@@ -195,7 +195,7 @@ proptest! {
             let (mut tap, mut wires) = tap(settings);
             wires.capability = capability;
             feed(&mut tap, Sender::Upstream, &replies, sizes, now, &mut wires);
-            let (mut tap, _wires) = (Tap::new(Depth::Messages, settings, NONCE), ());
+            let (mut tap, _wires) = (Tap::new(Inspection::Messages, settings, NONCE), ());
             feed(&mut tap, Sender::Browser, &frames, sizes, now, &mut wires);
             wires
         };
@@ -261,7 +261,7 @@ proptest! {
             }
             tap.settle(now, &mut wires);
             for note in &wires.notes[notes..] {
-                if let Note::Ack(waited) = note {
+                if let TapEvent::Ack(waited) = note {
                     acks += 1;
                     prop_assert!(acks <= heartbeats, "more acks than heartbeats");
                     prop_assert!(settings.mode != Mode::Forward, "an ack that nobody wanted");
@@ -319,7 +319,7 @@ fn a_stream_that_cannot_be_followed_flows_on_without_acks() {
     let _dealt = tap.on_bytes(Sender::Upstream, &[0xf2, 0x01, 7], now, &mut wires);
     let _dealt = tap.on_bytes(Sender::Upstream, &pong, now, &mut wires);
     assert_eq!(wires.to_browser, [&[0xf2, 0x01, 7][..], &pong].concat());
-    assert_eq!(wires.count(|note| matches!(note, Note::Lost(_))), 1);
+    assert_eq!(wires.count(|note| matches!(note, TapEvent::Lost(_))), 1);
 }
 
 #[test]

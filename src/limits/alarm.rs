@@ -8,7 +8,7 @@ const PAUSE: Duration = Duration::from_secs(10);
 
 /// Tells when a line is due about something that may happen thousands of times a second.
 #[derive(Debug, Default)]
-pub struct Seldom {
+pub struct RateLimitedWarning {
     state: Mutex<State>,
 }
 
@@ -20,12 +20,12 @@ struct State {
 
 /// The warnings that one limit is reached.
 #[derive(Debug)]
-pub struct Alarm {
+pub struct LimitWarning {
     setting: &'static str,
-    seldom: Seldom,
+    seldom: RateLimitedWarning,
 }
 
-impl Seldom {
+impl RateLimitedWarning {
     /// It happened: how many times since the last line, this time included, if a line is due. The first one is.
     pub fn happened(&self, now: Instant) -> Option<u64> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -38,10 +38,10 @@ impl Seldom {
     }
 }
 
-impl Alarm {
+impl LimitWarning {
     /// The alarm of the limit with this key.
     pub fn new(setting: &'static str) -> Self {
-        Self { setting, seldom: Seldom::default() }
+        Self { setting, seldom: RateLimitedWarning::default() }
     }
 
     /// Somebody was refused for the limit.
@@ -58,7 +58,7 @@ mod tests {
 
     #[test]
     fn a_flood_makes_one_line_in_ten_seconds_which_counts_the_others() {
-        let (seldom, begin) = (Seldom::default(), Instant::now());
+        let (seldom, begin) = (RateLimitedWarning::default(), Instant::now());
         let lines: Vec<_> = (0..30_000u32)
             .filter_map(|millis| {
                 let at = Duration::from_millis(millis.into());

@@ -9,7 +9,7 @@ mod rate;
 
 use std::net::{IpAddr, Ipv4Addr};
 
-pub use self::alarm::{Alarm, Seldom};
+pub use self::alarm::{LimitWarning, RateLimitedWarning};
 pub use self::capacity::Capacity;
 pub use self::quota::{Permit, Quota};
 pub use self::rate::Rate;

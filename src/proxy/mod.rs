@@ -32,23 +32,23 @@ pub use self::body::{RequestBody, ResponseBody};
 pub use self::headers::HOP_BY_HOP;
 use self::page::Navigation;
 use self::routes::Routes;
-pub use self::upgrade::Visit;
+pub use self::upgrade::ClientConnection;
 use self::upstream::{ConnectError, Upstream};
 use crate::config::{AllowedOrigins, Config, Limits, TrustedProxies};
 use crate::heartbeat::learning::Learning;
-use crate::limits::{Alarm, Client, Rate};
+use crate::limits::{Client, LimitWarning, Rate};
 use crate::metrics::Metrics;
 use crate::session::{Sessions, trace};
 
 /// The proxy in front of the apps; clones share what is in force.
 #[derive(Clone)]
 pub struct Proxy {
-    edge: Arc<ArcSwap<Edge>>,
+    active: Arc<ArcSwap<ActiveConfig>>,
     sessions: Sessions,
 }
 
 /// What holds for every request from its begin to its end.
-struct Edge {
+struct ActiveConfig {
     routes: Routes,
     /// What browsers speak here.
     scheme: &'static str,
@@ -57,14 +57,14 @@ struct Edge {
     allowed_origins: AllowedOrigins,
     /// How often a client may shake hands; `None` is as often as it likes.
     handshakes: Option<Arc<Rate>>,
-    hasty: Arc<Alarm>,
+    hasty: Arc<LimitWarning>,
     metrics: Arc<Metrics>,
 }
 
 /// A request's way to its app.
 #[derive(Clone, Copy)]
-struct Way<'a> {
-    edge: &'a Edge,
+struct RequestContext<'a> {
+    active: &'a ActiveConfig,
     upstream: &'a Arc<Upstream>,
     sessions: &'a Sessions,
 }
@@ -82,46 +82,46 @@ impl Proxy {
     /// A proxy whose websocket sessions are entered in `sessions`.
     pub fn new(config: &Config, routes: Routes, sessions: Sessions, metrics: Arc<Metrics>) -> Self {
         let handshakes = config.limits.handshakes_per_second.map(Rate::new).map(Arc::new);
-        let hasty = Arc::new(Alarm::new("limits.handshakes_per_second"));
-        let edge = Edge::new(config, routes, handshakes, hasty, metrics);
-        Self { edge: Arc::new(ArcSwap::from_pointee(edge)), sessions }
+        let hasty = Arc::new(LimitWarning::new("limits.handshakes_per_second"));
+        let active = ActiveConfig::new(config, routes, handshakes, hasty, metrics);
+        Self { active: Arc::new(ArcSwap::from_pointee(active)), sessions }
     }
 
     /// Puts another configuration in force for all requests that are yet to come, at one moment.
     pub fn renew(&self, config: &Config, routes: Routes) {
-        let before = self.edge.load_full();
+        let before = self.active.load_full();
         let per_second = config.limits.handshakes_per_second;
         let handshakes = match &before.handshakes {
             Some(rate) if before.limits.handshakes_per_second == per_second => Some(rate.clone()),
             Some(_) | None => per_second.map(Rate::new).map(Arc::new),
         };
-        let edge = Edge::new(config, routes, handshakes, before.hasty.clone(), before.metrics.clone());
-        self.edge.store(Arc::new(edge));
+        let active = ActiveConfig::new(config, routes, handshakes, before.hasty.clone(), before.metrics.clone());
+        self.active.store(Arc::new(active));
     }
 
     /// Answers one request of a connection.
-    pub async fn handle(&self, mut request: Request<RequestBody>, visit: &Visit) -> Response<ResponseBody> {
-        let edge = self.edge.load_full();
-        request.body_mut().patience = edge.limits.body_timeout;
+    pub async fn handle(&self, mut request: Request<RequestBody>, visit: &ClientConnection) -> Response<ResponseBody> {
+        let active = self.active.load_full();
+        request.body_mut().patience = active.limits.body_timeout;
         request.body_mut().waits = request.headers().contains_key(header::EXPECT);
-        if let Err(rejection) = admission::judge(&request, &edge.limits, &edge.allowed_origins) {
-            return edge.reject(rejection);
+        if let Err(rejection) = admission::judge(&request, &active.limits, &active.allowed_origins) {
+            return active.reject(rejection);
         }
         let peer = visit.client;
         let websocket = headers::asks_for_websocket(request.headers());
-        if websocket && let Err(wait) = edge.pace(request.headers(), peer) {
-            edge.hasty.ring();
-            return edge.reject(Rejection::of_rate(wait));
+        if websocket && let Err(wait) = active.pace(request.headers(), peer) {
+            active.hasty.ring();
+            return active.reject(Rejection::of_rate(wait));
         }
-        let trusted = edge.trusted_proxies.contains(peer);
-        headers::add_forwarded(request.headers_mut(), peer, trusted, edge.scheme);
+        let trusted = active.trusted_proxies.contains(peer);
+        headers::add_forwarded(request.headers_mut(), peer, trusted, active.scheme);
         trace::identify(request.headers_mut());
         to_origin_form(&mut request);
         *request.version_mut() = Version::HTTP_11;
-        let Some(upstream) = edge.routes.find(&request) else {
-            return edge.reject(Rejection::of_route());
+        let Some(upstream) = active.routes.find(&request) else {
+            return active.reject(Rejection::of_route());
         };
-        let way = Way { edge: &edge, upstream, sessions: &self.sessions };
+        let way = RequestContext { active: &active, upstream, sessions: &self.sessions };
         if websocket {
             return way.upgrade(request, visit).await;
         }
@@ -139,7 +139,7 @@ impl Proxy {
     }
 }
 
-impl Way<'_> {
+impl RequestContext<'_> {
     async fn pass(&self, mut request: Request<RequestBody>) -> Response<ResponseBody> {
         let has_body = !request.body().is_end_stream();
         headers::remove_hop_by_hop(request.headers_mut(), has_body);
@@ -163,7 +163,7 @@ impl Way<'_> {
             }
             Err(error) => {
                 if let Some(broken) = causes(&error).find_map(|cause| cause.downcast_ref::<RequestBodyError>()) {
-                    return self.edge.reject(Rejection::of_body(broken));
+                    return self.active.reject(Rejection::of_body(broken));
                 }
                 let connect = error.source().and_then(|source| source.downcast_ref::<ConnectError>());
                 if connect.is_some() {
@@ -210,12 +210,12 @@ impl Way<'_> {
     }
 }
 
-impl Edge {
+impl ActiveConfig {
     fn new(
         config: &Config,
         routes: Routes,
         handshakes: Option<Arc<Rate>>,
-        hasty: Arc<Alarm>,
+        hasty: Arc<LimitWarning>,
         metrics: Arc<Metrics>,
     ) -> Self {
         let (trusted_proxies, allowed_origins) = (config.trusted_proxies.clone(), config.allowed_origins.clone());

@@ -16,10 +16,10 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::admission::Rejection;
 use super::upstream::{ConnectError, Upstream};
-use super::{Chain, Refusal, RequestBody, ResponseBody, Way, headers, respond, watchdog, wire};
+use super::{Chain, Refusal, RequestBody, RequestContext, ResponseBody, headers, respond, watchdog, wire};
 use crate::drain::Guard;
 use crate::heartbeat::learning::Learning;
-use crate::heartbeat::tap::Depth;
+use crate::heartbeat::tap::Inspection;
 use crate::limits::Permit;
 use crate::metrics::{Handshake, Reconnect, TapDisabled};
 use crate::relay::progress::Token;
@@ -69,10 +69,14 @@ impl Drop for Attempt<'_> {
     }
 }
 
-impl Way<'_> {
+impl RequestContext<'_> {
     /// Answers a request for a websocket: with the upstream's 101 and a session behind it, with the upstream's own
     /// refusal, or with an error.
-    pub(super) async fn upgrade(self, mut request: Request<RequestBody>, visit: &Visit) -> Response<ResponseBody> {
+    pub(super) async fn upgrade(
+        self,
+        mut request: Request<RequestBody>,
+        visit: &ClientConnection,
+    ) -> Response<ResponseBody> {
         let upstream = self.upstream;
         let mut attempt = Attempt { upstream, started: Instant::now(), result: Some(Handshake::Abandoned) };
         let offered = handshake::offers_streamlit(subprotocols(request.headers()));
@@ -89,7 +93,7 @@ impl Way<'_> {
         let Some(place) = upstream.places.take() else {
             attempt.result = None;
             upstream.full.ring();
-            return self.edge.reject(Rejection::of_sessions());
+            return self.active.reject(Rejection::of_sessions());
         };
         headers::keep_upgrade(request.headers_mut());
         let ids = TraceIds::of(request.headers());
@@ -107,7 +111,7 @@ impl Way<'_> {
                 let depth = self.depth(is_app_stream, response.headers());
                 let (upstream, sessions) = (upstream.clone(), self.sessions.clone());
                 let token = tag.and_then(|tag| tag.token);
-                visit.becomes(Joining { far, upstream, sessions, depth, ids, token, owner });
+                visit.becomes(PendingSession { far, upstream, sessions, depth, ids, token, owner });
                 headers::keep_upgrade(response.headers_mut());
                 // The version is that of the hop (RFC 9112 §2.3), whatever an app puts before its 101.
                 *response.version_mut() = Version::HTTP_11;
@@ -153,19 +157,19 @@ impl Way<'_> {
     }
 
     /// How much of the session the tap can look at.
-    fn depth(&self, is_app_stream: bool, answer: &HeaderMap) -> Depth {
+    fn depth(&self, is_app_stream: bool, answer: &HeaderMap) -> Inspection {
         if !is_app_stream || !handshake::selects_streamlit(subprotocols(answer)) {
-            return Depth::Frames;
+            return Inspection::Frames;
         }
         if !answer.contains_key(header::SEC_WEBSOCKET_EXTENSIONS) {
-            return Depth::Messages;
+            return Inspection::Messages;
         }
         let extensions = answer.get_all(header::SEC_WEBSOCKET_EXTENSIONS).iter();
         match Deflate::negotiated(extensions.map(|line| line.to_str().unwrap_or_default())) {
-            Some(deflate) => Depth::Compressed(deflate),
+            Some(deflate) => Inspection::Compressed(deflate),
             None => {
                 self.upstream.metrics.tap_disabled(TapDisabled::Extension);
-                Depth::Frames
+                Inspection::Frames
             }
         }
     }
@@ -268,11 +272,11 @@ fn subprotocols(headers: &HeaderMap) -> impl Iterator<Item = &str> {
 }
 
 /// A session whose 101 is on its way to the browser.
-struct Joining {
+struct PendingSession {
     far: Side,
     upstream: Arc<Upstream>,
     sessions: Sessions,
-    depth: Depth,
+    depth: Inspection,
     ids: Option<TraceIds>,
     /// What the page will call the session when it asks whether bytes reach it.
     token: Option<Token>,
@@ -281,15 +285,15 @@ struct Joining {
 }
 
 /// A client's connection: for whom it is, and what it becomes after its last request.
-pub struct Visit {
+pub struct ClientConnection {
     pub(super) client: IpAddr,
-    joining: Mutex<Option<Joining>>,
+    pending: Mutex<Option<PendingSession>>,
 }
 
-impl Visit {
+impl ClientConnection {
     /// A connection that was accepted.
     pub fn new(client: IpAddr) -> Self {
-        Self { client: client.to_canonical(), joining: Mutex::new(None) }
+        Self { client: client.to_canonical(), pending: Mutex::new(None) }
     }
 
     /// Whether a 101 was answered: the connection is a websocket from there on.
@@ -300,23 +304,23 @@ impl Visit {
     /// Runs the session, once its 101 is written, as a task of its own, small while it is idle. `browser` is the
     /// connection with what was read beyond the handshake.
     pub fn join(&self, browser: Side, guard: Guard) {
-        let joining = self.lock().take();
-        if let Some(joining) = joining {
-            joining.join(browser, guard);
+        let pending = self.lock().take();
+        if let Some(pending) = pending {
+            pending.join(browser, guard);
         }
     }
 
-    fn becomes(&self, joining: Joining) {
-        *self.lock() = Some(joining);
+    fn becomes(&self, pending: PendingSession) {
+        *self.lock() = Some(pending);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<Joining>> {
+    fn lock(&self) -> MutexGuard<'_, Option<PendingSession>> {
         // No panic can leave it half changed.
-        self.joining.lock().unwrap_or_else(PoisonError::into_inner)
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Joining {
+impl PendingSession {
     fn join(self, browser: Side, guard: Guard) {
         let Self { far, upstream, sessions, depth, ids, token, owner } = self;
         let (tapped, stop) = (depth.sees_messages(), owner.stop());

@@ -21,7 +21,7 @@ use super::link::{Link, met_a_closing_connection};
 use super::watchdog::Watchdog;
 use crate::config::{Config, Route, SessionSettings, UpstreamAddress};
 use crate::heartbeat::Settings;
-use crate::limits::{Alarm, Capacity, Quota, Seldom};
+use crate::limits::{Capacity, LimitWarning, Quota, RateLimitedWarning};
 use crate::metrics::UpstreamMetrics;
 use crate::relay::Knowledge;
 use crate::relay::stream::{Stream, keepalive};
@@ -46,9 +46,9 @@ pub struct Upstream {
     pub(super) owners: Owners,
     /// The places for its sessions.
     pub(super) places: Quota,
-    pub(super) full: Arc<Alarm>,
+    pub(super) full: Arc<LimitWarning>,
     /// The warnings that it fails.
-    pub(super) failing: Arc<Seldom>,
+    pub(super) failing: Arc<RateLimitedWarning>,
     /// `None` if pages get none.
     pub(super) watchdog: Option<Arc<Watchdog>>,
     pool: Client<Connector, RequestBody>,
@@ -127,7 +127,7 @@ impl Upstream {
             session: config.session,
             owners: Owners::default(),
             places: Quota::new(most_sessions(config)),
-            full: Arc::new(Alarm::new("limits.sessions")),
+            full: Arc::new(LimitWarning::new("limits.sessions")),
             failing: Arc::default(),
             watchdog: Watchdog::new(&config.watchdog).map(Arc::new),
             pool,

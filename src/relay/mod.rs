@@ -2,8 +2,9 @@
 //!
 //! Law: bytes are never re-framed nor stored; a slow reader stops the other side's reads.
 
-mod end;
-mod ends;
+mod endpoint;
+mod endpoints;
+mod monitor;
 pub mod progress;
 pub mod replay;
 mod report;
@@ -12,7 +13,6 @@ mod tcp_info;
 #[cfg(test)]
 mod tests;
 pub mod tls;
-mod vigil;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -21,17 +21,17 @@ use std::time::{Duration, Instant};
 
 use tokio::time::Sleep;
 
-use self::end::{End, Inflow, with_scratch};
-use self::ends::Ends;
+use self::endpoint::{Endpoint, Inflow, with_scratch};
+use self::endpoints::Endpoints;
+use self::monitor::Observation;
+pub use self::monitor::Timeouts;
 use self::progress::Watched;
 pub use self::report::{Knowledge, Report};
 use self::stream::Stream;
-pub use self::vigil::Patience;
-use self::vigil::Sight;
 use crate::drain::Guard;
 use crate::heartbeat::Settings;
 use crate::heartbeat::pings::PingSettings;
-use crate::heartbeat::tap::{Depth, Tap};
+use crate::heartbeat::tap::{Inspection, Tap};
 use crate::metrics::Loss;
 use crate::websocket::scanner::Sender;
 
@@ -60,7 +60,7 @@ pub struct Side {
 /// A session under way; a future that ends with it.
 pub struct Session {
     tap: Tap,
-    ends: Ends,
+    endpoints: Endpoints,
     timer: Option<Pin<Box<Sleep>>>,
     started: bool,
     /// It was told to stop.
@@ -76,7 +76,7 @@ pub struct Session {
 /// What holds for one session.
 pub struct Terms {
     /// How much of it the tap looks at.
-    pub depth: Depth,
+    pub depth: Inspection,
     /// What happens to its heartbeats.
     pub heartbeat: Settings,
     /// Whether the browser is pinged.
@@ -96,11 +96,11 @@ impl Session {
         }
         Self {
             tap,
-            ends: Ends {
-                browser: End::new(browser.stream, browser.early, false),
-                upstream: End::new(upstream.stream, upstream.early, terms.upstream_is_local),
+            endpoints: Endpoints {
+                browser: Endpoint::new(browser.stream, browser.early, false),
+                upstream: Endpoint::new(upstream.stream, upstream.early, terms.upstream_is_local),
                 report,
-                vigil: None,
+                monitor: None,
             },
             timer: None,
             started: false,
@@ -116,33 +116,34 @@ impl Session {
         self.started = true;
         let now = Instant::now();
         for from in [Sender::Upstream, Sender::Browser] {
-            let early = self.ends.end(from).take_kept();
+            let early = self.endpoints.end(from).take_kept();
             self.deal(from, &early, now);
         }
     }
 
     fn deal(&mut self, from: Sender, bytes: &[u8], now: Instant) {
-        let dealt = self.tap.on_bytes(from, bytes, now, &mut self.ends);
-        self.ends.end(from).keep(&bytes[dealt..]);
-        self.ends.report.tell();
+        let dealt = self.tap.on_bytes(from, bytes, now, &mut self.endpoints);
+        self.endpoints.end(from).keep(&bytes[dealt..]);
+        self.endpoints.report.tell();
     }
 
     /// Moves one direction as far as it goes. Answers whether it stopped only to let other sessions have their turn.
     fn poll_direction(&mut self, from: Sender, cx: &mut Context<'_>) -> bool {
         let (mut passed, mut begun) = (0, None);
         while passed < BYTES_PER_TURN {
-            if self.ends.receiver(from).poll_flush(cx).is_pending() || !self.ends.receiver(from).is_writable() {
+            if self.endpoints.receiver(from).poll_flush(cx).is_pending() || !self.endpoints.receiver(from).is_writable()
+            {
                 return false;
             }
-            if !self.ends.end(from).is_readable() {
+            if !self.endpoints.end(from).is_readable() {
                 // The system tells of a reset once: where a write has met it, it reads like an end.
-                if !self.ends.end(from).is_broken() {
-                    self.ends.receiver(from).finish();
+                if !self.endpoints.end(from).is_broken() {
+                    self.endpoints.receiver(from).finish();
                 }
                 return false;
             }
             let inflow = with_scratch(|scratch| {
-                let inflow = ready!(self.ends.end(from).poll_read(cx, scratch));
+                let inflow = ready!(self.endpoints.end(from).poll_read(cx, scratch));
                 if let Inflow::Bytes(length) = inflow {
                     let now = Instant::now();
                     begun.get_or_insert(now);
@@ -155,7 +156,7 @@ impl Session {
                 Poll::Ready(Inflow::Bytes(length)) => {
                     passed += length;
                     if length > BRIEF && begun.is_some_and(|begun| begun.elapsed() > TIME_PER_TURN) {
-                        self.ends.end(from).slow_down();
+                        self.endpoints.end(from).slow_down();
                         return true;
                     }
                 }
@@ -170,11 +171,11 @@ impl Session {
     }
 
     fn end(&mut self, from: Sender, rest: &[u8]) {
-        self.tap.on_end(from, rest, &mut self.ends);
-        if self.ends.end(from).has_timed_out() {
-            self.ends.report.gave_up(vigil::dead(from));
+        self.tap.on_end(from, rest, &mut self.endpoints);
+        if self.endpoints.end(from).has_timed_out() {
+            self.endpoints.report.gave_up(monitor::dead(from));
         } else {
-            self.ends.report.ended(from);
+            self.endpoints.report.ended(from);
         }
     }
 
@@ -183,9 +184,9 @@ impl Session {
         if self.handing_over {
             return;
         }
-        self.ends.start_vigil();
+        self.endpoints.start_vigil();
         if !self.tap.is_idle() {
-            self.tap.settle(Instant::now(), &mut self.ends);
+            self.tap.settle(Instant::now(), &mut self.endpoints);
         }
         while let Some(deadline) = self.deadline().map(tokio::time::Instant::from_std) {
             let timer = match &mut self.timer {
@@ -200,7 +201,7 @@ impl Session {
                 return;
             }
             let now = Instant::now();
-            self.tap.settle(now, &mut self.ends);
+            self.tap.settle(now, &mut self.endpoints);
             self.look_after_peers(now);
         }
         self.timer = None;
@@ -208,34 +209,34 @@ impl Session {
 
     /// When [`Session::poll_timer`] has something to do next.
     fn deadline(&self) -> Option<Instant> {
-        let vigil = self.ends.vigil.as_ref().map(|vigil| vigil.due());
-        self.tap.deadline().into_iter().chain(vigil).min()
+        let monitor = self.endpoints.monitor.as_ref().map(|monitor| monitor.due());
+        self.tap.deadline().into_iter().chain(monitor).min()
     }
 
     /// Looks whether the peers are still there, if that is due, and gives up who is not.
     fn look_after_peers(&mut self, now: Instant) {
-        let patience = *self.ends.report.patience();
-        let Some(mut vigil) = self.ends.vigil.take_if(|vigil| vigil.due() <= now) else { return };
-        let (mut goes_on, mut moved) = (self.ends.is_held_up(), false);
+        let patience = *self.endpoints.report.patience();
+        let Some(mut monitor) = self.endpoints.monitor.take_if(|monitor| monitor.due() <= now) else { return };
+        let (mut goes_on, mut moved) = (self.endpoints.is_held_up(), false);
         for peer in [Sender::Browser, Sender::Upstream] {
             let unanswered = self.tap.unanswered().filter(|_since| peer == Sender::Browser);
-            let end = self.ends.end(peer);
+            let end = self.endpoints.end(peer);
             let heard = end.take_heard();
             moved |= heard | end.take_took();
             let Some(delivery) = end.delivery() else { continue };
-            match vigil.look(peer, Sight { delivery, heard, unanswered }, &patience, now) {
+            match monitor.look(peer, Observation { delivery, heard, unanswered }, &patience, now) {
                 Ok(waits) => goes_on |= waits,
                 Err(loss) => self.give_up(peer, loss),
             }
         }
-        let left = if moved { None } else { self.ends.left() };
+        let left = if moved { None } else { self.endpoints.left() };
         match left {
-            Some(left) if vigil.stands_still(&patience, now) => self.abandon(left),
+            Some(left) if monitor.stands_still(&patience, now) => self.abandon(left),
             Some(_) => {}
-            None => vigil.on_moved(now),
+            None => monitor.on_moved(now),
         }
-        vigil.on_looked(now, &patience);
-        self.ends.vigil = goes_on.then_some(vigil);
+        monitor.on_looked(now, &patience);
+        self.endpoints.monitor = goes_on.then_some(monitor);
     }
 
     /// Ends a session that one peer has left and in which nothing moves: in order if the other peer has been sent everything.
@@ -244,33 +245,33 @@ impl Session {
             Sender::Browser => (Sender::Upstream, Loss::UpstreamStalled),
             Sender::Upstream => (Sender::Browser, Loss::BrowserStalled),
         };
-        if self.ends.end(stays).is_shut() && self.ends.end(left).is_clear() {
-            self.ends.end(stays).stop_reading();
-            self.ends.end(left).finish();
+        if self.endpoints.end(stays).is_shut() && self.endpoints.end(left).is_clear() {
+            self.endpoints.end(stays).stop_reading();
+            self.endpoints.end(left).finish();
             self.end(stays, &[]);
         } else {
-            self.ends.end(left).give_up();
+            self.endpoints.end(left).give_up();
             self.give_up(stays, loss);
         }
     }
 
     fn give_up(&mut self, peer: Sender, loss: Loss) {
-        self.ends.end(peer).give_up();
-        self.tap.on_end(peer, &[], &mut self.ends);
-        self.ends.report.gave_up(loss);
+        self.endpoints.end(peer).give_up();
+        self.tap.on_end(peer, &[], &mut self.endpoints);
+        self.endpoints.report.gave_up(loss);
     }
 
     fn poll_stop(&mut self, cx: &mut Context<'_>) {
-        if self.stopped || !self.ends.report.is_stopped(cx) {
+        if self.stopped || !self.endpoints.report.is_stopped(cx) {
             return;
         }
         self.stopped = true;
         if self.guard.is_closing() {
             let code = self.guard.close_code();
-            self.ends.report.stopped(code);
-            self.tap.close(code, Instant::now(), &mut self.ends);
+            self.endpoints.report.stopped(code);
+            self.tap.close(code, Instant::now(), &mut self.endpoints);
         } else {
-            self.ends.report.stopped(GOING_AWAY);
+            self.endpoints.report.stopped(GOING_AWAY);
             self.hand_over();
         }
     }
@@ -278,40 +279,40 @@ impl Session {
     /// Closes the upstream's side at once and lets the browser's go: it is another connection's now.
     fn hand_over(&mut self) {
         self.handing_over = true;
-        self.timer = Some(Box::pin(tokio::time::sleep(self.ends.report.patience().takeover)));
-        if !self.tap.hand_over(GOING_AWAY, &mut self.ends) {
-            self.ends.upstream.finish();
+        self.timer = Some(Box::pin(tokio::time::sleep(self.endpoints.report.patience().takeover)));
+        if !self.tap.hand_over(GOING_AWAY, &mut self.endpoints) {
+            self.endpoints.upstream.finish();
         }
-        self.ends.browser.forget_backlog();
+        self.endpoints.browser.forget_backlog();
     }
 
     /// Ends what can be ended; answers whether nothing is left.
     fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
         if self.handing_over {
-            if self.tap.has_closed(Sender::Upstream) || !self.ends.upstream.is_readable() {
+            if self.tap.has_closed(Sender::Upstream) || !self.endpoints.upstream.is_readable() {
                 return true;
             }
             let timed_out = self.timer.as_mut().is_none_or(|timeout| timeout.as_mut().poll(cx).is_ready());
             if timed_out {
                 // An end of stream would wait behind what the app has not read.
-                self.ends.upstream.reset_on_drop();
+                self.endpoints.upstream.reset_on_drop();
             }
             return timed_out;
         }
         let closed = [Sender::Browser, Sender::Upstream].into_iter().all(|from| {
-            let closed = self.tap.is_closed(from) || !self.ends.end(from).is_readable();
-            closed && self.ends.end(from).is_clear()
+            let closed = self.tap.is_closed(from) || !self.endpoints.end(from).is_readable();
+            closed && self.endpoints.end(from).is_clear()
         });
         if closed && self.stopped {
             return true;
         }
-        if !self.ends.is_done(Sender::Browser) || !self.ends.is_done(Sender::Upstream) {
+        if !self.endpoints.is_done(Sender::Browser) || !self.endpoints.is_done(Sender::Upstream) {
             return false;
         }
         for from in [Sender::Browser, Sender::Upstream] {
             // A reset on one side reaches the other as one, but must not overtake a close frame.
-            if self.ends.end(from).is_broken() && !self.tap.has_closed(from) {
-                self.ends.receiver(from).reset_on_drop();
+            if self.endpoints.end(from).is_broken() && !self.tap.has_closed(from) {
+                self.endpoints.receiver(from).reset_on_drop();
             }
         }
         true
@@ -334,14 +335,14 @@ impl Future for Session {
             return Poll::Ready(());
         }
         // What the tap wrote after a direction was polled may have met a full socket that nobody waits for yet.
-        for end in [&mut this.ends.browser, &mut this.ends.upstream] {
+        for end in [&mut this.endpoints.browser, &mut this.endpoints.upstream] {
             again |= !end.is_clear() && end.poll_flush(cx).is_ready();
         }
         if again {
             cx.waker().wake_by_ref();
         }
         if let Some(watched) = &this.watched {
-            watched.poll_answer(cx, || this.ends.browser.delivery().unwrap_or_default());
+            watched.poll_answer(cx, || this.endpoints.browser.delivery().unwrap_or_default());
         }
         Poll::Pending
     }

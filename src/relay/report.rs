@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Context;
 use std::time::{Duration, Instant};
 
-use super::vigil::Patience;
-use crate::heartbeat::carrier::Note;
+use super::monitor::Timeouts;
+use crate::heartbeat::carrier::TapEvent;
 use crate::heartbeat::learning::Learning;
 use crate::heartbeat::{AckOrigin, Capability};
 use crate::metrics::{CloseCode, Direction, Initiator, LabelValue as _, Loss, TapDisabled, UpstreamMetrics};
@@ -26,7 +26,7 @@ pub struct Knowledge {
     /// Read and written under the lock of `learning`.
     shown: AtomicBool,
     metrics: Arc<UpstreamMetrics>,
-    patience: Patience,
+    patience: Timeouts,
 }
 
 /// Messages of one type that came one after the other: told together, since counters are shared and cost more than a
@@ -63,7 +63,7 @@ pub struct Report {
 
 impl Knowledge {
     /// Nothing is known yet but how long its sessions' peers are waited for.
-    pub fn new(metrics: Arc<UpstreamMetrics>, patience: Patience) -> Self {
+    pub fn new(metrics: Arc<UpstreamMetrics>, patience: Timeouts) -> Self {
         let learning = Learning::default();
         metrics.acks_natively(learning.capability());
         Self { learning: Mutex::new(learning), shown: true.into(), metrics, patience }
@@ -121,7 +121,7 @@ impl Report {
         self.session.poll_stop(cx)
     }
 
-    pub(super) fn patience(&self) -> &Patience {
+    pub(super) fn patience(&self) -> &Timeouts {
         &self.knowledge.patience
     }
 
@@ -169,45 +169,45 @@ impl Report {
     }
 
     #[inline(always)]
-    pub(super) fn note(&mut self, note: Note) {
+    pub(super) fn note(&mut self, note: TapEvent) {
         match note {
-            Note::Forward(Forward::Other(kind), bytes) => self.count(Counted::Forward(kind), bytes),
+            TapEvent::Forward(Forward::Other(kind), bytes) => self.count(Counted::Forward(kind), bytes),
             note => self.on_note(note),
         }
     }
 
-    fn on_note(&mut self, note: Note) {
+    fn on_note(&mut self, note: TapEvent) {
         match note {
-            Note::Heartbeat => _ = self.heartbeat(),
-            Note::Back(kind, bytes) => self.count(Counted::Back(kind), bytes),
-            Note::Forward(message, bytes) => self.forward(message, bytes),
-            Note::Ack(waited) => self.ack(AckOrigin::Sidecar, Some(waited)),
-            Note::NativeAck(waited) => {
+            TapEvent::Heartbeat => _ = self.heartbeat(),
+            TapEvent::Back(kind, bytes) => self.count(Counted::Back(kind), bytes),
+            TapEvent::Forward(message, bytes) => self.forward(message, bytes),
+            TapEvent::Ack(waited) => self.ack(AckOrigin::Sidecar, Some(waited)),
+            TapEvent::NativeAck(waited) => {
                 self.knowledge.learn(Learning::on_native_ack);
                 self.ack(AckOrigin::Upstream, waited);
             }
-            Note::NativeAckOverdue => {
+            TapEvent::NativeAckOverdue => {
                 if self.capability() == Capability::Native {
                     self.knowledge.metrics.native_ack_missed();
                 }
             }
-            Note::NativeAckMissed => self.knowledge.learn(Learning::on_native_miss),
-            Note::Proof(after) => {
+            TapEvent::NativeAckMissed => self.knowledge.learn(Learning::on_native_miss),
+            TapEvent::Proof(after) => {
                 self.knowledge.metrics.proof_rtt(after);
                 self.session.proof_rtt(after);
             }
-            Note::Withheld(reason) => {
+            TapEvent::Withheld(reason) => {
                 self.knowledge.metrics.ack_withheld(reason);
                 self.session.withheld(reason);
             }
-            Note::Close(from, code) => {
+            TapEvent::Close(from, code) => {
                 if from == Sender::Upstream && matches!(code, Some(1001 | 1012)) {
                     // It goes away or restarts (RFC 6455 §7.4.1): another version may come back.
                     self.knowledge.learn(Learning::on_gone);
                 }
                 self.closed.get_or_insert((initiator(from), CloseCode::from(code)));
             }
-            Note::Lost(lost) => self.lost(lost),
+            TapEvent::Lost(lost) => self.lost(lost),
         }
     }
 

@@ -22,8 +22,8 @@ const ENDS_WITHIN: Duration = Duration::from_secs(5);
 
 /// Short, since half of the endings wait for it.
 const WRITE_STALL: Duration = Duration::from_millis(60);
-const TIMEOUTS: Patience =
-    Patience { dead_peer: Duration::from_secs(60), write_stall: WRITE_STALL, takeover: Duration::from_secs(1) };
+const TIMEOUTS: Timeouts =
+    Timeouts { dead_peer: Duration::from_secs(60), write_stall: WRITE_STALL, takeover: Duration::from_secs(1) };
 
 /// The kernel makes these a little larger: small enough that a flood fills them at once.
 const SOCKET_BUFFER_BYTES: usize = 4096;
@@ -200,7 +200,8 @@ impl Scene {
         let session = self.sessions.open(SessionInfo { upstream: "app".into(), tapped: true, stop: owner.stop() });
         let report = Report::new(self.knowledge.clone(), session, owner, None);
         let heartbeat = Settings::default();
-        let terms = Terms { depth: Depth::Messages, heartbeat, pings: None, upstream_is_local: true, watched: None };
+        let terms =
+            Terms { depth: Inspection::Messages, heartbeat, pings: None, upstream_is_local: true, watched: None };
         let side = |stream| Side { stream: Stream::Tcp(stream, None), early: Vec::new() };
         let session = Session::new(side(near_browser), side(near_app), terms, report, self.drain.guard());
         let mut session = tokio::spawn(session);

@@ -18,7 +18,7 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead as _, AsyncReadExt as _, ReadBuf};
 use tokio::net::TcpStream;
 
-use self::engine::{Connection, Errand, Rest, Step};
+use self::engine::{Connection, Operation, Step, Unsent};
 
 /// Bytes in the clear that are sealed at once: many records, so that they leave in one system call.
 const MOST_SEALED: usize = 256 * 1024;
@@ -62,9 +62,9 @@ pub struct Tls {
     /// The front of a record that is not whole yet.
     partial: Vec<u8>,
     /// Read and opened, but the reader had no room.
-    opened: Rest,
+    opened: Unsent,
     /// Sealed, but the kernel had no room.
-    unsent: Rest,
+    unsent: Unsent,
     outbound: Outbound,
     /// Nothing more is read: the peer has ended its stream, in either way, or broken it.
     ended: bool,
@@ -129,7 +129,7 @@ impl Tls {
     }
 
     fn new(socket: TcpStream, connection: Connection) -> Self {
-        let (partial, opened, unsent) = (Vec::new(), Rest::default(), Rest::default());
+        let (partial, opened, unsent) = (Vec::new(), Unsent::default(), Unsent::default());
         // Until the handshake is done there is nobody to say farewell to.
         let outbound = Outbound::Broken;
         Self { socket, connection, partial, opened, unsent, outbound, ended: false, fault: None }
@@ -177,7 +177,7 @@ impl Tls {
         self.try_flush()?;
         let bytes = &bytes[..bytes.len().min(MOST_SEALED)];
         RECORDS.with_borrow_mut(|records| {
-            let length = self.seal(&mut Errand::Seal(bytes, records))?;
+            let length = self.seal(&mut Operation::Seal(bytes, records))?;
             self.send(&records[..length])
         })?;
         Ok(bytes.len())
@@ -199,7 +199,7 @@ impl Tls {
     /// Drops records that wait: nothing can follow them.
     pub(super) fn forget_unsent(&mut self) {
         if self.has_unsent() {
-            self.unsent = Rest::default();
+            self.unsent = Unsent::default();
             self.outbound = Outbound::Broken;
         }
     }
@@ -208,7 +208,7 @@ impl Tls {
     pub(super) fn shutdown_write(&mut self) -> io::Result<()> {
         if self.outbound == Outbound::Open {
             let mut farewell = [0; FAREWELL];
-            let length = self.seal(&mut Errand::SealEnd(&mut farewell)).unwrap_or(0);
+            let length = self.seal(&mut Operation::SealEnd(&mut farewell)).unwrap_or(0);
             self.unsent.push(&farewell[..length]);
             self.outbound = Outbound::Ending;
         }
@@ -220,7 +220,7 @@ impl Tls {
 
     /// Makes the coming drop reset the connection: nothing is said before.
     pub(super) fn reset_on_drop(&mut self) {
-        self.unsent = Rest::default();
+        self.unsent = Unsent::default();
         self.outbound = Outbound::Broken;
         // Fails only on a socket that is closed already; then there is nobody to tell.
         let _closed_already = SockRef::from(&self.socket).set_linger(Some(std::time::Duration::ZERO));
@@ -331,7 +331,7 @@ impl Tls {
         };
         loop {
             let (done, step) =
-                self.connection.turn(&mut records[used..], &mut Errand::Open, &mut sink, &mut self.unsent);
+                self.connection.turn(&mut records[used..], &mut Operation::Open, &mut sink, &mut self.unsent);
             used += done;
             match step {
                 Ok(Step::Again) => {}
@@ -348,13 +348,13 @@ impl Tls {
     /// After rustls has failed it may only be asked for its alert: it must not see the same record again.
     fn give_up(&mut self) {
         while self.connection.wants_write() {
-            let _nothing_else = self.connection.turn(&mut [], &mut Errand::Open, &mut |_bytes| {}, &mut self.unsent);
+            let _nothing_else = self.connection.turn(&mut [], &mut Operation::Open, &mut |_bytes| {}, &mut self.unsent);
         }
         (self.outbound, self.ended) = (Outbound::Broken, true);
     }
 
     /// Seals for an errand; answers how many bytes it took.
-    fn seal(&mut self, errand: &mut Errand<'_>) -> io::Result<usize> {
+    fn seal(&mut self, errand: &mut Operation<'_>) -> io::Result<usize> {
         let opened = &mut self.opened;
         loop {
             // Nothing that is whole is left there.

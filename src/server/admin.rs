@@ -28,7 +28,7 @@ use self::places::{Place, Places};
 use super::listener;
 use super::status::Configured;
 use crate::drain::Drain;
-use crate::limits::Seldom;
+use crate::limits::RateLimitedWarning;
 use crate::metrics::Metrics;
 use crate::session::Sessions;
 
@@ -70,7 +70,7 @@ struct Shared {
 pub async fn serve(listener: TcpListener, state: AdminState, stop: impl Future<Output = ()>) {
     let mut stop = pin!(stop);
     let shared = Arc::new(Shared { state, places: Places::default(), scraping: tokio::sync::Mutex::default() });
-    let (mut connections, exhausted) = (JoinSet::new(), Seldom::default());
+    let (mut connections, exhausted) = (JoinSet::new(), RateLimitedWarning::default());
     loop {
         let (stream, _peer) = tokio::select! {
             () = &mut stop => return,

@@ -18,13 +18,13 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 
 use super::departure::Departure;
-use super::listener::{Entrance, closing};
+use super::listener::{ListenerContext, closing};
 use super::requests::{RequestStream, Requests};
 use super::stall::Patient;
 use crate::config::Limits;
 use crate::drain::Guard;
 use crate::metrics::Rejected;
-use crate::proxy::{DroppedLength, RequestBody, ResponseBody, Visit, wire};
+use crate::proxy::{ClientConnection, DroppedLength, RequestBody, ResponseBody, wire};
 use crate::relay::Side;
 use crate::relay::stream::Stream;
 
@@ -49,38 +49,38 @@ pub(super) fn builder(limits: &Limits) -> Builder {
 
 /// Serves a connection until the client leaves, it was idle for too long, or the drain closes. One that becomes a websocket
 /// goes on as a session.
-pub(super) async fn serve(entrance: Arc<Entrance>, mut stream: Stream, client: IpAddr, guard: Guard) {
-    let visit = Visit::new(client);
-    let Some(early) = first_bytes(&mut stream, entrance.patience, &guard).await else {
-        return Patient::new(stream, entrance.stall(&guard)).close().await;
+pub(super) async fn serve(context: Arc<ListenerContext>, mut stream: Stream, client: IpAddr, guard: Guard) {
+    let visit = ClientConnection::new(client);
+    let Some(early) = first_bytes(&mut stream, context.patience, &guard).await else {
+        return Patient::new(stream, context.stall(&guard)).close().await;
     };
-    let mut departure = Departure::new(entrance.patience);
+    let mut departure = Departure::new(context.patience);
     let mut answer = None;
     if let Some((request, length)) = wire::read_handshake(&early) {
         // Boxed, so that connections without a handshake are not larger for it.
         let response = tokio::select! {
             biased;
-            response = Box::pin(entrance.proxy.handle(request, &visit)) => response,
+            response = Box::pin(context.proxy.handle(request, &visit)) => response,
             () = poll_fn(|cx| departure.poll(&stream, cx)) => return,
         };
         if let Some(head) = wire::write_switch(&response) {
-            return match tokio::time::timeout(entrance.write_stall, stream.send(&head)).await {
+            return match tokio::time::timeout(context.write_stall, stream.send(&head)).await {
                 Ok(Ok(())) => visit.join(Side { stream, early: early[length..].to_vec() }, guard),
                 failed => tracing::debug!(?failed, "a connection ended early"),
             };
         }
         answer = Some(response);
     }
-    let (stall, requests) = (entrance.stall(&guard), Requests::default());
+    let (stall, requests) = (context.stall(&guard), Requests::default());
     let client = RequestStream::new(Patient::new(stream, stall), early, &requests, departure);
-    let (served, side) = serve_with_hyper(&entrance, client, &requests, answer, &visit, &guard).await;
+    let (served, side) = serve_with_hyper(&context, client, &requests, answer, &visit, &guard).await;
     match side {
         Ok(side) => visit.join(side, guard),
         Err(client) => client.close().await,
     }
     if let Err(error) = served {
         if let Some(reason) = rejected(&error) {
-            entrance.metrics.http_rejected(reason);
+            context.metrics.http_rejected(reason);
         }
         tracing::debug!(%error, "a connection ended early");
     }
@@ -89,11 +89,11 @@ pub(super) async fn serve(entrance: Arc<Entrance>, mut stream: Stream, client: I
 /// Serves all requests of a connection, the first of which may be answered already. Also gives the connection back: as one
 /// side of a session if it has become a websocket.
 async fn serve_with_hyper(
-    entrance: &Entrance,
+    context: &ListenerContext,
     client: RequestStream<'_>,
     requests: &Requests,
     answer: Option<Response<ResponseBody>>,
-    visit: &Visit,
+    visit: &ClientConnection,
     guard: &Guard,
 ) -> (hyper::Result<()>, Result<Side, Patient>) {
     let answer = Mutex::new(answer);
@@ -104,7 +104,7 @@ async fn serve_with_hyper(
             let answer = answer.lock().unwrap_or_else(PoisonError::into_inner).take();
             let mut response = match answer {
                 Some(answer) => answer,
-                None => entrance.proxy.handle(request.map(RequestBody::from), visit).await,
+                None => context.proxy.handle(request.map(RequestBody::from), visit).await,
             };
             // A client that uses the connection goes elsewhere while that costs nobody a request (RFC 9112 §9.6). Where
             // chunks end is not followed, so nor is where the next request starts.
@@ -114,7 +114,7 @@ async fn serve_with_hyper(
             Ok::<_, Infallible>(response)
         })
     });
-    let mut connection = entrance.http1.serve_connection(TokioIo::new(client), service);
+    let mut connection = context.http1.serve_connection(TokioIo::new(client), service);
     let served = tokio::select! {
         // A request that has come is read before connections without one are closed.
         biased;

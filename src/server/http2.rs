@@ -20,14 +20,14 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 
-use super::listener::{Entrance, closing};
+use super::listener::{ListenerContext, closing};
 use super::stall::Patient;
 use super::streams::{Streams, Turn};
 use crate::config::Limits;
 use crate::drain::Guard;
 use crate::limits::Permit;
 use crate::metrics::Rejected;
-use crate::proxy::{HOP_BY_HOP, RequestBody, ResponseBody, Visit};
+use crate::proxy::{ClientConnection, HOP_BY_HOP, RequestBody, ResponseBody};
 use crate::relay::stream::Stream;
 
 /// Requests that a connection may have open: as many as RFC 9113 §6.5.2 asks for at least.
@@ -56,8 +56,8 @@ pub(super) struct Http2 {
 
 /// What the requests of a connection share.
 struct Connection {
-    entrance: Arc<Entrance>,
-    visit: Visit,
+    context: Arc<ListenerContext>,
+    visit: ClientConnection,
     client: IpAddr,
     /// The connection's own place, for one request at a time.
     own: Arc<Semaphore>,
@@ -115,13 +115,13 @@ impl Http2 {
 }
 
 /// Serves a connection until the client leaves, it was idle for too long, or the drain closes.
-pub(super) async fn serve(entrance: Arc<Entrance>, stream: Stream, client: IpAddr, guard: &Guard) {
+pub(super) async fn serve(context: Arc<ListenerContext>, stream: Stream, client: IpAddr, guard: &Guard) {
     let (open, mut seen) = watch::channel(0);
-    let (visit, own, freed) = (Visit::new(client), Arc::new(Semaphore::new(1)), Notify::new());
-    let shared = Arc::new(Connection { entrance: entrance.clone(), visit, client, own, freed, open });
+    let (visit, own, freed) = (ClientConnection::new(client), Arc::new(Semaphore::new(1)), Notify::new());
+    let shared = Arc::new(Connection { context: context.clone(), visit, client, own, freed, open });
     let service = service_fn(move |request| answer(Open::new(shared.clone()), request));
-    let (stall, idle_timeout) = (entrance.stall(guard), entrance.http2.idle_timeout);
-    let builder = entrance.http2.builder(Streams::new(stall.clone()));
+    let (stall, idle_timeout) = (context.stall(guard), context.http2.idle_timeout);
+    let builder = context.http2.builder(Streams::new(stall.clone()));
     let mut connection = pin!(builder.serve_connection(TokioIo::new(Patient::new(stream, stall)), service));
     let mut served = tokio::select! {
         biased;
@@ -141,7 +141,7 @@ pub(super) async fn serve(entrance: Arc<Entrance>, stream: Stream, client: IpAdd
     }
     if let Some(Err(error)) = served {
         if is_refused(&error) {
-            entrance.metrics.http_rejected(Rejected::Malformed);
+            context.metrics.http_rejected(Rejected::Malformed);
         }
         tracing::debug!(%client, %error, "a connection ended early");
     }
@@ -169,8 +169,8 @@ fn is_refused(error: &hyper::Error) -> bool {
 async fn answer(mut open: Open, mut request: Request<Incoming>) -> Result<Response<Answer>, Infallible> {
     to_http1(&mut request);
     open.place = Some(open.connection.place().await);
-    let Connection { entrance, visit, .. } = &*open.connection;
-    let mut response = entrance.proxy.handle(request.map(RequestBody::from), visit).await;
+    let Connection { context, visit, .. } = &*open.connection;
+    let mut response = context.proxy.handle(request.map(RequestBody::from), visit).await;
     // HTTP/2 has frames for what these say (RFC 9113 §8.2.2).
     for name in HOP_BY_HOP {
         response.headers_mut().remove(name);
@@ -216,7 +216,7 @@ impl Connection {
             if let Ok(own) = self.own.clone().try_acquire_owned() {
                 return Place::Own(own);
             }
-            if let Some(further) = self.entrance.further_place(self.client) {
+            if let Some(further) = self.context.further_place(self.client) {
                 return Place::Further(further);
             }
             freed.await;

@@ -12,13 +12,13 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::http1;
 use super::http2::{self, Http2};
-use super::overload::{Exit, Overload};
+use super::overload::{Overload, Rejector};
 use super::proxy_protocol::{self, ProxyProtocolError};
 use super::stall::Stall;
-use super::tls::Door;
+use super::tls::TlsAcceptor;
 use crate::config::{Config, TrustedProxies};
 use crate::drain::{Drain, Guard};
-use crate::limits::{Capacity, Client, Permit, Quota, Seldom};
+use crate::limits::{Capacity, Client, Permit, Quota, RateLimitedWarning};
 use crate::metrics::{Metrics, Rejected};
 use crate::proxy::Proxy;
 use crate::relay::stream::Stream;
@@ -29,7 +29,7 @@ const EXHAUSTED_REST: Duration = Duration::from_millis(100);
 
 /// How browsers are let in.
 #[derive(Clone)]
-pub struct Entrance {
+pub struct ListenerContext {
     pub(super) http1: Builder,
     pub(super) http2: Http2,
     /// Connections begin with a header of the PROXY protocol, and come from a trusted proxy.
@@ -44,14 +44,14 @@ pub struct Entrance {
     places: Quota,
     /// How many of them a client may have that is no trusted proxy.
     places_per_address: Option<NonZeroUsize>,
-    exit: Arc<Exit>,
+    rejector: Arc<Rejector>,
     /// `None` serves plain HTTP.
-    door: Option<Arc<Door>>,
+    acceptor: Option<Arc<TlsAcceptor>>,
     pub(super) proxy: Proxy,
     pub(super) metrics: Arc<Metrics>,
 }
 
-impl Entrance {
+impl ListenerContext {
     /// The entrance to `proxy`, as configured; over TLS if there is any.
     pub fn new(config: &Config, tls: Option<Arc<Live<ListenerFiles>>>, proxy: Proxy, metrics: Arc<Metrics>) -> Self {
         let capacity = Capacity::of_process();
@@ -67,8 +67,8 @@ impl Entrance {
             connections: config.limits.connections,
             places: Quota::of_connections(most_connections(config.limits.connections, capacity), metrics.clone()),
             places_per_address: config.limits.connections_per_address,
-            exit: Arc::new(Exit::new(answers, metrics.clone())),
-            door: tls.map(|live| Arc::new(Door::new(live, metrics.clone()))),
+            rejector: Arc::new(Rejector::new(answers, metrics.clone())),
+            acceptor: tls.map(|live| Arc::new(TlsAcceptor::new(live, metrics.clone()))),
             proxy,
             metrics,
         }
@@ -106,9 +106,9 @@ impl Entrance {
 
     /// What is spoken HTTP over; `None` if it does not come to that.
     async fn open(&self, stream: TcpStream, permit: Permit, client: IpAddr) -> Option<Stream> {
-        match &self.door {
+        match &self.acceptor {
             // Boxed, as everything is that few connections have: all of them would be larger for it.
-            Some(door) => Box::pin(door.open(stream, permit, client, self.patience)).await,
+            Some(acceptor) => Box::pin(acceptor.open(stream, permit, client, self.patience)).await,
             None => Some(Stream::Tcp(stream, Some(permit))),
         }
     }
@@ -146,25 +146,25 @@ fn most_connections(configured: Option<NonZeroUsize>, capacity: Capacity) -> usi
 
 /// Serves until the drain closes; connections that are open then finish what they do. Each is let in by the entrance that
 /// there is when it comes.
-pub async fn serve(listener: TcpListener, entrance: Arc<ArcSwap<Entrance>>, drain: Drain) {
-    let exhausted = Seldom::default();
+pub async fn serve(listener: TcpListener, context: Arc<ArcSwap<ListenerContext>>, drain: Drain) {
+    let exhausted = RateLimitedWarning::default();
     loop {
         let (stream, peer) = tokio::select! {
             () = drain.closing() => break,
             accepted = accept(&listener, &exhausted) => accepted,
         };
-        let_in(entrance.load_full(), stream, peer, &drain);
+        let_in(context.load_full(), stream, peer, &drain);
     }
     for (stream, peer) in waiting(listener) {
-        let_in(entrance.load_full(), stream, peer, &drain);
+        let_in(context.load_full(), stream, peer, &drain);
     }
 }
 
 /// Serves a connection, or turns it away where there is no place for it.
-fn let_in(entrance: Arc<Entrance>, stream: TcpStream, peer: SocketAddr, drain: &Drain) {
-    match entrance.places.take() {
-        Some(permit) => _ = tokio::spawn(connection(entrance, stream, permit, peer, drain.guard())),
-        None => entrance.exit.turn_away(stream, peer.ip(), Overload::Connections, drain.guard()),
+fn let_in(context: Arc<ListenerContext>, stream: TcpStream, peer: SocketAddr, drain: &Drain) {
+    match context.places.take() {
+        Some(permit) => _ = tokio::spawn(connection(context, stream, permit, peer, drain.guard())),
+        None => context.rejector.reject(stream, peer.ip(), Overload::Connections, drain.guard()),
     }
 }
 
@@ -180,7 +180,7 @@ fn waiting(listener: TcpListener) -> impl Iterator<Item = (TcpStream, SocketAddr
 
 /// The next connection. Errors of one connection are its own affair; a system that has run out of handles gets a rest,
 /// and `exhausted` keeps the lines about that apart.
-pub(super) async fn accept(listener: &TcpListener, exhausted: &Seldom) -> (TcpStream, SocketAddr) {
+pub(super) async fn accept(listener: &TcpListener, exhausted: &RateLimitedWarning) -> (TcpStream, SocketAddr) {
     loop {
         match listener.accept().await {
             Ok(accepted) => return accepted,
@@ -201,7 +201,7 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 }
 
 async fn connection(
-    entrance: Arc<Entrance>,
+    context: Arc<ListenerContext>,
     mut stream: TcpStream,
     mut permit: Permit,
     peer: SocketAddr,
@@ -209,31 +209,31 @@ async fn connection(
 ) {
     let client = tokio::select! {
         biased;
-        client = entrance.client(&mut stream, peer) => client,
+        client = context.client(&mut stream, peer) => client,
         () = closing(&guard) => return,
     };
     let client = match client {
         Ok(client) => client,
         Err(error) => {
-            entrance.metrics.http_rejected(Rejected::ProxyProtocol);
+            context.metrics.http_rejected(Rejected::ProxyProtocol);
             tracing::debug!(%peer, %error, "connection refused");
             return;
         }
     };
-    if !entrance.has_place_for(client, &mut permit) {
+    if !context.has_place_for(client, &mut permit) {
         drop(permit);
-        return entrance.exit.turn_away(stream, client, Overload::ConnectionsPerAddress, guard);
+        return context.rejector.reject(stream, client, Overload::ConnectionsPerAddress, guard);
     }
     let stream = tokio::select! {
         biased;
-        stream = entrance.open(stream, permit, client) => stream,
+        stream = context.open(stream, permit, client) => stream,
         () = closing(&guard) => None,
     };
     let Some(stream) = stream else { return };
     if stream.speaks_http2() {
-        return Box::pin(http2::serve(entrance, stream, client, &guard)).await;
+        return Box::pin(http2::serve(context, stream, client, &guard)).await;
     }
-    http1::serve(entrance, stream, client, guard).await;
+    http1::serve(context, stream, client, guard).await;
 }
 
 /// Resolves when connections that ask nothing are to be closed. A new socket is not read before the runtime has looked

@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
 use crate::drain::Guard;
-use crate::limits::Alarm;
+use crate::limits::LimitWarning;
 use crate::metrics::{Metrics, Rejected};
 
 /// How long a client has to ask, to take its answer and to leave.
@@ -39,24 +39,24 @@ pub(super) enum Overload {
 }
 
 /// Where clients are turned away.
-pub(super) struct Exit {
+pub(super) struct Rejector {
     /// Clients that are answered at a time.
     answers: Arc<Semaphore>,
-    connections: Alarm,
-    connections_per_address: Alarm,
+    connections: LimitWarning,
+    connections_per_address: LimitWarning,
     metrics: Arc<Metrics>,
 }
 
-impl Exit {
+impl Rejector {
     /// Answers so many at a time; the others' connections are closed.
     pub(super) fn new(answers: usize, metrics: Arc<Metrics>) -> Self {
         let (connections, connections_per_address) =
-            (Alarm::new("limits.connections"), Alarm::new("limits.connections_per_address"));
+            (LimitWarning::new("limits.connections"), LimitWarning::new("limits.connections_per_address"));
         Self { answers: Arc::new(Semaphore::new(answers)), connections, connections_per_address, metrics }
     }
 
     /// Counts a client and lets it go.
-    pub(super) fn turn_away(&self, stream: TcpStream, client: IpAddr, overload: Overload, guard: Guard) {
+    pub(super) fn reject(&self, stream: TcpStream, client: IpAddr, overload: Overload, guard: Guard) {
         let (reason, alarm, answer) = match overload {
             Overload::Connections => (Rejected::Connections, &self.connections, FULL),
             Overload::ConnectionsPerAddress => (Rejected::ConnectionsPerAddress, &self.connections_per_address, GREEDY),

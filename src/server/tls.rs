@@ -14,7 +14,7 @@ use crate::limits::Permit;
 use crate::metrics::{Metrics, Rejected, Reload};
 use crate::relay::stream::Stream;
 use crate::relay::tls::{HandshakeError, Tls};
-use crate::tls::{ListenerFiles, Live, Material, Watcher};
+use crate::tls::{ListenerFiles, Live, TlsFiles, Watcher};
 
 /// How often files are looked at. They are read, not watched: a watch misses the swap of a link on some file systems.
 const LOOK: Duration = Duration::from_secs(1);
@@ -27,12 +27,12 @@ const PLAIN_HTTP: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain
                             400 Bad Request: this port speaks HTTPS, not HTTP";
 
 /// Shakes hands with browsers.
-pub(super) struct Door {
+pub(super) struct TlsAcceptor {
     live: Arc<Live<ListenerFiles>>,
     metrics: Arc<Metrics>,
 }
 
-impl Door {
+impl TlsAcceptor {
     pub(super) fn new(live: Arc<Live<ListenerFiles>>, metrics: Arc<Metrics>) -> Self {
         Self { live, metrics }
     }
@@ -73,7 +73,7 @@ async fn explain(mut socket: TcpStream) -> io::Result<()> {
 /// `expires` is told when a new certificate does, in seconds of Unix time.
 pub async fn watch<M>(mut watcher: Watcher<M>, metrics: Arc<Metrics>, expires: impl Fn(u64))
 where
-    M: Material + Send + Sync + 'static,
+    M: TlsFiles + Send + Sync + 'static,
     M::Config: Send + Sync,
 {
     let mut ticks = tokio::time::interval(LOOK);

@@ -4,8 +4,8 @@
 
 use std::time::{Duration, Instant};
 
-use heartbeat_sidecar::heartbeat::carrier::{Carrier, Note};
-use heartbeat_sidecar::heartbeat::tap::{Depth, MAX_CARRY, Tap};
+use heartbeat_sidecar::heartbeat::carrier::{TapOutput, TapEvent};
+use heartbeat_sidecar::heartbeat::tap::{Inspection, MAX_CARRY, Tap};
 use heartbeat_sidecar::heartbeat::{Capability, Mode, Proof, Settings};
 use heartbeat_sidecar::websocket::scanner::Sender;
 use heartbeat_sidecar_fuzz::input::Input;
@@ -24,7 +24,7 @@ fuzz_target!(|bytes: &[u8]| {
         proof: if flags & 4 == 0 { Proof::Pong } else { Proof::Connection },
         ..Settings::default()
     };
-    let depth = if flags & 8 == 0 { Depth::Messages } else { Depth::Frames };
+    let depth = if flags & 8 == 0 { Inspection::Messages } else { Inspection::Frames };
     let mut world = World::new(depth, settings);
     while !input.is_empty() {
         world.event(&mut input);
@@ -56,12 +56,12 @@ struct Wires {
     upstream: Way,
     blocked: [bool; 2],
     capability: Capability,
-    notes: Vec<Note>,
+    notes: Vec<TapEvent>,
 }
 
 struct World {
     tap: Tap,
-    depth: Depth,
+    depth: Inspection,
     settings: Settings,
     wires: Wires,
     now: Instant,
@@ -87,7 +87,7 @@ impl Wires {
     }
 }
 
-impl Carrier for Wires {
+impl TapOutput for Wires {
     fn pass(&mut self, from: Sender, bytes: &[u8]) {
         self.way(from).passed.extend_from_slice(bytes);
     }
@@ -105,13 +105,13 @@ impl Carrier for Wires {
         self.capability
     }
 
-    fn note(&mut self, note: Note) {
+    fn note(&mut self, note: TapEvent) {
         self.notes.push(note);
     }
 }
 
 impl World {
-    fn new(depth: Depth, settings: Settings) -> Self {
+    fn new(depth: Inspection, settings: Settings) -> Self {
         Self {
             tap: Tap::new(depth, settings, NONCE),
             depth,
@@ -170,7 +170,7 @@ impl World {
     fn pong(&mut self) {
         let Some((tag, sent)) = self.pinged.clone() else { return };
         let upstream = &self.wires.upstream;
-        let stream = Stream::follow(&upstream.sent, Sender::Upstream, self.depth == Depth::Frames);
+        let stream = Stream::follow(&upstream.sent, Sender::Upstream, self.depth == Inspection::Frames);
         if !upstream.ended && stream.lost.is_none() && stream.has_room_at(upstream.sent.len(), false) {
             self.proved = self.proved.max(Some(sent));
             self.send(Sender::Upstream, &frame(Sender::Upstream, 0x8a, &tag));
@@ -208,8 +208,8 @@ impl World {
         let (notes, pings) = self.seen;
         for note in &self.wires.notes[notes..] {
             match note {
-                Note::Heartbeat => self.heartbeats += 1,
-                Note::Ack(waited) => {
+                TapEvent::Heartbeat => self.heartbeats += 1,
+                TapEvent::Ack(waited) => {
                     self.acks += 1;
                     assert!(self.acks <= self.heartbeats, "more acks than heartbeats");
                     assert!(self.settings.mode != Mode::Forward, "an ack that nobody wanted");
@@ -217,14 +217,14 @@ impl World {
                     assert!(proved || self.settings.proof == Proof::Connection, "a proof older than the heartbeat");
                     assert!(!self.closing, "an ack after somebody has closed");
                 }
-                Note::Close(..) | Note::Lost(_) => self.closing = true,
-                Note::Back(..)
-                | Note::Forward(..)
-                | Note::NativeAck(_)
-                | Note::NativeAckOverdue
-                | Note::NativeAckMissed
-                | Note::Proof(_)
-                | Note::Withheld(_) => {}
+                TapEvent::Close(..) | TapEvent::Lost(_) => self.closing = true,
+                TapEvent::Back(..)
+                | TapEvent::Forward(..)
+                | TapEvent::NativeAck(_)
+                | TapEvent::NativeAckOverdue
+                | TapEvent::NativeAckMissed
+                | TapEvent::Proof(_)
+                | TapEvent::Withheld(_) => {}
             }
         }
         for (_at, bytes) in &self.wires.browser.inserted[pings..] {
@@ -237,8 +237,8 @@ impl World {
     }
 
     fn check_bytes(&self) {
-        let extensions = self.depth == Depth::Frames;
-        let lost = self.wires.notes.iter().any(|note| matches!(note, Note::Lost(_)));
+        let extensions = self.depth == Inspection::Frames;
+        let lost = self.wires.notes.iter().any(|note| matches!(note, TapEvent::Lost(_)));
         for (from, way) in [(Sender::Browser, &self.wires.browser), (Sender::Upstream, &self.wires.upstream)] {
             let stream = Stream::follow(&way.sent, from, extensions);
             self.check_passed(from, way, &stream);
@@ -250,7 +250,7 @@ impl World {
             }
             let acks = way.inserted.iter().filter(|(_at, bytes)| bytes[0] == 0x82).count();
             assert_eq!(acks, if from == Sender::Upstream { self.acks } else { 0 });
-            if from == Sender::Browser && !lost && self.depth == Depth::Messages {
+            if from == Sender::Browser && !lost && self.depth == Inspection::Messages {
                 let heartbeats = stream.frames.iter().filter(|frame| is_heartbeat(&stream, frame, &way.sent)).count();
                 assert_eq!(heartbeats, self.heartbeats);
             }
@@ -274,7 +274,7 @@ impl World {
             assert!(sent < end, "more has passed than was sent");
             sent = end;
         }
-        if self.closing || self.wires.notes.iter().any(|note| matches!(note, Note::Lost(_))) {
+        if self.closing || self.wires.notes.iter().any(|note| matches!(note, TapEvent::Lost(_))) {
             return;
         }
         let left = stream.frames.iter().filter(|frame| frame.start >= sent && frame.is_whole(&way.sent));
@@ -285,7 +285,7 @@ impl World {
 
     fn may_vanish(&self, from: Sender, stream: &Stream, frame: &Frame, sent: &[u8]) -> bool {
         match from {
-            Sender::Browser => self.depth == Depth::Messages && is_heartbeat(stream, frame, sent),
+            Sender::Browser => self.depth == Inspection::Messages && is_heartbeat(stream, frame, sent),
             Sender::Upstream => {
                 frame.is_plain(0xa) && {
                     let payload = frame.unmasked(sent);

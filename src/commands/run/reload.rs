@@ -15,7 +15,7 @@ use crate::telemetry::{self, Filter};
 const LOOK: Duration = Duration::from_secs(1);
 
 /// What is in force, and all that has to follow it.
-pub(super) struct Keeper {
+pub(super) struct ConfigReloader {
     pub(super) reloader: Reloader,
     pub(super) running: Loaded,
     pub(super) reloading: Reloading,
@@ -23,7 +23,7 @@ pub(super) struct Keeper {
 }
 
 /// Looks at the file again and again, and at each SIGHUP; for ever.
-pub(super) async fn keep_current(mut keeper: Keeper, mut hangups: Signal) {
+pub(super) async fn keep_current(mut keeper: ConfigReloader, mut hangups: Signal) {
     let mut ticks = interval(LOOK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -41,7 +41,7 @@ pub(super) async fn keep_current(mut keeper: Keeper, mut hangups: Signal) {
     }
 }
 
-impl Keeper {
+impl ConfigReloader {
     fn look(&mut self, asked: bool) {
         if asked {
             systemd::reloading();
@@ -136,7 +136,8 @@ mod tests {
         let sets = Arc::new(AtomicUsize::new(0));
         let counted = sets.clone();
         let filter = Filter::new(move |_filter| _ = counted.fetch_add(1, Relaxed));
-        let mut keeper = Keeper { reloader: Reloader::new(sources), running: running.clone(), reloading, filter };
+        let mut keeper =
+            ConfigReloader { reloader: Reloader::new(sources), running: running.clone(), reloading, filter };
 
         // No file can have such a filter; a later way to write one might.
         let mut bad = running;

@@ -53,7 +53,7 @@ fn new_session(version: &str) -> Vec<u8> {
 
 pub(super) fn compressed_tap(deflate: Deflate, settings: Settings) -> (Tap, Wires) {
     (
-        Tap::new(Depth::Compressed(deflate), settings, NONCE),
+        Tap::new(Inspection::Compressed(deflate), settings, NONCE),
         Wires { capability: Capability::Silent, ..Wires::default() },
     )
 }
@@ -112,8 +112,8 @@ proptest! {
             wires
         };
         let wires = run(&sizes);
-        prop_assert_eq!(wires.count(|note| *note == Note::Heartbeat), heartbeats);
-        prop_assert_eq!(wires.count(|note| matches!(note, Note::Back(BackType::AppHeartbeat, _))), heartbeats);
+        prop_assert_eq!(wires.count(|note| *note == TapEvent::Heartbeat), heartbeats);
+        prop_assert_eq!(wires.count(|note| matches!(note, TapEvent::Back(BackType::AppHeartbeat, _))), heartbeats);
         prop_assert_eq!(wires.last_tag().is_some(), heartbeats > 0 && mode != Mode::Forward);
         let is_ours = |header: &Header, payload: &[u8]| header.opcode == Opcode::Ping && payload.len() == 16;
         prop_assert!(without(&wires.to_upstream, is_ours) == bytes, "what came did not pass as it was");
@@ -137,7 +137,7 @@ proptest! {
         feed(&mut tap, Sender::Upstream, &bytes, &sizes, Instant::now(), &mut wires);
         prop_assert_eq!(&wires.to_browser, &bytes);
         let seen: Vec<_> = wires.notes.iter().filter_map(|note| match note {
-            Note::Forward(message, _bytes) => Some(message),
+            TapEvent::Forward(message, _bytes) => Some(message),
             _ => None,
         }).collect();
         prop_assert!(seen[..before.len()].iter().all(|message| message.kind() == ForwardType::Delta));
@@ -168,11 +168,11 @@ fn reserved_bits_that_mean_nothing_turn_the_tap_off() {
         frame(Sender::Browser, 0xe2, &HEARTBEAT),
     ] {
         let (_tap, wires) = after(&stray);
-        assert_eq!(wires.count(|note| *note == Note::Lost(Lost::ReservedBits)), 1, "{stray:02x?}");
-        assert_eq!(wires.count(|note| *note == Note::Heartbeat), 0, "{stray:02x?}");
+        assert_eq!(wires.count(|note| *note == TapEvent::Lost(Lost::ReservedBits)), 1, "{stray:02x?}");
+        assert_eq!(wires.count(|note| *note == TapEvent::Heartbeat), 0, "{stray:02x?}");
     }
     let (_tap, wires) = after(&frame(Sender::Browser, 0xc1, &[0x00]));
-    assert_eq!(wires.count(|note| *note == Note::Heartbeat), 1);
+    assert_eq!(wires.count(|note| *note == TapEvent::Heartbeat), 1);
 }
 
 #[test]
@@ -180,13 +180,13 @@ fn a_browser_whose_messages_cannot_be_inflated_is_followed_frame_by_frame() {
     let mut deflater = Deflater::new(Sender::Browser, Context::default());
     let mebibyte = deflater.message(2, &vec![0; 1 << 20], 3);
     let (_tap, wires) = after(&mebibyte.repeat(63));
-    assert_eq!(wires.count(|note| *note == Note::Heartbeat), 1, "so much is allowed");
+    assert_eq!(wires.count(|note| *note == TapEvent::Heartbeat), 1, "so much is allowed");
     let bomb = mebibyte.repeat(65);
     for bytes in [bomb, frame(Sender::Browser, 0xc2, &[0x06])] {
         let (mut tap, mut wires) = after(&bytes);
-        assert_eq!(wires.count(|note| matches!(note, Note::Lost(_))), 1);
-        assert_eq!(wires.count(|note| *note == Note::Lost(Lost::Compression)), 1);
-        assert_eq!(wires.count(|note| *note == Note::Heartbeat), 0);
+        assert_eq!(wires.count(|note| matches!(note, TapEvent::Lost(_))), 1);
+        assert_eq!(wires.count(|note| *note == TapEvent::Lost(Lost::Compression)), 1);
+        assert_eq!(wires.count(|note| *note == TapEvent::Heartbeat), 0);
         tap.close(1001, Instant::now(), &mut wires);
         assert_eq!(wires.to_browser, [0x88, 0x02, 0x03, 0xe9], "its boundaries are still known");
     }
@@ -204,7 +204,7 @@ fn an_upstream_that_cannot_be_inflated_leaves_heartbeats_their_acks() {
     let pong = frame(Sender::Upstream, 0x8a, &wires.last_tag().expect("a ping went upstream"));
     let _dealt = tap.on_bytes(Sender::Upstream, &pong, now, &mut wires);
     assert_eq!(wires.to_browser, [&sent, AckForm::Compatible.frame()].concat());
-    assert_eq!(wires.count(|note| matches!(note, Note::Lost(_))), 0);
+    assert_eq!(wires.count(|note| matches!(note, TapEvent::Lost(_))), 0);
 }
 
 #[test]

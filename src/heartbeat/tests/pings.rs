@@ -105,7 +105,7 @@ fn an_unanswered_ping_is_told_of_until_a_side_closes() {
 fn with_a_reserved_bit_a_pong_or_a_ping_is_an_extensions_own() {
     let start = Instant::now();
     let settings = PingSettings { interval: INTERVAL, shield: true };
-    let mut tap = Tap::new(Depth::Frames, Settings::default(), NONCE).with_pings(settings, OTHER_NONCE, start);
+    let mut tap = Tap::new(Inspection::Frames, Settings::default(), NONCE).with_pings(settings, OTHER_NONCE, start);
     let tag = [NONCE.to_be_bytes(), [0; 8]].concat();
     let control = |reserved: u8| {
         [(0x8a, &tag[..]), (0x89, b"ping")]

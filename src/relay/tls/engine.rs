@@ -11,7 +11,7 @@ pub(in crate::relay) enum Connection {
 }
 
 /// What is wanted of a connection.
-pub(super) enum Errand<'a> {
+pub(super) enum Operation<'a> {
     /// To take what the peer says.
     Open,
     /// To seal bytes.
@@ -35,12 +35,12 @@ pub(super) enum Step {
 
 /// Bytes that wait, from `start` on; no memory while there are none.
 #[derive(Default)]
-pub(super) struct Rest {
+pub(super) struct Unsent {
     bytes: Vec<u8>,
     start: usize,
 }
 
-impl Rest {
+impl Unsent {
     pub(super) fn bytes(&self) -> &[u8] {
         &self.bytes[self.start..]
     }
@@ -88,9 +88,9 @@ impl Connection {
     pub(super) fn turn(
         &mut self,
         records: &mut [u8],
-        errand: &mut Errand<'_>,
+        errand: &mut Operation<'_>,
         sink: &mut dyn FnMut(&[u8]),
-        unsent: &mut Rest,
+        unsent: &mut Unsent,
     ) -> (usize, Result<Step, rustls::Error>) {
         match self {
             Self::Server(connection) => turn(connection.process_tls_records(records), errand, sink, unsent),
@@ -103,9 +103,9 @@ impl Connection {
 /// the records are done with.
 fn turn<Data>(
     status: UnbufferedStatus<'_, '_, Data>,
-    errand: &mut Errand<'_>,
+    errand: &mut Operation<'_>,
     sink: &mut dyn FnMut(&[u8]),
-    unsent: &mut Rest,
+    unsent: &mut Unsent,
 ) -> (usize, Result<Step, rustls::Error>) {
     let UnbufferedStatus { mut discard, state } = status;
     let step = || {
@@ -134,9 +134,9 @@ fn turn<Data>(
             }
             ConnectionState::PeerClosed => Step::PeerEnded,
             ConnectionState::WriteTraffic(mut traffic) => match errand {
-                Errand::Open => Step::Dry,
-                Errand::Seal(bytes, records) => Step::Sealed(traffic.encrypt(bytes, records).map_err(general)?),
-                Errand::SealEnd(records) => Step::Sealed(traffic.queue_close_notify(records).map_err(general)?),
+                Operation::Open => Step::Dry,
+                Operation::Seal(bytes, records) => Step::Sealed(traffic.encrypt(bytes, records).map_err(general)?),
+                Operation::SealEnd(records) => Step::Sealed(traffic.queue_close_notify(records).map_err(general)?),
             },
             // Early data is never asked for; whatever later versions know is not waited for.
             _ => Step::Dry,

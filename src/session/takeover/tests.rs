@@ -123,7 +123,7 @@ async fn an_app_that_names_a_session_twice_ends_its_older_connection() {
 
 /// What one browser and the app do; times are in milliseconds.
 #[derive(Clone, Debug)]
-struct Visit {
+struct ClientConnection {
     arrives: u64,
     /// The session that the handshake names.
     asks: Option<u8>,
@@ -205,7 +205,7 @@ impl Drop for Connection<'_> {
     }
 }
 
-impl Visit {
+impl ClientConnection {
     async fn run(&self, number: usize, owners: &Owners, app: &RefCell<App>) {
         sleep(Duration::from_millis(self.arrives)).await;
         let visit = self.visit(number, owners, app);
@@ -265,21 +265,14 @@ impl Visit {
     }
 }
 
-fn visits() -> impl Strategy<Value = Vec<Visit>> {
+fn visits() -> impl Strategy<Value = Vec<ClientConnection>> {
     let session = 0..3_u8;
     let asks = proptest::option::weighted(0.8, session.clone());
     let named = proptest::option::of((0..40_u64, session));
     let (closing, leaves) = (0..40_u64, proptest::option::weighted(0.3, 0..80_u64));
     let visit = (0..60_u64, asks, 0..30_u64, proptest::bool::weighted(0.9), named, 0..80_u64, closing, leaves);
-    let visit = visit.prop_map(|(arrives, asks, handshake, accepted, named, lasts, closing, leaves)| Visit {
-        arrives,
-        asks,
-        handshake,
-        accepted,
-        named,
-        lasts,
-        closing,
-        leaves,
+    let visit = visit.prop_map(|(arrives, asks, handshake, accepted, named, lasts, closing, leaves)| {
+        ClientConnection { arrives, asks, handshake, accepted, named, lasts, closing, leaves }
     });
     proptest::collection::vec(visit, 1..24)
 }

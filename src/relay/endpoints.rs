@@ -5,25 +5,25 @@
 
 use std::time::Instant;
 
-use super::end::End;
+use super::endpoint::Endpoint;
+use super::monitor::PeerMonitor;
 use super::report::Report;
-use super::vigil::Vigil;
 use crate::heartbeat::Capability;
-use crate::heartbeat::carrier::{Carrier, Note};
+use crate::heartbeat::carrier::{TapEvent, TapOutput};
 use crate::websocket::scanner::Sender;
 
 /// Both sockets and the report: what the tap's decisions are carried out on.
-pub(super) struct Ends {
-    pub(super) browser: End,
-    pub(super) upstream: End,
+pub(super) struct Endpoints {
+    pub(super) browser: Endpoint,
+    pub(super) upstream: Endpoint,
     /// Dropped after both sockets: then the session has no owner any more.
     pub(super) report: Report,
     /// While something is on its way to a peer.
-    pub(super) vigil: Option<Box<Vigil>>,
+    pub(super) monitor: Option<Box<PeerMonitor>>,
 }
 
-impl Ends {
-    pub(super) fn end(&mut self, from: Sender) -> &mut End {
+impl Endpoints {
+    pub(super) fn end(&mut self, from: Sender) -> &mut Endpoint {
         match from {
             Sender::Browser => &mut self.browser,
             Sender::Upstream => &mut self.upstream,
@@ -31,7 +31,7 @@ impl Ends {
     }
 
     /// The end that gets what `from` sends.
-    pub(super) fn receiver(&mut self, from: Sender) -> &mut End {
+    pub(super) fn receiver(&mut self, from: Sender) -> &mut Endpoint {
         match from {
             Sender::Browser => &mut self.upstream,
             Sender::Upstream => &mut self.browser,
@@ -64,16 +64,16 @@ impl Ends {
 
     /// Watches over the peers once something is sent to one that may fall silent, or the session is held up.
     pub(super) fn start_vigil(&mut self) {
-        if !(self.browser.take_wrote() | self.upstream.take_wrote()) && (self.vigil.is_some() || !self.is_held_up()) {
+        if !(self.browser.take_wrote() | self.upstream.take_wrote()) && (self.monitor.is_some() || !self.is_held_up()) {
             return;
         }
         let patience = self.report.patience();
-        match &mut self.vigil {
-            Some(vigil) if vigil.is_of_heartbeat() => vigil.on_sent(Instant::now(), patience),
+        match &mut self.monitor {
+            Some(monitor) if monitor.is_of_heartbeat() => monitor.on_sent(Instant::now(), patience),
             Some(_) => {}
             none => {
                 let _heard_before = (self.browser.take_heard(), self.upstream.take_heard());
-                *none = Some(Box::new(Vigil::new(Instant::now(), patience)));
+                *none = Some(Box::new(PeerMonitor::new(Instant::now(), patience)));
             }
         }
     }
@@ -89,16 +89,17 @@ impl Ends {
         if !browser.waits && !upstream.waits {
             let _heard_before = (self.browser.take_heard(), self.upstream.take_heard());
             let patience = self.report.patience();
-            let vigil = Vigil::of_heartbeat(Instant::now(), patience, browser.acknowledged, upstream.acknowledged);
-            match &mut self.vigil {
-                Some(old) => **old = vigil,
-                none => *none = Some(Box::new(vigil)),
+            let monitor =
+                PeerMonitor::of_heartbeat(Instant::now(), patience, browser.acknowledged, upstream.acknowledged);
+            match &mut self.monitor {
+                Some(old) => **old = monitor,
+                none => *none = Some(Box::new(monitor)),
             }
         }
     }
 }
 
-impl Carrier for Ends {
+impl TapOutput for Endpoints {
     fn pass(&mut self, from: Sender, bytes: &[u8]) {
         self.insert(from, bytes);
     }
@@ -123,8 +124,8 @@ impl Carrier for Ends {
     }
 
     #[inline(always)]
-    fn note(&mut self, note: Note) {
-        if let Note::Heartbeat = note {
+    fn note(&mut self, note: TapEvent) {
+        if let TapEvent::Heartbeat = note {
             return self.on_heartbeat();
         }
         self.report.note(note);

@@ -55,7 +55,7 @@ enum Half {
 
 /// A socket and what is under way on it; every byte of it counts for each idle session.
 #[derive(Debug)]
-pub(super) struct End {
+pub(super) struct Endpoint {
     stream: Stream,
     inbound: Half,
     outbound: Half,
@@ -82,7 +82,7 @@ struct Backlog {
     start: usize,
 }
 
-impl End {
+impl Endpoint {
     /// `early` are bytes that came glued to the handshake.
     pub(super) fn new(stream: Stream, early: Vec<u8>, is_local: bool) -> Self {
         let carry = early.into_boxed_slice();

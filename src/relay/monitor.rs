@@ -22,7 +22,7 @@ static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// How long the peers of a session are waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Patience {
+pub struct Timeouts {
     /// How long either peer may acknowledge nothing of what was sent to it, and the browser leave a ping unanswered.
     pub dead_peer: Duration,
     /// How long the browser may take nothing of what waits for it, and a session that a peer has left may stand still.
@@ -33,7 +33,7 @@ pub struct Patience {
 
 /// The watch over both peers while something is on its way to either.
 #[derive(Debug)]
-pub(super) struct Vigil {
+pub(super) struct PeerMonitor {
     looked: Instant,
     /// When the next look is due.
     due: Instant,
@@ -61,7 +61,7 @@ struct Peer {
 
 /// What is seen at a look.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Sight {
+pub(super) struct Observation {
     /// What the kernel says; `waits` also if more waits for the kernel.
     pub(super) delivery: Delivery,
     /// Bytes came from the peer since the last look.
@@ -70,9 +70,9 @@ pub(super) struct Sight {
     pub(super) unanswered: Option<Instant>,
 }
 
-impl Vigil {
+impl PeerMonitor {
     /// Something has just been sent.
-    pub(super) fn new(now: Instant, patience: &Patience) -> Self {
+    pub(super) fn new(now: Instant, patience: &Timeouts) -> Self {
         let due = patience.next_look(now);
         Self {
             looked: now,
@@ -86,7 +86,7 @@ impl Vigil {
 
     /// A heartbeat came, nothing is under way, and the peers have acknowledged so many bytes. The next heartbeat will bring a look
     /// along, so there is none before what is sent for this one is late: looks of their own cost more than heartbeats do.
-    pub(super) fn of_heartbeat(now: Instant, patience: &Patience, browser: u64, upstream: u64) -> Self {
+    pub(super) fn of_heartbeat(now: Instant, patience: &Timeouts, browser: u64, upstream: u64) -> Self {
         let due = patience.next_look(now + patience.shorter());
         Self {
             looked: now,
@@ -103,13 +103,13 @@ impl Vigil {
         self.due
     }
 
-    /// Whether [`Vigil::on_sent`] is to be told of what is sent.
+    /// Whether [`PeerMonitor::on_sent`] is to be told of what is sent.
     pub(super) fn is_of_heartbeat(&self) -> bool {
         self.is_of_heartbeat
     }
 
     /// More was sent, which is to have its whole time before the look that judges it.
-    pub(super) fn on_sent(&mut self, now: Instant, patience: &Patience) {
+    pub(super) fn on_sent(&mut self, now: Instant, patience: &Timeouts) {
         if now + patience.shorter() > self.due {
             self.is_of_heartbeat = false;
             self.due = self.due.min(patience.next_look(now));
@@ -121,7 +121,13 @@ impl Vigil {
     /// # Errors
     /// The peer is to be given up: never before its patience has run out, and at most two intervals after. A browser that stalls
     /// right behind a heartbeat has the shorter patience in addition.
-    pub(super) fn look(&mut self, peer: Sender, sight: Sight, patience: &Patience, now: Instant) -> Result<bool, Loss> {
+    pub(super) fn look(
+        &mut self,
+        peer: Sender,
+        sight: Observation,
+        patience: &Timeouts,
+        now: Instant,
+    ) -> Result<bool, Loss> {
         let since_look = now.saturating_duration_since(self.looked);
         let sent_by = if self.is_of_heartbeat { self.due - patience.shorter() } else { now };
         let over = |since: Instant, limit: Duration| now.saturating_duration_since(since) >= limit;
@@ -152,17 +158,17 @@ impl Vigil {
 
     /// Whether a session that a peer has left has stood still for too long: nobody waits for what the other peer does not take
     /// or send.
-    pub(super) fn stands_still(&self, patience: &Patience, now: Instant) -> bool {
+    pub(super) fn stands_still(&self, patience: &Timeouts, now: Instant) -> bool {
         now.saturating_duration_since(self.moved) >= patience.write_stall
     }
 
     /// Both peers were looked at.
-    pub(super) fn on_looked(&mut self, now: Instant, patience: &Patience) {
+    pub(super) fn on_looked(&mut self, now: Instant, patience: &Timeouts) {
         (self.looked, self.due, self.is_of_heartbeat) = (now, patience.next_look(now), false);
     }
 }
 
-impl Patience {
+impl Timeouts {
     fn shorter(&self) -> Duration {
         self.dead_peer.min(self.write_stall)
     }
@@ -190,7 +196,7 @@ impl Peer {
     /// Answers whether the peer has acknowledged anything since then.
     fn see(
         &mut self,
-        Sight { delivery, heard, .. }: &Sight,
+        Observation { delivery, heard, .. }: &Observation,
         since_look: Duration,
         sent_by: Instant,
         now: Instant,
@@ -227,8 +233,8 @@ mod tests {
     #[test]
     fn sessions_that_begin_apart_are_looked_at_together_and_in_time() {
         let begin = Instant::now() + 2 * SECOND;
-        let vigils = (0..500).map(|millis| Vigil::new(begin + Duration::from_millis(millis), &PATIENCE));
-        let due: Vec<_> = vigils.map(|vigil| (vigil.looked, vigil.due())).collect();
+        let vigils = (0..500).map(|millis| PeerMonitor::new(begin + Duration::from_millis(millis), &PATIENCE));
+        let due: Vec<_> = vigils.map(|monitor| (monitor.looked, monitor.due())).collect();
         let moments: std::collections::HashSet<_> = due.iter().map(|(_looked, due)| *due).collect();
         assert!(moments.len() <= 2, "{}", moments.len());
         let sixth = PATIENCE.dead_peer / 6;
@@ -236,8 +242,8 @@ mod tests {
     }
 
     const SECOND: Duration = Duration::from_secs(1);
-    const PATIENCE: Patience =
-        Patience { dead_peer: Duration::from_secs(30), write_stall: Duration::from_secs(120), takeover: SECOND };
+    const PATIENCE: Timeouts =
+        Timeouts { dead_peer: Duration::from_secs(30), write_stall: Duration::from_secs(120), takeover: SECOND };
     const IDLE: Delivery = Delivery {
         acknowledged: 100,
         in_flight: false,
@@ -249,8 +255,8 @@ mod tests {
     /// Its window is shut, and it answers the kernel's probes now and then.
     const SHUT: Delivery = Delivery { waits: true, ..IDLE };
 
-    fn seen(delivery: Delivery) -> Sight {
-        Sight { delivery, heard: false, unanswered: None }
+    fn seen(delivery: Delivery) -> Observation {
+        Observation { delivery, heard: false, unanswered: None }
     }
 
     /// One of the moments at which all sessions look: from there on looks are due after whole intervals.
@@ -259,17 +265,21 @@ mod tests {
     }
 
     /// Looks whenever it is due; answers after how long which verdict came, if that was not to go on.
-    fn verdict(peer: Sender, sight: impl Fn(Duration, Instant) -> Sight) -> (u64, Result<bool, Loss>) {
+    fn verdict(peer: Sender, sight: impl Fn(Duration, Instant) -> Observation) -> (u64, Result<bool, Loss>) {
         let start = aligned();
-        watch(Vigil::new(start, &PATIENCE), peer, |after| sight(after, start))
+        watch(PeerMonitor::new(start, &PATIENCE), peer, |after| sight(after, start))
     }
 
-    fn watch(mut vigil: Vigil, peer: Sender, sight: impl Fn(Duration) -> Sight) -> (u64, Result<bool, Loss>) {
-        let start = vigil.looked;
+    fn watch(
+        mut monitor: PeerMonitor,
+        peer: Sender,
+        sight: impl Fn(Duration) -> Observation,
+    ) -> (u64, Result<bool, Loss>) {
+        let start = monitor.looked;
         loop {
-            let now = vigil.due();
-            let verdict = vigil.look(peer, sight(now - start), &PATIENCE, now);
-            vigil.on_looked(now, &PATIENCE);
+            let now = monitor.due();
+            let verdict = monitor.look(peer, sight(now - start), &PATIENCE, now);
+            monitor.on_looked(now, &PATIENCE);
             let after = (now - start).as_secs();
             if verdict != Ok(true) || after > 1000 {
                 return (after, verdict);
@@ -314,25 +324,25 @@ mod tests {
 
     #[test]
     fn a_ping_is_answered_within_the_patience_unless_bytes_move() {
-        let silent = |_after, start| Sight { unanswered: Some(start), ..seen(IDLE) };
+        let silent = |_after, start| Observation { unanswered: Some(start), ..seen(IDLE) };
         assert_eq!(
             verdict(Sender::Browser, silent),
             (35, Err(Loss::BrowserPongMissed)),
             "its system took the ping first"
         );
-        let talking = |_after, start| Sight { unanswered: Some(start), heard: true, ..seen(IDLE) };
+        let talking = |_after, start| Observation { unanswered: Some(start), heard: true, ..seen(IDLE) };
         assert_eq!(verdict(Sender::Browser, talking), (1005, Ok(true)));
         let loaded = |after: Duration, start| {
             let moving = Delivery { acknowledged: after.as_secs(), quiet: Duration::ZERO, ..UNACKED };
-            Sight { unanswered: Some(start), ..seen(moving) }
+            Observation { unanswered: Some(start), ..seen(moving) }
         };
         assert_eq!(verdict(Sender::Browser, loaded), (1005, Ok(true)));
     }
 
     /// The verdict on a browser whose heartbeat began the watch, with 100 bytes acknowledged.
     fn behind_heartbeat(sight: impl Fn(Duration) -> Delivery) -> (u64, Result<bool, Loss>) {
-        let vigil = Vigil::of_heartbeat(aligned(), &PATIENCE, 100, 0);
-        watch(vigil, Sender::Browser, |after| seen(sight(after)))
+        let monitor = PeerMonitor::of_heartbeat(aligned(), &PATIENCE, 100, 0);
+        watch(monitor, Sender::Browser, |after| seen(sight(after)))
     }
 
     #[test]
@@ -355,19 +365,19 @@ mod tests {
     #[test]
     fn what_is_sent_behind_a_heartbeat_has_its_whole_time_and_no_more() {
         let start = aligned();
-        let begin = || Vigil::of_heartbeat(start, &PATIENCE, 100, 0);
-        let mut vigil = begin();
-        vigil.on_sent(start + 5 * SECOND, &PATIENCE);
-        assert_eq!(vigil.due() - start, 35 * SECOND, "its patience is over by then");
-        let mut vigil = begin();
-        vigil.on_sent(start + 10 * SECOND, &PATIENCE);
-        assert_eq!(vigil.due() - start, 15 * SECOND);
+        let begin = || PeerMonitor::of_heartbeat(start, &PATIENCE, 100, 0);
+        let mut monitor = begin();
+        monitor.on_sent(start + 5 * SECOND, &PATIENCE);
+        assert_eq!(monitor.due() - start, 35 * SECOND, "its patience is over by then");
+        let mut monitor = begin();
+        monitor.on_sent(start + 10 * SECOND, &PATIENCE);
+        assert_eq!(monitor.due() - start, 15 * SECOND);
         let dead =
             |after: Duration| seen(Delivery { acknowledged: 107, quiet: after.saturating_sub(SECOND), ..UNACKED });
-        assert_eq!(watch(vigil, Sender::Browser, dead), (45, Err(Loss::BrowserDead)));
-        let mut vigil = begin();
-        vigil.on_sent(start + 34 * SECOND, &PATIENCE);
-        assert_eq!(vigil.due() - start, 35 * SECOND, "no look is put off");
+        assert_eq!(watch(monitor, Sender::Browser, dead), (45, Err(Loss::BrowserDead)));
+        let mut monitor = begin();
+        monitor.on_sent(start + 34 * SECOND, &PATIENCE);
+        assert_eq!(monitor.due() - start, 35 * SECOND, "no look is put off");
     }
 
     #[test]
