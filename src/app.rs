@@ -94,7 +94,7 @@ impl Sidecar {
     /// # Errors
     /// Those of [`Self::bind`].
     pub async fn bind_with(config: Config, sockets: Sockets) -> Result<Self, BindError> {
-        let keepalive = keepalive(config.session.patience.dead_peer);
+        let keepalive = keepalive(config.session.timeouts.dead_peer);
         let public = bind("listen", config.listen, sockets.listen, &keepalive).await?;
         let admin = bind("admin", config.admin, sockets.admin, &keepalive).await?;
         let admin_thread = AdminThread::start().map_err(BindError::Thread)?;
@@ -227,7 +227,7 @@ async fn wind_down(drain: &Drain, sessions: &Sessions, settings: DrainSettings, 
         drain.close();
         let (count, http_connections) = living(drain, sessions);
         tracing::info!(sessions = count, http_connections, ?window, "closing: nothing new is accepted");
-        let _spread = AbortOnDropHandle::new(tokio::spawn(say_farewell(sessions.stops(), window)));
+        let _spread = AbortOnDropHandle::new(tokio::spawn(stop_sessions(sessions.stops(), window)));
         drain.finished().await;
     };
     match tokio::time::timeout(timeout, phases).await {
@@ -248,7 +248,7 @@ async fn app_gone(sessions: &Sessions, reloading: &Reloading) {
 }
 
 /// Tells every session of before; those that begin later see for themselves that it is time.
-async fn say_farewell(stops: Vec<Stop>, window: Duration) {
+async fn stop_sessions(stops: Vec<Stop>, window: Duration) {
     drain::spread(stops, window, |stop| stop.turn()).await;
     tracing::info!("every websocket is told to close");
 }

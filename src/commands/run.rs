@@ -129,7 +129,7 @@ async fn serve(
     let told = systemd::keep_told(sidecar.drain(), sidecar.sessions(), drain_timeout, over.clone());
     let told = AbortOnDropHandle::new(tokio::spawn(told));
     let keeper = ConfigReloader { reloader, running, reloading: sidecar.reloading(), filter };
-    let _kept = AbortOnDropHandle::new(tokio::spawn(reload::keep_current(keeper, hangups)));
+    let _kept = AbortOnDropHandle::new(tokio::spawn(reload::run(keeper, hangups)));
     let stop = CancellationToken::new();
     let hurried = async {
         signals.next().await;

@@ -330,7 +330,7 @@ impl Loader {
         if !self.problems.is_empty() {
             return Err(Problems(self.problems));
         }
-        let warnings = self.unwise().into_iter().chain(sources.unknown_variables()).collect();
+        let warnings = self.warnings().into_iter().chain(sources.unknown_variables()).collect();
         let settings = SETTINGS.iter().map(|Setting { key, get, .. }| Effective {
             key,
             value: get(&self.config),

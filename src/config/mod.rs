@@ -1,7 +1,6 @@
 //! What the sidecar is to do: valid by construction, each value with its origin; flag > environment > file > default.
 
 mod drain;
-mod judgement;
 mod load;
 mod origins;
 mod proxies;
@@ -16,6 +15,7 @@ mod settings;
 mod tests;
 mod tls;
 mod upstream;
+mod validate;
 mod values;
 
 use std::net::SocketAddr;

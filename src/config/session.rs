@@ -16,7 +16,7 @@ pub struct SessionSettings {
     /// session.
     pub takeover: bool,
     /// How long the peers are waited for.
-    pub patience: Timeouts,
+    pub timeouts: Timeouts,
     /// From one ping to the browser to the next; `None` where nobody asks for them.
     pub browser_ping_interval: Option<Duration>,
     /// The app's pings are answered here rather than by the browser.
@@ -25,12 +25,12 @@ pub struct SessionSettings {
 
 impl Default for SessionSettings {
     fn default() -> Self {
-        let patience = Timeouts {
+        let timeouts = Timeouts {
             dead_peer: Duration::from_secs(30),
             write_stall: Duration::from_secs(120),
             takeover: Duration::from_millis(500),
         };
-        Self { takeover: true, patience, browser_ping_interval: None, shield_pings: false }
+        Self { takeover: true, timeouts, browser_ping_interval: None, shield_pings: false }
     }
 }
 

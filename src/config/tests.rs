@@ -1,8 +1,8 @@
 //! What people write and what they are told, text for text.
 
 mod files;
-mod judgement;
 mod pem;
+mod validate;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;

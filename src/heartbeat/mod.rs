@@ -1,10 +1,10 @@
-//! What happens to a heartbeat, decided by pure code: events and `now` in, verbs out.
+//! What happens to a heartbeat, decided by pure code: events and `now` in, actions out.
 
-pub mod carrier;
-mod depth;
-mod lane;
+mod direction;
+mod inspection;
 pub mod learning;
 pub mod liveness;
+pub mod output;
 pub mod pings;
 pub mod policy;
 mod run;

@@ -340,8 +340,8 @@ mod tests {
         policy.on_silent();
         let tag = ping(&mut policy, start + MS);
         let _proof = policy.on_pong(&tag, start + 2 * MS);
-        let verbs: Vec<_> = std::iter::from_fn(|| policy.next(start + 2 * MS, ROOM)).collect();
-        assert_eq!(verbs, [Action::NativeAckMissed, Action::Ack(2 * MS)]);
+        let actions: Vec<_> = std::iter::from_fn(|| policy.next(start + 2 * MS, ROOM)).collect();
+        assert_eq!(actions, [Action::NativeAckMissed, Action::Ack(2 * MS)]);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The bytes of one call to the tap: what of them is dealt with, and what has been passed on.
 
-use super::carrier::TapOutput;
+use super::output::TapOutput;
 use crate::websocket::scanner::Sender;
 
 /// The bytes of one call: `passed..at` is dealt with and still to be passed on.
@@ -16,17 +16,17 @@ impl<'a> Run<'a> {
         Self { bytes, from, passed: 0, at: 0 }
     }
 
-    pub(super) fn flush(&mut self, muted: bool, carrier: &mut impl TapOutput) {
-        if self.passed < self.at && !muted {
-            carrier.pass(self.from, &self.bytes[self.passed..self.at]);
+    pub(super) fn flush(&mut self, is_close_sent: bool, output: &mut impl TapOutput) {
+        if self.passed < self.at && !is_close_sent {
+            output.pass(self.from, &self.bytes[self.passed..self.at]);
         }
         self.passed = self.at;
     }
 
     /// Takes the last `frame` bytes out.
-    pub(super) fn cut(&mut self, frame: usize, muted: bool, carrier: &mut impl TapOutput) {
+    pub(super) fn cut(&mut self, frame: usize, is_close_sent: bool, output: &mut impl TapOutput) {
         self.at -= frame;
-        self.flush(muted, carrier);
+        self.flush(is_close_sent, output);
         self.at += frame;
         self.passed = self.at;
     }

@@ -3,15 +3,15 @@
 //! Law: any chunking of the same bytes gives the same output and the same decisions; what is neither a withheld
 //! heartbeat, a pong of ours nor a ping that the browser is shielded from passes on unchanged.
 
-mod farewell;
+mod close;
 
 use std::time::Instant;
 
-use super::carrier::{TapEvent, TapOutput};
-pub use super::depth::Inspection;
-use super::depth::wanted;
-use super::lane::{Direction, Kind};
+use super::direction::{Direction, Kind};
+pub use super::inspection::Inspection;
+use super::inspection::wanted;
 use super::liveness::Pong;
+use super::output::{TapEvent, TapOutput};
 use super::pings::{Outgoing, PingSettings, Pings};
 use super::policy::{Action, Disposition, Policy, Room};
 use super::run::Run;
@@ -47,14 +47,14 @@ impl Tap {
             Inspection::Compressed(deflate) => Some(deflate),
             Inspection::Messages | Inspection::Frames | Inspection::Off => None,
         };
-        let lane = |sender| Direction::new(sender, depth != Inspection::Messages, deflate);
+        let direction = |sender| Direction::new(sender, depth != Inspection::Messages, deflate);
         Self {
             depth,
             ack: settings.ack,
             policy: Policy::new(settings, nonce),
             pings: None,
-            browser: lane(Sender::Browser),
-            upstream: lane(Sender::Upstream),
+            browser: direction(Sender::Browser),
+            upstream: direction(Sender::Upstream),
             closing: None,
             keys: nonce,
         }
@@ -69,7 +69,7 @@ impl Tap {
 
     /// Bytes came from `from`. Returns how many were dealt with; the rest, at most [`MAX_CARRY`], must stand at the
     /// front of the next call.
-    pub fn on_bytes(&mut self, from: Sender, bytes: &[u8], now: Instant, carrier: &mut impl TapOutput) -> usize {
+    pub fn on_bytes(&mut self, from: Sender, bytes: &[u8], now: Instant, output: &mut impl TapOutput) -> usize {
         let mut run = Run::new(from, bytes);
         let shielded = self.pings.as_ref().map(|pings| pings.shields());
         while run.at < bytes.len() {
@@ -78,67 +78,67 @@ impl Tap {
                 break;
             }
             if from == Sender::Upstream {
-                run.at += self.plain_messages(&bytes[run.at..], carrier);
+                run.at += self.plain_messages(&bytes[run.at..], output);
                 if run.at == bytes.len() {
                     break;
                 }
             }
-            match self.lane_mut(from).scanner.next(&bytes[run.at..], |header| wanted(from, header, shielded)) {
+            match self.direction_mut(from).scanner.next(&bytes[run.at..], |header| wanted(from, header, shielded)) {
                 Mark::Incomplete => break,
                 Mark::Whole(header) | Mark::Start(header) if !self.depth.allows(&header) => {
-                    self.lose(Lost::ReservedBits, carrier);
+                    self.lose(Lost::ReservedBits, output);
                 }
                 Mark::Whole(header) => {
                     let payload = &bytes[run.at + header.length..][..header.payload as usize];
                     run.at += header.length + payload.len();
                     if wanted(from, &header, shielded) {
-                        self.on_frame(header, payload, &mut run, now, carrier);
+                        self.on_frame(header, payload, &mut run, now, output);
                     } else {
-                        self.lane_mut(from).begin(header);
-                        self.on_payload(payload, true, &mut run, now, carrier);
+                        self.direction_mut(from).begin(header);
+                        self.on_payload(payload, true, &mut run, now, output);
                     }
                 }
                 Mark::Start(header) => {
                     run.at += header.length;
-                    self.lane_mut(from).begin(header);
+                    self.direction_mut(from).begin(header);
                 }
                 Mark::Payload { length, ends_frame } => {
                     let payload = &bytes[run.at..run.at + length];
                     run.at += length;
-                    self.on_payload(payload, ends_frame, &mut run, now, carrier);
+                    self.on_payload(payload, ends_frame, &mut run, now, output);
                 }
-                Mark::Lost(lost) => self.lose(lost, carrier),
+                Mark::Lost(lost) => self.lose(lost, output),
             }
         }
-        run.flush(self.muted(from), carrier);
+        run.flush(self.is_close_sent(from), output);
         run.at
     }
 
     /// `from` sends no more bytes; `rest` is what it left unfinished.
-    pub fn on_end(&mut self, from: Sender, rest: &[u8], carrier: &mut impl TapOutput) {
-        if !self.muted(from) {
-            carrier.pass(from, rest);
+    pub fn on_end(&mut self, from: Sender, rest: &[u8], output: &mut impl TapOutput) {
+        if !self.is_close_sent(from) {
+            output.pass(from, rest);
         }
         // Behind a torn frame one of ours would be read as a part of it.
-        self.lane_mut(from).farewell |= !rest.is_empty();
-        self.close_policy(from, carrier);
+        self.direction_mut(from).close_sent |= !rest.is_empty();
+        self.close_policy(from, output);
     }
 
     /// Time has passed, or a receiver has caught up: does what is due.
-    pub fn settle(&mut self, now: Instant, carrier: &mut impl TapOutput) {
+    pub fn drive(&mut self, now: Instant, output: &mut impl TapOutput) {
         if !self.policy.is_idle() {
-            self.obey(now, carrier);
+            self.apply_actions(now, output);
         }
-        self.send_pings(now, carrier);
-        self.say_farewell(carrier);
+        self.send_pings(now, output);
+        self.send_close_frames(output);
     }
 
-    /// [`Tap::settle`] has nothing to do before [`Tap::deadline`].
+    /// [`Tap::drive`] has nothing to do before [`Tap::deadline`].
     pub fn is_idle(&self) -> bool {
         self.policy.is_idle() && self.closing.is_none() && self.pings.as_ref().is_none_or(|pings| pings.is_idle())
     }
 
-    /// When [`Tap::settle`] must be called, if nothing happens before.
+    /// When [`Tap::drive`] must be called, if nothing happens before.
     pub fn deadline(&self) -> Option<Instant> {
         let pings = self.pings.as_ref().and_then(|pings| pings.deadline());
         self.policy.deadline().into_iter().chain(pings).min()
@@ -149,14 +149,14 @@ impl Tap {
         self.pings.as_ref()?.unanswered()
     }
 
-    fn lane(&self, from: Sender) -> &Direction {
+    fn direction(&self, from: Sender) -> &Direction {
         match from {
             Sender::Browser => &self.browser,
             Sender::Upstream => &self.upstream,
         }
     }
 
-    fn lane_mut(&mut self, from: Sender) -> &mut Direction {
+    fn direction_mut(&mut self, from: Sender) -> &mut Direction {
         match from {
             Sender::Browser => &mut self.browser,
             Sender::Upstream => &mut self.upstream,
@@ -165,7 +165,7 @@ impl Tap {
 
     /// Goes past whole messages of the upstream's that nothing has to be done about, nearly all of what it sends. Answers how
     /// many bytes that were.
-    fn plain_messages(&self, bytes: &[u8], carrier: &mut impl TapOutput) -> usize {
+    fn plain_messages(&self, bytes: &[u8], output: &mut impl TapOutput) -> usize {
         let peek = match self.depth {
             Inspection::Messages => true,
             Inspection::Frames => false,
@@ -176,7 +176,7 @@ impl Tap {
             while let Some((payload, behind)) = self.upstream.scanner.plain_message(left) {
                 let kind = if peek { messages::glance(payload) } else { Some(ForwardType::Unknown) };
                 let Some(kind) = kind else { break };
-                carrier.note(TapEvent::Forward(Forward::Other(kind), payload.len() as u64));
+                output.note(TapEvent::Forward(Forward::Other(kind), payload.len() as u64));
                 left = behind;
             }
         }
@@ -184,7 +184,7 @@ impl Tap {
     }
 
     /// A frame that [`wanted`] to be seen whole.
-    fn on_frame(&mut self, header: Header, wire: &[u8], run: &mut Run<'_>, now: Instant, carrier: &mut impl TapOutput) {
+    fn on_frame(&mut self, header: Header, wire: &[u8], run: &mut Run<'_>, now: Instant, output: &mut impl TapOutput) {
         let frame = header.length + wire.len();
         let mut payload = [0; MAX_CONTROL];
         let payload = &mut payload[..wire.len()];
@@ -194,17 +194,17 @@ impl Tap {
         }
         match header.opcode {
             Opcode::Close => {
-                self.lane_mut(run.from).closed = true;
-                carrier.note(TapEvent::Close(run.from, frame::close_code(payload)));
-                self.close_policy(run.from, carrier);
+                self.direction_mut(run.from).closed = true;
+                output.note(TapEvent::Close(run.from, frame::close_code(payload)));
+                self.close_policy(run.from, output);
             }
             Opcode::Ping | Opcode::Pong => {
-                if self.takes(header.opcode, run.from, payload, now, carrier) {
-                    run.cut(frame, self.muted(run.from), carrier);
-                    self.settle(now, carrier);
+                if self.takes(header.opcode, run.from, payload, now, output) {
+                    run.cut(frame, self.is_close_sent(run.from), output);
+                    self.drive(now, output);
                 }
             }
-            _ => self.on_small_message(payload, frame, run, now, carrier),
+            _ => self.on_small_message(payload, frame, run, now, output),
         }
     }
 
@@ -215,7 +215,7 @@ impl Tap {
         from: Sender,
         payload: &[u8],
         now: Instant,
-        carrier: &mut impl TapOutput,
+        output: &mut impl TapOutput,
     ) -> bool {
         let pong = match (opcode, from, &mut self.pings) {
             (Opcode::Ping, _, Some(pings)) if pings.shields() => {
@@ -229,7 +229,7 @@ impl Tap {
             _ => Pong::Foreign,
         };
         if let Pong::Proof(after) = pong {
-            carrier.note(TapEvent::Proof(after));
+            output.note(TapEvent::Proof(after));
         }
         pong != Pong::Foreign
     }
@@ -241,34 +241,34 @@ impl Tap {
         frame: usize,
         run: &mut Run<'_>,
         now: Instant,
-        carrier: &mut impl TapOutput,
+        output: &mut impl TapOutput,
     ) {
         if !self.depth.sees_messages() {
-            return carrier.note(TapEvent::Back(BackType::Unknown, payload.len() as u64));
+            return output.note(TapEvent::Back(BackType::Unknown, payload.len() as u64));
         }
         let kind = messages::back(payload, true);
-        carrier.note(TapEvent::Back(kind, payload.len() as u64));
+        output.note(TapEvent::Back(kind, payload.len() as u64));
         if kind != BackType::AppHeartbeat {
             return;
         }
-        match self.on_heartbeat(now, carrier) {
-            Disposition::Withhold => run.cut(frame, self.muted(run.from), carrier),
-            Disposition::Forward => run.flush(self.muted(run.from), carrier),
+        match self.on_heartbeat(now, output) {
+            Disposition::Withhold => run.cut(frame, self.is_close_sent(run.from), output),
+            Disposition::Forward => run.flush(self.is_close_sent(run.from), output),
         }
-        self.obey(now, carrier);
+        self.apply_actions(now, output);
     }
 
     /// Behind a close frame a heartbeat is a message like any other: nobody waits for its ack (RFC 6455 §5.5.1).
-    fn on_heartbeat(&mut self, now: Instant, carrier: &mut impl TapOutput) -> Disposition {
+    fn on_heartbeat(&mut self, now: Instant, output: &mut impl TapOutput) -> Disposition {
         if self.policy.is_closing() {
             return Disposition::Forward;
         }
-        carrier.note(TapEvent::Heartbeat);
+        output.note(TapEvent::Heartbeat);
         if let Inspection::Compressed(_) = self.depth {
             self.policy.on_compressed_heartbeat(now);
             return Disposition::Forward;
         }
-        self.policy.on_heartbeat(now, carrier.capability())
+        self.policy.on_heartbeat(now, output.capability())
     }
 
     fn on_payload(
@@ -277,114 +277,113 @@ impl Tap {
         ends_frame: bool,
         run: &mut Run<'_>,
         now: Instant,
-        carrier: &mut impl TapOutput,
+        output: &mut impl TapOutput,
     ) {
         let peek = self.depth.sees_messages();
-        let advanced = self.lane_mut(run.from).advance(payload, ends_frame, peek, now);
+        let advanced = self.direction_mut(run.from).advance(payload, ends_frame, peek, now);
         if matches!(self.depth, Inspection::Compressed(_)) && !self.browser.inflates() {
-            carrier.note(TapEvent::Lost(Lost::Compression));
+            output.note(TapEvent::Lost(Lost::Compression));
             self.depth = Inspection::Frames;
         }
         let Some((kind, bytes)) = advanced else {
             // A frame has ended inside a message: a ping may be waiting for that.
             if ends_frame && !self.is_idle() {
-                run.flush(self.muted(run.from), carrier);
-                self.settle(now, carrier);
+                run.flush(self.is_close_sent(run.from), output);
+                self.drive(now, output);
             }
             return;
         };
-        self.on_message(kind, bytes, run, now, carrier);
+        self.on_message(kind, bytes, run, now, output);
     }
 
     /// A whole message passes.
-    fn on_message(&mut self, kind: Kind, bytes: u64, run: &mut Run<'_>, now: Instant, carrier: &mut impl TapOutput) {
+    fn on_message(&mut self, kind: Kind, bytes: u64, run: &mut Run<'_>, now: Instant, output: &mut impl TapOutput) {
         let heartbeat = kind == Kind::Back(BackType::AppHeartbeat);
         let native_ack = kind == Kind::Forward(Forward::Other(ForwardType::HeartbeatAck));
         let teaches = matches!(kind, Kind::Forward(Forward::NewSession(_)));
-        carrier.note(match kind {
+        output.note(match kind {
             Kind::Back(kind) => TapEvent::Back(kind, bytes),
             Kind::Forward(kind) => TapEvent::Forward(kind, bytes),
         });
         if heartbeat {
-            let _passed = self.on_heartbeat(now, carrier);
+            let _passed = self.on_heartbeat(now, output);
         }
         if native_ack {
-            carrier.note(TapEvent::NativeAck(self.policy.on_native_ack(now)));
+            output.note(TapEvent::NativeAck(self.policy.on_native_ack(now)));
         }
         if teaches {
-            self.heed(carrier.capability());
+            self.on_capability(output.capability());
         }
         if !self.is_idle() {
-            run.flush(self.muted(run.from), carrier);
-            self.settle(now, carrier);
+            run.flush(self.is_close_sent(run.from), output);
+            self.drive(now, output);
         }
     }
 
     /// Carries out what the policy wants now.
-    fn obey(&mut self, now: Instant, carrier: &mut impl TapOutput) {
-        while let Some(verb) = self.policy.next(now, self.room(carrier)) {
+    fn apply_actions(&mut self, now: Instant, output: &mut impl TapOutput) {
+        while let Some(verb) = self.policy.next(now, self.room(output)) {
             match verb {
                 Action::Ping(tag) => {
                     let ping = ControlFrame::ping(tag, Some(self.key()));
-                    carrier.insert(Sender::Browser, ping.as_bytes());
+                    output.insert(Sender::Browser, ping.as_bytes());
                 }
                 Action::Ack(waited) => {
-                    carrier.insert(Sender::Upstream, self.ack.frame());
-                    carrier.note(TapEvent::Ack(waited));
+                    output.insert(Sender::Upstream, self.ack.frame());
+                    output.note(TapEvent::Ack(waited));
                 }
-                Action::NativeAckOverdue => carrier.note(TapEvent::NativeAckOverdue),
+                Action::NativeAckOverdue => output.note(TapEvent::NativeAckOverdue),
                 Action::NativeAckMissed => {
-                    carrier.note(TapEvent::NativeAckMissed);
-                    self.heed(carrier.capability());
+                    output.note(TapEvent::NativeAckMissed);
+                    self.on_capability(output.capability());
                 }
-                Action::Withheld(reason) => carrier.note(TapEvent::Withheld(reason)),
+                Action::Withheld(reason) => output.note(TapEvent::Withheld(reason)),
             }
         }
     }
 
     /// Sends the pings and pongs that are due.
-    fn send_pings(&mut self, now: Instant, carrier: &mut impl TapOutput) {
+    fn send_pings(&mut self, now: Instant, output: &mut impl TapOutput) {
         if self.pings.is_none() {
             return;
         }
-        let (browser, upstream) =
-            (self.frame_room(Sender::Upstream, carrier), self.frame_room(Sender::Browser, carrier));
+        let (browser, upstream) = (self.frame_room(Sender::Upstream, output), self.frame_room(Sender::Browser, output));
         while let Some(outgoing) = self.pings.as_mut().and_then(|pings| pings.next(now, browser, upstream)) {
             match outgoing {
-                Outgoing::Ping(tag) => carrier.insert(Sender::Upstream, ControlFrame::ping(tag, None).as_bytes()),
+                Outgoing::Ping(tag) => output.insert(Sender::Upstream, ControlFrame::ping(tag, None).as_bytes()),
                 Outgoing::Pong(payload) => {
                     let pong = ControlFrame::pong(&payload, self.key());
-                    carrier.insert(Sender::Browser, pong.as_bytes());
+                    output.insert(Sender::Browser, pong.as_bytes());
                 }
             }
         }
     }
 
     /// Something was learned that may concern heartbeats under way.
-    fn heed(&mut self, capability: Capability) {
+    fn on_capability(&mut self, capability: Capability) {
         if capability == Capability::Silent {
             self.policy.on_silent();
         }
     }
 
-    fn room(&self, carrier: &impl TapOutput) -> Room {
+    fn room(&self, output: &impl TapOutput) -> Room {
         Room {
-            browser: self.upstream.scanner.between_messages() && self.frame_room(Sender::Upstream, carrier),
-            upstream: self.frame_room(Sender::Browser, carrier),
+            browser: self.upstream.scanner.between_messages() && self.frame_room(Sender::Upstream, output),
+            upstream: self.frame_room(Sender::Browser, output),
         }
     }
 
     /// Whether a control frame can go in behind what `from` has sent.
-    fn frame_room(&self, from: Sender, carrier: &impl TapOutput) -> bool {
-        !self.muted(from) && self.lane(from).scanner.between_frames() && carrier.is_clear(from)
+    fn frame_room(&self, from: Sender, output: &impl TapOutput) -> bool {
+        !self.is_close_sent(from) && self.direction(from).scanner.between_frames() && output.is_clear(from)
     }
 
-    fn lose(&mut self, lost: Lost, carrier: &mut impl TapOutput) {
+    fn lose(&mut self, lost: Lost, output: &mut impl TapOutput) {
         if self.depth.sees_messages() {
-            carrier.note(TapEvent::Lost(lost));
+            output.note(TapEvent::Lost(lost));
         }
         self.depth = Inspection::Off;
-        self.close_policy(Sender::Browser, carrier);
+        self.close_policy(Sender::Browser, output);
     }
 
     /// The next masking key. Masking keeps intermediaries from being fed requests of an attacker's choice (RFC 6455

@@ -9,8 +9,8 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use self::compressed::compressed_tap;
-use super::carrier::{TapEvent, TapOutput};
 use super::liveness::Tag;
+use super::output::{TapEvent, TapOutput};
 use super::tap::{Inspection, MAX_CARRY, Tap};
 use super::{Capability, Mode, Proof, Settings};
 use crate::streamlit::ack::AckForm;
@@ -259,7 +259,7 @@ proptest! {
                 4 => wires.blocked = !wires.blocked,
                 _ => wires.capability = [Capability::Unknown, Capability::Silent, Capability::Native][wait as usize % 3],
             }
-            tap.settle(now, &mut wires);
+            tap.drive(now, &mut wires);
             for note in &wires.notes[notes..] {
                 if let TapEvent::Ack(waited) = note {
                     acks += 1;
@@ -303,7 +303,7 @@ fn a_ping_waits_for_the_end_of_a_frame() {
     let large = frame(Sender::Browser, 0x82, &[1; 200]);
     let _dealt = tap.on_bytes(Sender::Browser, &large[..100], now, &mut wires);
     let late = now + settings.native_deadline;
-    tap.settle(late, &mut wires);
+    tap.drive(late, &mut wires);
     assert_eq!(wires.inserted, [], "inside a frame nothing goes in");
     let _dealt = tap.on_bytes(Sender::Browser, &large[100..], late, &mut wires);
     assert!(wires.last_tag().is_some(), "at its end the ping does");
@@ -323,7 +323,7 @@ fn a_stream_that_cannot_be_followed_flows_on_without_acks() {
 }
 
 #[test]
-fn a_farewell_goes_to_the_browser_at_a_message_boundary_and_only_then_to_the_upstream() {
+fn a_close_frame_goes_to_the_browser_at_a_message_boundary_and_only_then_to_the_upstream() {
     let (mut tap, mut wires) = tap(Settings::default());
     let now = Instant::now();
     let _dealt = tap.on_bytes(Sender::Upstream, &[0x82, 0x03, 1, 2], now, &mut wires);
@@ -339,7 +339,7 @@ fn a_farewell_goes_to_the_browser_at_a_message_boundary_and_only_then_to_the_ups
 }
 
 #[test]
-fn no_farewell_stands_behind_a_torn_frame() {
+fn no_close_frame_goes_in_behind_a_torn_frame() {
     let (mut tap, mut wires) = tap(Settings::default());
     let now = Instant::now();
     let torn = [0x82];

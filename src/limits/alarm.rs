@@ -45,7 +45,7 @@ impl LimitWarning {
     }
 
     /// Somebody was refused for the limit.
-    pub fn ring(&self) {
+    pub fn warn(&self) {
         if let Some(refused) = self.seldom.happened(Instant::now()) {
             tracing::warn!(limit = self.setting, refused, "a limit is reached");
         }

@@ -57,7 +57,7 @@ struct ActiveConfig {
     allowed_origins: AllowedOrigins,
     /// How often a client may shake hands; `None` is as often as it likes.
     handshakes: Option<Arc<Rate>>,
-    hasty: Arc<LimitWarning>,
+    rate_warning: Arc<LimitWarning>,
     metrics: Arc<Metrics>,
 }
 
@@ -82,8 +82,8 @@ impl Proxy {
     /// A proxy whose websocket sessions are entered in `sessions`.
     pub fn new(config: &Config, routes: Routes, sessions: Sessions, metrics: Arc<Metrics>) -> Self {
         let handshakes = config.limits.handshakes_per_second.map(Rate::new).map(Arc::new);
-        let hasty = Arc::new(LimitWarning::new("limits.handshakes_per_second"));
-        let active = ActiveConfig::new(config, routes, handshakes, hasty, metrics);
+        let rate_warning = Arc::new(LimitWarning::new("limits.handshakes_per_second"));
+        let active = ActiveConfig::new(config, routes, handshakes, rate_warning, metrics);
         Self { active: Arc::new(ArcSwap::from_pointee(active)), sessions }
     }
 
@@ -95,7 +95,7 @@ impl Proxy {
             Some(rate) if before.limits.handshakes_per_second == per_second => Some(rate.clone()),
             Some(_) | None => per_second.map(Rate::new).map(Arc::new),
         };
-        let active = ActiveConfig::new(config, routes, handshakes, before.hasty.clone(), before.metrics.clone());
+        let active = ActiveConfig::new(config, routes, handshakes, before.rate_warning.clone(), before.metrics.clone());
         self.active.store(Arc::new(active));
     }
 
@@ -110,7 +110,7 @@ impl Proxy {
         let peer = visit.client;
         let websocket = headers::asks_for_websocket(request.headers());
         if websocket && let Err(wait) = active.pace(request.headers(), peer) {
-            active.hasty.ring();
+            active.rate_warning.warn();
             return active.reject(Rejection::of_rate(wait));
         }
         let trusted = active.trusted_proxies.contains(peer);
@@ -215,12 +215,12 @@ impl ActiveConfig {
         config: &Config,
         routes: Routes,
         handshakes: Option<Arc<Rate>>,
-        hasty: Arc<LimitWarning>,
+        rate_warning: Arc<LimitWarning>,
         metrics: Arc<Metrics>,
     ) -> Self {
         let (trusted_proxies, allowed_origins) = (config.trusted_proxies.clone(), config.allowed_origins.clone());
         let (scheme, limits) = (if config.tls.files().is_some() { "https" } else { "http" }, config.limits);
-        Self { routes, scheme, limits, trusted_proxies, allowed_origins, handshakes, hasty, metrics }
+        Self { routes, scheme, limits, trusted_proxies, allowed_origins, handshakes, rate_warning, metrics }
     }
 
     /// Answers a request of which nothing, or no more, is forwarded; then its connection is closed.

@@ -92,7 +92,7 @@ impl RequestContext<'_> {
         // Only now: a session that was taken over has just made room for the next.
         let Some(place) = upstream.places.take() else {
             attempt.result = None;
-            upstream.full.ring();
+            upstream.full.warn();
             return self.active.reject(Rejection::of_sessions());
         };
         headers::keep_upgrade(request.headers_mut());
@@ -129,7 +129,7 @@ impl RequestContext<'_> {
     /// Streamlit 1.61 it would start an empty one while an older connection, dead or not, is open.
     async fn claim(&self, owner: &mut Owner, resumed: Option<SessionId>) -> Result<(), Failure> {
         let Some(id) = resumed else { return Ok(()) };
-        let takeover_timeout = self.upstream.session.patience.takeover;
+        let takeover_timeout = self.upstream.session.timeouts.takeover;
         // An older connection is cut after the first part. The second is for a 101 that its browser does not take.
         let most = takeover_timeout + self.upstream.handshake_timeout;
         let claimed = tokio::time::timeout(most, owner.claim(id, takeover_timeout)).await;

@@ -104,7 +104,7 @@ impl Upstream {
         metrics: Arc<UpstreamMetrics>,
     ) -> Self {
         let server_name = config.upstream_tls.name(&app.upstream);
-        let dead_peer_timeout = config.session.patience.dead_peer;
+        let dead_peer_timeout = config.session.timeouts.dead_peer;
         let connector =
             Connector::new(app.upstream.clone(), config.connect_timeout, dead_peer_timeout).encrypted(tls, server_name);
         let client = |idle_connections| {
@@ -121,7 +121,7 @@ impl Upstream {
             connector,
             handshake_timeout: config.handshake_timeout,
             heartbeat: app.heartbeat,
-            knowledge: Arc::new(Knowledge::new(metrics.clone(), config.session.patience)),
+            knowledge: Arc::new(Knowledge::new(metrics.clone(), config.session.timeouts)),
             metrics,
             name: app.name.as_str().into(),
             session: config.session,

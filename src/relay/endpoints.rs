@@ -9,7 +9,7 @@ use super::endpoint::Endpoint;
 use super::monitor::PeerMonitor;
 use super::report::Report;
 use crate::heartbeat::Capability;
-use crate::heartbeat::carrier::{TapEvent, TapOutput};
+use crate::heartbeat::output::{TapEvent, TapOutput};
 use crate::websocket::scanner::Sender;
 
 /// Both sockets and the report: what the tap's decisions are carried out on.
@@ -63,17 +63,17 @@ impl Endpoints {
     }
 
     /// Watches over the peers once something is sent to one that may fall silent, or the session is held up.
-    pub(super) fn start_vigil(&mut self) {
+    pub(super) fn start_monitor(&mut self) {
         if !(self.browser.take_wrote() | self.upstream.take_wrote()) && (self.monitor.is_some() || !self.is_held_up()) {
             return;
         }
-        let patience = self.report.patience();
+        let timeouts = self.report.timeouts();
         match &mut self.monitor {
-            Some(monitor) if monitor.is_of_heartbeat() => monitor.on_sent(Instant::now(), patience),
+            Some(monitor) if monitor.is_of_heartbeat() => monitor.on_sent(Instant::now(), timeouts),
             Some(_) => {}
             none => {
                 let _heard_before = (self.browser.take_heard(), self.upstream.take_heard());
-                *none = Some(Box::new(PeerMonitor::new(Instant::now(), patience)));
+                *none = Some(Box::new(PeerMonitor::new(Instant::now(), timeouts)));
             }
         }
     }
@@ -88,9 +88,9 @@ impl Endpoints {
         let upstream = self.upstream.delivery().unwrap_or_default();
         if !browser.waits && !upstream.waits {
             let _heard_before = (self.browser.take_heard(), self.upstream.take_heard());
-            let patience = self.report.patience();
+            let timeouts = self.report.timeouts();
             let monitor =
-                PeerMonitor::of_heartbeat(Instant::now(), patience, browser.acknowledged, upstream.acknowledged);
+                PeerMonitor::of_heartbeat(Instant::now(), timeouts, browser.acknowledged, upstream.acknowledged);
             match &mut self.monitor {
                 Some(old) => **old = monitor,
                 none => *none = Some(Box::new(monitor)),

@@ -117,14 +117,14 @@ impl Session {
         let now = Instant::now();
         for from in [Sender::Upstream, Sender::Browser] {
             let early = self.endpoints.end(from).take_kept();
-            self.deal(from, &early, now);
+            self.process(from, &early, now);
         }
     }
 
-    fn deal(&mut self, from: Sender, bytes: &[u8], now: Instant) {
-        let dealt = self.tap.on_bytes(from, bytes, now, &mut self.endpoints);
-        self.endpoints.end(from).keep(&bytes[dealt..]);
-        self.endpoints.report.tell();
+    fn process(&mut self, from: Sender, bytes: &[u8], now: Instant) {
+        let processed = self.tap.on_bytes(from, bytes, now, &mut self.endpoints);
+        self.endpoints.end(from).keep(&bytes[processed..]);
+        self.endpoints.report.flush_counts();
     }
 
     /// Moves one direction as far as it goes. Answers whether it stopped only to let other sessions have their turn.
@@ -147,7 +147,7 @@ impl Session {
                 if let Inflow::Bytes(length) = inflow {
                     let now = Instant::now();
                     begun.get_or_insert(now);
-                    self.deal(from, &scratch[..length], now);
+                    self.process(from, &scratch[..length], now);
                 }
                 Poll::Ready(inflow)
             });
@@ -184,9 +184,9 @@ impl Session {
         if self.handing_over {
             return;
         }
-        self.endpoints.start_vigil();
+        self.endpoints.start_monitor();
         if !self.tap.is_idle() {
-            self.tap.settle(Instant::now(), &mut self.endpoints);
+            self.tap.drive(Instant::now(), &mut self.endpoints);
         }
         while let Some(deadline) = self.deadline().map(tokio::time::Instant::from_std) {
             let timer = match &mut self.timer {
@@ -201,8 +201,8 @@ impl Session {
                 return;
             }
             let now = Instant::now();
-            self.tap.settle(now, &mut self.endpoints);
-            self.look_after_peers(now);
+            self.tap.drive(now, &mut self.endpoints);
+            self.observe_peers(now);
         }
         self.timer = None;
     }
@@ -214,8 +214,8 @@ impl Session {
     }
 
     /// Looks whether the peers are still there, if that is due, and gives up who is not.
-    fn look_after_peers(&mut self, now: Instant) {
-        let patience = *self.endpoints.report.patience();
+    fn observe_peers(&mut self, now: Instant) {
+        let timeouts = *self.endpoints.report.timeouts();
         let Some(mut monitor) = self.endpoints.monitor.take_if(|monitor| monitor.due() <= now) else { return };
         let (mut goes_on, mut moved) = (self.endpoints.is_held_up(), false);
         for peer in [Sender::Browser, Sender::Upstream] {
@@ -224,18 +224,18 @@ impl Session {
             let heard = end.take_heard();
             moved |= heard | end.take_took();
             let Some(delivery) = end.delivery() else { continue };
-            match monitor.look(peer, Observation { delivery, heard, unanswered }, &patience, now) {
+            match monitor.look(peer, Observation { delivery, heard, unanswered }, &timeouts, now) {
                 Ok(waits) => goes_on |= waits,
                 Err(loss) => self.give_up(peer, loss),
             }
         }
         let left = if moved { None } else { self.endpoints.left() };
         match left {
-            Some(left) if monitor.stands_still(&patience, now) => self.abandon(left),
+            Some(left) if monitor.stands_still(&timeouts, now) => self.abandon(left),
             Some(_) => {}
             None => monitor.on_moved(now),
         }
-        monitor.on_looked(now, &patience);
+        monitor.on_looked(now, &timeouts);
         self.endpoints.monitor = goes_on.then_some(monitor);
     }
 
@@ -279,7 +279,7 @@ impl Session {
     /// Closes the upstream's side at once and lets the browser's go: it is another connection's now.
     fn hand_over(&mut self) {
         self.handing_over = true;
-        self.timer = Some(Box::pin(tokio::time::sleep(self.endpoints.report.patience().takeover)));
+        self.timer = Some(Box::pin(tokio::time::sleep(self.endpoints.report.timeouts().takeover)));
         if !self.tap.hand_over(GOING_AWAY, &mut self.endpoints) {
             self.endpoints.upstream.finish();
         }

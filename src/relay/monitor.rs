@@ -72,8 +72,8 @@ pub(super) struct Observation {
 
 impl PeerMonitor {
     /// Something has just been sent.
-    pub(super) fn new(now: Instant, patience: &Timeouts) -> Self {
-        let due = patience.next_look(now);
+    pub(super) fn new(now: Instant, timeouts: &Timeouts) -> Self {
+        let due = timeouts.next_look(now);
         Self {
             looked: now,
             due,
@@ -86,8 +86,8 @@ impl PeerMonitor {
 
     /// A heartbeat came, nothing is under way, and the peers have acknowledged so many bytes. The next heartbeat will bring a look
     /// along, so there is none before what is sent for this one is late: looks of their own cost more than heartbeats do.
-    pub(super) fn of_heartbeat(now: Instant, patience: &Timeouts, browser: u64, upstream: u64) -> Self {
-        let due = patience.next_look(now + patience.shorter());
+    pub(super) fn of_heartbeat(now: Instant, timeouts: &Timeouts, browser: u64, upstream: u64) -> Self {
+        let due = timeouts.next_look(now + timeouts.shorter());
         Self {
             looked: now,
             due,
@@ -109,10 +109,10 @@ impl PeerMonitor {
     }
 
     /// More was sent, which is to have its whole time before the look that judges it.
-    pub(super) fn on_sent(&mut self, now: Instant, patience: &Timeouts) {
-        if now + patience.shorter() > self.due {
+    pub(super) fn on_sent(&mut self, now: Instant, timeouts: &Timeouts) {
+        if now + timeouts.shorter() > self.due {
             self.is_of_heartbeat = false;
-            self.due = self.due.min(patience.next_look(now));
+            self.due = self.due.min(timeouts.next_look(now));
         }
     }
 
@@ -125,11 +125,11 @@ impl PeerMonitor {
         &mut self,
         peer: Sender,
         sight: Observation,
-        patience: &Timeouts,
+        timeouts: &Timeouts,
         now: Instant,
     ) -> Result<bool, Loss> {
         let since_look = now.saturating_duration_since(self.looked);
-        let sent_by = if self.is_of_heartbeat { self.due - patience.shorter() } else { now };
+        let sent_by = if self.is_of_heartbeat { self.due - timeouts.shorter() } else { now };
         let over = |since: Instant, limit: Duration| now.saturating_duration_since(since) >= limit;
         let known = match peer {
             Sender::Browser => &mut self.browser,
@@ -138,14 +138,14 @@ impl PeerMonitor {
         if known.see(&sight, since_look, sent_by, now) {
             self.moved = now;
         }
-        if over(known.alive, patience.dead_peer) {
+        if over(known.alive, timeouts.dead_peer) {
             return Err(dead(peer));
         }
         // An app server that takes nothing may be busy; its heartbeats tell.
-        if peer == Sender::Browser && over(known.moved, patience.write_stall) {
+        if peer == Sender::Browser && over(known.moved, timeouts.write_stall) {
             return Err(Loss::BrowserStalled);
         }
-        if sight.unanswered.is_some_and(|sent| over(sent.max(known.sign), patience.dead_peer)) {
+        if sight.unanswered.is_some_and(|sent| over(sent.max(known.sign), timeouts.dead_peer)) {
             return Err(Loss::BrowserPongMissed);
         }
         Ok(known.waits || sight.unanswered.is_some())
@@ -158,13 +158,13 @@ impl PeerMonitor {
 
     /// Whether a session that a peer has left has stood still for too long: nobody waits for what the other peer does not take
     /// or send.
-    pub(super) fn stands_still(&self, patience: &Timeouts, now: Instant) -> bool {
-        now.saturating_duration_since(self.moved) >= patience.write_stall
+    pub(super) fn stands_still(&self, timeouts: &Timeouts, now: Instant) -> bool {
+        now.saturating_duration_since(self.moved) >= timeouts.write_stall
     }
 
     /// Both peers were looked at.
-    pub(super) fn on_looked(&mut self, now: Instant, patience: &Timeouts) {
-        (self.looked, self.due, self.is_of_heartbeat) = (now, patience.next_look(now), false);
+    pub(super) fn on_looked(&mut self, now: Instant, timeouts: &Timeouts) {
+        (self.looked, self.due, self.is_of_heartbeat) = (now, timeouts.next_look(now), false);
     }
 }
 
@@ -233,16 +233,16 @@ mod tests {
     #[test]
     fn sessions_that_begin_apart_are_looked_at_together_and_in_time() {
         let begin = Instant::now() + 2 * SECOND;
-        let vigils = (0..500).map(|millis| PeerMonitor::new(begin + Duration::from_millis(millis), &PATIENCE));
-        let due: Vec<_> = vigils.map(|monitor| (monitor.looked, monitor.due())).collect();
+        let monitors = (0..500).map(|millis| PeerMonitor::new(begin + Duration::from_millis(millis), &TIMEOUTS));
+        let due: Vec<_> = monitors.map(|monitor| (monitor.looked, monitor.due())).collect();
         let moments: std::collections::HashSet<_> = due.iter().map(|(_looked, due)| *due).collect();
         assert!(moments.len() <= 2, "{}", moments.len());
-        let sixth = PATIENCE.dead_peer / 6;
+        let sixth = TIMEOUTS.dead_peer / 6;
         assert!(due.iter().all(|(looked, due)| (sixth * 7 / 8..=sixth).contains(&due.duration_since(*looked))));
     }
 
     const SECOND: Duration = Duration::from_secs(1);
-    const PATIENCE: Timeouts =
+    const TIMEOUTS: Timeouts =
         Timeouts { dead_peer: Duration::from_secs(30), write_stall: Duration::from_secs(120), takeover: SECOND };
     const IDLE: Delivery = Delivery {
         acknowledged: 100,
@@ -261,13 +261,13 @@ mod tests {
 
     /// One of the moments at which all sessions look: from there on looks are due after whole intervals.
     fn aligned() -> Instant {
-        common(Instant::now() + 10 * SECOND, PATIENCE.dead_peer / LOOKS)
+        common(Instant::now() + 10 * SECOND, TIMEOUTS.dead_peer / LOOKS)
     }
 
     /// Looks whenever it is due; answers after how long which verdict came, if that was not to go on.
     fn verdict(peer: Sender, sight: impl Fn(Duration, Instant) -> Observation) -> (u64, Result<bool, Loss>) {
         let start = aligned();
-        watch(PeerMonitor::new(start, &PATIENCE), peer, |after| sight(after, start))
+        watch(PeerMonitor::new(start, &TIMEOUTS), peer, |after| sight(after, start))
     }
 
     fn watch(
@@ -278,8 +278,8 @@ mod tests {
         let start = monitor.looked;
         loop {
             let now = monitor.due();
-            let verdict = monitor.look(peer, sight(now - start), &PATIENCE, now);
-            monitor.on_looked(now, &PATIENCE);
+            let verdict = monitor.look(peer, sight(now - start), &TIMEOUTS, now);
+            monitor.on_looked(now, &TIMEOUTS);
             let after = (now - start).as_secs();
             if verdict != Ok(true) || after > 1000 {
                 return (after, verdict);
@@ -341,7 +341,7 @@ mod tests {
 
     /// The verdict on a browser whose heartbeat began the watch, with 100 bytes acknowledged.
     fn behind_heartbeat(sight: impl Fn(Duration) -> Delivery) -> (u64, Result<bool, Loss>) {
-        let monitor = PeerMonitor::of_heartbeat(aligned(), &PATIENCE, 100, 0);
+        let monitor = PeerMonitor::of_heartbeat(aligned(), &TIMEOUTS, 100, 0);
         watch(monitor, Sender::Browser, |after| seen(sight(after)))
     }
 
@@ -365,18 +365,18 @@ mod tests {
     #[test]
     fn what_is_sent_behind_a_heartbeat_has_its_whole_time_and_no_more() {
         let start = aligned();
-        let begin = || PeerMonitor::of_heartbeat(start, &PATIENCE, 100, 0);
+        let begin = || PeerMonitor::of_heartbeat(start, &TIMEOUTS, 100, 0);
         let mut monitor = begin();
-        monitor.on_sent(start + 5 * SECOND, &PATIENCE);
-        assert_eq!(monitor.due() - start, 35 * SECOND, "its patience is over by then");
+        monitor.on_sent(start + 5 * SECOND, &TIMEOUTS);
+        assert_eq!(monitor.due() - start, 35 * SECOND, "its timeouts is over by then");
         let mut monitor = begin();
-        monitor.on_sent(start + 10 * SECOND, &PATIENCE);
+        monitor.on_sent(start + 10 * SECOND, &TIMEOUTS);
         assert_eq!(monitor.due() - start, 15 * SECOND);
         let dead =
             |after: Duration| seen(Delivery { acknowledged: 107, quiet: after.saturating_sub(SECOND), ..UNACKED });
         assert_eq!(watch(monitor, Sender::Browser, dead), (45, Err(Loss::BrowserDead)));
         let mut monitor = begin();
-        monitor.on_sent(start + 34 * SECOND, &PATIENCE);
+        monitor.on_sent(start + 34 * SECOND, &TIMEOUTS);
         assert_eq!(monitor.due() - start, 35 * SECOND, "no look is put off");
     }
 

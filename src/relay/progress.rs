@@ -106,9 +106,9 @@ impl Watch {
     ///
     /// # Errors
     /// Unknown tokens, also of sockets that are closed meanwhile, and questions that come too soon.
-    pub async fn ask(&self, token: Token, patience: Duration) -> Result<Answer, Refusal> {
+    pub async fn ask(&self, token: Token, timeouts: Duration) -> Result<Answer, Refusal> {
         self.admit(token)?;
-        let deadline = Instant::now() + patience.min(LONGEST_WATCH);
+        let deadline = Instant::now() + timeouts.min(LONGEST_WATCH);
         let first = self.delivery(token).await?;
         let mut glances = tokio::time::interval(GLANCE);
         loop {

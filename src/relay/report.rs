@@ -6,8 +6,8 @@ use std::task::Context;
 use std::time::{Duration, Instant};
 
 use super::monitor::Timeouts;
-use crate::heartbeat::carrier::TapEvent;
 use crate::heartbeat::learning::Learning;
+use crate::heartbeat::output::TapEvent;
 use crate::heartbeat::{AckOrigin, Capability};
 use crate::metrics::{CloseCode, Direction, Initiator, LabelValue as _, Loss, TapDisabled, UpstreamMetrics};
 use crate::session::Session;
@@ -26,7 +26,7 @@ pub struct Knowledge {
     /// Read and written under the lock of `learning`.
     shown: AtomicBool,
     metrics: Arc<UpstreamMetrics>,
-    patience: Timeouts,
+    timeouts: Timeouts,
 }
 
 /// Messages of one type that came one after the other: told together, since counters are shared and cost more than a
@@ -63,10 +63,10 @@ pub struct Report {
 
 impl Knowledge {
     /// Nothing is known yet but how long its sessions' peers are waited for.
-    pub fn new(metrics: Arc<UpstreamMetrics>, patience: Timeouts) -> Self {
+    pub fn new(metrics: Arc<UpstreamMetrics>, timeouts: Timeouts) -> Self {
         let learning = Learning::default();
         metrics.acks_natively(learning.capability());
-        Self { learning: Mutex::new(learning), shown: true.into(), metrics, patience }
+        Self { learning: Mutex::new(learning), shown: true.into(), metrics, timeouts }
     }
 
     /// What is known now.
@@ -121,8 +121,8 @@ impl Report {
         self.session.poll_stop(cx)
     }
 
-    pub(super) fn patience(&self) -> &Timeouts {
-        &self.knowledge.patience
+    pub(super) fn timeouts(&self) -> &Timeouts {
+        &self.knowledge.timeouts
     }
 
     pub(super) fn capability(&self) -> Capability {
@@ -225,16 +225,16 @@ impl Report {
 
     fn begin_run(&mut self, run: Run) {
         let before = self.run.replace(run);
-        self.tell_of(before);
+        self.count_run(before);
     }
 
     /// Tells what was counted since the last time.
-    pub(super) fn tell(&mut self) {
+    pub(super) fn flush_counts(&mut self) {
         let run = self.run.take();
-        self.tell_of(run);
+        self.count_run(run);
     }
 
-    fn tell_of(&self, run: Option<Run>) {
+    fn count_run(&self, run: Option<Run>) {
         let Some(Run { kind, messages, bytes }) = run else { return };
         match kind {
             Counted::Back(kind) => {

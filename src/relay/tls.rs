@@ -29,7 +29,7 @@ const LEAST_READ: usize = 17 * 1024;
 /// What a handshake, or anything that is not whole, may take: rustls joins at most 64 KiB.
 const MOST_JOINED: usize = 96 * 1024;
 /// A `close_notify` sealed, with room to spare.
-const FAREWELL: usize = 256;
+const CLOSE_NOTIFY_BYTES: usize = 256;
 /// What every TLS connection begins with: the type of a handshake record (RFC 8446 §5.1).
 const HANDSHAKE_RECORD: u8 = 22;
 
@@ -130,7 +130,7 @@ impl Tls {
 
     fn new(socket: TcpStream, connection: Connection) -> Self {
         let (partial, opened, unsent) = (Vec::new(), Unsent::default(), Unsent::default());
-        // Until the handshake is done there is nobody to say farewell to.
+        // Before the handshake is done no `close_notify` can be sent.
         let outbound = Outbound::Broken;
         Self { socket, connection, partial, opened, unsent, outbound, ended: false, fault: None }
     }
@@ -207,9 +207,9 @@ impl Tls {
     /// Sends `close_notify` and the end of the stream, or as soon as the kernel has room.
     pub(super) fn shutdown_write(&mut self) -> io::Result<()> {
         if self.outbound == Outbound::Open {
-            let mut farewell = [0; FAREWELL];
-            let length = self.seal(&mut Operation::SealEnd(&mut farewell)).unwrap_or(0);
-            self.unsent.push(&farewell[..length]);
+            let mut close_notify = [0; CLOSE_NOTIFY_BYTES];
+            let length = self.seal(&mut Operation::SealEnd(&mut close_notify)).unwrap_or(0);
+            self.unsent.push(&close_notify[..length]);
             self.outbound = Outbound::Ending;
         }
         match self.try_flush() {

@@ -63,7 +63,7 @@ impl ListenerContext {
             proxy_protocol: config.proxy_protocol,
             trusted_proxies: config.trusted_proxies.clone(),
             patience: config.limits.idle_timeout,
-            write_stall: config.session.patience.write_stall,
+            write_stall: config.session.timeouts.write_stall,
             connections: config.limits.connections,
             places: Quota::of_connections(most_connections(config.limits.connections, capacity), metrics.clone()),
             places_per_address: config.limits.connections_per_address,

@@ -62,7 +62,7 @@ impl Rejector {
             Overload::ConnectionsPerAddress => (Rejected::ConnectionsPerAddress, &self.connections_per_address, GREEDY),
         };
         self.metrics.http_rejected(reason);
-        alarm.ring();
+        alarm.warn();
         let slot = self.answers.clone().try_acquire_owned();
         tracing::debug!(%client, ?overload, answered = slot.is_ok(), "connection refused");
         let Ok(slot) = slot else { return };

@@ -66,7 +66,7 @@ async fn a_browser_that_answers_its_pings_stays_and_the_upstream_sees_none_of_it
 #[tokio::test]
 async fn a_browser_that_is_there_but_answers_no_ping_is_given_up() {
     let (sidecar, mut session) = with(|session| {
-        (session.browser_ping_interval, session.patience.dead_peer) = (Some(SHORT), SHORT);
+        (session.browser_ping_interval, session.timeouts.dead_peer) = (Some(SHORT), SHORT);
     })
     .await;
     assert_eq!(session.browser.frame().await.first, PING);
@@ -77,7 +77,7 @@ async fn a_browser_that_is_there_but_answers_no_ping_is_given_up() {
 
 #[tokio::test]
 async fn a_browser_that_takes_nothing_is_given_up_and_frees_the_apps_side() {
-    let (sidecar, mut session) = with(|session| session.patience.write_stall = SHORT).await;
+    let (sidecar, mut session) = with(|session| session.timeouts.write_stall = SHORT).await;
     let more_than_sockets_hold = vec![0; 32 << 20];
     session.app.send(header(BINARY, 1 << 40, false)).await;
     let refused = tokio::io::AsyncWriteExt::write_all(&mut session.app.stream, &more_than_sockets_hold).await;
@@ -87,7 +87,7 @@ async fn a_browser_that_takes_nothing_is_given_up_and_frees_the_apps_side() {
 
 #[tokio::test]
 async fn a_hung_app_does_not_keep_the_session_of_a_closed_tab_whose_upload_it_does_not_take() {
-    let (sidecar, mut session) = with(|session| session.patience.write_stall = SHORT).await;
+    let (sidecar, mut session) = with(|session| session.timeouts.write_stall = SHORT).await;
     let more_than_sockets_hold = vec![0; 32 << 20];
     session.browser.send(header(BINARY, 1 << 40, true)).await;
     let upload = tokio::io::AsyncWriteExt::write_all(&mut session.browser.stream, &more_than_sockets_hold);
@@ -102,7 +102,7 @@ async fn a_hung_app_does_not_keep_the_session_of_a_closed_tab_whose_upload_it_do
 
 #[tokio::test]
 async fn a_hung_app_does_not_keep_a_session_that_its_browser_has_ended() {
-    let (sidecar, mut session) = with(|session| session.patience.write_stall = SHORT).await;
+    let (sidecar, mut session) = with(|session| session.timeouts.write_stall = SHORT).await;
     session.browser.finish().await;
     session.browser.end().await;
     sidecar.until("connections", &[], 0.0).await;
@@ -112,7 +112,7 @@ async fn a_hung_app_does_not_keep_a_session_that_its_browser_has_ended() {
 
 #[tokio::test]
 async fn a_session_that_its_browser_has_ended_goes_on_while_the_app_sends() {
-    let (sidecar, mut session) = with(|session| session.patience.write_stall = SHORT).await;
+    let (sidecar, mut session) = with(|session| session.timeouts.write_stall = SHORT).await;
     session.browser.finish().await;
     session.app.end().await;
     let mut pauses = tokio::time::interval(SHORT / 3);
@@ -128,7 +128,7 @@ async fn a_session_that_its_browser_has_ended_goes_on_while_the_app_sends() {
 
 #[tokio::test]
 async fn a_slow_browser_gets_all_that_its_app_sent_before_it_left() {
-    let (sidecar, mut session) = with(|session| session.patience.write_stall = SHORT).await;
+    let (sidecar, mut session) = with(|session| session.timeouts.write_stall = SHORT).await;
     let message = plain(BINARY, vec![7; 4 << 20]);
     let (mut app, sent) = (session.app, message.clone());
     let left = tokio::spawn(async move {
@@ -149,7 +149,7 @@ async fn a_slow_browser_gets_all_that_its_app_sent_before_it_left() {
 #[tokio::test]
 async fn a_browser_that_takes_a_little_now_and_then_stays() {
     let (sidecar, session) = with(|session| {
-        (session.patience.write_stall, session.patience.dead_peer) = (LONG, SHORT);
+        (session.timeouts.write_stall, session.timeouts.dead_peer) = (LONG, SHORT);
     })
     .await;
     let message = [header(BINARY, 8 << 20, false), vec![7; 8 << 20]].concat();
@@ -173,7 +173,7 @@ async fn a_browser_that_takes_a_little_now_and_then_stays() {
 #[tokio::test]
 async fn an_app_that_takes_nothing_is_busy_not_gone() {
     let (sidecar, mut session) = with(|session| {
-        (session.patience.write_stall, session.patience.dead_peer) = (SHORT, LONG);
+        (session.timeouts.write_stall, session.timeouts.dead_peer) = (SHORT, LONG);
     })
     .await;
     let message = [header(BINARY, 8 << 20, true), vec![7; 8 << 20]].concat();

@@ -45,7 +45,7 @@ const TAKINGS: [Taking; 3] = [Taking::Nothing, Taking::Part, Taking::NothingAndE
 impl Scene {
     async fn new(encrypted: bool) -> Self {
         Self::with(encrypted, |config| {
-            config.session.patience.write_stall = LIMIT;
+            config.session.timeouts.write_stall = LIMIT;
             config.limits.idle_timeout = LIMIT;
         })
         .await
@@ -121,7 +121,7 @@ async fn a_client_that_takes_nothing_of_its_answer_is_given_up() {
 async fn patient(encrypted: bool) -> Scene {
     let long = Duration::from_secs(600);
     Scene::with(encrypted, |config| {
-        config.session.patience.write_stall = long;
+        config.session.timeouts.write_stall = long;
         (config.drain.window, config.drain.timeout) = (Duration::ZERO, long);
     })
     .await
@@ -166,7 +166,7 @@ async fn a_client_that_takes_its_answer_slowly_gets_all_of_it() {
 
 #[tokio::test]
 async fn a_kept_connection_is_not_subject_to_the_stall_timeout() {
-    let scene = Scene::with(false, |config| config.session.patience.write_stall = LIMIT).await;
+    let scene = Scene::with(false, |config| config.session.timeouts.write_stall = LIMIT).await;
     let mut browser = scene.browser().await;
     for _request in 0..2 {
         browser.send(GET).await;
@@ -222,7 +222,7 @@ async fn a_client_of_http_2_that_takes_nothing_of_its_answer_is_given_up() {
 async fn a_stream_without_window_is_given_up_and_no_other_one() {
     // From the begin, after a part, and for all streams together.
     for (initial, window) in [(0, LARGEST_WINDOW - 65_535), (100_000, LARGEST_WINDOW - 65_535), (LARGEST_WINDOW, 0)] {
-        let scene = Scene::with(true, |config| config.session.patience.write_stall = LIMIT).await;
+        let scene = Scene::with(true, |config| config.session.timeouts.write_stall = LIMIT).await;
         let mut frames = frames(&scene, &[(INITIAL_WINDOW_SIZE, initial)], window).await;
         frames.0.send(frame(HEADERS, END_STREAM | END_HEADERS, 1, request(&[]))).await;
         let answer = scene.answers(vec![7; LARGE]).await;
@@ -283,7 +283,7 @@ async fn a_stream_that_is_taken_slowly_comes_whole() {
 #[tokio::test]
 async fn an_app_that_pauses_within_its_answer_is_no_client_that_stalls() {
     for encrypted in [false, true] {
-        let scene = Scene::with(encrypted, |config| config.session.patience.write_stall = LIMIT / 3).await;
+        let scene = Scene::with(encrypted, |config| config.session.timeouts.write_stall = LIMIT / 3).await;
         let mut browser = scene.browser().await;
         browser.send(GET).await;
         let mut upstream = scene.app.accept().await;
@@ -296,7 +296,7 @@ async fn an_app_that_pauses_within_its_answer_is_no_client_that_stalls() {
         upstream.send("lf").await;
         browser.expect("lf").await;
     }
-    let scene = Scene::with(true, |config| config.session.patience.write_stall = LIMIT / 3).await;
+    let scene = Scene::with(true, |config| config.session.timeouts.write_stall = LIMIT / 3).await;
     let mut browser = Browser::connect(&scene.pki, scene.sidecar.address).await;
     let asked = browser.ask(get("/"));
     let mut upstream = scene.app.accept().await;

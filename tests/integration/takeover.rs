@@ -89,7 +89,7 @@ async fn a_session_is_known_by_its_own_handshake_too() {
 async fn an_app_that_does_not_answer_in_time_loses_the_old_connection_before_the_new_handshake() {
     let app = App::bind().await;
     let mut config = app.config();
-    config.session.patience.takeover = Duration::from_millis(50);
+    config.session.timeouts.takeover = Duration::from_millis(50);
     let sidecar = Sidecar::start(config).await;
     let mut old = running(&sidecar, &app).await;
     let mut browser = resume(&sidecar, SESSION_ID).await;
@@ -229,7 +229,7 @@ async fn a_browser_that_leaves_its_handshake_leaves_the_session_to_the_next() {
 async fn a_connection_to_which_the_app_gives_the_session_of_another_ends_that_one() {
     let app = App::bind().await;
     let mut config = app.config();
-    config.session.patience.takeover = Duration::from_secs(60);
+    config.session.timeouts.takeover = Duration::from_secs(60);
     let sidecar = Sidecar::start(config).await;
     let mut older = running(&sidecar, &app).await;
     let newer = running(&sidecar, &app).await;
@@ -284,7 +284,7 @@ async fn answer_close(upstream: &mut Option<TcpStream>) {
 async fn of_a_burst_of_reconnects_one_lives_and_the_app_never_has_two() {
     const RECONNECTS: u32 = 200;
     let (app, sidecar) = Sidecar::with_app().await;
-    let (settle, settled) = oneshot::channel();
+    let (drive, settled) = oneshot::channel();
     let quick = tokio::spawn(quick(app, settled));
     let mut browsers = JoinSet::new();
     for _ in 0..RECONNECTS {
@@ -296,7 +296,7 @@ async fn of_a_burst_of_reconnects_one_lives_and_the_app_never_has_two() {
     }
     sidecar.until("handshakes_total", &[], f64::from(RECONNECTS)).await;
     sidecar.until("connections", &[], 1.0).await;
-    settle.send(()).unwrap();
+    drive.send(()).unwrap();
     let lived = browsers.join_all().await;
     assert_eq!(lived.iter().filter(|lived| **lived).count(), 1);
     quick.await.unwrap();

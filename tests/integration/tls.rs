@@ -119,7 +119,7 @@ async fn a_slow_reader_stops_the_other_side_and_gets_all_in_the_end() {
 async fn a_browser_that_takes_nothing_is_given_up() {
     for sides in ENCRYPTED {
         let patience = |config: &mut heartbeat_sidecar::config::Config| {
-            config.session.patience.write_stall = SHORT;
+            config.session.timeouts.write_stall = SHORT;
         };
         let (sidecar, mut session) = Pki::new().session(sides, ALL_VERSIONS, STREAM, patience).await;
         let more_than_sockets_hold = [header(BINARY, 1 << 40, false), vec![0; 32 * MIB]].concat();

@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use heartbeat_sidecar::heartbeat::carrier::{TapOutput, TapEvent};
+use heartbeat_sidecar::heartbeat::output::{TapOutput, TapEvent};
 use heartbeat_sidecar::heartbeat::tap::{Inspection, MAX_CARRY, Tap};
 use heartbeat_sidecar::heartbeat::{Capability, Mode, Proof, Settings};
 use heartbeat_sidecar::websocket::scanner::Sender;
@@ -28,7 +28,7 @@ fuzz_target!(|bytes: &[u8]| {
     let mut world = World::new(depth, settings);
     while !input.is_empty() {
         world.event(&mut input);
-        world.tap.settle(world.now, &mut world.wires);
+        world.tap.drive(world.now, &mut world.wires);
         world.check_acks();
         if let Some(deadline) = world.tap.deadline() {
             assert!(deadline > world.now, "what is due at once would be asked for for ever");

@@ -23,7 +23,7 @@ pub(super) struct ConfigReloader {
 }
 
 /// Looks at the file again and again, and at each SIGHUP; for ever.
-pub(super) async fn keep_current(mut keeper: ConfigReloader, mut hangups: Signal) {
+pub(super) async fn run(mut keeper: ConfigReloader, mut hangups: Signal) {
     let mut ticks = interval(LOOK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {

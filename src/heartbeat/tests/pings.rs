@@ -31,7 +31,7 @@ fn pongs(wires: &Wires) -> Vec<Vec<u8>> {
 
 /// The ping that is due after the interval, as the browser gets it.
 fn ping_of_ours(tap: &mut Tap, wires: &mut Wires, start: Instant) -> Vec<u8> {
-    tap.settle(start + INTERVAL, wires);
+    tap.drive(start + INTERVAL, wires);
     match &wires.inserted[..] {
         [(Sender::Upstream, frame)] => {
             assert_eq!(frame[..2], [0x89, 16], "unmasked");

@@ -42,7 +42,7 @@ pub(super) struct Direction {
     /// A close frame came from the sender.
     pub(super) closed: bool,
     /// A close frame of our own went in, or the sender has ended inside a frame: nothing may follow.
-    pub(super) farewell: bool,
+    pub(super) close_sent: bool,
     /// What is known of a message that comes in pieces.
     pieces: Option<Box<Pieces>>,
     /// Reads compressed messages; `None` where there are none, or nothing more is wanted of them or can be had.
@@ -76,7 +76,7 @@ impl Direction {
             binary: false,
             compressed: false,
             closed: false,
-            farewell: false,
+            close_sent: false,
             pieces: None,
             inflater: inflater.map(Box::new),
         }

@@ -6,7 +6,7 @@ use super::{Capability, Withheld};
 use crate::streamlit::messages::{BackType, Forward};
 use crate::websocket::scanner::{Lost, Sender};
 
-/// What the tap tells its carrier.
+/// An event that the tap reports.
 #[derive(Debug, PartialEq, Eq)]
 pub enum TapEvent {
     /// A heartbeat came from the browser.

@@ -49,7 +49,7 @@ impl Loader {
     }
 
     /// What is allowed but unwise, a line each.
-    pub(super) fn unwise(&self) -> Vec<String> {
+    pub(super) fn warnings(&self) -> Vec<String> {
         let mut found = Vec::new();
         for (at, app) in self.config.apps().iter().enumerate() {
             let shown = |key| self.shown_of(at, key);
