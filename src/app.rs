@@ -1,4 +1,4 @@
-//! The composition root: a configuration becomes bound sockets, then a running sidecar, then a drained one.
+//! The composition root: builds a sidecar from a configuration, runs it, and drains it.
 
 mod admin_thread;
 mod reload;
@@ -29,13 +29,13 @@ use crate::session::Sessions;
 use crate::session::stop::Stop;
 use crate::tls::{ListenerFiles, Live, TlsError, Watcher};
 
-/// From one check whether the app is gone to the next.
+/// Interval of the checks whether the app is gone.
 const CHECK_PAUSE: Duration = Duration::from_millis(200);
 
-/// How often histograms are folded when nobody scrapes, so that their samples do not pile up.
+/// How often histograms are folded without a scrape, so that their samples do not accumulate.
 const UPKEEP: Duration = Duration::from_secs(1);
 
-/// A sidecar whose sockets are bound and that accepts nothing yet.
+/// A sidecar with bound sockets that does not accept connections yet.
 pub struct Sidecar {
     drain_settings: DrainSettings,
     public: TcpListener,
@@ -50,7 +50,7 @@ pub struct Sidecar {
     reloading: Reloading,
 }
 
-/// Sockets that somebody else has bound for us; those that are `None` are bound as configured.
+/// Sockets that are bound already; `None` binds the configured address.
 #[derive(Debug, Default)]
 pub struct Sockets {
     /// Where browsers connect.
@@ -69,13 +69,13 @@ pub enum BindError {
         key: &'static str,
         /// Its address.
         address: SocketAddr,
-        /// What the system says.
+        /// The system's error.
         source: std::io::Error,
     },
     /// The thread of the admin port could not be started.
     #[error("cannot start a thread for the admin port")]
     Thread(#[source] std::io::Error),
-    /// A certificate, or a key, that does not work.
+    /// A certificate or key that cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
 }
@@ -84,12 +84,12 @@ impl Sidecar {
     /// Reads certificates and keys, and binds both sockets.
     ///
     /// # Errors
-    /// Names the address that is taken, not ours, or not allowed, or the file that is broken.
+    /// An address is in use, not local or not permitted, or a certificate file is invalid.
     pub async fn bind(config: Config) -> Result<Self, BindError> {
         Self::bind_with(config, Sockets::default()).await
     }
 
-    /// As [`Self::bind`], where some may be bound already.
+    /// As [`Self::bind`], with sockets that may be bound already.
     ///
     /// # Errors
     /// Those of [`Self::bind`].
@@ -117,18 +117,18 @@ impl Sidecar {
         Ok(Self { drain_settings, public, admin, admin_thread, metrics, sessions, drain, tls, context, reloading })
     }
 
-    /// Where browsers are served; the real port if 0 was asked for.
+    /// The public address, with the real port if port 0 was configured.
     ///
     /// # Errors
-    /// The socket's own.
+    /// The socket's error.
     pub fn address(&self) -> std::io::Result<SocketAddr> {
         self.public.local_addr()
     }
 
-    /// Where the admin pages are served.
+    /// The admin port's address.
     ///
     /// # Errors
-    /// The socket's own.
+    /// The socket's error.
     pub fn admin_address(&self) -> std::io::Result<SocketAddr> {
         self.admin.local_addr()
     }
@@ -148,14 +148,14 @@ impl Sidecar {
         self.drain.clone()
     }
 
-    /// What changes it while it runs.
+    /// Reloads its configuration while it runs.
     pub fn reloading(&self) -> Reloading {
         self.reloading.clone()
     }
 
-    /// Serves until `stop` resolves or somebody starts the drain; then drains, as README.md says. What is left at its
-    /// deadline is cut when the runtime goes. If `stop` resolves after somebody else has started the drain, the drain goes
-    /// on as planned; but its delay ends when the app is gone.
+    /// Serves until `stop` resolves or the drain is started; then drains, as README.md describes. Connections that
+    /// remain at its deadline are aborted when the runtime is dropped. If `stop` resolves during a drain that was
+    /// started elsewhere, that drain continues, but its delay ends when the app is gone.
     pub async fn run(self, stop: impl Future<Output = ()>) {
         let Self { drain_settings, public, admin, admin_thread, metrics, sessions, drain, tls, context, reloading } =
             self;
@@ -164,7 +164,7 @@ impl Sidecar {
             metrics: metrics.clone(),
             sessions: sessions.clone(),
             drain: drain.clone(),
-            // This also keeps certificates towards app servers read anew.
+            // This also keeps the certificates towards app servers reloading.
             configured: Arc::new(move || in_force.in_force()),
             relay: Handle::current(),
         };
@@ -207,14 +207,14 @@ async fn bind(
         None => TcpListener::bind(address).await,
     };
     let listener = listener.map_err(because)?;
-    // Connections inherit both from the socket that they are accepted from.
+    // Accepted connections inherit both options from the listener.
     let socket = SockRef::from(&listener);
     socket.set_tcp_nodelay(true).and_then(|()| socket.set_tcp_keepalive(keepalive)).map_err(because)?;
     Ok(listener)
 }
 
-/// The phases of a drain, one log line each. HTTP and websockets go side by side: a download that takes long must not
-/// take the websockets' time. The delay ends early when `nobody_left` resolves.
+/// Runs the phases of a drain, with one log line each. HTTP and websockets drain in parallel: a long download must not
+/// use up the websockets' time. The delay ends early when `nobody_left` resolves.
 async fn wind_down(drain: &Drain, sessions: &Sessions, settings: DrainSettings, nobody_left: impl Future<Output = ()>) {
     let DrainSettings { delay, window, timeout, .. } = settings;
     let begun = Instant::now();
@@ -239,27 +239,27 @@ async fn wind_down(drain: &Drain, sessions: &Sessions, settings: DrainSettings, 
     }
 }
 
-/// Resolves when the app is gone: there is no session, and every app refuses connections. Both are needed: an app that
-/// ends, and a Kubernetes Service without ready endpoints, refuse connections while sessions go on.
+/// Resolves when the app is gone: no session is left, and every app refuses connections. Both are needed: a terminating
+/// app, and a Kubernetes Service without ready endpoints, refuse connections while sessions continue.
 async fn app_gone(sessions: &Sessions, reloading: &Reloading) {
     while !(sessions.is_empty() && reloading.every_app_refuses().await) {
         tokio::time::sleep(CHECK_PAUSE).await;
     }
 }
 
-/// Tells every session of before; those that begin later see for themselves that it is time.
+/// Stops these sessions, spread over `window`; later ones check for the drain themselves.
 async fn stop_sessions(stops: Vec<Stop>, window: Duration) {
     drain::spread(stops, window, |stop| stop.turn()).await;
     tracing::info!("every websocket is told to close");
 }
 
-/// Sessions, and browsers' other connections.
+/// Number of sessions, and of browsers' other connections.
 fn living(drain: &Drain, sessions: &Sessions) -> (usize, usize) {
     let sessions = sessions.len();
     (sessions, drain.alive().saturating_sub(sessions))
 }
 
-/// Reads the certificate and its key anew when they change, if there are any.
+/// Reloads the listener's certificates and keys when they change, if TLS is on.
 async fn watch(tls: Option<Watcher<ListenerFiles>>, metrics: Arc<Metrics>) {
     if let Some(watcher) = tls {
         tls::watch(watcher, metrics.clone(), |not_after| metrics.tls_not_after(not_after)).await;

@@ -1,4 +1,4 @@
-//! The commands and flags. Values of settings are only carried here: `config` judges them, knowing their origin.
+//! The commands and flags; `config` validates the values of settings, because it has their origins.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -11,25 +11,25 @@ use http::uri::PathAndQuery;
 
 use crate::config::{DAY, Invalid, PREFIX, SETTINGS, Setting, Sources, duration};
 
-/// What to do, with all that was said about it.
+/// A command with its arguments.
 pub enum Command {
     /// Proxy.
     Run(Sources),
-    /// Proxy, but with arguments that make no sense. The sources are what they and the environment say of the log's form.
+    /// `run` with invalid arguments. The sources have what arguments and environment set for the log format.
     Misused(Sources, clap::Error),
-    /// Judge and print the configuration.
+    /// Validate and print the configuration.
     Check(Sources),
     /// Print the JSON Schema of the configuration file.
     Schema,
     /// Measure the acks of an app as a browser would.
     Probe(ProbeArgs),
-    /// Show the sidecar at work on this machine alone.
+    /// Demonstrate the sidecar on this machine.
     Demo(DemoArgs),
-    /// Ask a running sidecar whether it lives.
+    /// Check that a running sidecar is alive.
     Healthcheck(Sources, HealthcheckArgs),
     /// Wait for the app.
     Wait(Sources, WaitArgs),
-    /// Tell a running sidecar to drain.
+    /// Start the drain of a running sidecar.
     Drain(Sources, DrainArgs),
 }
 
@@ -184,14 +184,14 @@ enum Verb {
     },
 }
 
-/// The flags that the table of settings gives, and `--config`.
+/// The flags of the table of settings, and `--config`.
 struct SettingArgs {
     config: Option<PathBuf>,
     flags: Vec<(&'static Setting, String)>,
 }
 
-/// Reads the arguments and the environment of this process. Prints and exits where they ask for help or the version,
-/// or name what does not exist.
+/// Parses the arguments and the environment of this process. Prints and exits for help, for the version, and for
+/// invalid arguments of commands other than `run`.
 pub fn parse() -> Command {
     parse_from(std::env::args_os(), std::env::vars_os()).unwrap_or_else(|error| error.exit())
 }
@@ -226,7 +226,7 @@ fn parse_from(
     })
 }
 
-/// Of arguments that make no sense, what they say of the log's form; `None` if they are for another command than `run`.
+/// The file and log format that invalid arguments name; `None` for commands other than `run`.
 fn of_run(args: &[OsString]) -> Option<SettingArgs> {
     let args: Vec<_> = args.iter().map(|arg| arg.to_string_lossy()).collect();
     let value = |flag: &str| {
@@ -243,7 +243,7 @@ fn at_most_a_day(text: &str) -> Result<Duration, Invalid> {
     duration(text, DAY)
 }
 
-/// A path as a request has it.
+/// The path of a request.
 fn path(text: &str) -> Result<PathAndQuery, Invalid> {
     let path = text.parse().ok().filter(|_path| text.starts_with('/'));
     path.ok_or_else(|| Invalid::new(format!("{text:?} is no path: write /_stcore/health")))

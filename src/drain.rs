@@ -1,7 +1,7 @@
-//! The end of a sidecar's life: tells everything alive how far the drain has come, and waits for it.
+//! The drain: signals its phases to everything that is alive, and waits for it.
 //!
-//! Serving → draining ([`Drain::start`]): not ready any more, but everything is served → closing ([`Drain::close`]):
-//! nothing new is accepted → over, when the last [`Guard`] is gone.
+//! Serving → draining ([`Drain::start`]): not ready, but everything is served → closing ([`Drain::close`]): nothing new
+//! is accepted → over, when the last [`Guard`] is dropped.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,17 +11,17 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
-/// The code of an endpoint that is going away (RFC 6455 §7.4.1).
+/// The close code of an endpoint that is going away (RFC 6455 §7.4.1).
 const GOING_AWAY: u16 = 1001;
 
-/// The switch and the count; clones share both.
+/// The phases and the count; clones share both.
 #[derive(Clone, Debug)]
 pub struct Drain {
     phases: Arc<Phases>,
     alive: TaskTracker,
 }
 
-/// How far it has come.
+/// The phases of a drain.
 #[derive(Debug)]
 struct Phases {
     draining: CancellationToken,
@@ -29,7 +29,7 @@ struct Phases {
     close_code: u16,
 }
 
-/// One living thing that the drain waits for, until dropped.
+/// Keeps the drain waiting until dropped.
 #[derive(Debug)]
 pub struct Guard {
     phases: Arc<Phases>,
@@ -43,62 +43,62 @@ impl Default for Drain {
 }
 
 impl Drain {
-    /// Serving, with nothing alive.
+    /// Serving, without guards.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// As [`Drain::new`]; websockets are to be closed with this code of RFC 6455 §7.4.
+    /// As [`Drain::new`]; websockets are closed with this code of RFC 6455 §7.4.
     pub fn with_close_code(close_code: u16) -> Self {
         let (draining, closing) = (CancellationToken::new(), CancellationToken::new());
         Self { phases: Arc::new(Phases { draining, closing, close_code }), alive: TaskTracker::new() }
     }
 
-    /// Counts one more living thing. Also while draining: a request that was accepted is served.
+    /// Adds a guard. Also while draining: an accepted request is served.
     pub fn guard(&self) -> Guard {
         Guard { phases: self.phases.clone(), _alive: self.alive.token() }
     }
 
-    /// Begins the drain, whoever asks for it; a second call changes nothing.
+    /// Starts the drain; a second call changes nothing.
     pub fn start(&self) {
         self.phases.draining.cancel();
     }
 
-    /// Nothing new is accepted from now on; begins the drain if nobody has.
+    /// Nothing new is accepted from now on; starts the drain if it has not started.
     pub fn close(&self) {
         self.start();
         self.phases.closing.cancel();
         self.alive.close();
     }
 
-    /// Whether the drain has begun.
+    /// Whether the drain has started.
     pub fn is_draining(&self) -> bool {
         self.phases.draining.is_cancelled()
     }
 
-    /// Resolves when the drain begins.
+    /// Resolves when the drain starts.
     pub fn draining(&self) -> WaitForCancellationFuture<'_> {
         self.phases.draining.cancelled()
     }
 
-    /// Resolves when nothing new is to be accepted.
+    /// Resolves when nothing new is accepted any more.
     pub fn closing(&self) -> WaitForCancellationFuture<'_> {
         self.phases.closing.cancelled()
     }
 
-    /// Waits until nothing new is accepted and every guard is gone.
+    /// Waits until nothing new is accepted and every guard is dropped.
     pub async fn finished(&self) {
         self.alive.wait().await;
     }
 
-    /// How many guards there are.
+    /// Number of guards.
     pub fn alive(&self) -> usize {
         self.alive.len()
     }
 }
 
 impl Guard {
-    /// Whether the drain has begun.
+    /// Whether the drain has started.
     pub fn is_draining(&self) -> bool {
         self.phases.draining.is_cancelled()
     }
@@ -108,24 +108,24 @@ impl Guard {
         self.phases.closing.is_cancelled()
     }
 
-    /// Resolves when idle connections are to be closed, at once if they are; may be dropped and asked for again.
+    /// Resolves when idle connections must be closed, at once if already so; may be dropped and called again.
     pub fn closing(&self) -> WaitForCancellationFuture<'_> {
         self.phases.closing.cancelled()
     }
 
-    /// What [`Guard::is_closing`] looks at, for a holder that the drain does not wait for.
+    /// The token behind [`Guard::is_closing`], for a holder that the drain does not wait for.
     pub fn closing_token(&self) -> CancellationToken {
         self.phases.closing.clone()
     }
 
-    /// What a drain closes websockets with.
+    /// The code with which a drain closes websockets.
     pub fn close_code(&self) -> u16 {
         self.phases.close_code
     }
 }
 
-/// Turns each of these switches at a random moment within `window`, so that those who are told do not all come back at
-/// the same time. Resolves with the last one.
+/// Turns each of these switches at a random moment within `window`, so that clients do not all reconnect at the same
+/// time. Resolves with the last one.
 pub async fn spread<S>(switches: Vec<S>, window: Duration, turn: impl Fn(S)) {
     let begun = Instant::now();
     let mut due: Vec<_> = switches.into_iter().map(|switch| (begun + window.mul_f64(rand::random()), switch)).collect();
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_drains_still_accepts() {
+    async fn a_draining_sidecar_still_accepts() {
         let drain = Drain::new();
         let guard = drain.guard();
         drain.clone().start();
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn every_clone_and_guard_hears_the_close() {
+    async fn every_clone_and_guard_sees_the_close() {
         let drain = Drain::with_close_code(1012);
         let guard = drain.clone().guard();
         drain.clone().close();
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_accepted_last_is_waited_for() {
+    async fn a_guard_taken_after_the_close_is_waited_for() {
         let drain = Drain::new();
         drain.close();
         let late = drain.guard();
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn switches_are_turned_all_over_the_window_and_in_no_order() {
+    async fn switches_turn_at_random_moments_across_the_window() {
         const WINDOW: Duration = Duration::from_secs(10);
         let switches: Vec<_> = (0..1000).map(|_session| CancellationToken::new()).collect();
         let begun = Instant::now();
@@ -204,14 +204,14 @@ mod tests {
         );
         let early = moments.iter().filter(|moment| **moment < WINDOW / 4).count();
         let late = moments.iter().filter(|moment| **moment > WINDOW * 3 / 4).count();
-        // 250 are expected of each quarter: eight standard deviations are left for chance.
+        // 250 are expected in each quarter: the bounds allow eight standard deviations.
         assert!((140..360).contains(&early) && (140..360).contains(&late), "{early} {late}");
         assert!(moments.iter().all(|moment| *moment <= WINDOW + Duration::from_millis(1)));
         assert!(!moments.is_sorted());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn without_a_window_all_are_told_at_once() {
+    async fn without_a_window_all_switches_turn_at_once() {
         let switches = vec![CancellationToken::new(); 3];
         let begun = Instant::now();
         spread(switches.clone(), Duration::ZERO, |switch| switch.cancel()).await;

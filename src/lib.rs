@@ -1,6 +1,6 @@
 //! heartbeat-sidecar: a transparent reverse proxy that gives every hosted Streamlit app a heartbeat.
 //!
-//! The map of the house, top to bottom; imports run downwards only.
+//! The layers, top to bottom; imports run downwards only.
 
 pub mod cli;
 

@@ -1,11 +1,11 @@
-//! Arguments in, exit code out.
+//! Parses the arguments and runs the command.
 
 use std::process::ExitCode;
 
 use heartbeat_sidecar::cli::{self, Command};
 use heartbeat_sidecar::commands::{self, container};
 
-/// Holds an idle session in a fifth less than the system's allocator does, and gives memory back when sessions have gone
+/// Idle sessions need a fifth less memory than with the system's allocator; ended sessions return theirs
 /// (docs/PERFORMANCE.md).
 #[cfg(feature = "jemalloc")]
 #[global_allocator]

@@ -1,6 +1,6 @@
-//! The live websocket sessions: one guard each, and what may be told about them.
+//! The registry of live websocket sessions: one guard each, and their published data.
 //!
-//! Law: nothing that identifies a user is kept here: no Streamlit session id, path, query, cookie or address.
+//! Invariant: nothing that identifies a user is kept here: no Streamlit session id, path, query, cookie or address.
 
 pub mod ended;
 pub mod recent;
@@ -29,18 +29,18 @@ use crate::metrics::{CloseCode, Direction, Initiator, Loss};
 #[derive(Clone, Debug, Default)]
 pub struct Sessions(Arc<Registry>);
 
-/// What is known of a session when it begins.
+/// What is known of a session when it starts.
 #[derive(Clone, Debug)]
 pub struct SessionInfo {
     /// The configured name of the upstream.
     pub upstream: Arc<str>,
     /// Whether the sidecar can see the session's messages.
     pub tapped: bool,
-    /// Ends it when turned: for a drain that is closing, else because it is taken over.
+    /// Ends it when turned: because a drain is closing, or because of a takeover.
     pub stop: Stop,
 }
 
-/// A live session; leaves the registry when dropped. Its functions are relaxed atomics, no lock.
+/// A live session; leaves the registry when dropped. Its counters are relaxed atomics, no lock.
 #[derive(Debug)]
 pub struct Session {
     id: u64,
@@ -48,14 +48,14 @@ pub struct Session {
     sessions: Sessions,
 }
 
-/// What may be told about a session.
+/// Published data of a session.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct SessionView {
     /// Counted up from 1 in this process; means nothing elsewhere.
     pub id: u64,
     /// The configured name of the upstream.
     pub upstream: String,
-    /// How long ago the session began.
+    /// How long ago the session started.
     pub age_seconds: f64,
     /// Whether the sidecar can see the session's messages.
     pub tapped: bool,
@@ -71,13 +71,13 @@ pub struct SessionView {
     pub messages_to_upstream: u64,
     /// Heartbeats read.
     pub heartbeats: u64,
-    /// Acks handed to the browser's socket.
+    /// Acks written to the browser's socket.
     pub acks: Acks,
     /// How long ago the last heartbeat was read.
     pub last_heartbeat_seconds_ago: Option<f64>,
     /// How long the last acked heartbeat waited for its ack.
     pub last_ack_latency_seconds: Option<f64>,
-    /// Whether an ack was withheld and none has come since.
+    /// Whether an ack was withheld and none was sent since.
     pub withheld: bool,
     /// The kernel's round-trip time to the browser, at the last heartbeat.
     pub browser_rtt_seconds: Option<f64>,
@@ -85,7 +85,7 @@ pub struct SessionView {
     pub proof_rtt_seconds: Option<f64>,
 }
 
-/// Acks by who made them.
+/// Acks by origin.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Acks {
     /// Made by the sidecar.
@@ -103,7 +103,7 @@ struct Registry {
     ended: Ended,
 }
 
-/// A session's numbers; every byte of it counts for each idle session.
+/// A session's numbers; each idle session pays for every byte.
 #[derive(Debug)]
 struct Live {
     upstream: Arc<str>,
@@ -151,7 +151,7 @@ impl Sessions {
         Self::default()
     }
 
-    /// A session begins now.
+    /// Registers a new session.
     pub fn open(&self, info: SessionInfo) -> Session {
         let id = self.0.sums.open();
         let live = Arc::new(Live {
@@ -175,39 +175,39 @@ impl Sessions {
         Session { id, live, sessions: self.clone() }
     }
 
-    /// What ends each of the sessions that live now.
+    /// The stops of all live sessions.
     pub fn stops(&self) -> Vec<Stop> {
         self.lock().values().map(|live| live.stop.clone()).collect()
     }
 
-    /// How many sessions live.
+    /// Number of live sessions.
     pub fn len(&self) -> usize {
         self.lock().len()
     }
 
-    /// Whether none lives.
+    /// Whether no session is live.
     pub fn is_empty(&self) -> bool {
         self.lock().is_empty()
     }
 
-    /// What may be told about each, oldest first. The numbers of one session may be some events apart.
+    /// Data of each session, oldest first. The numbers of one session may be a few events apart.
     pub fn snapshot(&self) -> Vec<SessionView> {
         let live: Vec<_> = self.lock().iter().map(|(id, live)| (*id, Arc::clone(live))).collect();
         live.iter().map(|(id, live)| live.view(*id)).collect()
     }
 
-    /// How long ago the registry was made, and the sidecar began.
+    /// Time since the registry was created, when the sidecar started.
     pub fn uptime(&self) -> Duration {
         self.0.began.elapsed()
     }
 
-    /// What all sessions have done so far.
+    /// Totals of all sessions so far.
     pub fn totals(&self) -> Totals {
         self.0.sums.totals()
     }
 
-    /// The answers to heartbeats between these two times after the beginning, the first included, oldest first; at most
-    /// [`recent::KEPT`]. And whether there were more.
+    /// The answers to heartbeats from `since` to before `until` after the start, oldest first, at most
+    /// [`recent::KEPT`]; and whether there were more.
     pub fn answers_between(&self, since: Duration, until: Duration) -> (Vec<RecentAnswer>, bool) {
         self.0.recent.between(since, until)
     }
@@ -224,12 +224,12 @@ impl Sessions {
 }
 
 impl Session {
-    /// The number that `/sessions` and the log call it by.
+    /// Its number in `/sessions`.
     pub fn id(&self) -> u64 {
         self.id
     }
 
-    /// Whether it is to end; whoever asks last is woken when that changes.
+    /// Whether it must end; the last task to poll is woken when that changes.
     pub fn poll_stop(&self, cx: &Context<'_>) -> bool {
         self.live.stop.poll_turned(cx)
     }
@@ -239,27 +239,27 @@ impl Session {
         &self.live.upstream
     }
 
-    /// What may be told about it now.
+    /// Its current data.
     pub fn view(&self) -> SessionView {
         self.live.view(self.id)
     }
 
-    /// So many bytes were written in this direction.
+    /// Counts bytes written in this direction.
     pub fn bytes(&self, direction: Direction, bytes: u64) {
         self.live.traffic(direction).bytes.fetch_add(bytes, Relaxed);
     }
 
-    /// So many whole messages were relayed in this direction.
+    /// Counts whole messages relayed in this direction.
     pub fn messages(&self, direction: Direction, count: u64) {
         self.live.traffic(direction).messages.fetch_add(count, Relaxed);
     }
 
-    /// How long ago it began.
+    /// How long ago it started.
     pub fn age(&self) -> Duration {
         self.live.began.elapsed()
     }
 
-    /// A heartbeat was read now; how long after the one before, if there was one.
+    /// Records a heartbeat read now; returns the time since the one before, if any.
     pub fn heartbeat(&self) -> Option<Duration> {
         let now = self.age();
         let interval = self.live.last_heartbeat.get().map(|last| now.saturating_sub(last));
@@ -269,7 +269,7 @@ impl Session {
         interval
     }
 
-    /// An ack was handed to the browser's socket, so long after its heartbeat was read, if that is known.
+    /// Records an ack written to the browser's socket, and the delay since its heartbeat was read, if known.
     pub fn ack(&self, origin: AckOrigin, waited: Option<Duration>) {
         let Registry { sums, recent, began, .. } = &*self.sessions.0;
         let acks = match origin {
@@ -285,28 +285,28 @@ impl Session {
         }
     }
 
-    /// A heartbeat got no ack of the sidecar's, or gets it late.
+    /// Records a heartbeat that got no ack of the sidecar, or gets it late.
     pub fn withheld(&self, reason: Withheld) {
         let Registry { sums, recent, began, .. } = &*self.sessions.0;
         sums.withheld(reason);
         if reason != Withheld::Policy {
-            // By policy the upstream alone is to answer: that says nothing about how it is.
+            // By policy only the upstream may answer: that is not a sign of a stall.
             self.live.withheld.store(true, Relaxed);
             recent.record(began.elapsed(), Answer::Withheld);
         }
     }
 
-    /// The kernel's round-trip time to the browser is this now.
+    /// Sets the kernel's round-trip time to the browser.
     pub fn browser_rtt(&self, rtt: Duration) {
         self.live.browser_rtt.set(rtt);
     }
 
-    /// The app server's pong came, so long after the ping.
+    /// Sets the time from ping to pong of the app server.
     pub fn proof_rtt(&self, rtt: Duration) {
         self.live.proof_rtt.set(rtt);
     }
 
-    /// It ends now; what is told of it is kept for a while.
+    /// Records its end, among the last ended sessions.
     pub fn ended(&self, initiator: Initiator, code: CloseCode, gave_up: Option<Loss>) {
         self.sessions.0.ended.record(EndedView {
             at_seconds: self.sessions.uptime().as_secs_f64(),
@@ -320,7 +320,7 @@ impl Session {
         });
     }
 
-    /// Streamlit's version; the first one stays.
+    /// Sets Streamlit's version; the first one stays.
     pub fn version(&self, version: &str) {
         self.live.version.get_or_init(|| version.into());
     }
@@ -394,7 +394,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_session_tells_its_numbers() {
+    async fn a_session_view_contains_its_numbers() {
         let sessions = Sessions::new();
         let session = sessions.open(info());
         tokio::time::advance(Duration::from_secs(10)).await;
@@ -422,7 +422,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn nothing_has_happened_to_a_new_session() {
+    async fn a_new_session_has_zero_counts_and_no_times() {
         let sessions = Sessions::new();
         let _session = sessions.open(info());
         let [view] = &sessions.snapshot()[..] else { panic!("one session lives") };
@@ -432,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dropped_session_leaves_and_its_id_stays_its_own() {
+    fn a_dropped_session_leaves_the_registry_and_its_id_is_not_reused() {
         let sessions = Sessions::new();
         let (first, second) = (sessions.open(info()), sessions.clone().open(info()));
         assert_eq!(sessions.len(), 2);
@@ -445,11 +445,11 @@ mod tests {
     }
 
     #[test]
-    fn an_ack_is_withheld_until_one_comes() {
+    fn withheld_is_true_until_the_next_ack() {
         let sessions = Sessions::new();
         let session = sessions.open(info());
         session.withheld(Withheld::Policy);
-        assert!(!session.view().withheld, "that the app alone may answer is no trouble");
+        assert!(!session.view().withheld, "a policy is not a sign of a stall");
         session.withheld(Withheld::UpstreamStalled);
         assert!(session.view().withheld);
         session.ack(AckOrigin::Sidecar, None);
@@ -457,7 +457,7 @@ mod tests {
     }
 
     #[test]
-    fn totals_outlive_their_sessions() {
+    fn totals_include_ended_sessions() {
         let sessions = Sessions::new();
         let session = sessions.open(info());
         session.heartbeat();
@@ -470,7 +470,7 @@ mod tests {
     }
 
     #[test]
-    fn a_moment_at_zero_is_not_none() {
+    fn a_zero_duration_is_not_none() {
         let moment = Moment::default();
         assert_eq!(moment.get(), None);
         moment.set(Duration::ZERO);

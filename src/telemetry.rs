@@ -1,6 +1,6 @@
-//! The log: one line an event on stderr, as text or JSON.
+//! The log: one line per event on stderr, as text or JSON.
 //!
-//! Law: whoever logs never waits for whoever reads.
+//! Invariant: a thread that logs never waits for the reader.
 
 mod lines;
 mod text;
@@ -18,28 +18,28 @@ use tracing_subscriber::reload::Handle;
 
 use self::lines::{Lines, Writer};
 
-/// Why there is no log.
+/// Why the log could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
-    /// The filter cannot be read.
+    /// The filter is invalid.
     #[error("{filter:?} is no log filter such as \"info\" or \"info,heartbeat_sidecar::relay=debug\"")]
     Filter {
-        /// As it was given.
+        /// As given.
         filter: String,
-        /// What is wrong with it.
+        /// The parser's error.
         source: ParseError,
     },
-    /// The process has a log already.
+    /// The log is already set up.
     #[error("the log is set up already")]
     Installed(#[source] tracing::subscriber::SetGlobalDefaultError),
-    /// The system gives the log no thread.
+    /// The log's thread could not be started.
     #[error("the log gets no thread")]
     Thread(#[source] io::Error),
 }
 
 type BoxedSubscriber = Box<dyn Subscriber + Send + Sync>;
 
-/// The process' log. Lines that still wait are written when it is dropped, within a second.
+/// The process's log. Dropping it writes the waiting lines, for at most one second.
 #[must_use]
 pub struct Log {
     lines: Arc<Lines>,
@@ -47,29 +47,29 @@ pub struct Log {
     _writer: Writer,
 }
 
-/// Which lines are written; clones decide for the same log.
+/// Selects the lines that are written; clones share one log.
 #[derive(Clone)]
 pub struct Filter(Arc<dyn Fn(EnvFilter) + Send + Sync>);
 
 impl Filter {
-    /// One that is put in force by this function.
+    /// A filter that `set` activates.
     pub(crate) fn new(set: impl Fn(EnvFilter) + Send + Sync + 'static) -> Self {
         Self(Arc::new(set))
     }
 
-    /// Decides by this filter from now on. What [`read`] has accepted cannot fail here.
+    /// Replaces the filter. A filter from [`read`] cannot fail here.
     pub fn set(&self, filter: EnvFilter) {
         (self.0)(filter);
     }
 }
 
 impl Log {
-    /// Which lines are written.
+    /// The filter of this log.
     pub fn filter(&self) -> Filter {
         self.filter.clone()
     }
 
-    /// Says now and then how many lines were lost; for ever.
+    /// Warns every 10 s if lines were lost; never returns.
     pub fn tell_of_losses(&self) -> impl Future<Output = ()> + Send + use<> {
         const INTERVAL: Duration = Duration::from_secs(10);
         let lines = self.lines.clone();
@@ -87,10 +87,10 @@ impl Log {
     }
 }
 
-/// Sets up the process' log, once. JSON has the fields of an event at the top.
+/// Sets up the process's log, once. JSON lines have the event's fields at the top level.
 ///
 /// # Errors
-/// The filter cannot be read, there is a log already, or the system gives no thread.
+/// The filter is invalid, the log is already set up, or its thread could not be started.
 pub fn init(json: bool, filter: &str) -> Result<Log, TelemetryError> {
     let lines = Arc::new(Lines::default());
     let (subscriber, filter) = subscriber(json, filter, lines.clone())?;
@@ -99,8 +99,8 @@ pub fn init(json: bool, filter: &str) -> Result<Log, TelemetryError> {
     Ok(Log { lines, filter, _writer: writer })
 }
 
-/// Says on stderr why the process ends: whatever the filter is, and whether there is a log or none. JSON has the form of the
-/// log's lines. A [`Log`] that there was has to be dropped before, or its last lines come later.
+/// Writes to stderr why the process ends, independent of the filter and the log. JSON has the form of the log's lines.
+/// Drop the [`Log`] first, or its last lines come later.
 pub fn last_words(json: bool, reason: &str) {
     if json && let Ok((subscriber, _filter)) = subscriber(true, "error", io::stderr) {
         return tracing::subscriber::with_default(subscriber, || tracing::error!("{reason}"));
@@ -108,10 +108,10 @@ pub fn last_words(json: bool, reason: &str) {
     eprintln!("heartbeat-sidecar: {reason}");
 }
 
-/// Reads a filter, which is not in force by that.
+/// Parses a filter without activating it.
 ///
 /// # Errors
-/// It is none.
+/// It is invalid.
 pub fn read(filter: &str) -> Result<EnvFilter, TelemetryError> {
     EnvFilter::try_new(filter).map_err(|source| TelemetryError::Filter { filter: filter.to_owned(), source })
 }
@@ -134,7 +134,7 @@ where
 
 fn changing<S: 'static>(handle: Handle<EnvFilter, S>) -> Filter {
     Filter::new(move |filter| {
-        // Without its subscriber there are no lines to decide on.
+        // Fails only without its subscriber, which then writes no lines.
         let _gone = handle.reload(filter);
     })
 }
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn the_filter_decides_by_module() {
+    fn the_filter_selects_lines_by_module() {
         let event = || {
             tracing::debug!(target: "heartbeat_sidecar::relay", "seen");
             tracing::debug!(target: "hyper", "unseen");
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn a_filter_that_cannot_be_read_is_named() {
+    fn an_invalid_filter_is_named_in_the_error() {
         let error = subscriber(false, "info,relay=loud", io::sink).err().unwrap();
         assert!(error.to_string().contains("info,relay=loud"), "{error}");
     }

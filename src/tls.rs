@@ -1,6 +1,6 @@
-//! Certificates and keys: files in, what rustls speaks with out, and anew when the files change.
+//! Builds rustls configurations from certificate and key files, again when the files change.
 //!
-//! Law: what is broken never replaces what works.
+//! Invariant: broken files never replace a working configuration.
 
 mod pem;
 mod sni;
@@ -20,13 +20,13 @@ use x509_cert::der::Decode as _;
 pub use self::pem::{Contents, PemFile};
 use self::sni::Certificates;
 
-/// What browsers are offered by ALPN (RFC 7301), the best first; HTTP/2 if it is on. For websockets they ask for HTTP/1.1 by
-/// themselves, since nothing here says that HTTP/2 carries them (RFC 8441 §3).
+/// ALPN protocols (RFC 7301) offered to browsers, the best first; HTTP/2 only if it is on. Browsers use HTTP/1.1 for
+/// websockets, since the sidecar does not announce them over HTTP/2 (RFC 8441 §3).
 const SPOKEN: [&[u8]; 3] = [b"h2", b"http/1.1", b"http/1.0"];
-/// What an app is asked for: it may want to speak websocket.
+/// ALPN protocol requested from an app: the connection may become a websocket.
 const ASKED_FOR: &[u8] = b"http/1.1";
 
-/// Why there is no TLS: a setting with its file, and what is wrong with that.
+/// Why TLS cannot be set up: a setting with its file, and the reason.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{subject}: {reason}")]
 pub struct TlsError {
@@ -34,39 +34,39 @@ pub struct TlsError {
     reason: String,
 }
 
-/// Files that TLS is made of.
+/// Files from which a TLS configuration is built.
 pub trait TlsFiles {
-    /// What is made of them.
+    /// The resulting configuration.
     type Config;
 
-    /// All of them.
+    /// All files.
     fn files(&self) -> Vec<PemFile<'_>>;
 
-    /// Makes it of their contents, in the order of [`TlsFiles::files`].
+    /// Builds it from their contents, in the order of [`TlsFiles::files`].
     ///
     /// # Errors
-    /// Names the file that is to blame.
+    /// Names the invalid file.
     fn make(&self, contents: &[Contents<'_>]) -> Result<Built<Self::Config>, TlsError>;
 }
 
-/// What is made of files.
+/// A configuration built from files.
 pub struct Built<C> {
     /// For rustls.
     pub config: C,
-    /// When the first of the own certificates expires, in seconds of Unix time; 0 if there is none.
+    /// Earliest expiry of the sidecar's own certificates, in seconds of Unix time; 0 if it has none.
     pub not_after: u64,
 }
 
-/// What a listener shows, and whom it asks for a certificate.
+/// A listener's certificates, and the CAs of client certificates.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListenerFiles {
-    /// PEM: the certificate and those between it and its root.
+    /// PEM: the certificate and its intermediates.
     pub certificate: PathBuf,
     /// PEM: PKCS #8, PKCS #1 or SEC 1.
     pub key: PathBuf,
-    /// PEM: clients must have a certificate of one of these; `None` asks for none.
+    /// PEM: CAs that must have issued a client's certificate; `None` requests none.
     pub client_ca: Option<PathBuf>,
-    /// What is shown to those who ask for a name that one of these is for, and the pair above is not.
+    /// Certificates for requested names that the pair above does not cover.
     pub others: Vec<Pair>,
     /// Whether HTTP/2 is offered beside HTTP/1.1.
     pub http2: bool,
@@ -75,40 +75,40 @@ pub struct ListenerFiles {
 /// A certificate and its key, each a PEM file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pair {
-    /// With those between it and its root.
+    /// With its intermediates.
     pub certificate: PathBuf,
     /// PKCS #8, PKCS #1 or SEC 1.
     pub key: PathBuf,
 }
 
-/// Whom a client of TLS believes, and what it shows.
+/// TLS client: trusted roots and client certificate.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClientFiles {
-    /// PEM: who is believed; `None` believes the system's roots.
+    /// PEM: trusted roots; `None` trusts the system's.
     pub ca: Option<PathBuf>,
     /// PEM: certificate and key.
     pub pair: Option<(PathBuf, PathBuf)>,
 }
 
-/// What was made last of files that worked; clones of what [`Live::current`] gives outlive a change.
+/// The last config that loaded; connections keep the `Arc` they took.
 pub struct Live<M: TlsFiles> {
     material: M,
     current: RwLock<Arc<M::Config>>,
 }
 
-/// Looks whether files have changed.
+/// Checks whether files have changed.
 pub struct Watcher<M: TlsFiles> {
     live: Arc<Live<M>>,
-    /// What was there at the last look, and what was judged last.
+    /// Fingerprint or error, at the last check and at the last attempt to load.
     seen: Result<u64, TlsError>,
     judged: Result<u64, TlsError>,
 }
 
 impl<M: TlsFiles> Live<M> {
-    /// Makes it of the files as they are; a watcher for what becomes of them, and when the own certificate expires.
+    /// Loads the files. Returns a watcher for changes, and [`Built::not_after`].
     ///
     /// # Errors
-    /// Names the file that is to blame.
+    /// Names the invalid file.
     pub fn load(material: M) -> Result<(Watcher<M>, u64), TlsError> {
         let contents = read(&material)?;
         let Built { config, not_after } = material.make(&contents)?;
@@ -118,20 +118,21 @@ impl<M: TlsFiles> Live<M> {
         Ok((Watcher { live, seen, judged }, not_after))
     }
 
-    /// What the next connection is to use.
+    /// The configuration for the next connection.
     pub fn current(&self) -> Arc<M::Config> {
         self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
 impl<M: TlsFiles> Watcher<M> {
-    /// What is watched.
+    /// The watched configuration.
     pub fn live(&self) -> Arc<Live<M>> {
         self.live.clone()
     }
 
-    /// Looks once, and takes what has changed if two looks have seen the same: a pair of files is not replaced at one
-    /// moment. Answers what became of a change: when the new certificate expires, or why the old one stays. Reads files.
+    /// Checks once, and loads changed files if two checks have seen the same: a pair of files is not replaced
+    /// atomically. Returns the result of a change: when the new certificate expires, or why the old one stays. Reads
+    /// files.
     pub fn look(&mut self) -> Option<Result<u64, TlsError>> {
         let contents = read(&self.live.material);
         let now = contents.as_ref().map(|contents| print(contents)).map_err(Clone::clone);
@@ -175,7 +176,7 @@ impl TlsFiles for ListenerFiles {
         };
         let mut config = builder.with_cert_resolver(Arc::new(certificates));
         config.alpn_protocols = SPOKEN[usize::from(!self.http2)..].iter().map(|protocol| protocol.to_vec()).collect();
-        // Scanners ask for it; every suite is a good one.
+        // TLS scanners ask for this; every suite is strong.
         config.ignore_client_order = true;
         config.ticketer = ring::Ticketer::new().map_err(|error| contents[1].blame(error))?;
         Ok(Built { config, not_after })
@@ -183,7 +184,7 @@ impl TlsFiles for ListenerFiles {
 }
 
 impl ListenerFiles {
-    /// All of them, and when the first of them expires.
+    /// All certificates, and the earliest expiry.
     fn certificates(&self, contents: &[Contents<'_>]) -> Result<(Certificates, u64), TlsError> {
         let first = pair(&contents[0], &contents[1])?;
         let parsed = parsed(&contents[0], &first)?;
@@ -235,7 +236,7 @@ impl TlsFiles for ClientFiles {
     }
 }
 
-/// The one provider, named so that nothing depends on what else is linked.
+/// The crypto provider, named explicitly so that nothing depends on what else is linked.
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }
@@ -248,7 +249,7 @@ fn read<M: TlsFiles>(material: &M) -> Result<Vec<Contents<'_>>, TlsError> {
     material.files().into_iter().map(PemFile::read).collect()
 }
 
-/// Tells contents apart without keeping a key in memory.
+/// A fingerprint of contents, so that no key stays in memory.
 fn print(contents: &[Contents<'_>]) -> u64 {
     let mut hasher = DefaultHasher::new();
     contents.iter().for_each(|contents| contents.bytes.hash(&mut hasher));
@@ -274,7 +275,7 @@ fn roots(file: &Contents<'_>) -> Result<RootCertStore, TlsError> {
     Ok(roots)
 }
 
-/// What the system's administrator believes; single certificates that rustls cannot read are left out.
+/// The system's trusted roots; certificates that rustls cannot read are skipped.
 fn system_roots() -> Result<RootCertStore, TlsError> {
     let found = rustls_native_certs::load_native_certs();
     let mut roots = RootCertStore::empty();

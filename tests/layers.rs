@@ -1,9 +1,9 @@
-//! The layers: what each module may import, and what the pure ones must not know. ARCHITECTURE's table, checked.
+//! ARCHITECTURE's table of layers, checked: allowed imports, and what pure modules must not use.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-/// Each top-level module with those it may import; imports run downwards only.
+/// Each top-level module with those that it may import; imports go downwards only.
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("main", &["cli", "commands"]),
     ("lib", &[]),
@@ -78,7 +78,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("websocket", &[]),
 ];
 
-/// They take bytes and `now`, and give values.
+/// They take bytes and `now`, and return values.
 const PURE: [&str; 3] = ["heartbeat", "streamlit", "websocket"];
 
 /// Runtime, clocks, locks, logs, metrics and the outside world.
@@ -115,7 +115,7 @@ impl Source {
         first.strip_suffix(".rs").unwrap_or(first)
     }
 
-    /// What stands for the library in its paths.
+    /// The prefix of the library's paths.
     fn root(&self) -> &'static str {
         if self.module() == "main" { "heartbeat_sidecar::" } else { "crate::" }
     }
@@ -134,7 +134,7 @@ impl Source {
         format!("src/{}:{line}", self.path.display())
     }
 
-    /// What it imports against the table.
+    /// Its imports that the table forbids.
     fn forbidden_imports(&self) -> Vec<String> {
         let module = self.module();
         let Some((_, allowed)) = MAY_IMPORT.iter().find(|(name, _)| *name == module) else {
@@ -154,7 +154,7 @@ impl Source {
         offences
     }
 
-    /// What a pure module must not know; its tests, which stand last, may.
+    /// What a pure module must not use; its tests, at the end of the file, may.
     fn impurities(&self) -> Vec<String> {
         let is_tests =
             self.path.ends_with("tests.rs") || self.path.parent().is_some_and(|folder| folder.ends_with("tests"));
@@ -172,7 +172,7 @@ impl Source {
     }
 }
 
-/// The top-level modules that a line names behind `root`.
+/// The top-level modules that a line names after `root`.
 fn imports<'a>(line: &'a str, root: &'static str) -> Vec<&'a str> {
     line.match_indices(root)
         .map(|(at, root)| &line[at + root.len()..])
@@ -219,7 +219,7 @@ fn source(path: &str, text: &str) -> Source {
 }
 
 #[test]
-fn imports_run_downwards_only() {
+fn modules_import_only_lower_layers() {
     let house = house();
     let seen: usize =
         house.iter().flat_map(|file| file.lines().map(|(_, line)| imports(line, file.root()).len())).sum();
@@ -229,13 +229,13 @@ fn imports_run_downwards_only() {
 }
 
 #[test]
-fn the_pure_modules_know_no_runtime_clock_lock_log_or_metric() {
+fn pure_modules_use_no_runtime_clock_lock_log_or_metric() {
     let offences: Vec<_> = house().iter().flat_map(Source::impurities).collect();
     assert!(offences.is_empty(), "{}", offences.join("\n"));
 }
 
 #[test]
-fn offences_are_found_and_named_by_file_and_line() {
+fn violations_are_reported_with_file_and_line() {
     let upwards = source("relay/pump.rs", "//! x\nuse crate::session::Session;\nuse crate::proxy::Proxy;\n");
     assert_eq!(upwards.forbidden_imports(), ["src/relay/pump.rs:3: `relay` must not import `proxy`"]);
     let grouped = source("drain.rs", "use crate::{metrics, drain::Guard};");

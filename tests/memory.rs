@@ -1,7 +1,7 @@
-//! Memory: bodies and messages stream through a constant buffer, and an idle session owns none.
+//! Memory: bodies and messages stream through a constant buffer, and an idle session has none.
 //!
-//! Law: both ends keep nothing either, and one test runs at a time, so that the growth of this process is the sidecar's. What
-//! sessions leave behind is asked of the real binary.
+//! Invariant: the test's ends keep nothing, and one test runs at a time, so the growth of this process is the
+//! sidecar's. What sessions leave behind is measured on the real binary.
 
 #[allow(dead_code)]
 #[path = "integration/support/mod.rs"]
@@ -46,7 +46,7 @@ fn status_of(process: impl Display, name: &str) -> usize {
     line.trim().strip_suffix(" kB").unwrap().trim().parse::<usize>().unwrap() * 1024
 }
 
-/// By how much the memory of this process peaks above what it is now (proc(5): 5 resets the peak).
+/// Peak growth of this process's memory during `work`, in bytes (proc(5): 5 resets the peak).
 async fn growth(work: impl Future<Output = ()>) -> usize {
     std::fs::write("/proc/self/clear_refs", "5").unwrap();
     let before = status("VmRSS");
@@ -55,10 +55,10 @@ async fn growth(work: impl Future<Output = ()>) -> usize {
 }
 
 #[test]
-fn growth_is_seen_even_when_it_is_given_back() {
+fn growth_includes_memory_that_was_freed_again() {
     alone(async {
-        // So much is never taken of what was freed before (mallopt(3), M_MMAP_THRESHOLD: at most 32 MiB). Where a file is
-        // mapped the kernel may take pages back meanwhile, which hides as much growth.
+        // 40 MiB never come from memory freed before (mallopt(3), M_MMAP_THRESHOLD: at most 32 MiB). The kernel may
+        // evict pages of mapped files meanwhile, which hides as much growth.
         let mut seen = Vec::new();
         for _attempt in 0..5 {
             let grown = growth(async { drop(std::hint::black_box(vec![1u8; 40 * MIB])) }).await;
@@ -71,7 +71,7 @@ fn growth_is_seen_even_when_it_is_given_back() {
     });
 }
 
-/// Writes so many zeros; the last chunk only when `first_came` says that the first has arrived.
+/// Writes `bytes` zeros; the last chunk only after `first_came` reports that the first has arrived.
 async fn pour(end: &mut (impl AsyncWrite + Unpin), bytes: usize, first_came: oneshot::Receiver<()>) {
     let mut left = bytes;
     while left > CHUNK.len() {
@@ -81,7 +81,7 @@ async fn pour(end: &mut (impl AsyncWrite + Unpin), bytes: usize, first_came: one
     soon(end.write_all(&CHUNK[..left])).await.unwrap();
 }
 
-/// Reads so many bytes and keeps none.
+/// Reads and drops `bytes` bytes.
 async fn drink(end: &mut (impl AsyncRead + Unpin), bytes: usize, first_came: oneshot::Sender<()>) {
     let (mut buffer, mut left, mut first_came) = (vec![0; CHUNK.len()], bytes, Some(first_came));
     while left > 0 {
@@ -95,7 +95,7 @@ async fn drink(end: &mut (impl AsyncRead + Unpin), bytes: usize, first_came: one
     }
 }
 
-/// So many bytes from one end to the other; the first arrives before the last is sent.
+/// Moves `bytes` from one end to the other; the first arrive before the last are sent.
 async fn flow(from: &mut Wire, to: &mut Wire, bytes: usize) {
     let (tell, told) = oneshot::channel();
     tokio::join!(pour(&mut from.stream, bytes, told), drink(&mut to.stream, bytes, tell));
@@ -163,11 +163,11 @@ fn a_browser_that_does_not_read_costs_no_memory() {
         upstream.send(header(BINARY, 200_000_000, false)).await;
         let mut written = 0;
         let grown = growth(async {
-            // No event tells that a socket will never take more: it is given the time of many round trips.
+            // No event shows that a socket accepts no more, so it gets the time of many round trips.
             while let Ok(count) = tokio::time::timeout(Duration::from_millis(300), upstream.stream.write(&CHUNK)).await
             {
                 written += count.unwrap();
-                assert!(written < 64 * MIB, "somebody takes it");
+                assert!(written < 64 * MIB, "64 MiB were accepted");
             }
         })
         .await;
@@ -177,7 +177,7 @@ fn a_browser_that_does_not_read_costs_no_memory() {
     });
 }
 
-/// Opens sessions one after the other; through the sidecar, or straight to the app.
+/// Opens sessions one after the other, through the sidecar or directly to the app.
 async fn open_all(count: usize, app: &App, sidecar: Option<&Sidecar>) -> Vec<Session> {
     let mut sessions = Vec::with_capacity(count);
     for _session in 0..count {
@@ -194,7 +194,7 @@ async fn open_all(count: usize, app: &App, sidecar: Option<&Sidecar>) -> Vec<Ses
             }
         });
     }
-    // All have been busy: a message in pieces in both directions.
+    // All have been busy: a message in two pieces from the app.
     for Session { browser, app } in &mut sessions {
         let message = plain(BINARY, [0x2a; 40_000]);
         app.send(&message[..10_000]).await;
@@ -206,7 +206,7 @@ async fn open_all(count: usize, app: &App, sidecar: Option<&Sidecar>) -> Vec<Ses
 }
 
 #[test]
-fn an_idle_session_owns_no_buffer() {
+fn an_idle_session_holds_no_buffer() {
     const SESSIONS: usize = 2000;
     alone(async {
         let (app, sidecar) = Sidecar::with_app().await;
@@ -255,9 +255,9 @@ fn a_message_of_a_million_empty_fragments_costs_no_memory() {
 }
 
 #[test]
-fn a_compressed_session_keeps_its_window_and_no_more() {
+fn a_compressed_session_holds_only_its_window() {
     const SESSIONS: usize = 300;
-    /// A quarter of a mebibyte that no compressor makes much smaller, from the browser.
+    /// Bytes that no compressor makes much smaller, from the browser.
     const MESSAGE: usize = 1 << 18;
     alone(async {
         let (app, sidecar) = Sidecar::with_app().await;
@@ -283,16 +283,16 @@ fn a_compressed_session_keeps_its_window_and_no_more() {
             .await;
             each.push(grown / SESSIONS);
         }
-        assert_eq!(sidecar.metric("tap_disabled_total", &[]).await, 0.0, "what was sent could be read");
+        assert_eq!(sidecar.metric("tap_disabled_total", &[]).await, 0.0, "every message could be read");
         println!("a session: {} bytes plain, {} bytes compressed", each[0], each[1]);
         assert!(each[1] < each[0] + 40 * 1024, "{each:?}");
-        assert!(each[1] > each[0] + 16 * 1024, "the window is there: {each:?}");
+        assert!(each[1] > each[0] + 16 * 1024, "the window is kept: {each:?}");
     });
 }
 
 #[test]
-fn an_idle_session_under_tls_owns_no_buffer() {
-    // Few, since handshakes take long without optimization.
+fn an_idle_session_under_tls_holds_no_buffer() {
+    // Few, because handshakes are slow without optimization.
     const SESSIONS: usize = 200;
     alone(async {
         for sides in [Sides::Browser, Sides::Both] {
@@ -310,7 +310,7 @@ fn an_idle_session_under_tls_owns_no_buffer() {
                     before = status_of(process.pid().as_raw_nonzero(), "RssAnon");
                 }
                 let mut session = pki.open(sides, ALL_VERSIONS, process.address, &app, STREAM).await;
-                // It has been busy: a message in pieces in both directions.
+                // It has been busy: a message in two pieces from the app, and one back.
                 let (from, to) = (&mut session.app, &mut session.browser);
                 let message = plain(BINARY, [0x2a; 40_000]);
                 from.send(&message[..10_000]).await;
@@ -328,7 +328,7 @@ fn an_idle_session_under_tls_owns_no_buffer() {
     });
 }
 
-/// How a short session ends; the browser tells the app in its path.
+/// How a short session ends; the browser's query names it for the app.
 #[derive(Clone, Copy, Debug)]
 enum Ending {
     BrowserCloses,
@@ -340,7 +340,7 @@ enum Ending {
 const ENDINGS: [Ending; 4] = [Ending::BrowserCloses, Ending::BrowserResets, Ending::AppEnds, Ending::AppResets];
 const NORMAL: [u8; 2] = 1000u16.to_be_bytes();
 
-/// An app whose sessions end as their path says.
+/// An app whose sessions end as their query names.
 async fn serve(app: App) {
     for number in 0_u32.. {
         let mut end = app.accept().await;
@@ -385,12 +385,12 @@ async fn visit(process: &Process, ending: Ending) {
     }
 }
 
-/// File handles of a process.
+/// Number of file descriptors of a process.
 fn handles(process: impl Display) -> usize {
     std::fs::read_dir(format!("/proc/{process}/fd")).unwrap().count()
 }
 
-/// So many sessions, 200 at a time, until all have gone.
+/// Runs `count` sessions, 200 at a time, until all have ended.
 async fn visits(process: &Process, count: usize) {
     let visits = (0..count).map(|number| visit(process, ENDINGS[number % ENDINGS.len()]));
     futures_util::stream::iter(visits).buffer_unordered(200).for_each(async |()| ()).await;
@@ -398,7 +398,7 @@ async fn visits(process: &Process, count: usize) {
 }
 
 #[test]
-fn nothing_is_left_of_20_000_sessions() {
+fn memory_and_descriptors_of_20_000_ended_sessions_are_released() {
     const WARM: usize = 200;
     const SESSIONS: usize = 20_000;
     alone(async {
@@ -413,7 +413,7 @@ fn nothing_is_left_of_20_000_sessions() {
         assert_eq!(metric(process.admin, "connections_closed_total", &[]).await as usize, WARM + SESSIONS);
         assert_eq!(ask_admin(process.admin, "/sessions").await.1, "[]");
         let most = status_of(pid, "RssAnon");
-        // No event tells when the allocator has given back what it keeps for whoever comes next, ten seconds long.
+        // No event shows when the allocator has returned the memory that it keeps for ten seconds.
         let mut asking = tokio::time::interval(Duration::from_millis(100));
         let settled = async {
             while handles(pid) != handles_before || status_of(pid, "RssAnon") > memory + MIB / 2 {

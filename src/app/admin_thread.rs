@@ -1,4 +1,4 @@
-//! The thread of the admin port and of upkeep: what they compute holds up no session.
+//! The thread for the admin port and upkeep, so that their work does not delay sessions.
 
 use std::io;
 use std::sync::mpsc;
@@ -9,7 +9,7 @@ use tokio::runtime::{Builder, Handle};
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-/// A thread with a runtime of its own, which ends when this is dropped, and cuts its tasks.
+/// A thread with its own runtime. Dropping this ends the thread and aborts its tasks.
 pub(super) struct AdminThread {
     runtime: Handle,
     _end: DropGuard,
@@ -17,16 +17,16 @@ pub(super) struct AdminThread {
 
 impl AdminThread {
     /// # Errors
-    /// There is no thread left, or no file handle.
+    /// No thread or file descriptor is available.
     pub(super) fn start() -> io::Result<Self> {
         let (started, result) = mpsc::channel();
         let end = CancellationToken::new();
         let ended = end.clone();
-        // A runtime must not be dropped where async code runs: the thread makes it, and drops it.
+        // A runtime must not be dropped in async code, so the thread creates and drops it.
         thread::Builder::new().name("admin".to_owned()).spawn(move || {
             match Builder::new_current_thread().enable_all().build() {
                 Ok(runtime) => {
-                    // Who waits for it goes on at once.
+                    // The caller is waiting for it.
                     let _received = started.send(Ok(runtime.handle().clone()));
                     runtime.block_on(ended.cancelled());
                 }
@@ -40,7 +40,7 @@ impl AdminThread {
     /// Moves a listener to this thread's runtime.
     ///
     /// # Errors
-    /// The system's own.
+    /// The system's error.
     pub(super) fn adopt(&self, listener: TcpListener) -> io::Result<TcpListener> {
         let listener = listener.into_std()?;
         let _entered = self.runtime.enter();

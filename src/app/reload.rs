@@ -1,7 +1,7 @@
-//! Puts another configuration in force while the sidecar runs: its apps, its limits, whom it trusts.
+//! Applies a new configuration while the sidecar runs: its apps, limits and trusted proxies.
 //!
-//! Law: at one moment, for what comes after it; live sessions go on as they began. An app is known by its name: places for
-//! sessions, and series, are those of the name, at whatever address it is.
+//! Invariant: a reload takes effect at once, for everything that starts later; live sessions keep their settings. An
+//! app is identified by its name: session slots and metric series belong to the name, at any address.
 
 #[cfg(test)]
 mod tests;
@@ -23,15 +23,15 @@ use crate::server::status::{InForce, LastReload};
 use crate::server::tls;
 use crate::tls::{ClientFiles, Live, TlsError, Watcher};
 
-/// How long an app without sessions is remembered after a reload took it away, and its series are shown. Scrapes are at most
-/// two minutes apart where Prometheus sees no gaps, so the last counts are scraped also when one scrape or two fail.
+/// How long a removed app without sessions is remembered, and its series are exported. Scrapes are at most two minutes
+/// apart if Prometheus shows no gaps, so the last counts are scraped even if one or two scrapes fail.
 const REMEMBERED: Duration = Duration::from_secs(600);
 
-/// As many of these are remembered as there are apps in force, or this many if that is more: reloads that each bring other
-/// names do not fill the memory, nor the scrape.
+/// At most this many unused apps are remembered, or as many as are active if that is more. So reloads with ever new
+/// names fill neither memory nor scrapes.
 const ALWAYS_REMEMBERED: usize = 10;
 
-/// What can be changed of a running sidecar; clones change the same one.
+/// Reloads a running sidecar; clones share its state.
 #[derive(Clone)]
 pub struct Reloading {
     apps: Arc<Mutex<Apps>>,
@@ -40,24 +40,24 @@ pub struct Reloading {
     metrics: Arc<Metrics>,
 }
 
-/// The app servers, what all of them are spoken to with over TLS, and when they were read anew.
+/// The app servers, their TLS client configuration, and the last reload.
 pub(super) struct Apps {
     upstreams: Vec<Arc<Upstream>>,
-    /// Those that a reload took away. Invariant: an app with sessions is in one of the lists.
+    /// Apps that a reload removed. Invariant: an app with sessions is in one of the lists.
     gone: Vec<Gone>,
     tls: Option<ClientTls>,
     reloaded: Option<(Instant, Reload)>,
     metrics: Arc<Metrics>,
 }
 
-/// An app, at one address, that a reload took away.
+/// An app at one address, removed by a reload.
 struct Gone {
     upstream: Arc<Upstream>,
-    /// `None` while it has sessions, or had some when it was looked at last.
+    /// `None` before the first check, or if the last check found sessions.
     unused_since: Option<Instant>,
 }
 
-/// Certificates and roots towards `https://` app servers, read anew as long as this lives.
+/// Certificates and roots for `https://` app servers, reloaded while this exists.
 struct ClientTls {
     live: Arc<Live<ClientFiles>>,
     _watch: AbortOnDropHandle<()>,
@@ -68,11 +68,11 @@ impl Reloading {
         Self { apps: Arc::new(Mutex::new(apps)), proxy, context, metrics }
     }
 
-    /// Puts `config` in force, as far as [`Reloader`](crate::config::Reloader) lets it differ. May read files; call it within
-    /// the runtime.
+    /// Applies the settings of `config` that may change, see [`Reloader`](crate::config::Reloader). May read files;
+    /// call it within the runtime.
     ///
     /// # Errors
-    /// The first `https://` app server needs certificates that do not work; everything stays as it was.
+    /// The first `https://` app server needs certificates that cannot be used; nothing is changed then.
     pub fn apply(&self, config: &Config) -> Result<(), TlsError> {
         let mut apps = self.apps();
         self.proxy.renew(config, apps.routes(config)?);
@@ -80,18 +80,18 @@ impl Reloading {
         Ok(())
     }
 
-    /// Forgets apps that a reload took away and that are unused for long: call it every few seconds.
+    /// Forgets removed apps that have been unused for ten minutes; call it every few seconds.
     pub fn forget_unused(&self, now: Instant) {
         self.apps().forget_unused(now);
     }
 
-    /// Tells Prometheus and the status page what became of a configuration that was read anew.
+    /// Records the result of a reload for Prometheus and the status page.
     pub fn tell(&self, result: Reload) {
         self.metrics.config_reload(result);
         self.apps().reloaded = Some((Instant::now(), result));
     }
 
-    /// What the status page shows of it.
+    /// The active configuration as the status page shows it.
     pub(super) fn in_force(&self) -> InForce {
         let apps = self.apps();
         let upstreams =
@@ -103,7 +103,7 @@ impl Reloading {
         InForce { upstreams, reload }
     }
 
-    /// Whether connections to every app are refused now.
+    /// Whether every app refuses connections now.
     pub(super) async fn every_app_refuses(&self) -> bool {
         let upstreams = self.apps().upstreams.clone();
         for upstream in upstreams {
@@ -115,7 +115,7 @@ impl Reloading {
     }
 
     fn apps(&self) -> MutexGuard<'_, Apps> {
-        // A panic while it was held left the list of before.
+        // A panic under the lock leaves the previous list in place.
         self.apps.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -125,10 +125,10 @@ impl Apps {
         Self { upstreams: Vec::new(), gone: Vec::new(), tls: None, reloaded: None, metrics }
     }
 
-    /// The apps of a configuration; those that are known already stay what they are.
+    /// The routes of a configuration. Apps that are known already keep their state.
     ///
     /// # Errors
-    /// The certificates towards them do not work; nothing has changed then.
+    /// The certificates for them cannot be used; nothing is changed then.
     pub(super) fn routes(&mut self, config: &Config) -> Result<Routes, TlsError> {
         let apps = config.apps();
         if let (None, Some(files)) = (&self.tls, config.upstream_tls.files(&apps)) {
@@ -167,7 +167,7 @@ impl Apps {
         for gone in &mut self.gone {
             gone.unused_since = (!gone.has_sessions()).then(|| gone.unused_since.unwrap_or(now));
         }
-        // The latest first, behind those that are used.
+        // Used apps first, then the most recently used.
         self.gone.sort_by_key(|gone| gone.unused_since.map(Reverse));
         let used = self.gone.partition_point(|gone| gone.unused_since.is_none());
         self.gone.truncate(used + self.upstreams.len().max(ALWAYS_REMEMBERED));
@@ -181,7 +181,7 @@ impl Gone {
         Arc::ptr_eq(self.upstream.knowledge(), upstream.knowledge())
     }
 
-    /// No request finds it any more, so that all who hold its knowledge besides are its sessions.
+    /// No route leads to it any more, so every other holder of its knowledge is a session.
     fn has_sessions(&self) -> bool {
         Arc::strong_count(self.upstream.knowledge()) > 1
     }

@@ -1,4 +1,4 @@
-//! Arguments as people write them, and the help that they get.
+//! Tests of the arguments and the help.
 
 use super::*;
 
@@ -23,7 +23,7 @@ fn help_of(command: &str) -> String {
 }
 
 #[test]
-fn the_definition_of_the_commands_is_sound() {
+fn the_clap_definition_is_valid() {
     <Cli as clap::CommandFactory>::command().debug_assert();
 }
 
@@ -38,13 +38,13 @@ fn every_setting_is_a_flag_of_run_and_check_that_shows_default_and_variable() {
             assert!(help.contains(&facts), "{facts}: {help}");
             let sources = sources(&format!("{command} --{flag} @"), &[]);
             let given: Vec<_> = sources.flags.iter().map(|(setting, value)| (setting.key, value.as_str())).collect();
-            assert_eq!(given, [(setting.key, "@")], "the value is not judged here");
+            assert_eq!(given, [(setting.key, "@")], "the value is not validated here");
         }
     }
 }
 
 #[test]
-fn only_our_part_of_the_environment_is_kept() {
+fn only_variables_with_the_prefix_are_kept() {
     let environment = [("HEARTBEAT_SIDECAR_LISTEN", "x"), ("AWS_SECRET_ACCESS_KEY", "y"), ("HEARTBEAT", "z")];
     let kept = sources("run --config a.toml", &environment);
     assert_eq!(kept.environment, BTreeMap::from([("HEARTBEAT_SIDECAR_LISTEN".into(), "x".into())]));
@@ -52,7 +52,7 @@ fn only_our_part_of_the_environment_is_kept() {
 }
 
 #[test]
-fn a_negative_number_is_a_value_and_its_setting_judges_it() {
+fn a_negative_number_is_parsed_as_a_value() {
     for line in ["run --limits-connections -1", "check --limits-connections=-1"] {
         let given: Vec<_> = sources(line, &[]).flags.iter().map(|(it, value)| (it.key, value.clone())).collect();
         assert_eq!(given, [("limits.connections", "-1".to_owned())]);
@@ -60,7 +60,7 @@ fn a_negative_number_is_a_value_and_its_setting_judges_it() {
 }
 
 #[test]
-fn arguments_for_run_that_make_no_sense_still_say_how_to_log() {
+fn invalid_arguments_of_run_keep_the_log_format() {
     for line in [
         "run --log-format json --nope --config a.toml",
         "run --nope --config=a.toml --log-format=json",
@@ -88,7 +88,7 @@ fn probe_and_demo_have_defaults() {
 }
 
 #[test]
-fn commands_for_containers_take_the_address_that_they_need_and_no_other_setting() {
+fn container_commands_accept_their_address_and_no_other_setting() {
     for (line, key) in
         [("healthcheck --admin @", "admin"), ("drain --admin @", "admin"), ("wait --upstream @", "upstream")]
     {
@@ -106,7 +106,7 @@ fn commands_for_containers_take_the_address_that_they_need_and_no_other_setting(
 }
 
 #[test]
-fn numbers_that_make_no_sense_are_refused() {
+fn invalid_arguments_of_other_commands_are_rejected() {
     for line in [
         "wait --path health",
         "wait --timeout 0s",

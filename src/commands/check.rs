@@ -1,4 +1,4 @@
-//! `check`: what the sidecar would run with, as a file that says where each value came from; or what is wrong with it.
+//! `check`: prints the effective configuration as a file with the origin of each value, or the errors in it.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use super::run::worker_threads;
 use crate::config::{self, Effective, Form, Loaded, Problems, SETTINGS, Sources, load};
 
-/// Prints the effective configuration on stdout and warnings or errors on stderr. The exit code is 1 where there are errors, since
-/// that is the answer to the question asked, and where the output cannot be written.
+/// Prints the effective configuration on stdout and warnings or errors on stderr. The exit code is 1 if there are
+/// errors, which is the answer to the command, or if the output cannot be written.
 pub fn check(sources: &Sources) -> ExitCode {
     match report(sources, &mut io::stdout().lock(), &mut io::stderr().lock()) {
         Ok(true) => ExitCode::SUCCESS,
@@ -15,17 +15,17 @@ pub fn check(sources: &Sources) -> ExitCode {
     }
 }
 
-/// Prints the JSON Schema of the file on stdout; the exit code is 1 where it cannot be written.
+/// Prints the JSON Schema of the file on stdout; the exit code is 1 if it cannot be written.
 pub fn schema() -> ExitCode {
     let schema = format!("{:#}\n", config::schema());
     let written = io::stdout().lock().write_all(schema.as_bytes());
     if written.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Says whether the configuration is valid.
+/// Returns whether the configuration is valid.
 fn report(sources: &Sources, out: &mut impl Write, err: &mut impl Write) -> io::Result<bool> {
     let loaded = load(sources).and_then(|loaded| {
-        // What keeps `run` from starting beside the settings.
+        // `run` also fails on this, beside the settings.
         worker_threads().map(|_number| loaded).map_err(|problem| Problems(vec![problem]))
     });
     match loaded {
@@ -48,7 +48,7 @@ fn report(sources: &Sources, out: &mut impl Write, err: &mut impl Write) -> io::
 
 /// The configuration as a TOML file in aligned columns, with the origins as comments.
 fn file(loaded: &Loaded) -> String {
-    // Where there are routes, each has its own.
+    // With routes, each has its own.
     let holds = |setting: &&Effective| loaded.routes.is_empty() || setting.key != "upstream";
     let lines: Vec<_> = loaded.settings.iter().filter(holds).map(Line::new).collect();
     let of_tables = |header, tables: &[Vec<Effective>]| {
@@ -90,13 +90,13 @@ impl Line {
         Self { table, ..Self::named(name, text, effective) }
     }
 
-    /// Of a table of a list, where everything is text.
+    /// For a table of a list, where every value is text.
     fn of_list(effective: &Effective) -> Self {
         Self::named(effective.key, true, effective)
     }
 
     fn named(name: &str, text: bool, Effective { value, origin, .. }: &Effective) -> Self {
-        // A file's name may hold what a TOML comment may not.
+        // A file's name may contain characters that a TOML comment must not.
         let comment = origin.to_string().replace(char::is_control, "?");
         let value = if text { toml::Value::from(value.as_str()).to_string() } else { value.clone() };
         Self { table: "", name: name.to_owned(), value, comment }
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn the_name_of_a_file_cannot_break_out_of_its_comment() {
+    fn a_file_name_cannot_break_out_of_its_comment() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("a\nlisten = 1\n.toml");
         fs::write(&path, "listen = '127.0.0.1:1'").expect("a file");
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn routes_are_printed_as_a_file_of_the_same_configuration() {
+    fn printed_routes_load_as_the_same_configuration() {
         let folder = tempfile::tempdir().expect("a folder");
         let [path, again] = ["sidecar.toml", "again.toml"].map(|name| folder.path().join(name));
         let route = |name| format!("[[route]]\nname = '{name}'\npath = '/{name}'\nupstream = 'http://{name}'\n");
@@ -190,7 +190,7 @@ mod tests {
         assert_eq!(first.config, second.config);
     }
 
-    /// Something that the setting takes.
+    /// A value that the setting accepts.
     fn value(setting: &Setting) -> BoxedStrategy<String> {
         let select = |words: &[&'static str]| prop::sample::select(words.to_vec()).prop_map(str::to_owned).boxed();
         let duration = || (1..3_600_000_u64).prop_map(|millis| format!("{millis}ms"));
@@ -204,7 +204,7 @@ mod tests {
             ("log_level", _) => select(&["debug", "info,heartbeat_sidecar=debug", "warn,a[b{c=\"d\"}]=trace"]),
             ("trusted_proxies", _) => select(&["none", "private", "10.0.0.0/8, 2001:db8::/32"]),
             ("allowed_origins", _) => select(&["any", "https://a.example, http://[::1]:8500"]),
-            // Files are read; `tests/integration/tls.rs` has some.
+            // Needs existing files: see `tests/integration/tls.rs`.
             (_, "FILE") => Just(String::new()).boxed(),
             (_, "NAME") => select(&["", "app.example", "2001:db8::1"]),
             (_, "DURATION") => duration().boxed(),
@@ -217,12 +217,12 @@ mod tests {
     fn flags() -> impl Strategy<Value = Vec<(&'static str, String)>> {
         SETTINGS.iter().map(value).collect::<Vec<_>>().prop_map(|values| {
             let mut flags: Vec<_> = SETTINGS.iter().map(|setting| setting.key).zip(values).collect();
-            // Who never answers cannot be watched.
+            // The watchdog needs acks.
             if flags.contains(&("heartbeat.mode", "forward".to_owned())) {
                 flags.retain(|(key, _)| *key != "watchdog.mode");
                 flags.push(("watchdog.mode", "off".to_owned()));
             }
-            // Nor can everyone be a proxy's client where nobody is a proxy.
+            // The PROXY protocol needs a trusted proxy.
             if flags.contains(&("trusted_proxies", "none".to_owned())) {
                 flags.retain(|(key, _)| *key != "proxy_protocol");
                 flags.push(("proxy_protocol", "false".to_owned()));
@@ -233,7 +233,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_printed_is_a_file_of_the_same_configuration(flags in flags()) {
+        fn the_printed_file_loads_as_the_same_configuration(flags in flags()) {
             let flags: Vec<_> = flags.iter().map(|(key, value)| (*key, value.as_str())).collect();
             prop_assert_eq!(flags.len(), SETTINGS.len());
             let sources = with_flags(&flags);

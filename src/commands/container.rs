@@ -1,4 +1,4 @@
-//! `healthcheck`, `wait` and `drain`: what containers without a shell need for probes, start order and preStop.
+//! `healthcheck`, `wait` and `drain`: probes, start order and preStop for containers without a shell.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::process::ExitCode;
@@ -20,24 +20,24 @@ use crate::config::{Loaded, Problem, Problems, Route, Sources, UpstreamAddress, 
 use crate::proxy::upstream::{ConnectError, Connector};
 use crate::tls::Live;
 
-/// From one look to the next.
+/// Time between attempts.
 const PAUSE: Duration = Duration::from_millis(200);
-/// How long one look may take.
+/// Timeout of one attempt.
 const LOOK: Duration = Duration::from_secs(2);
-/// From one line about what is waited for to the next.
+/// Time between messages while waiting.
 const REMINDER: Duration = Duration::from_secs(5);
 
-/// Somebody to ask, and the setting that says where.
+/// A server to query, and the setting of its address.
 struct Peer {
     connector: Connector,
-    /// What its paths begin with; empty for any path.
+    /// Prefix of its paths; empty for none.
     base: String,
     host: String,
     /// `admin = "127.0.0.1:9600" (default)`
     setting: String,
 }
 
-/// Why there is no status.
+/// Why no status was received.
 #[derive(Debug, thiserror::Error)]
 enum NoAnswer {
     #[error(transparent)]
@@ -48,7 +48,7 @@ enum NoAnswer {
     TimedOut(Duration),
 }
 
-/// Asks a running sidecar whether it lives, or is ready. Exit code 0 if so, 1 if not or if it does not answer in time.
+/// Checks that a running sidecar is alive, or ready. Exit code 0 if so, 1 if not or if no response comes in time.
 pub fn healthcheck(sources: &Sources, args: &HealthcheckArgs) -> ExitCode {
     run(async {
         let admin = Peer::admin(sources)?;
@@ -70,8 +70,8 @@ pub fn wait(sources: &Sources, args: &WaitArgs) -> ExitCode {
     })
 }
 
-/// Begins the drain of a running sidecar, and waits for its end if asked to. Exit code 1 if it cannot be reached, refuses,
-/// or is not gone in time.
+/// Starts the drain of a running sidecar; with `--wait`, waits until it is gone. Exit code 1 if it cannot be reached,
+/// refuses, or is not gone in time.
 pub fn drain(sources: &Sources, args: &DrainArgs) -> ExitCode {
     run(async {
         let admin = Peer::admin(sources)?;
@@ -88,7 +88,8 @@ pub fn drain(sources: &Sources, args: &DrainArgs) -> ExitCode {
     })
 }
 
-/// Runs a command until it is done or told to stop: as a container's first process it would not be stopped otherwise.
+/// Runs a command until it is done or a signal arrives. A container's first process ignores signals that it does not
+/// handle.
 fn run(command: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
     let done = || -> anyhow::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -100,7 +101,7 @@ fn run(command: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
                 _signal = tokio::signal::ctrl_c() => bail!("interrupted"),
             }
         });
-        // A name look-up that still hangs is not waited for.
+        // Does not wait for a hanging name look-up.
         runtime.shutdown_background();
         done
     };
@@ -151,7 +152,7 @@ impl Peer {
         Ok(apps.into_iter().map(peer).collect())
     }
 
-    /// Resolves when the health page is answered with 200.
+    /// Resolves when the health page returns 200.
     async fn up(&self, args: &WaitArgs, begun: Instant) -> anyhow::Result<()> {
         let path: PathAndQuery = format!("{}{}", self.base, args.path).parse().context("a path of a route is one")?;
         let mut reminded = None::<Instant>;
@@ -191,14 +192,14 @@ impl Peer {
         let exchange = async {
             let stream = TokioIo::new(self.connector.connect().await?);
             let (mut sender, connection) = hyper::client::conn::http1::handshake(stream).await?;
-            // Whatever ends it, the answer says so too.
+            // `send_request` returns its errors too.
             tokio::spawn(connection);
             Ok(sender.send_request(request).await?.status())
         };
         timeout(within, exchange).await.map_err(|_elapsed| NoAnswer::TimedOut(within))?
     }
 
-    /// Resolves when nobody is there any more.
+    /// Resolves when the address is unreachable.
     async fn gone(&self) {
         while !matches!(self.connector.connect().await, Err(ConnectError::Unreachable { .. })) {
             sleep(PAUSE).await;

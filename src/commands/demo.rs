@@ -1,4 +1,4 @@
-//! `demo`: the whole thing on one machine with nothing installed, in three acts.
+//! `demo`: app server, sidecar and page in one process, in three acts.
 
 mod legacy;
 mod table;
@@ -28,29 +28,29 @@ use legacy::LegacyServer;
 use table::{Page, Row, Tone};
 use verdict::{Ack, Act, Story};
 
-/// From one heartbeat to the next; longer in a long frozen act.
+/// Time between heartbeats; longer in a long frozen act.
 const PACE: Duration = Duration::from_millis(500);
 
-/// After so long the sidecar counts a heartbeat as withheld; shorter than [`PACE`], so that all of the act are counted.
+/// Time after which the sidecar counts a heartbeat as withheld; shorter than [`PACE`], so that all are counted.
 const STALL_AFTER: Duration = Duration::from_millis(250);
 
-/// How long the beginning may take: connecting, and the first script run.
+/// Timeout of the start: connecting, and the first script run.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How long the last acks may take beyond the end.
+/// Extra time for the last acks.
 const GRACE: Duration = Duration::from_millis(500);
 
-/// How long each act is and how often it beats.
+/// The length of each act, and the frozen one's pace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Schedule {
     alive: Duration,
     frozen: Duration,
     thawed: Duration,
-    /// From one heartbeat of the frozen act to the next.
+    /// Time between heartbeats of the frozen act.
     frozen_pace: Duration,
 }
 
-/// The stage: the page in the browser and what it has seen.
+/// The browser's page and what it has received.
 struct Stage {
     browser: Browser,
     ledger: Ledger,
@@ -61,8 +61,8 @@ struct Stage {
     told: u32,
 }
 
-/// Plays the demo. Exit code 0 if every heartbeat to the living app server was acked and none to the frozen one
-/// before the thaw; 1 otherwise, with what went wrong.
+/// Runs the demo. Exit code 0 if every heartbeat to the running app server was acked and none to the frozen one before
+/// the thaw; 1 otherwise, with the reason.
 pub fn demo(args: &DemoArgs) -> ExitCode {
     match start(args.seconds) {
         Ok(true) => ExitCode::SUCCESS,
@@ -73,7 +73,7 @@ pub fn demo(args: &DemoArgs) -> ExitCode {
 
 fn start(seconds: u32) -> anyhow::Result<bool> {
     let _log = telemetry::init(false, "warn")?;
-    // One thread: a freeze takes hold at once, nothing of the app server is under way elsewhere.
+    // One thread: a freeze takes effect at once, since no other thread runs the app server.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
     runtime.block_on(play(Schedule::new(Duration::from_secs(seconds.into()))))
 }
@@ -97,7 +97,7 @@ async fn play(schedule: Schedule) -> anyhow::Result<bool> {
 
     stage.browser.close().await;
     stop.cancel();
-    // What is left to end is cut with the runtime.
+    // Remaining tasks are aborted with the runtime.
     let _ended = timeout(GRACE, running).await;
     Ok(good)
 }
@@ -129,25 +129,25 @@ impl Schedule {
     /// About a half alive, a third frozen, the rest thawed.
     fn new(whole: Duration) -> Self {
         let (alive, frozen) = (whole / 2, whole / 3);
-        // The sidecar keeps so many heartbeats apart; one more would share an ack with its neighbour.
+        // The sidecar tracks `MAX_WAITING` heartbeats separately; one more would share an ack.
         let most = u32::try_from(MAX_WAITING).unwrap_or(u32::MAX);
         Self { alive, frozen, thawed: whole - alive - frozen, frozen_pace: PACE.max(frozen / most) }
     }
 }
 
-/// How many heartbeats fit, the first at once.
+/// How many heartbeats fit; the first is sent at once.
 fn beats(length: Duration, pace: Duration) -> u128 {
     (length.as_micros() / pace.as_micros()).max(1)
 }
 
 impl Stage {
-    /// Opens the page and waits until its first script run has begun: from then on it is known who answers.
+    /// Opens the page and waits for its first script run: the version in it decides which side acks.
     async fn open(sidecar: SocketAddr, page: Page) -> anyhow::Result<Self> {
         let target = Target::parse(&format!("http://{sidecar}/"))?;
         let mut browser = Browser::open(&target, PATIENCE).await?;
         browser.rerun().await?;
         timeout(PATIENCE, browser.version()).await.context("the app did not start")??;
-        // No heartbeat of the demo is ever overdue to the ledger: a late ack is part of the play.
+        // No heartbeat ever becomes overdue: late acks are expected here.
         let ledger = Ledger::new(2 * DAY);
         Ok(Self { browser, ledger, story: Story::default(), page, began: Instant::now(), told: 0 })
     }
@@ -158,7 +158,7 @@ impl Stage {
         let end = self.began + schedule.alive;
         self.beat(Act::Alive, beats(schedule.alive, PACE), ticks(self.began, PACE)).await?;
         self.watch(Act::Alive, end).await?;
-        // A slow machine's acks get some of the next act's time, or the freeze would come between.
+        // A slow machine's acks may use part of the next act's time before the freeze.
         self.settle(Act::Alive, end + schedule.frozen / 2).await
     }
 
@@ -166,7 +166,7 @@ impl Stage {
         self.announce("Act 2, frozen: the app server hangs, its sockets stay open. Now an ack would be a lie.")?;
         let (start, end) = (Instant::now(), self.began + schedule.alive + schedule.frozen);
         let (left, pace) = (end.saturating_duration_since(start), schedule.frozen_pace);
-        // Half a pace is enough for the last one to be counted as withheld.
+        // Half an interval is enough to count the last one as withheld.
         self.beat(Act::Frozen, beats(left + pace / 2, pace), ticks(start, pace)).await?;
         self.watch(Act::Frozen, end).await?;
         Ok(self.tell_unanswered(Act::Frozen)?)
@@ -175,13 +175,13 @@ impl Stage {
     async fn thawed(&mut self, schedule: &Schedule) -> anyhow::Result<()> {
         self.announce("Act 3, thawed: the app server runs again. Late acks are released, then prompt ones.")?;
         let start = Instant::now();
-        // The last one leaves half a pace for its ack.
+        // Leaves half an interval for the last ack.
         let count = beats(schedule.thawed.saturating_sub(PACE / 2), PACE);
         self.beat(Act::Thawed, count, ticks(start + PACE, PACE)).await?;
         self.settle(Act::Thawed, start + schedule.thawed + GRACE).await
     }
 
-    /// Sends `count` heartbeats at the ticks, and watches in between.
+    /// Sends `count` heartbeats at the ticks, and handles messages in between.
     async fn beat(&mut self, act: Act, count: u128, mut ticks: Interval) -> anyhow::Result<()> {
         let mut left = count;
         while left > 0 {
@@ -199,7 +199,7 @@ impl Stage {
         Ok(())
     }
 
-    /// Watches what comes until `end`.
+    /// Handles messages until `end`.
     async fn watch(&mut self, act: Act, end: Instant) -> anyhow::Result<()> {
         loop {
             tokio::select! {
@@ -209,7 +209,7 @@ impl Stage {
         }
     }
 
-    /// Watches until every heartbeat has its ack, at most until `end`.
+    /// Handles messages until every heartbeat has its ack, at most until `end`.
     async fn settle(&mut self, act: Act, end: Instant) -> anyhow::Result<()> {
         while self.ledger.unanswered().next().is_some() {
             tokio::select! {
@@ -262,7 +262,7 @@ impl Stage {
         self.page.line(Tone::Title, text)
     }
 
-    /// Writes the summary and the verdict; whether that is good.
+    /// Writes the summary and the verdict; returns whether it is good.
     fn conclude(&self, metrics: &Arc<Metrics>) -> io::Result<bool> {
         let metrics = metrics.render();
         let count = |series, label: &str| total(&metrics, series, label);
@@ -289,12 +289,12 @@ impl Stage {
     }
 }
 
-/// A heartbeat's ticks, the first at `start`.
+/// Ticks of heartbeats, the first at `start`.
 fn ticks(start: Instant, pace: Duration) -> Interval {
     interval_at(start.into(), pace)
 }
 
-/// The sum of a counter's series that have `label`, read off the page of metrics.
+/// The sum of a counter's series that have `label`, read from the metrics page.
 fn total(metrics: &str, series: &str, label: &str) -> u64 {
     let start = format!("heartbeat_sidecar_{series}{{");
     let lines = metrics.lines().filter(|line| line.starts_with(&start) && line.contains(label));
@@ -306,7 +306,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_acts_share_the_time_and_none_is_without_a_heartbeat() {
+    fn the_acts_fill_the_time_and_each_has_a_heartbeat() {
         for seconds in [6, 8, 15, 60, 86_400] {
             let whole = Duration::from_secs(seconds);
             let schedule = Schedule::new(whole);
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn counters_are_summed_over_the_labels_that_are_not_named() {
+    fn counters_are_summed_over_unnamed_labels() {
         let metrics = Metrics::new();
         let app = metrics.upstream("default");
         app.ack(crate::heartbeat::AckOrigin::Sidecar, None);

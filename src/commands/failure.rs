@@ -1,4 +1,4 @@
-//! How a command says that it failed, and with which code it exits.
+//! Reports a failed command on stderr and chooses its exit code.
 
 use std::process::ExitCode;
 
@@ -6,10 +6,11 @@ use super::probe::target::TargetError;
 use crate::config::Problems;
 use crate::telemetry;
 
-/// For arguments and configurations that make no sense: to try again without a change is of no use. It is clap's code too.
+/// Exit code for invalid arguments and configurations, where a retry without a change is useless. It is clap's code
+/// too.
 pub(super) const MISUSE: u8 = 2;
 
-/// Says on stderr why a command failed, one line for each reason. JSON lines are those of a log in JSON.
+/// Writes to stderr why a command failed, one line per reason. JSON lines have the form of the log's.
 pub(super) fn failed(error: &anyhow::Error, json: bool) -> ExitCode {
     let problems = error.downcast_ref::<Problems>();
     let reasons = match problems {

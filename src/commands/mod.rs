@@ -1,4 +1,4 @@
-//! The commands, one file each: a command's arguments in, its exit code out.
+//! The commands, one file each: each takes arguments and returns an exit code.
 
 pub mod check;
 pub mod container;

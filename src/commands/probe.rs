@@ -1,4 +1,4 @@
-//! `probe`: is a browser that sends heartbeats to an app and tells how they were answered.
+//! `probe`: acts as a browser that sends heartbeats to an app, and reports the acks.
 
 pub(crate) mod browser;
 pub(crate) mod ledger;
@@ -19,7 +19,7 @@ use ledger::{Answered, Latencies, Ledger, shown};
 use summary::{Answerers, Summary};
 use target::Target;
 
-/// One probe and what it has found out so far.
+/// A probe and its results so far.
 struct Probe<'a> {
     args: &'a ProbeArgs,
     target: Target,
@@ -44,15 +44,15 @@ enum Failure {
     Interrupted,
 }
 
-/// What happened next on a probe's connection.
+/// The next event on a probe's connection.
 enum Event {
     Seen(Seen),
     HeartbeatDue,
     AckOverdue,
 }
 
-/// Probes the app, telling of each heartbeat as it happens, and of the whole at the end. Ctrl-C ends it with what was
-/// found out so far. Exit code 0 if every heartbeat was acked in time, 2 if the URL is none, 1 otherwise.
+/// Probes the app. Prints the result of each heartbeat, and a summary at the end, also after Ctrl-C. Exit code 0 if
+/// every heartbeat was acked in time, 2 if the URL is invalid, 1 otherwise.
 pub fn probe(args: &ProbeArgs) -> ExitCode {
     match start(args) {
         Ok(true) => ExitCode::SUCCESS,
@@ -71,7 +71,7 @@ fn start(args: &ProbeArgs) -> anyhow::Result<bool> {
             _signal = tokio::signal::ctrl_c() => Err(Failure::Interrupted),
         }
     });
-    // A name look-up that still hangs is not waited for.
+    // Does not wait for a hanging name look-up.
     runtime.shutdown_background();
     if let Err(Failure::Output(error)) = ended {
         return Err(error).context("cannot write");
@@ -107,7 +107,7 @@ impl<'a> Probe<'a> {
     async fn run(&mut self) -> Result<(), Failure> {
         let mut browser = Browser::open(&self.target, self.args.timeout).await?;
         browser.rerun().await?;
-        // A server that does not tell its version can still answer heartbeats.
+        // A server that does not send its version can still ack heartbeats.
         if let Ok(told) = timeout(self.args.timeout, browser.version()).await {
             self.version = told?;
         }
@@ -120,7 +120,7 @@ impl<'a> Probe<'a> {
         Ok(())
     }
 
-    /// What happens next; `None` if all is done.
+    /// The next event; `None` if all is done.
     async fn event(&self, browser: &mut Browser, beats: &mut Interval) -> Result<Option<Event>, Lost> {
         let deadline = self.ledger.deadline();
         let to_send = self.ledger.sent() < self.args.count;
@@ -181,10 +181,10 @@ impl<'a> Probe<'a> {
         if self.args.json { Ok(()) } else { writeln!(io::stdout(), "{line}") }
     }
 
-    /// What is known in the end.
+    /// The result at the end.
     fn summary(self, interrupted: bool, error: Option<String>) -> Summary {
         let (requested, sent, acked) = (self.args.count, self.ledger.sent(), self.acked);
-        // What an interrupted probe has sent may still be answered in time.
+        // Heartbeats of an interrupted probe could still be acked in time.
         let awaited = if interrupted { sent - self.ledger.in_time(Instant::now()) } else { sent };
         Summary {
             url: self.target.to_string(),

@@ -20,29 +20,29 @@ use crate::app::{Sidecar, Sockets};
 use crate::config::{self, LogFormat, Origin, Problem, Problems, Reloader, Sources};
 use crate::telemetry;
 
-/// Tokio's own variable, read here since a wrong value makes tokio panic.
+/// Tokio's variable, parsed here because tokio panics on an invalid value.
 const WORKER_THREADS: &str = "TOKIO_WORKER_THREADS";
-/// More of them than any machine has cores is a mistake.
+/// More threads than any machine has cores are a mistake.
 const MAX_WORKERS: usize = 1024;
 
-/// How long systemd may take to hear of an end that has come already.
+/// Timeout of the last notification to systemd, after the drain.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// SIGTERM and SIGINT, which both ask for the end.
+/// SIGTERM and SIGINT, which both stop the sidecar.
 struct StopSignals {
     terminate: Signal,
     interrupt: Signal,
 }
 
-/// Runs until SIGTERM or SIGINT, then drains. Exit code 0 after a drain, also one that ran out of time; 2 if the
-/// configuration makes no sense; 1 if the sidecar could not start, or was ended by a second signal.
+/// Runs until SIGTERM or SIGINT, then drains. Exit code 0 after a drain, even if it timed out; 2 if the configuration
+/// is invalid; 1 if the sidecar could not start, or was ended by a second signal.
 pub fn run(sources: &Sources) -> ExitCode {
     let reloader = Reloader::new(sources.clone());
     let ended = config::load(sources).map_err(anyhow::Error::from).and_then(|loaded| start(loaded, reloader));
     ended.unwrap_or_else(|error| failed(&error, is_json(sources)))
 }
 
-/// Ends with what is wrong with the arguments, of which `sources` has those that make sense.
+/// Reports invalid arguments, in the log format that `sources` give.
 pub fn misused(sources: &Sources, error: &clap::Error) -> ExitCode {
     if !is_json(sources) {
         error.exit();
@@ -59,7 +59,7 @@ fn is_json(sources: &Sources) -> bool {
 }
 
 fn start(loaded: config::Loaded, reloader: Reloader) -> anyhow::Result<ExitCode> {
-    // First: it changes the environment, which no other thread may read then, and the log has one.
+    // First: changing the environment needs a single thread, and the log starts another.
     let sockets = systemd::sockets()?;
     let settings = &loaded.config.log;
     let log = telemetry::init(settings.format == LogFormat::Json, &settings.level)?;
@@ -71,15 +71,15 @@ fn start(loaded: config::Loaded, reloader: Reloader) -> anyhow::Result<ExitCode>
     let runtime = runtime(workers).context("no runtime")?;
     runtime.spawn(log.tell_of_losses());
     let result = runtime.block_on(serve(loaded, sockets, reloader, log.filter()));
-    // Sessions that outlived the drain are cut here; a name look-up that still hangs is not waited for.
+    // Aborts sessions that outlived the drain; does not wait for a hanging name look-up.
     runtime.shutdown_timeout(Duration::from_millis(100));
     result
 }
 
-/// How many threads relay: as many as [`WORKER_THREADS`] says, else one for each core that the process may use.
+/// The number of relay threads: the value of [`WORKER_THREADS`], else one per core that the process may use.
 ///
 /// # Errors
-/// The variable is set, and not to a number of threads.
+/// The variable is set to an invalid number.
 pub(super) fn worker_threads() -> Result<usize, Problem> {
     let Some(asked) = std::env::var_os(WORKER_THREADS) else {
         return Ok(std::thread::available_parallelism().map_or(1, NonZeroUsize::get));
@@ -91,7 +91,7 @@ pub(super) fn worker_threads() -> Result<usize, Problem> {
     })
 }
 
-/// One worker does without the scheduler that several share their work by, which takes 2 % of a handshake's time.
+/// One worker needs no multi-thread scheduler, which takes 2 % of a handshake's time.
 fn runtime(workers: usize) -> std::io::Result<Runtime> {
     let mut builder = match workers {
         1 => Builder::new_current_thread(),
@@ -100,7 +100,7 @@ fn runtime(workers: usize) -> std::io::Result<Runtime> {
     builder.worker_threads(workers).enable_all().build()
 }
 
-/// A session takes two file handles, and the soft limit is 1024 on many systems.
+/// A session needs two file descriptors, and the soft limit is 1024 on many systems.
 fn raise_handle_limit() {
     match rlimit::increase_nofile_limit(rlimit::INFINITY) {
         Ok(limit) => tracing::info!(limit, "file handles: two for each session"),
@@ -139,7 +139,7 @@ async fn serve(
     tokio::select! {
         () = sidecar.run(stop.cancelled()) => {
             over.cancel();
-            // Fails where systemd takes nothing, or the task has panicked: the end comes either way.
+            // Fails if systemd does not read, or the task panicked; the process ends either way.
             let _said = timeout(LAST_WORDS, told).await;
             Ok(ExitCode::SUCCESS)
         }

@@ -1,21 +1,21 @@
-//! How a drain goes, as configured.
+//! The drain settings.
 
 use std::time::Duration;
 
-/// How the end goes, from the moment when a stop is asked for.
+/// The phases of a drain, from the stop request on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DrainSettings {
-    /// How long everything is still served, so that load balancers notice that the sidecar is not ready.
+    /// Time in which everything is still served, so that load balancers notice that the sidecar is not ready.
     pub delay: Duration,
-    /// Behind the delay: each websocket is closed at a random moment within so long.
+    /// After the delay, each websocket is closed at a random moment within this time.
     pub window: Duration,
-    /// Of all of it, the delay included; what is left then is cut.
+    /// Limit of the whole drain, including the delay; remaining connections are then aborted.
     pub timeout: Duration,
-    /// What websockets are closed with.
+    /// Close code of the websockets.
     pub close_code: DrainCode,
 }
 
-/// What a drain closes websockets with (RFC 6455 §7.4.1, and IANA's registry for 1012).
+/// Close code of a drain (RFC 6455 §7.4.1, and IANA's registry for 1012).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DrainCode {
     /// 1001.
@@ -27,14 +27,14 @@ pub enum DrainCode {
 
 impl Default for DrainSettings {
     fn default() -> Self {
-        // No delay: it helps only behind a load balancer, and everybody else would wait for it.
+        // No delay: it helps only behind a load balancer, and slows every other stop.
         let (window, timeout) = (Duration::from_secs(2), Duration::from_secs(10));
         Self { delay: Duration::ZERO, window, timeout, close_code: DrainCode::default() }
     }
 }
 
 impl DrainCode {
-    /// As the wire has it.
+    /// The code as sent.
     pub fn number(self) -> u16 {
         match self {
             Self::GoingAway => 1001,

@@ -1,6 +1,6 @@
-//! Puts a configuration together of flags, environment and file, and tells where each value comes from.
+//! Builds a configuration from flags, environment and file, with the origin of each value.
 //!
-//! Law: every value must be valid, also one that another overrides.
+//! Invariant: every value must be valid, also one that another overrides.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::{OsStr, OsString};
@@ -17,11 +17,11 @@ use super::{Config, LogFormat, PREFIX, Route, raw, routes, tls};
 /// Where a value comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
-    /// Nobody set it.
+    /// Not set.
     Default,
     /// A line of the file.
     File {
-        /// The file, as it was named.
+        /// The file, as given.
         path: PathBuf,
         /// From 1.
         line: usize,
@@ -32,18 +32,18 @@ pub enum Origin {
     Flag(String),
 }
 
-/// Everything that a configuration is made of. The file is named here and read by [`load`], at each call anew.
+/// The sources of a configuration. [`load`] reads the file again at each call.
 #[derive(Clone, Default)]
 pub struct Sources {
     /// The value of `--config`.
     pub config: Option<PathBuf>,
-    /// The variables of the environment that begin with [`PREFIX`].
+    /// The environment variables that start with [`PREFIX`].
     pub environment: BTreeMap<OsString, OsString>,
     /// The setting flags that were given, with their values.
     pub flags: Vec<(&'static Setting, String)>,
 }
 
-/// A configuration, and what there is to say of it.
+/// A configuration, with its origins and warnings.
 #[derive(Clone, Debug)]
 pub struct Loaded {
     /// The configuration.
@@ -54,7 +54,7 @@ pub struct Loaded {
     pub routes: Vec<Vec<Effective>>,
     /// Every further certificate, in the order of the file: its keys below `[[tls.certificates]]`.
     pub certificates: Vec<Vec<Effective>>,
-    /// What is allowed but unwise, a line each.
+    /// Warnings, one line each.
     pub warnings: Vec<String>,
 }
 
@@ -68,42 +68,42 @@ pub struct Glance {
     origins: HashMap<&'static str, Origin>,
 }
 
-/// The value that a setting has in the end.
+/// The effective value of a setting.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Effective {
     /// The key, with its table.
     pub key: &'static str,
-    /// The value, in the one form in which it is shown.
+    /// The value, in normalized form.
     pub value: String,
     /// Where it comes from.
     pub origin: Origin,
 }
 
-/// One thing that is wrong with a configuration.
+/// One error in a configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum Problem {
     /// The file cannot be read.
     #[error("{}: cannot be read: {source}", path.display())]
     Unreadable {
-        /// The file, as it was named.
+        /// The file, as given.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         source: io::Error,
     },
-    /// Something that was written is wrong.
+    /// Something in a source is invalid.
     #[error("{origin}: {reason}")]
     Written {
         /// Where.
         origin: Origin,
-        /// What; in a file, with the key.
+        /// What is wrong; in a file, with the key.
         reason: String,
     },
-    /// Two settings, each valid, cannot both hold.
+    /// Two valid settings exclude each other.
     #[error("{0}")]
     Conflict(String),
 }
 
-/// Everything that is wrong with a configuration, a line each; never empty.
+/// All errors in a configuration, one line each; never empty.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", self.0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
 pub struct Problems(pub Vec<Problem>);
@@ -130,9 +130,9 @@ impl Sources {
         self.environment.get(OsStr::new(name)).map(OsString::as_os_str).filter(|value| !value.is_empty())
     }
 
-    /// A warning for each variable that looks like one of ours and is none.
+    /// A warning for each unknown variable with the sidecar's prefix.
     fn unknown_variables(&self) -> impl Iterator<Item = String> {
-        // What one may have meant, and what that is called here.
+        // Possibly meant keys, each with the key of its variable.
         let keys = || SETTINGS.iter().flat_map(|it| [(it.short_key(), it.short_key()), (it.key, it.short_key())]);
         let keys = move || keys().chain([("config", "config")]);
         let set = self.environment.iter().filter(|(_, value)| !value.is_empty());
@@ -151,8 +151,9 @@ impl Sources {
     }
 }
 
-/// Whether Kubernetes makes such a variable for a service whose name begins with `heartbeat-sidecar` (its docs: "Environment
-/// variables" of services), given the name without [`PREFIX`]. `…_PORT` is a URL there: a number is what people write.
+/// Whether Kubernetes sets such a variable for a service whose name starts with `heartbeat-sidecar` (its docs:
+/// "Environment variables" of services). `rest` is the name without [`PREFIX`]. Kubernetes sets `…_PORT` to a URL;
+/// users write a number.
 fn is_service_variable(rest: &str, value: &str) -> bool {
     let rest = format!("_{rest}");
     rest.ends_with("_SERVICE_HOST")
@@ -161,33 +162,33 @@ fn is_service_variable(rest: &str, value: &str) -> bool {
         || ["_TCP", "_UDP", "_SCTP"].iter().any(|protocol| rest.contains("_PORT_") && rest.contains(protocol))
 }
 
-/// Values on their way into a configuration: later ones replace earlier ones, and every one must be valid.
+/// Collects the values of a configuration: later ones replace earlier ones, and every one must be valid.
 #[derive(Default)]
 pub(super) struct Loader {
     pub(super) config: Config,
     pub(super) origins: HashMap<&'static str, Origin>,
     problems: Vec<Problem>,
-    /// The tables of the file's lists, not judged yet.
+    /// The tables of the file's lists, not validated yet.
     items: Vec<Item>,
     /// The values of the routes.
     routes: Vec<Vec<Effective>>,
-    /// Those of the further certificates.
+    /// The values of further certificates.
     certificates: Vec<Vec<Effective>>,
 }
 
-/// Puts a configuration together.
+/// Builds a configuration.
 ///
 /// # Errors
-/// Everything that is wrong with any of the sources, also where a value would be overridden.
+/// All errors in all sources, also in overridden values.
 pub fn load(sources: &Sources) -> Result<Loaded, Problems> {
     assemble(sources).finish(sources)
 }
 
-/// What a running sidecar is likely to have been configured with, for commands that ask it something: its file may have
-/// been broken since it was started, which is no reason to take the sidecar for dead.
+/// The likely configuration of a running sidecar, for commands that query it. Errors in the file are tolerated: it may
+/// have changed since the start, which does not make the sidecar dead.
 ///
 /// # Errors
-/// What is wrong with flags and environment.
+/// The errors in flags and environment.
 pub fn glance(sources: &Sources) -> Result<Glance, Problems> {
     let Loader { config, origins, problems, .. } = assemble(sources);
     let in_file = |problem: &Problem| match problem {
@@ -198,7 +199,7 @@ pub fn glance(sources: &Sources) -> Result<Glance, Problems> {
     if elsewhere.is_empty() { Ok(Glance { config, origins, problems: in_file }) } else { Err(Problems(elsewhere)) }
 }
 
-/// The form of the log, as far as `sources` can be read; for errors of before there is one.
+/// The log format, as far as `sources` can be read; for errors before the log is set up.
 pub fn log_format(sources: &Sources) -> LogFormat {
     assemble(sources).config.log.format
 }
@@ -225,7 +226,7 @@ fn assemble(sources: &Sources) -> Loader {
 }
 
 impl Glance {
-    /// A setting as messages name it: `admin = "127.0.0.1:9600" (--admin)`.
+    /// A setting as shown in messages: `admin = "127.0.0.1:9600" (--admin)`.
     pub fn shown(&self, key: &str) -> String {
         shown(&self.config, &self.origins, key)
     }
@@ -270,7 +271,7 @@ impl Loader {
         }
     }
 
-    /// Takes the routes, which have the values of all sources where they have none of their own.
+    /// Reads the routes, which inherit the values of all sources that they do not set.
     fn take_routes(&mut self, path: &Path) {
         let origin = |line| Origin::File { path: path.to_owned(), line };
         let base = self.config.clone();
@@ -293,7 +294,7 @@ impl Loader {
                 }
             }
         }
-        // A file's mistakes come in lots, of its form, of its values and of its routes; others' places stay.
+        // The file's mistakes come in groups (syntax, values, routes): sort them by line. Others keep their order.
         self.problems.sort_by_key(|problem| match problem {
             Problem::Written { origin: Origin::File { line, .. }, .. } => *line,
             Problem::Written { .. } => usize::MAX,
@@ -301,7 +302,7 @@ impl Loader {
         });
     }
 
-    /// Takes a value; `None` is one that is no text.
+    /// Stores a value; `None` is one that is not UTF-8.
     fn take(&mut self, setting: &'static Setting, text: Option<&str>, origin: Origin) {
         let result = match text {
             None => Err(Invalid("not valid UTF-8".to_owned())),
@@ -323,7 +324,7 @@ impl Loader {
     }
 
     fn finish(mut self, sources: &Sources) -> Result<Loaded, Problems> {
-        // Between values of which one is refused there is nothing to compare.
+        // Only valid values can be compared.
         if self.problems.is_empty() {
             self.problems = self.conflicts().into_iter().map(Problem::Conflict).collect();
         }
@@ -341,12 +342,12 @@ impl Loader {
         Ok(Loaded { config, settings, routes, certificates, warnings })
     }
 
-    /// A setting as messages name it: `admin = "127.0.0.1:9600" (--admin)`.
+    /// A setting as shown in messages: `admin = "127.0.0.1:9600" (--admin)`.
     pub(super) fn shown(&self, key: &str) -> String {
         shown(&self.config, &self.origins, key)
     }
 
-    /// A setting of an app as messages name it; apps are in the order of [`Config::apps`].
+    /// A setting of an app as shown in messages; apps are in the order of [`Config::apps`].
     pub(super) fn shown_of(&self, app: usize, key: &str) -> String {
         let Some(route) = self.routes.get(app) else { return self.shown(key) };
         let found = route.iter().find(|effective| effective.key == key);

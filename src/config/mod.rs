@@ -1,4 +1,4 @@
-//! What the sidecar is to do: valid by construction, each value with its origin; flag > environment > file > default.
+//! The configuration: valid by construction, each value with its origin; flag > environment > file > default.
 
 mod drain;
 mod load;
@@ -39,10 +39,10 @@ pub use values::{DAY, Invalid, duration};
 use crate::heartbeat::Settings;
 use crate::metrics::Detail;
 
-/// What the name of every environment variable of ours begins with.
+/// Prefix of every environment variable of the sidecar.
 pub const PREFIX: &str = "HEARTBEAT_SIDECAR_";
 
-/// A whole configuration. [`load`] makes it of what people wrote; [`Config::default`] is for `demo` and the tests,
+/// A complete configuration. [`load`] builds it from its sources; [`Config::default`] is for `demo` and the tests,
 /// which set the fields that they need.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -50,15 +50,15 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where probes and metrics are served; port 0 takes a free one.
     pub admin: SocketAddr,
-    /// The app server; counts for nothing where there are routes.
+    /// The app server; unused if there are routes.
     pub upstream: UpstreamAddress,
     /// Several apps, each with its own app server; empty for the one of `upstream`.
     pub routes: Vec<Route>,
-    /// Whose word counts on for whom a request is.
+    /// Proxies whose forwarding headers are trusted.
     pub trusted_proxies: TrustedProxies,
-    /// Every connection begins with a header of the PROXY protocol, and comes from a trusted proxy.
+    /// Every connection must start with a PROXY protocol header and come from a trusted proxy.
     pub proxy_protocol: bool,
-    /// Whose pages may open websockets.
+    /// Origins whose pages may open websockets.
     pub allowed_origins: AllowedOrigins,
     /// TLS for browsers.
     pub tls: TlsSettings,
@@ -68,13 +68,13 @@ pub struct Config {
     pub heartbeat: Settings,
     /// What happens when a browser reconnects.
     pub session: SessionSettings,
-    /// How the end goes.
+    /// How the sidecar drains.
     pub drain: DrainSettings,
     /// Whether pages get a script that watches for acks.
     pub watchdog: WatchdogSettings,
-    /// What a client may take.
+    /// The limits on clients.
     pub limits: Limits,
-    /// How many series are shown.
+    /// How many series are exported.
     pub metrics_detail: Detail,
     /// What is logged, and how.
     pub log: LogSettings,
@@ -84,48 +84,48 @@ pub struct Config {
     pub handshake_timeout: Duration,
 }
 
-/// The script that pages get to notice a dead connection.
+/// The script that detects dead connections in pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WatchdogSettings {
-    /// Whose heartbeats it watches.
+    /// Which heartbeats it watches.
     pub mode: WatchdogMode,
-    /// From one of its own heartbeats to the next.
+    /// Interval of its own heartbeats.
     pub interval: Duration,
-    /// How long one of its own heartbeats may stay without an ack.
+    /// Ack timeout of its own heartbeats.
     pub ack_timeout: Duration,
 }
 
-/// Whose heartbeats the watchdog watches.
+/// Which heartbeats the watchdog watches.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum WatchdogMode {
-    /// There is no watchdog; pages pass untouched.
+    /// No watchdog; pages are not changed.
     #[default]
     Off,
-    /// Those that the page's host asks for, with the timeout that it names.
+    /// Those that the page's host requests, with the host's timeout.
     Host,
     /// Also its own.
     Page,
 }
 
-/// What a client may take before it is refused.
+/// The limits above which clients are rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Of a request's header: the bytes of its names and values, and four for each line.
+    /// Size of a request's header: the bytes of its names and values, and four per line.
     pub header_bytes: usize,
-    /// Of a request's target.
+    /// Length of a request's target, in bytes.
     pub uri_bytes: usize,
-    /// How long a request's header may take, and how long a kept connection may be idle before it.
+    /// Time to receive a request's header, and idle time of a keep-alive connection.
     pub idle_timeout: Duration,
     /// How long a request's body may pause.
     pub body_timeout: Duration,
-    /// Open connections of clients, websockets among them; `None` is as many as the file handles carry, which is also
-    /// the most.
+    /// Open client connections, including websockets. `None`: derived from the file-descriptor limit, which also caps
+    /// any other value.
     pub connections: Option<NonZeroUsize>,
-    /// Of these, of one client that is no trusted proxy.
+    /// Of these, per client that is not a trusted proxy.
     pub connections_per_address: Option<NonZeroUsize>,
-    /// Websocket handshakes of one client in a second; in a burst, ten times as many.
+    /// Websocket handshakes per client and second; ten times as many in a burst.
     pub handshakes_per_second: Option<NonZeroU32>,
-    /// Websocket sessions with the upstream at a time.
+    /// Concurrent websocket sessions with the upstream.
     pub sessions: Option<NonZeroUsize>,
 }
 
@@ -144,7 +144,7 @@ pub enum LogFormat {
     /// For people.
     #[default]
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 

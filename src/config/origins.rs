@@ -1,4 +1,4 @@
-//! Whose pages may open websockets.
+//! Origins whose pages may open websockets.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,13 +8,13 @@ use super::Invalid;
 /// The origins (RFC 6454 §6.2) that a websocket's `Origin` may name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AllowedOrigins {
-    /// In lower case; empty if any may, and the app judges.
+    /// In lower case; empty if all may, and the app decides.
     origins: Vec<String>,
 }
 
 impl AllowedOrigins {
-    /// Whether a page of this origin may open a websocket. Whoever names none is no browser (RFC 6455 §10.2), and cannot
-    /// be kept out by this.
+    /// Whether a page of this origin may open a websocket. Without one, the client is not a browser (RFC 6455 §10.2)
+    /// and cannot be stopped.
     pub fn allow(&self, origin: Option<&[u8]>) -> bool {
         let Some(origin) = origin else { return true };
         self.origins.is_empty() || self.origins.iter().any(|allowed| allowed.as_bytes().eq_ignore_ascii_case(origin))
@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn listed_origins_and_clients_without_one_may() {
+    fn listed_origins_and_clients_without_one_are_allowed() {
         let allowed: AllowedOrigins = "https://a.example, HTTP://b.example:8080".parse().expect("origins");
         assert_eq!(allowed.to_string(), "https://a.example, http://b.example:8080");
         for origin in [None, Some(&b"https://a.example"[..]), Some(b"http://B.example:8080")] {
@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_origin_is_refused() {
+    fn invalid_origins_are_rejected() {
         for text in
             ["", "a.example", "https://", "https://a/b", "https://u@a", "https://a,,https://b", "any, https://a"]
         {

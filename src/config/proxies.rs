@@ -1,4 +1,4 @@
-//! Whose word counts on for whom a request is.
+//! Proxies whose forwarding headers are trusted.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -11,33 +11,33 @@ use super::Invalid;
 /// What `private` stands for: loopback (RFC 1122, RFC 4291), private (RFC 1918) and unique local (RFC 4193) addresses.
 const PRIVATE: [&str; 6] = ["127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "::1/128", "fc00::/7"];
 
-/// Proxies before the sidecar: what they say in `X-Forwarded-*` is believed.
+/// Proxies in front of the sidecar, whose `X-Forwarded-*` is trusted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TrustedProxies {
-    /// As it was written, in one form.
+    /// As written, in normalized form.
     text: String,
     networks: Vec<IpNet>,
 }
 
 impl TrustedProxies {
-    /// Whether a peer is one.
+    /// Whether a peer is trusted.
     pub fn contains(&self, peer: IpAddr) -> bool {
         self.networks.iter().any(|network| network.contains(&peer.to_canonical()))
     }
 
-    /// Whether nobody is one.
+    /// Whether no peer is trusted.
     pub(super) fn is_empty(&self) -> bool {
         self.networks.is_empty()
     }
 
-    /// Whether everyone of a family of addresses is one.
+    /// Whether a whole family of addresses is trusted.
     pub(super) fn is_everyone(&self) -> bool {
         self.networks.iter().any(|network| network.prefix_len() == 0)
     }
 }
 
 impl Default for TrustedProxies {
-    /// An ingress or a load balancer of the same cluster has a private address; the world has none.
+    /// An ingress or a load balancer of the same cluster has a private address; internet clients do not.
     fn default() -> Self {
         "private".parse().expect("it is one of the words")
     }
@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn networks_and_addresses_may_stand_together() {
+    fn networks_and_addresses_can_be_combined() {
         let proxies = "203.0.113.0/24,2001:db8::7 , private";
         assert!(trusted(proxies, "203.0.113.9") && trusted(proxies, "2001:db8::7") && trusted(proxies, "10.0.0.1"));
         assert!(!trusted(proxies, "203.0.114.9") && !trusted(proxies, "2001:db8::8"));
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_network_is_refused() {
+    fn invalid_networks_are_rejected() {
         for text in ["", "10.0.0.0/33", "host", "none, private", "10.0.0.0/8,,::1"] {
             assert!(text.parse::<TrustedProxies>().is_err(), "{text}");
         }

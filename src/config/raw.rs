@@ -1,4 +1,4 @@
-//! The file as written: TOML in, known settings with their lines out, and everything that is wrong with it.
+//! Parses the TOML file into known settings with their lines, and reports every mistake.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -12,18 +12,18 @@ use super::setting::{Form, Setting, nearest};
 use super::settings::SETTINGS;
 use super::tls::CERTIFICATES;
 
-/// A larger file is refused before it is parsed.
+/// A larger file is rejected before it is parsed.
 pub(super) const MAX_BYTES: u64 = 1024 * 1024;
 
 /// The arrays of tables that a file may have.
 static LISTS: [List; 2] = [ROUTES, CERTIFICATES];
 
-/// A setting that the file gives.
+/// A setting in the file.
 #[derive(Clone)]
 pub(super) struct Entry {
-    /// Which.
+    /// The setting.
     pub(super) setting: &'static Setting,
-    /// Its value, not judged yet.
+    /// Its value, not validated yet.
     pub(super) text: String,
     /// The line of its key, from 1.
     pub(super) line: usize,
@@ -40,20 +40,20 @@ pub(super) struct List {
 /// One table of a list.
 #[derive(Clone)]
 pub(super) struct Item {
-    /// Of which list.
+    /// Its list's key.
     pub(super) list: &'static str,
     /// The line of its header, from 1.
     pub(super) line: usize,
-    /// What it gives, each once.
+    /// Its fields, each once.
     pub(super) fields: Vec<Field>,
 }
 
 /// A value in a table of a list.
 #[derive(Clone)]
 pub(super) struct Field {
-    /// One of the list's.
+    /// One of the list's keys.
     pub(super) key: &'static str,
-    /// Its value, not judged yet.
+    /// Its value, not validated yet.
     pub(super) text: String,
     /// The line of its key, from 1.
     pub(super) line: usize,
@@ -64,14 +64,14 @@ pub(super) struct Field {
 pub(super) struct SyntaxError {
     /// Its line, from 1.
     pub(super) line: usize,
-    /// The key, where one is concerned, and what is wrong.
+    /// The key, if any, and what is wrong.
     pub(super) reason: String,
 }
 
 /// What is wrong with a table of a list: lines, from 1, and reasons.
 pub(super) type Mistakes = Vec<(usize, String)>;
 
-/// What a file says; no entries where its syntax is wrong.
+/// The content of a file; no entries if its syntax is wrong.
 #[derive(Default)]
 pub(super) struct Document {
     /// The settings, each once.
@@ -85,7 +85,7 @@ pub(super) struct Document {
 /// Reads and parses a file.
 ///
 /// # Errors
-/// It cannot be read (which includes a directory), or has more than 1 MiB.
+/// The file cannot be read (such as a directory), or is larger than 1 MiB.
 pub(super) fn read(path: &Path) -> io::Result<Document> {
     let mut bytes = Vec::new();
     File::open(path)?.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
@@ -95,14 +95,14 @@ pub(super) fn read(path: &Path) -> io::Result<Document> {
     Ok(Document::parse(&bytes))
 }
 
-/// A document in the making, with the offsets at which its lines end.
+/// A document being parsed, with the offsets of its line ends.
 struct Reader {
     newlines: Vec<usize>,
     document: Document,
 }
 
 impl Document {
-    /// Parses the bytes of a file. Never fails: whatever is wrong is a mistake in the document.
+    /// Parses the bytes of a file. Never fails: every error is a mistake in the document.
     pub(super) fn parse(bytes: &[u8]) -> Self {
         let newlines = bytes.iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at).collect();
         let mut reader = Reader { newlines, document: Self::default() };
@@ -123,7 +123,7 @@ impl Reader {
         for error in errors {
             let span = error.span().unwrap_or_default();
             let reason = match error.message() {
-                // The parser marks the second key, and only the text there tells which it is.
+                // The parser marks the second key without naming it; the source has the name.
                 "duplicate key" => format!("{}: duplicate key", source.get(span.clone()).unwrap_or_default()),
                 other => other.to_owned(),
             };
@@ -131,7 +131,7 @@ impl Reader {
         }
     }
 
-    /// Takes the keys of one table; the root's name is empty.
+    /// Reads the keys of one table; the root's name is empty.
     fn walk(&mut self, table: &str, content: &DeTable<'_>) {
         for (name, value) in content {
             let key = if table.is_empty() { bare(name) } else { format!("{table}.{}", bare(name)) };
@@ -160,7 +160,7 @@ impl Reader {
         }
     }
 
-    /// Takes the tables of a list.
+    /// Reads the tables of a list.
     fn list(&mut self, list: &'static List, at: usize, value: &DeValue<'_>) {
         let expected =
             |value| format!("{0}: {1}, where an array of tables is expected: [[{0}]]", list.key, kind(value));
@@ -177,7 +177,7 @@ impl Reader {
         }
     }
 
-    /// Takes the keys of one table of a list; `inner` is the table within, with its dot.
+    /// Reads the keys of one table of a list; `inner` is the table within, with its dot.
     fn fields(&mut self, list: &'static List, inner: &str, content: &DeTable<'_>, fields: &mut Vec<Field>) {
         for (name, value) in content {
             let (at, key) = (name.span().start, format!("{inner}{}", bare(name)));
@@ -214,18 +214,18 @@ impl Reader {
         self.document.mistakes.push(SyntaxError { line, reason });
     }
 
-    /// The line, from 1, on which the byte at this offset stands.
+    /// The line, from 1, of the byte at this offset.
     fn line(&self, at: usize) -> usize {
         self.newlines.partition_point(|newline| *newline < at) + 1
     }
 }
 
-/// The text of a value, if it has this form; else what is expected in its place.
+/// The text of a value, if it has this form; else the expected form.
 fn written(form: Form, value: &DeValue<'_>) -> Result<String, &'static str> {
     match (form, value) {
         (Form::Text, DeValue::String(text)) => Ok(text.to_string()),
         (Form::Switch, DeValue::Boolean(value)) => Ok(value.to_string()),
-        // In digits, whatever its base.
+        // In decimal digits, whatever its base.
         (Form::Number, DeValue::Integer(number)) => Ok(i64::from_str_radix(number.as_str(), number.radix())
             .map_or_else(|_| number.to_string(), |number| number.to_string())),
         (Form::Text, _) => Err("a string is expected, such as \"VALUE\""),
@@ -234,7 +234,7 @@ fn written(form: Form, value: &DeValue<'_>) -> Result<String, &'static str> {
     }
 }
 
-/// Whether this was likely meant to be a table, or some.
+/// Whether this was likely meant as one or more tables.
 fn holds_tables(value: &DeValue<'_>) -> bool {
     match value {
         DeValue::Table(_) => true,
@@ -243,13 +243,13 @@ fn holds_tables(value: &DeValue<'_>) -> bool {
     }
 }
 
-/// Escapes control characters: a parser quotes what it refuses, and a mistake is one line of a log.
+/// Escapes control characters: the parser quotes invalid input, and a mistake must be one line.
 fn one_line(text: &str) -> String {
     let escaped = |char: char| char.is_control().then(|| char.escape_default().to_string());
     text.chars().map(|char| escaped(char).unwrap_or_else(|| char.to_string())).collect()
 }
 
-/// What to say of a table that does not exist.
+/// The message for an unknown table.
 fn unknown_table(key: &str) -> String {
     let known = || tables().chain(lists());
     match nearest(key, known()) {
@@ -258,12 +258,12 @@ fn unknown_table(key: &str) -> String {
     }
 }
 
-/// A table as its header names it.
+/// The header of a table.
 fn header(table: &str) -> String {
     if LISTS.iter().any(|list| list.key == table) { format!("[[{table}]]") } else { format!("[{table}]") }
 }
 
-/// What to say of a key that does not exist in `table`.
+/// The message for an unknown key in `table`.
 fn unknown_key(table: &str, key: &str) -> String {
     match nearest(key, SETTINGS.iter().map(|setting| setting.key)) {
         Some(known) if !table.is_empty() && !known.contains('.') => {
@@ -287,12 +287,12 @@ fn tables() -> impl Iterator<Item = &'static str> {
         .filter(move |table| !table.is_empty() && std::mem::replace(&mut last, table) != *table)
 }
 
-/// The lists that are in no table.
+/// The top-level lists.
 fn lists() -> impl Iterator<Item = &'static str> {
     LISTS.iter().map(|list| list.key).filter(|key| !key.contains('.'))
 }
 
-/// A key as it may stand in a message: bare where TOML allows it, else quoted and escaped.
+/// A key for messages: bare if TOML allows it, else quoted and escaped.
 fn bare(name: &Spanned<toml::de::DeString<'_>>) -> String {
     let name = name.get_ref();
     let is_bare = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);

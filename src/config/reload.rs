@@ -1,6 +1,6 @@
-//! What becomes of a configuration file that changes while the sidecar runs.
+//! Reloads a configuration file that changes while the sidecar runs.
 //!
-//! Law: all of a change or nothing; what cannot change in a running process is refused by its line.
+//! Invariant: all of a change or nothing; a value that cannot change at run time is rejected with its line.
 
 use std::fs::File;
 use std::hash::{DefaultHasher, Hasher as _};
@@ -9,20 +9,21 @@ use std::io::{self, Read as _};
 use super::load::{Effective, Loaded, Origin, Problem, Problems, Sources, load};
 use super::raw::MAX_BYTES;
 
-/// What may change: keys, and tables with all their keys. All else is bound, opened or shared for the life of a process.
+/// Changeable keys, and tables with all their keys. All others are bound, opened or shared for the life of a process.
 const CHANGEABLE: [&str; 7] =
     ["upstream", "heartbeat.", "limits.", "log_level", "trusted_proxies", "allowed_origins", "handshake_timeout"];
 
-/// Looks after the file of a running sidecar. Its functions read files.
+/// Watches the file of a running sidecar. Its functions read files.
 pub struct Reloader {
     sources: Sources,
-    /// What was there at the last look, and what was judged last.
+    /// Fingerprint at the last poll.
     seen: u64,
+    /// Fingerprint at the last load.
     judged: u64,
 }
 
 impl Reloader {
-    /// Call it before the configuration is loaded that it is to look after: a change in between is then none that is missed.
+    /// Call it before the configuration is loaded, so that no change in between is missed.
     pub fn new(sources: Sources) -> Self {
         let now = print(&sources);
         Self { sources, seen: now, judged: now }
@@ -33,8 +34,8 @@ impl Reloader {
         self.sources.file().is_some()
     }
 
-    /// Looks at the file, and judges it if it has changed and two looks have seen the same: not every editor replaces a file
-    /// at one moment. A file that is named by a link has changed when the link leads elsewhere.
+    /// Polls the file. Loads it if it has changed and two polls have seen the same content: not every editor replaces a
+    /// file atomically. Links are followed, so a link to other content is a change.
     ///
     /// # Errors
     /// See [`Reloader::read`].
@@ -44,10 +45,10 @@ impl Reloader {
         (steady && now != self.judged).then(|| self.read(running))
     }
 
-    /// Reads everything anew, whether it has changed or not.
+    /// Loads everything again, changed or not.
     ///
     /// # Errors
-    /// What is wrong with it, as [`load`] tells it; or what is valid, but not while `running` runs.
+    /// The errors of [`load`], or valid values that must not change while `running` runs.
     pub fn read(&mut self, running: &Loaded) -> Result<Loaded, Problems> {
         self.judged = print(&self.sources);
         let loaded = load(&self.sources)?;
@@ -56,14 +57,14 @@ impl Reloader {
     }
 }
 
-/// The values that differ and may not, by where the new ones stand.
+/// The values that differ and may not, with the origins of the new ones.
 fn fixed(running: &Loaded, loaded: &Loaded) -> Vec<Problem> {
     let changeable = |key: &str| CHANGEABLE.iter().any(|it| key == *it || it.ends_with('.') && key.starts_with(it));
     let pairs = running.settings.iter().zip(&loaded.settings);
     let changed = pairs.filter(|(old, new)| old.value != new.value && !changeable(new.key));
     let problem = |(old, new): (&Effective, &Effective)| {
         let reason = format!("{}: {:?} cannot become {:?} while the sidecar runs", new.key, old.value, new.value);
-        // A key that was taken out of the file has no line there any more.
+        // A key removed from the file has no line there.
         let origin = if new.origin == Origin::Default { old.origin.clone() } else { new.origin.clone() };
         Problem::Written { origin, reason: format!("{reason}: restart it") }
     };
@@ -75,7 +76,7 @@ fn fixed(running: &Loaded, loaded: &Loaded) -> Vec<Problem> {
     fixed
 }
 
-/// Tells what is there at the moment; as good as different for different contents.
+/// A fingerprint of the current content, or of its read error; practically unique.
 fn print(sources: &Sources) -> u64 {
     let mut hasher = DefaultHasher::new();
     let Some(path) = sources.file() else { return hasher.finish() };
@@ -110,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_is_taken_when_two_looks_have_seen_it() {
+    fn a_change_is_loaded_when_two_polls_have_seen_it() {
         let Folder { path, sources, .. } = &folder("");
         let mut reloader = Reloader::new(sources.clone());
         let running = load(sources).expect("valid");
@@ -123,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_file_is_told_of_once_and_a_good_one_is_taken_after_it() {
+    fn a_bad_file_is_reported_once_and_a_later_good_one_is_loaded() {
         let Folder { path, sources, .. } = &folder("log_level = 'info'\n");
         let mut reloader = Reloader::new(sources.clone());
         let running = load(sources).expect("valid");
@@ -140,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_bound_or_opened_cannot_change_and_the_line_says_so() {
+    fn a_change_that_needs_a_restart_is_rejected_with_its_line() {
         let Folder { path, sources, .. } = &folder("admin = '127.0.0.1:1'\n");
         let mut reloader = Reloader::new(sources.clone());
         let running = load(sources).expect("valid");
@@ -178,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_change_is_there() {
+    fn every_changeable_key_exists() {
         for it in CHANGEABLE {
             assert!(SETTINGS.iter().any(|setting| setting.key.starts_with(it)), "{it}");
         }

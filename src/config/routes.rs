@@ -1,4 +1,4 @@
-//! Several apps behind one sidecar: the name of each, and which requests are for it.
+//! Routes of several apps behind one sidecar: their names, and which requests are for them.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,7 +9,7 @@ use super::settings::SETTINGS;
 use super::{Config, Effective, Invalid, Origin, UpstreamAddress};
 use crate::heartbeat::Settings;
 
-/// The longest name, which stands in every series of the app.
+/// The longest name, in bytes; every series of the app contains it.
 const LONGEST_NAME: usize = 63;
 
 /// The array of tables of routes.
@@ -28,17 +28,17 @@ pub(super) const ROUTES: List = List {
     ],
 };
 
-/// How many of its fields the top level has not.
+/// How many of its fields the top level does not have.
 pub(super) const OWN_FIELDS: usize = 3;
 
 /// One app, and the requests that are for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
-    /// What metrics and logs call it; no two routes have one.
+    /// The name in metrics and logs; unique.
     pub name: String,
     /// The hosts that it serves; `None` is any.
     pub host: Option<HostPattern>,
-    /// What the paths that it serves begin with.
+    /// Prefix of the paths that it serves.
     pub path: PathPrefix,
     /// The app server.
     pub upstream: UpstreamAddress,
@@ -49,11 +49,11 @@ pub struct Route {
 /// A host name, or all names below one: `app.example`, `*.apps.example`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostPattern {
-    /// In lower case, without the star; a dot stands first where there was one.
+    /// In lower case, without the star; a star's dot is kept at the start.
     name: String,
 }
 
-/// Whole segments at the begin of a path; `/` is every path.
+/// Whole leading segments of a path; `/` is every path.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PathPrefix {
     /// Without a slash at its end; empty for every path.
@@ -61,7 +61,7 @@ pub struct PathPrefix {
 }
 
 impl Config {
-    /// The name of the only app, where no route gives it one.
+    /// The name of the only app if there are no routes.
     pub const ONLY_APP: &'static str = "default";
 
     /// The apps: those of the routes, or else the one upstream, for all requests.
@@ -85,8 +85,8 @@ impl Route {
         self.host.as_ref().is_none_or(|pattern| pattern.matches(host)) && self.path.matches(path)
     }
 
-    /// How much a match says: a name says more than a star, the longer star or path more than the shorter, and any host
-    /// more than any path. Of two routes that match, the one of the greater rank has the request.
+    /// How specific a route is: a name ranks above a star, a longer star or path above a shorter one, and any host
+    /// above any path. Of two matching routes, the higher rank gets the request.
     pub fn rank(&self) -> impl Ord + use<> {
         let host = self.host.as_ref().map(|pattern| (!pattern.name.starts_with('.'), pattern.name.len()));
         (host, self.path.segments.len())
@@ -97,8 +97,7 @@ impl Route {
         self.host == other.host && self.path == other.path
     }
 
-    /// Puts a route together of what the file says; for the rest it is as `base` has it. Gives its values with where
-    /// they come from too.
+    /// Builds a route from the file, and the rest from `base`. Also returns its values with their origins.
     ///
     /// # Errors
     /// What is wrong, with the line.
@@ -142,7 +141,7 @@ impl Route {
     }
 }
 
-/// The setting that a route may have for itself.
+/// The top-level setting that a route can override.
 fn top_level(key: &str) -> &'static Setting {
     SETTINGS.iter().find(|setting| setting.key == key).expect("routes share these keys with the top level")
 }
@@ -193,7 +192,7 @@ impl fmt::Display for HostPattern {
 }
 
 impl PathPrefix {
-    /// What stands before the rest of a path; empty for every path.
+    /// The prefix itself; empty for every path.
     pub fn segments(&self) -> &str {
         &self.segments
     }
@@ -255,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_prefix_takes_whole_segments() {
+    fn a_path_prefix_matches_whole_segments() {
         for (prefix, shown, path, matches) in [
             ("/", "/", "/", true),
             ("/", "/", "*", true),
@@ -295,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn a_route_has_every_key_of_heartbeats() {
+    fn a_route_has_every_heartbeat_key() {
         let heartbeat = SETTINGS.iter().map(|setting| setting.key).filter(|key| key.starts_with("heartbeat."));
         assert_eq!(ROUTES.fields[4..], heartbeat.collect::<Vec<_>>());
     }

@@ -1,4 +1,4 @@
-//! The JSON Schema of the configuration file, for editors and pipelines. `check` judges more than a schema can say.
+//! The JSON Schema of the configuration file, for editors and pipelines; `check` validates more than a schema can.
 
 use serde_json::{Map, Value, json};
 
@@ -7,10 +7,10 @@ use super::setting::{Form, Setting};
 use super::settings::SETTINGS;
 use super::tls::CERTIFICATES;
 
-/// As humantime reads it: numbers with units.
+/// As humantime parses it: numbers with units.
 const DURATION: &str = r"^[0-9]+ ?[A-Za-z]+( ?[0-9]+ ?[A-Za-z]+)*$";
 
-/// The schema of the whole file, by draft 7, which editors of TOML know.
+/// The schema of the whole file, in draft 7, which TOML editors support.
 pub fn schema() -> Value {
     let mut properties = Map::new();
     for setting in SETTINGS {
@@ -32,7 +32,7 @@ pub fn schema() -> Value {
     schema
 }
 
-/// A table that takes these keys and no others.
+/// A table that accepts these keys and no others.
 fn closed(properties: Map<String, Value>) -> Value {
     json!({ "type": "object", "additionalProperties": false, "properties": properties })
 }
@@ -56,7 +56,7 @@ fn route() -> Value {
     let (fields, shared) = ROUTES.fields.split_at(OWN_FIELDS);
     let mut properties: Map<_, _> = fields.iter().map(|field| (*field).to_owned()).zip(own).collect();
     for setting in SETTINGS.iter().filter(|setting| shared.contains(&setting.key)) {
-        // A default would be wrong: it is what the top level says.
+        // No default, because routes inherit the top level's value.
         let mut value = of_setting(setting);
         value.as_object_mut().expect("made as an object").remove("default");
         let place = if setting.table().is_empty() {
@@ -71,7 +71,7 @@ fn route() -> Value {
     route
 }
 
-/// A further certificate: the files that the first one has too.
+/// A further certificate: the same files as the first one.
 fn certificate() -> Value {
     let fields = CERTIFICATES.fields;
     let of_first = |field: &&str| SETTINGS.iter().find(|setting| setting.key == format!("tls.{field}"));
@@ -122,14 +122,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_schema_that_is_shipped_is_the_one_of_this_version() {
+    fn the_shipped_schema_is_the_one_of_this_version() {
         let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/config/schema.json");
         let shipped: Value = serde_json::from_str(&std::fs::read_to_string(shipped).expect(shipped)).expect("JSON");
-        assert_eq!(shipped, schema(), "make it anew: heartbeat-sidecar check --schema > deploy/config/schema.json");
+        assert_eq!(shipped, schema(), "regenerate it: heartbeat-sidecar check --schema > deploy/config/schema.json");
     }
 
     #[test]
-    fn every_setting_is_in_it_where_the_file_has_it() {
+    fn every_setting_is_in_the_schema_at_its_place_in_the_file() {
         let schema = schema();
         for setting in SETTINGS {
             let table = if setting.table().is_empty() { &schema } else { &schema["properties"][setting.table()] };

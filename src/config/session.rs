@@ -1,25 +1,24 @@
-//! What holds for the two connections of a session, beside its heartbeats.
+//! The settings of a session's two connections, except its heartbeats.
 
 use std::time::Duration;
 
 use crate::heartbeat::pings::PingSettings;
 use crate::relay::Timeouts;
 
-/// From one ping to the browser to the next where it is shielded from the app's, and no other time is asked for: as often
-/// as Streamlit itself pings from 1.47.0 on.
+/// Default interval of pings to a browser that is shielded from the app's pings. Streamlit itself pings this often from
+/// 1.47.0 on.
 const SHIELDED_INTERVAL: Duration = Duration::from_secs(30);
 
 /// The settings of `[session]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SessionSettings {
-    /// When a browser reconnects while its old connection is open, that is closed first, so that the app resumes the
-    /// session.
+    /// A reconnect first closes the session's open old connection, so that the app resumes the session.
     pub takeover: bool,
-    /// How long the peers are waited for.
+    /// Timeouts of the peers.
     pub timeouts: Timeouts,
-    /// From one ping to the browser to the next; `None` where nobody asks for them.
+    /// Interval of pings to the browser; `None` if not configured.
     pub browser_ping_interval: Option<Duration>,
-    /// The app's pings are answered here rather than by the browser.
+    /// The sidecar answers the app's pings instead of the browser.
     pub shield_pings: bool,
 }
 
@@ -35,8 +34,8 @@ impl Default for SessionSettings {
 }
 
 impl SessionSettings {
-    /// The pings of a session; `None` where all of them pass. Whoever is shielded from the app's gets ours, so that a
-    /// browser that is gone does not stay.
+    /// The pings of a session; `None` if all of them pass through. A shielded browser gets the sidecar's pings, so that
+    /// a dead one is detected.
     pub fn pings(&self) -> Option<PingSettings> {
         let shielded = self.shield_pings.then_some(SHIELDED_INTERVAL);
         let interval = self.browser_ping_interval.or(shielded)?;
@@ -49,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_shielded_browser_is_pinged_by_us() {
+    fn a_shielded_browser_is_pinged_by_the_sidecar() {
         let default = SessionSettings::default();
         assert_eq!(default.pings(), None);
         let shield = SessionSettings { shield_pings: true, ..default };

@@ -7,13 +7,13 @@ use super::{Config, PREFIX};
 pub struct Setting {
     /// The key in the file, with its table: `heartbeat.mode`.
     pub key: &'static str,
-    /// What stands for the value in the help.
+    /// Placeholder of the value in the help.
     pub value_name: &'static str,
     /// One line for the help.
     pub help: &'static str,
-    /// The value in a form that `set` takes.
+    /// The value in a form that `set` accepts.
     pub(super) get: fn(&Config) -> String,
-    /// Parses and stores a value; leaves the configuration alone where it refuses.
+    /// Parses and stores a value; an invalid one changes nothing.
     pub(super) set: fn(&mut Config, &str) -> Result<(), Invalid>,
 }
 
@@ -29,7 +29,7 @@ pub enum Form {
 }
 
 impl Setting {
-    /// The table of the file in which the key stands; empty for the top level.
+    /// The key's table in the file; empty for the top level.
     pub fn table(&self) -> &'static str {
         self.key.split_once('.').map_or("", |(table, _)| table)
     }
@@ -49,12 +49,12 @@ impl Setting {
         variable(self.short_key())
     }
 
-    /// What flag and variable are made of: `--watchdog self` is how one turns it on.
+    /// Base of flag and variable: `--watchdog self` sets `watchdog.mode`.
     pub(super) fn short_key(&self) -> &'static str {
         if self.key == "watchdog.mode" { self.table() } else { self.key }
     }
 
-    /// How the file writes the value; the default shows it.
+    /// The form of the value in the file, derived from the default.
     pub fn form(&self) -> Form {
         let default = self.default_text();
         if bool::ALL.iter().any(|value| value.word() == default) {
@@ -66,7 +66,7 @@ impl Setting {
         }
     }
 
-    /// The default as one would write it.
+    /// The default as text.
     pub fn default_text(&self) -> String {
         (self.get)(&Config::default())
     }
@@ -79,8 +79,8 @@ pub(super) fn variable(key: &str) -> String {
 
 /// The known key that `unknown` was likely meant to be, both with their tables.
 ///
-/// That is a key of the same name in another table (a top-level key written below a table's header), else the nearest
-/// by edits, where case, dots, dashes and underscores do not count: within one edit, or two from six letters on.
+/// A key of the same name in another table (a top-level key written below a table's header), else the nearest by edit
+/// distance. Case, dots, dashes and underscores are ignored. At most one edit is allowed, or two from six letters on.
 pub(super) fn nearest<'a>(unknown: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let name = |key: &str| key.rsplit('.').next().unwrap_or_default().to_owned();
     let letters = |key: &str| key.replace(['.', '-', '_'], "").to_ascii_lowercase();

@@ -1,4 +1,4 @@
-//! The one table of settings: flags, environment, file keys, `check` and the help are all made of it.
+//! The only table of settings: flags, environment, file keys, `check` and help are derived from it.
 
 use std::num::{NonZeroU32, NonZeroUsize};
 
@@ -9,12 +9,12 @@ use super::values::{
 };
 
 const MEBIBYTE: usize = 1024 * 1024;
-/// The HTTP library takes no longer one.
+/// The HTTP library's limit, in bytes.
 const LONGEST_URI: usize = 65_534;
-/// More connections than this a process has no file handles for.
+/// No process has file descriptors for more connections.
 const MILLION: usize = 1_000_000;
 
-/// Every setting: the top-level keys first, then each table's keys together, as a file must have them.
+/// Every setting: the top-level keys first, then each table's keys together, as TOML requires.
 pub static SETTINGS: &[Setting] = &[
     Setting {
         key: "listen",

@@ -1,4 +1,4 @@
-//! What people write and what they are told, text for text.
+//! Tests of the configuration's inputs, with exact messages.
 
 mod files;
 mod pem;
@@ -25,7 +25,7 @@ fn sources(flags: &[(&str, &str)], environment: &[(&str, &str)]) -> Sources {
     }
 }
 
-/// Loads with a file of these bytes called `sidecar.toml`; messages have its folder taken out.
+/// Loads a file `sidecar.toml` of these bytes; its folder is removed from messages.
 fn load_file(bytes: &[u8], mut sources: Sources) -> Result<Loaded, Vec<String>> {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("sidecar.toml");
@@ -54,7 +54,7 @@ fn origin(loaded: &Loaded, key: &str) -> Origin {
 }
 
 #[test]
-fn nothing_written_gives_the_defaults_without_a_warning() {
+fn empty_sources_give_the_defaults_without_a_warning() {
     let loaded = load(&Sources::default()).expect("defaults");
     assert_eq!(loaded.config, Config::default());
     assert_eq!(loaded.warnings, [""; 0]);
@@ -113,24 +113,24 @@ fn nothing_written_gives_the_defaults_without_a_warning() {
 }
 
 #[test]
-fn flag_and_variable_follow_from_the_key() {
+fn flag_and_variable_are_derived_from_the_key() {
     let names: Vec<_> = SETTINGS.iter().map(|setting| (setting.flag(), setting.variable())).collect();
     assert!(
         names.contains(&("heartbeat-native-deadline".into(), "HEARTBEAT_SIDECAR_HEARTBEAT_NATIVE_DEADLINE".into()))
     );
     assert!(names.contains(&("log-format".into(), "HEARTBEAT_SIDECAR_LOG_FORMAT".into())));
-    assert!(names.contains(&("watchdog".into(), "HEARTBEAT_SIDECAR_WATCHDOG".into())), "the mode is what turns it on");
+    assert!(names.contains(&("watchdog".into(), "HEARTBEAT_SIDECAR_WATCHDOG".into())), "the flag sets the mode");
 }
 
 #[test]
-fn the_keys_of_a_table_stand_together_below_the_top_level() {
+fn the_keys_of_each_table_are_contiguous_after_the_top_level() {
     let mut tables: Vec<_> = SETTINGS.iter().map(Setting::table).collect();
     tables.dedup();
     assert_eq!(tables, ["", "tls", "upstream_tls", "heartbeat", "session", "drain", "watchdog", "limits", "metrics"]);
 }
 
 #[test]
-fn every_setting_takes_its_own_default_and_no_other_field() {
+fn every_setting_accepts_its_default_and_changes_no_other_field() {
     for setting in SETTINGS {
         let mut config = Config::default();
         assert_eq!((setting.set)(&mut config, &setting.default_text()), Ok(()), "{}", setting.key);
@@ -139,7 +139,7 @@ fn every_setting_takes_its_own_default_and_no_other_field() {
 }
 
 #[test]
-fn flag_goes_before_environment_before_file_before_default() {
+fn a_flag_overrides_the_environment_which_overrides_the_file() {
     let file = b"# first\nlisten = '127.0.0.1:1'\nadmin = '127.0.0.1:2'\nupstream = 'http://file'\n";
     let environment = [("HEARTBEAT_SIDECAR_LISTEN", "127.0.0.1:11"), ("HEARTBEAT_SIDECAR_ADMIN", "127.0.0.1:12")];
     let loaded = load_file(file, sources(&[("listen", "127.0.0.1:21")], &environment)).expect("valid");
@@ -184,7 +184,7 @@ fn a_drain_may_have_no_delay_but_needs_time_to_close() {
 }
 
 #[test]
-fn values_of_flags_and_variables_are_refused_by_their_names() {
+fn invalid_values_are_rejected_with_their_flag_or_variable() {
     let environment = [("HEARTBEAT_SIDECAR_LISTEN", "localhost:1"), ("HEARTBEAT_SIDECAR_DRAIN_TIMEOUT", "10")];
     let flags = [("log-format", "xml"), ("log-level", "inof"), ("handshake-timeout", "0s"), ("connect-timeout", "25h")];
     let told = problems(&flags, &environment);
@@ -202,13 +202,13 @@ fn values_of_flags_and_variables_are_refused_by_their_names() {
 }
 
 #[test]
-fn a_value_that_would_be_overridden_must_be_valid_too() {
+fn an_overridden_value_must_be_valid_too() {
     let problems = load_file(b"listen = ''", sources(&[("listen", "127.0.0.1:0")], &[])).expect_err("a bad file");
     assert_eq!(problems.len(), 1, "{problems:?}");
 }
 
 #[test]
-fn control_characters_are_refused_everywhere() {
+fn control_characters_are_rejected_everywhere() {
     assert_eq!(
         problems(&[("upstream", "unix:/a\nb")], &[("HEARTBEAT_SIDECAR_HEARTBEAT_MODE", "auto\n")]),
         "HEARTBEAT_SIDECAR_HEARTBEAT_MODE: \"auto\\n\" holds a control character\n\
@@ -218,7 +218,7 @@ fn control_characters_are_refused_everywhere() {
 
 #[cfg(unix)]
 #[test]
-fn a_variable_that_is_no_text_is_refused() {
+fn a_variable_that_is_not_utf8_is_rejected() {
     use std::os::unix::ffi::OsStringExt;
     let value = OsString::from_vec(vec![0xff]);
     let environment = BTreeMap::from([("HEARTBEAT_SIDECAR_LISTEN".into(), value)]);
@@ -238,7 +238,7 @@ fn log_filters_are_levels_and_directives() {
 }
 
 #[test]
-fn unknown_variables_are_warned_of_but_those_of_kubernetes_are_not() {
+fn unknown_variables_cause_warnings_except_those_of_kubernetes() {
     let environment = [
         ("HEARTBEAT_SIDECAR_CONFGI", ""),
         ("HEARTBEAT_SIDECAR_COLOUR", "red"),
@@ -273,7 +273,7 @@ fn unknown_variables_are_warned_of_but_those_of_kubernetes_are_not() {
     );
 }
 
-/// Texts near enough to TOML that the parser gets far.
+/// Texts close enough to TOML that the parser gets far.
 fn fragments() -> impl Strategy<Value = Vec<u8>> {
     let piece = prop_oneof![
         prop::sample::select(vec!["listen", "heartbeat", "mode", ".", "=", "[", "]", "[[", "]]", "'", "\"", "\"\"\""]),
@@ -284,7 +284,7 @@ fn fragments() -> impl Strategy<Value = Vec<u8>> {
     prop::collection::vec(piece, 0..60).prop_map(|pieces| pieces.concat().into_bytes())
 }
 
-/// Texts of which a part is valid for one setting or another.
+/// Texts, some of them valid for some setting.
 fn texts() -> impl Strategy<Value = String> {
     let likely =
         "(http://|unix:/|info|[1-9]{1,3}(ns|ms|s|m |h )|127[.]0[.]0[.]1:|\\[::\\]:)[0-9a-z:./\\[\\]=, -]{0,12}";
@@ -293,7 +293,7 @@ fn texts() -> impl Strategy<Value = String> {
 
 proptest! {
     #[test]
-    fn no_bytes_of_a_file_make_it_panic(bytes in prop_oneof![prop::collection::vec(any::<u8>(), 0..200), fragments()]) {
+    fn parsing_a_file_never_panics(bytes in prop_oneof![prop::collection::vec(any::<u8>(), 0..200), fragments()]) {
         let lines = bytes.iter().filter(|byte| **byte == b'\n').count() + 1;
         let document = Document::parse(&bytes);
         for line in document.mistakes.iter().map(|mistake| mistake.line) {
@@ -307,7 +307,7 @@ proptest! {
     }
 
     #[test]
-    fn no_text_of_a_value_makes_it_panic(text in texts(), at in 0..SETTINGS.len()) {
+    fn parsing_a_value_never_panics(text in texts(), at in 0..SETTINGS.len()) {
         let setting = &SETTINGS[at];
         let mut config = Config::default();
         match (setting.set)(&mut config, &text) {
@@ -323,7 +323,7 @@ proptest! {
 }
 
 #[test]
-fn settings_of_tls_hold_together() {
+fn invalid_tls_settings_are_reported() {
     assert_eq!(
         warnings(&[("upstream-tls-server-name", "app.example")], &[]),
         ["upstream = \"http://127.0.0.1:8501\" (default): no https:// address, so [upstream_tls] does nothing"]

@@ -1,4 +1,4 @@
-//! What TLS is made of on both sides, as it was written.
+//! The TLS settings of both sides, as configured.
 
 use std::path::PathBuf;
 
@@ -13,16 +13,16 @@ use crate::tls::{ClientFiles, ListenerFiles, Live, Pair};
 /// The array of tables of further certificates.
 pub(super) const CERTIFICATES: List = List { key: "tls.certificates", fields: &["certificate", "key"] };
 
-/// TLS for browsers: both of the pair, or none.
+/// TLS for browsers: certificate and key, or neither.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TlsSettings {
-    /// PEM: the certificate and those between it and its root.
+    /// PEM: the certificate and its intermediates.
     pub certificate: Option<PathBuf>,
     /// PEM: its key.
     pub key: Option<PathBuf>,
-    /// PEM: clients must show a certificate of one of these.
+    /// PEM: clients must present a certificate of one of these.
     pub client_ca: Option<PathBuf>,
-    /// Certificates for other names, which need the pair beside them.
+    /// Certificates for other names; they need the pair above.
     pub certificates: Vec<Pair>,
     /// Whether HTTP/2 is offered beside HTTP/1.1.
     pub http2: bool,
@@ -31,13 +31,13 @@ pub struct TlsSettings {
 /// TLS towards an `https://` upstream.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UpstreamTlsSettings {
-    /// PEM: who is believed instead of the system's roots.
+    /// PEM: CAs that are trusted instead of the system's roots.
     pub ca: Option<PathBuf>,
-    /// PEM: what is shown to the upstream.
+    /// PEM: the certificate for the upstream.
     pub certificate: Option<PathBuf>,
     /// PEM: its key.
     pub key: Option<PathBuf>,
-    /// Who the upstream has to prove to be, instead of the host in its address.
+    /// The name that the upstream's certificate must have, instead of the host in its address.
     pub server_name: Option<ServerName<'static>>,
 }
 
@@ -57,25 +57,25 @@ impl TlsSettings {
 }
 
 impl UpstreamTlsSettings {
-    /// The files, if one of these apps is spoken to over TLS.
+    /// The files, if one of these apps uses TLS.
     pub fn files(&self, apps: &[Route]) -> Option<ClientFiles> {
         let pair = self.certificate.clone().zip(self.key.clone());
         apps.iter().any(|app| app.upstream.is_encrypted()).then(|| ClientFiles { ca: self.ca.clone(), pair })
     }
 
-    /// Who the upstream has to prove to be; `None` if its address names nobody who could.
+    /// The name that the upstream's certificate must have; `None` if its address has none.
     pub fn name(&self, upstream: &UpstreamAddress) -> Option<ServerName<'static>> {
         let UpstreamAddress::Https { host, .. } = upstream else { return None };
         self.server_name.clone().or_else(|| host.clone().try_into().ok())
     }
 
-    /// Whether anything was written.
+    /// Whether anything is configured.
     pub(super) fn is_set(&self) -> bool {
         *self != Self::default()
     }
 }
 
-/// Puts a further certificate together of what the file says. Gives its values with where they come from too.
+/// Builds a further certificate from the file. Also returns its values with their origins.
 ///
 /// # Errors
 /// What is wrong, with the line.
@@ -104,7 +104,7 @@ pub(super) fn further(item: &Item, origin: impl Fn(usize) -> Origin) -> Result<(
 }
 
 impl Loader {
-    /// What keeps TLS from working, the contents of the files included.
+    /// What prevents TLS from working, including errors in the files.
     pub(super) fn tls_conflicts(&self) -> Vec<String> {
         let (Config { tls, upstream_tls, .. }, apps) = (&self.config, self.config.apps());
         let mut found = Vec::new();
@@ -141,7 +141,7 @@ impl Loader {
     }
 }
 
-/// A file; an empty text is none.
+/// The path of a file; empty text is none.
 pub(super) fn file(text: &str) -> Result<Option<PathBuf>, Invalid> {
     if text.ends_with('/') {
         return Err(Invalid(format!("{text:?} is a folder: write the path of a file, or nothing")));
@@ -149,12 +149,12 @@ pub(super) fn file(text: &str) -> Result<Option<PathBuf>, Invalid> {
     Ok((!text.is_empty()).then(|| text.into()))
 }
 
-/// The text of what [`file`] takes. Every path comes of text.
+/// The text that [`file`] parses. Every path comes from text.
 pub(super) fn file_text(file: Option<&PathBuf>) -> String {
     file.map_or_else(String::new, |file| file.display().to_string())
 }
 
-/// A name or an IP address that a certificate can be for; an empty text is none.
+/// A name or an IP address that a certificate can be for; empty text is none.
 pub(super) fn server_name(text: &str) -> Result<Option<ServerName<'static>>, Invalid> {
     if text.is_empty() {
         return Ok(None);

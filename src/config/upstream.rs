@@ -1,4 +1,4 @@
-//! Where the app server is: an HTTP or HTTPS origin, or a Unix socket.
+//! The app server's address: an HTTP or HTTPS origin, or a Unix socket.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use super::values::Invalid;
 
-/// The longest path that fits a socket address with its terminating zero (unix(7), `sun_path`).
+/// The longest path, in bytes, that fits a socket address with its terminating zero (unix(7), `sun_path`).
 const MAX_SOCKET_PATH: usize = 107;
 
 /// The address of an app server. `Display` gives a text that parses to the same address.
@@ -15,14 +15,14 @@ const MAX_SOCKET_PATH: usize = 107;
 pub enum UpstreamAddress {
     /// `http://host:port`.
     Http {
-        /// A name or an IP address; an IPv6 address stands here without brackets.
+        /// A name or an IP address, without brackets for IPv6.
         host: String,
         /// Never 0.
         port: u16,
     },
     /// `https://host:port`.
     Https {
-        /// A name or an IP address; an IPv6 address stands here without brackets.
+        /// A name or an IP address, without brackets for IPv6.
         host: String,
         /// Never 0.
         port: u16,
@@ -32,7 +32,7 @@ pub enum UpstreamAddress {
 }
 
 impl UpstreamAddress {
-    /// Whether this is a process on this machine, as far as the address itself tells.
+    /// Whether the address itself shows that the server is on this machine.
     pub fn is_local(&self) -> bool {
         match self {
             Self::Http { host, .. } | Self::Https { host, .. } => {
@@ -43,12 +43,12 @@ impl UpstreamAddress {
         }
     }
 
-    /// Whether it is spoken to over TLS.
+    /// Whether it uses TLS.
     pub fn is_encrypted(&self) -> bool {
         matches!(self, Self::Https { .. })
     }
 
-    /// Whether a connection to this address would come in at `bound`, a socket of this machine. Names other than
+    /// Whether a connection to this address would arrive at `bound`, a socket of this machine. Names other than
     /// `localhost` are not looked up.
     pub(super) fn leads_to(&self, bound: SocketAddr) -> bool {
         let (Self::Http { host, port } | Self::Https { host, port }) = self else { return false };
@@ -119,10 +119,10 @@ fn unix(text: &str, path: &str) -> Result<UpstreamAddress, Invalid> {
     Ok(UpstreamAddress::Unix(format!("/{below}").into()))
 }
 
-/// The authority of a URL (RFC 3986 §3.2), of which nothing but host and port may stand here.
+/// The authority of a URL (RFC 3986 §3.2), of which only host and port are allowed.
 fn authority(text: &str, rest: &str, default_port: u16) -> Result<(String, u16), Invalid> {
     let refuse = |what: &str| Err(Invalid(format!("{text:?} {what}")));
-    // A lone slash says no more than no path (RFC 3986 §6.2.3).
+    // A lone slash equals an empty path (RFC 3986 §6.2.3).
     let authority = rest.strip_suffix('/').unwrap_or(rest);
     if authority.contains('#') {
         return refuse("has a fragment: write http://HOST:PORT");
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_origin_is_refused_by_the_name_of_its_mistake() {
+    fn an_invalid_address_is_rejected_with_its_specific_reason() {
         for (written, reason) in [
             ("127.0.0.1:8501", r#"has no scheme: write "http://127.0.0.1:8501""#),
             ("", "is no upstream: write http://HOST:PORT or unix:/PATH"),
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn an_upstream_that_leads_back_is_told_from_one_on_another_machine() {
+    fn an_upstream_that_leads_back_to_the_sidecar_is_detected() {
         for (upstream, bound, leads) in [
             ("http://127.0.0.1:8500", "127.0.0.1:8500", true),
             ("http://127.0.0.1:8500", "0.0.0.0:8500", true),

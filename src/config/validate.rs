@@ -1,4 +1,4 @@
-//! What valid values say together: what cannot hold at once, and what is allowed but unwise.
+//! Checks valid values against each other: conflicts, and warnings about unwise settings.
 
 use std::time::Duration;
 
@@ -7,11 +7,11 @@ use super::{Config, WatchdogMode, upstream};
 use crate::heartbeat::{Mode, Proof};
 use crate::streamlit::ack::AckForm;
 
-/// The shortest ack timeout that is wise: some round trips of a slow mobile link.
+/// The shortest ack timeout without a warning: some round trips of a slow mobile link.
 const UNHURRIED: Duration = Duration::from_secs(2);
 
 impl Loader {
-    /// What cannot hold at once, a line each.
+    /// Conflicts, one line each.
     pub(super) fn conflicts(&self) -> Vec<String> {
         let (Config { listen, admin, watchdog, .. }, apps) = (&self.config, self.config.apps());
         let mut found = Vec::new();
@@ -48,7 +48,7 @@ impl Loader {
         found
     }
 
-    /// What is allowed but unwise, a line each.
+    /// Warnings, one line each.
     pub(super) fn warnings(&self) -> Vec<String> {
         let mut found = Vec::new();
         for (at, app) in self.config.apps().iter().enumerate() {
@@ -65,7 +65,7 @@ impl Loader {
                 found.push(format!("{deadline} is not below {stall}: a lost native ack counts as a stalled upstream"));
             }
         }
-        // Routes that have it from above have it from one place.
+        // Routes that inherit a value repeat its warning.
         found.dedup();
         if self.config.trusted_proxies.is_everyone() {
             let proxies = self.shown("trusted_proxies");

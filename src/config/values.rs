@@ -1,4 +1,4 @@
-//! The texts of values and what they mean: each is parsed here, once, or refused in words for the one who wrote it.
+//! Parses the texts of values, or rejects them with a message for the user.
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
@@ -12,19 +12,19 @@ use crate::heartbeat::{Mode, Proof};
 use crate::metrics::Detail;
 use crate::streamlit::ack::AckForm;
 
-/// The longest duration that a timeout may have: one day.
+/// The longest timeout: one day.
 pub const DAY: Duration = Duration::from_secs(86_400);
 
 /// The longest duration that a heartbeat may wait for anything: one hour.
 pub(super) const HOUR: Duration = Duration::from_secs(3_600);
 
-/// Why a value is refused: names the value and the form that is allowed.
+/// Why a value is rejected: names the value and the allowed form.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Invalid(pub(super) String);
 
 impl Invalid {
-    /// In these words.
+    /// With this message.
     pub(crate) fn new(reason: String) -> Self {
         Self(reason)
     }
@@ -32,7 +32,7 @@ impl Invalid {
 
 /// A value that is one of a few words.
 pub(super) trait Choice: Copy + 'static {
-    /// Every value, in the order in which people are told of them.
+    /// Every value, in the order used in messages.
     const ALL: &'static [Self];
 
     /// The word.
@@ -134,7 +134,7 @@ pub(super) fn choice<T: Choice>(text: &str) -> Result<T, Invalid> {
     })
 }
 
-/// An address to listen on. Names are not looked up: what is bound must not depend on a resolver.
+/// An address to listen on. Names are not looked up: the bound address must not depend on a resolver.
 pub(super) fn address(text: &str) -> Result<SocketAddr, Invalid> {
     text.parse().map_err(|_| {
         Invalid(format!("{text:?} is no socket address: write IP:PORT, such as 0.0.0.0:8500 or [::]:8500"))
@@ -154,7 +154,7 @@ pub fn duration(text: &str, limit: Duration) -> Result<Duration, Invalid> {
     Ok(value)
 }
 
-/// What is written for a duration that there is not.
+/// The text for a disabled duration.
 const OFF: &str = "off";
 
 /// A duration as in [`duration`], or `off`.
@@ -165,12 +165,12 @@ pub(super) fn optional_duration(text: &str, limit: Duration) -> Result<Option<Du
     duration(text, limit).map(Some).map_err(|Invalid(why)| Invalid(format!("{why}, or {OFF}")))
 }
 
-/// The text of what [`optional_duration`] takes.
+/// The text that [`optional_duration`] parses.
 pub(super) fn optional(value: Option<Duration>) -> String {
     value.map_or_else(|| OFF.to_owned(), |value| humantime::format_duration(value).to_string())
 }
 
-/// A duration with a unit, at most `limit`; `0s` is none at all.
+/// A duration with a unit, at most `limit`; `0s` is allowed.
 pub(super) fn pause(text: &str, limit: Duration) -> Result<Duration, Invalid> {
     let value = any_duration(text)?;
     if value > limit {
@@ -198,7 +198,7 @@ pub(super) fn number(text: &str, bounds: RangeInclusive<usize>) -> Result<usize,
 
 /// A filter for log lines: a level, or directives `TARGET=LEVEL` and levels with commas between.
 ///
-/// A bare word that is no level would be a target to the filter itself, so that a misspelt level silenced the log.
+/// `EnvFilter` takes a bare word that is not a level for a target, so a misspelt level would silence the log.
 pub(super) fn log_filter(text: &str) -> Result<String, Invalid> {
     let misspelt = |part: &str| !part.contains('=') && (part.is_empty() || part.parse::<LevelFilter>().is_err());
     if text.split(',').any(misspelt) || EnvFilter::builder().parse(text).is_err() {

@@ -1,4 +1,4 @@
-//! One direction of a session: follows its messages and names each from a bounded copy of its front.
+//! One direction of a session: tracks its messages and identifies each by a bounded copy of its prefix.
 
 use std::time::Instant;
 
@@ -7,59 +7,60 @@ use crate::websocket::frame::{self, Header, Opcode};
 use crate::websocket::inflate::{Allowance, COMPRESSED, Deflate, Inflater, Unreadable};
 use crate::websocket::scanner::{Scanner, Sender};
 
-/// What a browser's messages may inflate to, in bytes. A page says far less in earnest; in the long run it is at most a
-/// tenth of a core's work (300 MB/s of JSON, 9 GB/s of a bomb's zeros).
+/// Bytes that a browser's messages may inflate to. Real pages send far less. The sustained rate costs at most a tenth
+/// of a core (300 MB/s of JSON, 9 GB/s of a bomb's zeros).
 const BROWSER: Allowance = Allowance { burst: 64 << 20, per_second: 32 << 20 };
 
-/// What an upstream's messages may inflate to, in bytes, until it has named its version: it does so at the start of a
-/// script run, among the first of them.
+/// Bytes that an upstream's messages may inflate to until it has named its version. It does so at the start of a script
+/// run, in one of the first messages.
 const UPSTREAM: Allowance = Allowance { burst: 1 << 20, per_second: 0 };
 
-/// Bytes that are unmasked at a time on their way to the inflater.
+/// Bytes that are unmasked at a time for the inflater.
 const UNMASKED: usize = 1024;
 
-/// What a whole message was.
+/// The type of a complete message.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Back(BackType),
     Forward(Forward),
 }
 
-/// One direction; every byte of it counts for each idle session.
+/// One direction. Its size matters: idle sessions hold it too.
 #[derive(Debug)]
 pub(super) struct Direction {
     pub(super) scanner: Scanner,
     sender: Sender,
-    /// The frame under way is the last one of its message; control frames count as none.
+    /// The current frame is the last of its message.
     last: bool,
+    /// The current frame is a control frame.
     control: bool,
     mask: Option<[u8; 4]>,
-    /// Payload bytes of the frame and of the message under way that have come.
+    /// Payload bytes received of the current frame and message.
     of_frame: u64,
     of_message: u64,
     binary: bool,
     compressed: bool,
-    /// A close frame came from the sender.
+    /// The sender has sent a close frame.
     pub(super) closed: bool,
-    /// A close frame of our own went in, or the sender has ended inside a frame: nothing may follow.
+    /// Nothing more may be sent: the sidecar closed the direction, or it ended inside a frame.
     pub(super) close_sent: bool,
-    /// What is known of a message that comes in pieces.
+    /// The current message, if it comes in pieces.
     pieces: Option<Box<Pieces>>,
-    /// Reads compressed messages; `None` where there are none, or nothing more is wanted of them or can be had.
+    /// Decompressor; `None` if compression is off, no longer needed, or failed.
     inflater: Option<Box<Inflater>>,
 }
 
-/// A message of which more is to come.
+/// An incomplete message.
 #[derive(Debug, Default)]
 struct Pieces {
-    /// What it is, once its front was enough to tell.
+    /// Its type, once the prefix was long enough.
     kind: Option<Kind>,
-    /// Its unmasked front, until then.
+    /// Its unmasked prefix until then.
     front: Vec<u8>,
 }
 
 impl Direction {
-    /// `extensions`: some were negotiated; `deflate`: it was this one.
+    /// `extensions`: reserved bits may be set; `deflate`: the negotiated compression.
     pub(super) fn new(sender: Sender, extensions: bool, deflate: Option<Deflate>) -> Self {
         let inflater = deflate.map(|deflate| match sender {
             Sender::Browser => Inflater::new(deflate.browser, BROWSER),
@@ -96,8 +97,8 @@ impl Direction {
         }
     }
 
-    /// More of the current frame's payload came; `peek`: look at what it says. Answers what a message was and its
-    /// length on the wire once all of it has come.
+    /// Handles more payload of the current frame; `peek`: inspect its content. Returns a message's type and its length
+    /// on the wire once it is complete.
     pub(super) fn advance(
         &mut self,
         payload: &[u8],
@@ -128,10 +129,10 @@ impl Direction {
             false => self.pieces.take().and_then(|pieces| pieces.kind),
         };
         let kind = match kind {
-            // In pieces it cannot be withheld; it passes unanswered.
+            // In pieces it cannot be withheld, so it passes unanswered.
             Some(Kind::Back(BackType::AppHeartbeat)) if !self.compressed => self.unknown(),
             Some(Kind::Forward(Forward::NewSession(Some(announcement)))) => {
-                // Nothing else that an upstream says is worth inflating all of it.
+                // No other upstream message is worth the cost of inflating.
                 self.inflater = None;
                 Kind::Forward(Forward::NewSession(Some(announcement)))
             }
@@ -141,7 +142,7 @@ impl Direction {
         Some((kind, self.of_message))
     }
 
-    /// Names a message that is all here: the bytes of a frame from `offset` on.
+    /// Identifies a complete message; `payload` starts at `offset` of its frame.
     fn name(&self, payload: &[u8], mask: Option<[u8; 4]>, offset: u64) -> Kind {
         let front = &payload[..payload.len().min(self.sender.limit())];
         let whole = front.len() == payload.len();
@@ -155,7 +156,7 @@ impl Direction {
         self.sender.kind(unmasked, whole)
     }
 
-    /// Tries to tell what a message is of which this is a piece; `ends` says that no more of it comes.
+    /// Tries to identify a message with this piece of it; `ends`: it is the last one.
     fn look(&mut self, payload: &[u8], offset: u64, ends: bool) {
         let (sender, limit) = (self.sender, self.sender.limit());
         let Pieces { kind, front } = &mut **self.pieces.get_or_insert_default();
@@ -178,12 +179,12 @@ impl Direction {
         }
     }
 
-    /// Inflates all of a compressed message, since later ones may refer back to any of it, and keeps its front.
+    /// Inflates all of a compressed message, since later ones may refer back to any of it, and keeps its prefix.
     fn inflate(&mut self, payload: &[u8], offset: u64, ends: bool, now: Instant) -> Result<(), Unreadable> {
         let Some(inflater) = &mut self.inflater else { return Ok(()) };
         let limit = self.sender.limit();
         let Pieces { kind, front } = &mut **self.pieces.get_or_insert_default();
-        // One byte more than the front tells that it is not the whole message.
+        // One byte more than the prefix shows that the message is longer.
         let mut output = |bytes: &[u8]| front.extend_from_slice(&bytes[..bytes.len().min(limit + 1 - front.len())]);
         let mut unmasked = [0; UNMASKED];
         for (at, piece) in (offset..).step_by(UNMASKED).zip(payload.chunks(UNMASKED)) {
@@ -211,7 +212,7 @@ impl Direction {
 }
 
 impl Sender {
-    /// Bytes at the front of a message that are enough to name it.
+    /// Length in bytes of the prefix that identifies a message.
     fn limit(self) -> usize {
         match self {
             Self::Browser => messages::BACK_PREFIX,

@@ -1,4 +1,4 @@
-//! How much of a session the tap looks at, which reserved bits that allows, and which frames it must see whole.
+//! How deep the tap inspects a session, which reserved bits are valid then, and which frames must be complete.
 
 use super::liveness::Tag;
 use crate::streamlit::messages;
@@ -6,17 +6,17 @@ use crate::websocket::frame::{Header, MAX_CONTROL, Opcode};
 use crate::websocket::inflate::{COMPRESSED, Deflate};
 use crate::websocket::scanner::Sender;
 
-/// How much of a session the tap looks at.
+/// How deep the tap inspects a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Inspection {
-    /// Messages too: heartbeats are answered.
+    /// Messages: heartbeats are answered.
     Messages,
-    /// Messages too, though some are compressed. A heartbeat is answered but never withheld: what comes later may refer
-    /// back to it. Of the upstream only as much is inflated as names its version, so its own acks are not seen.
+    /// Messages, some of them compressed. A heartbeat is answered but never withheld: later messages may refer back to
+    /// it. The upstream is inflated only until it names its version, so its own acks are not seen.
     Compressed(Deflate),
-    /// Frames only, so that a close frame can go in at a boundary. Extensions may have been negotiated.
+    /// Frames only, to insert control frames at boundaries. Extensions may have been negotiated.
     Frames,
-    /// Nothing any more: the stream could not be followed.
+    /// Nothing: the stream could not be parsed.
     Off,
 }
 
@@ -29,8 +29,8 @@ impl Inspection {
         }
     }
 
-    /// Whether the reserved bits of a frame that the scanner has let through mean what was negotiated: permessage-deflate
-    /// sets RSV1 on the first frame of a message and nothing else (RFC 7692 §6).
+    /// Whether the reserved bits of a frame that passed the scanner match what was negotiated. permessage-deflate sets
+    /// only RSV1, and only on the first frame of a message (RFC 7692 §6).
     pub(super) fn allows(self, header: &Header) -> bool {
         let compressible = matches!(header.opcode, Opcode::Text | Opcode::Binary);
         match self {
@@ -40,9 +40,9 @@ impl Inspection {
     }
 }
 
-/// Whether a frame must be seen whole before it is known whether it passes. A heartbeat and a pong of ours may be
-/// taken out, but not where a reserved bit makes them an extension's; a close frame's code is reported. `shielded` is `Some`
-/// where the browser is pinged, and true where it is shielded from the upstream's pings.
+/// Whether a frame must be complete before it is processed. A heartbeat, a pong to our ping and a shielded ping may be
+/// removed, unless a reserved bit makes them an extension's. A close frame's code is reported. `shielded` is `Some` if
+/// the browser is pinged, and true if it is shielded from the upstream's pings.
 pub(super) fn wanted(from: Sender, header: &Header, shielded: Option<bool>) -> bool {
     match header.opcode {
         Opcode::Close => header.payload <= MAX_CONTROL as u64,

@@ -1,9 +1,9 @@
-//! What is known of one upstream's own acks, and when it is forgotten.
+//! Learns whether one upstream acks heartbeats itself, and forgets it when that may have changed.
 
 use super::Capability;
 use crate::streamlit::version;
 
-/// So many native acks missed in a row, each time by an upstream that was proved alive, unlearn `Native`.
+/// Misses in a row that reset `Native` to `Unknown`, each by an upstream that was proved alive.
 const MISSES_TO_DOUBT: u8 = 3;
 
 /// The knowledge about one upstream, shared by its sessions.
@@ -19,7 +19,7 @@ impl Learning {
         self.capability
     }
 
-    /// A `new_session` named the server's version. Text that is no version teaches nothing.
+    /// A `new_session` named the server's version. Text that is not a version is ignored.
     pub fn on_version(&mut self, text: &str) {
         match version::answers_heartbeats(text) {
             Some(true) => self.learn(Capability::Native),
@@ -28,14 +28,14 @@ impl Learning {
         }
     }
 
-    /// An ack of the upstream's own came by.
+    /// The upstream sent its own ack.
     pub fn on_native_ack(&mut self) {
         self.learn(Capability::Native);
     }
 
-    /// A forwarded heartbeat got no native ack in time although the upstream was then proved alive.
+    /// A forwarded heartbeat got no native ack although the upstream was proved alive.
     ///
-    /// An unknown upstream is taken as silent after one: a native server loses an ack only when a script run starts
+    /// One miss makes an unknown upstream silent. A native server loses an ack only when a script run starts
     /// (Streamlit 1.55 to 1.67), and then its `new_session` names the version.
     pub fn on_native_miss(&mut self) {
         match self.capability {
@@ -50,7 +50,7 @@ impl Learning {
         }
     }
 
-    /// The upstream refused a connection or vanished: whatever comes back may be another version.
+    /// The upstream refused a connection, vanished or goes away: it may return as another version.
     pub fn on_gone(&mut self) {
         self.learn(Capability::Unknown);
     }
@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn versions_and_native_acks_teach() {
+    fn versions_and_native_acks_set_the_capability() {
         let mut learning = Learning::default();
         learning.on_version("1.53.1");
         assert_eq!(learning.capability(), Capability::Silent);
@@ -88,13 +88,13 @@ mod tests {
         learning.on_native_ack();
         learning.on_native_miss();
         learning.on_native_miss();
-        assert_eq!(learning.capability(), Capability::Native, "an ack in between starts the count anew");
+        assert_eq!(learning.capability(), Capability::Native, "an ack in between resets the count");
         learning.on_native_miss();
         assert_eq!(learning.capability(), Capability::Unknown);
     }
 
     #[test]
-    fn an_upstream_that_went_away_is_forgotten() {
+    fn capability_is_unknown_after_the_upstream_went_away() {
         let mut learning = Learning::default();
         learning.on_version("1.67.0");
         learning.on_gone();

@@ -1,22 +1,22 @@
-//! Has the upstream proved itself alive? One tagged ping at a time; only its pong says yes.
+//! Proof that a peer is alive: one tagged ping at a time, answered only by its own pong.
 
 use std::time::{Duration, Instant};
 
-/// The payload of a ping of ours: a number that no peer can guess, then a count.
+/// The payload of the sidecar's pings: a number that no peer can guess, then a count.
 pub type Tag = [u8; 16];
 
-/// What a pong is worth.
+/// What a pong proves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pong {
-    /// It answers somebody else's ping, or none: it passes on.
+    /// It answers another sender's ping, or none: it passes.
     Foreign,
-    /// It carries our tag but answers no ping that is outstanding: it is swallowed and proves nothing.
+    /// It carries our nonce but answers no outstanding ping: it is removed and proves nothing.
     Stale,
-    /// It answers the outstanding ping, after so long.
+    /// It answers the outstanding ping; the round-trip time.
     Proof(Duration),
 }
 
-/// The pings of one session. Awaits one pong at most, since a pong proves nothing about the time after its ping.
+/// The pings to one peer. At most one is outstanding, since a pong proves nothing about the time after its ping.
 #[derive(Clone, Copy, Debug)]
 pub struct Liveness {
     nonce: u64,
@@ -25,24 +25,24 @@ pub struct Liveness {
 }
 
 impl Liveness {
-    /// `nonce` must be random: it tells our pongs from the browser's own.
+    /// `nonce` must be random: it marks the pongs to our pings.
     pub fn new(nonce: u64) -> Self {
         Self { nonce, count: 0, outstanding: None }
     }
 
-    /// A ping was sent whose pong has not come.
+    /// A ping awaits its pong.
     pub fn is_outstanding(&self) -> bool {
         self.outstanding.is_some()
     }
 
-    /// The tag of the ping that is sent `now`.
+    /// Records a ping sent `now` and returns its tag.
     pub fn on_ping(&mut self, now: Instant) -> Tag {
         self.count += 1;
         self.outstanding = Some(now);
         self.tag()
     }
 
-    /// A pong came from the upstream.
+    /// The peer sent a pong.
     pub fn on_pong(&mut self, payload: &[u8], now: Instant) -> Pong {
         if payload == self.tag()
             && let Some(sent) = self.outstanding.take()

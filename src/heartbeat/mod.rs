@@ -1,4 +1,4 @@
-//! What happens to a heartbeat, decided by pure code: events and `now` in, actions out.
+//! Decides what happens to a heartbeat, as pure code: events and `now` in, actions out.
 
 mod direction;
 mod inspection;
@@ -17,10 +17,10 @@ use std::time::Duration;
 
 use crate::streamlit::ack::AckForm;
 
-/// Who is to answer heartbeats.
+/// Which side answers heartbeats.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
-    /// The upstream where it can, the sidecar otherwise.
+    /// The upstream if it can, else the sidecar.
     #[default]
     Auto,
     /// Always the sidecar.
@@ -29,7 +29,7 @@ pub enum Mode {
     Forward,
 }
 
-/// What makes an upstream count as alive.
+/// What proves an upstream alive.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Proof {
     /// The pong to a ping that was sent after the heartbeat came.
@@ -42,9 +42,9 @@ pub enum Proof {
 /// The heartbeat settings of one upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// Who answers.
+    /// Which side answers.
     pub mode: Mode,
-    /// What must be seen before the sidecar answers.
+    /// The proof required before the sidecar answers.
     pub proof: Proof,
     /// The bytes of a sidecar-made ack.
     pub ack: AckForm,
@@ -66,11 +66,11 @@ impl Default for Settings {
     }
 }
 
-/// What is known of an upstream's own acks. Kept per upstream: after a quick reconnect (Streamlit 1.39+) no
+/// Whether an upstream acks heartbeats itself. Kept per upstream: after a quick reconnect (Streamlit 1.39+) no
 /// `new_session` comes on the new socket.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Capability {
-    /// Nothing yet: forward and wait; what happens teaches.
+    /// Not known yet: forward, and learn from the result.
     #[default]
     Unknown,
     /// It does not answer heartbeats (Streamlit before 1.55.0).
@@ -79,7 +79,7 @@ pub enum Capability {
     Native,
 }
 
-/// Who made an ack.
+/// Which side made an ack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AckOrigin {
     /// The sidecar.
@@ -91,10 +91,10 @@ pub enum AckOrigin {
 /// Why a heartbeat got no ack, or got it late.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Withheld {
-    /// The upstream did not prove itself alive within `stall_after`.
+    /// The upstream was not proved alive within `stall_after`.
     UpstreamStalled,
-    /// The session ended before the upstream had proved itself alive.
+    /// The upstream closed the session before it was proved alive.
     UpstreamClosed,
-    /// The sidecar may not answer here: `mode = "forward"`, or a stream that the tap cannot follow.
+    /// The sidecar may not answer: `mode = "forward"`.
     Policy,
 }

@@ -1,4 +1,4 @@
-//! What the tap asks of whoever carries its decisions out, and what it tells.
+//! The tap's output interface and its events.
 
 use std::time::Duration;
 
@@ -9,40 +9,40 @@ use crate::websocket::scanner::{Lost, Sender};
 /// An event that the tap reports.
 #[derive(Debug, PartialEq, Eq)]
 pub enum TapEvent {
-    /// A heartbeat came from the browser.
+    /// The browser sent a heartbeat.
     Heartbeat,
-    /// A whole message of so many payload bytes passed from the browser, or was withheld.
+    /// A complete browser message passed or was withheld; its payload length in bytes.
     Back(BackType, u64),
-    /// A whole message of so many payload bytes passed from the upstream.
+    /// A complete upstream message passed; its payload length in bytes.
     Forward(Forward, u64),
-    /// An ack was sent after so long.
+    /// An ack was sent; the time since its heartbeat.
     Ack(Duration),
-    /// The upstream's own ack passed; its heartbeat waited so long, if it is known.
+    /// The upstream's own ack passed; the time since its heartbeat, if known.
     NativeAck(Option<Duration>),
     /// No native ack came within `native_deadline`.
     NativeAckOverdue,
-    /// The upstream proved itself alive after a native ack was overdue: it does not answer.
+    /// The upstream was proved alive and has not acked a forwarded heartbeat.
     NativeAckMissed,
-    /// The upstream answered a ping after so long.
+    /// The upstream answered a ping; the round-trip time.
     Proof(Duration),
     /// A heartbeat counts as withheld.
     Withheld(Withheld),
-    /// A close frame passed; its sender and its code, if it has one.
+    /// A close frame was received; its sender and its code, if any.
     Close(Sender, Option<u16>),
-    /// The stream cannot be followed any further; the tap is off.
+    /// The stream cannot be parsed further; inspection is off, or frames only.
     Lost(Lost),
 }
 
-/// Carries out what the tap decides. `from` names the direction by its sender.
+/// Receives the tap's output. `from` is the sender of the direction.
 pub trait TapOutput {
-    /// These bytes of the stream go on as they are.
+    /// Passes bytes of the stream unchanged.
     fn pass(&mut self, from: Sender, bytes: &[u8]);
-    /// These bytes of the sidecar's own go in here.
+    /// Inserts bytes of the sidecar's own.
     fn insert(&mut self, from: Sender, bytes: &[u8]);
-    /// Nothing in this direction waits for its receiver.
+    /// Whether nothing waits for the receiver of this direction.
     fn is_clear(&self, from: Sender) -> bool;
-    /// What is known of the upstream.
+    /// Whether the upstream acks heartbeats.
     fn capability(&self) -> Capability;
-    /// Something happened that is worth a metric.
+    /// Reports an event.
     fn note(&mut self, note: TapEvent);
 }

@@ -1,23 +1,22 @@
-//! The websocket pings beside the heartbeats: ours to the browser, and the upstream's, answered in the browser's stead.
+//! Websocket pings beside the heartbeats: pings the browser, and answers the upstream's pings in its place.
 //!
-//! Law: a pong of ours towards the upstream repeats what its ping carried (RFC 6455 §5.5.3), and goes only where a ping
-//! was taken out.
+//! Invariant: a pong to the upstream repeats its ping's payload (RFC 6455 §5.5.3), and is sent only for a removed ping.
 
 use std::time::{Duration, Instant};
 
 use super::liveness::{Liveness, Pong, Tag};
 use crate::websocket::frame::MAX_CONTROL;
 
-/// What is asked of a session's pings.
+/// The ping settings of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PingSettings {
-    /// From one ping to the browser to the next.
+    /// Time between pings to the browser.
     pub interval: Duration,
-    /// The upstream's pings end here: the browser's pong may take longer than the upstream waits for it.
+    /// The upstream's pings are answered here: the browser's pong may take longer than the upstream waits.
     pub shield: bool,
 }
 
-/// What is to be sent, now, between two frames.
+/// A frame to send now, between two frames.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Outgoing {
@@ -35,30 +34,30 @@ pub struct Pings {
     /// When the next ping to the browser is due.
     due: Instant,
     sent: Option<Instant>,
-    /// The upstream's newest ping, while there is no room for its pong: older ones need none (RFC 6455 §5.5.3).
+    /// The upstream's newest ping, until its pong is sent; older ones need none (RFC 6455 §5.5.3).
     asked: Option<Box<[u8]>>,
     closing: bool,
 }
 
 impl Pings {
-    /// Those of a session that begins now; `nonce` must be random, and not the one of its heartbeats.
+    /// The pings of a session that starts `now`. `nonce` must be random and differ from that of its heartbeats.
     pub fn new(settings: PingSettings, nonce: u64, now: Instant) -> Self {
         let (browser, due) = (Liveness::new(nonce), now + settings.interval);
         Self { settings, browser, due, sent: None, asked: None, closing: false }
     }
 
-    /// The upstream's pings are to be taken out.
+    /// Whether the upstream's pings are removed.
     pub fn shields(&self) -> bool {
         self.settings.shield && !self.closing
     }
 
-    /// A ping of the upstream's was taken out.
+    /// A ping of the upstream was removed.
     pub fn on_upstream_ping(&mut self, payload: &[u8]) {
         debug_assert!(payload.len() <= MAX_CONTROL);
         self.asked = Some(payload.into());
     }
 
-    /// A pong came from the browser; only [`Pong::Foreign`] may pass on.
+    /// The browser sent a pong; only [`Pong::Foreign`] may pass.
     pub fn on_browser_pong(&mut self, payload: &[u8], now: Instant) -> Pong {
         let pong = self.browser.on_pong(payload, now);
         if let Pong::Proof(_) = pong {
@@ -67,28 +66,28 @@ impl Pings {
         pong
     }
 
-    /// One side is closing: nothing is sent from here on, and nothing awaited.
+    /// One side is closing: from now on nothing is sent or awaited.
     pub fn on_closing(&mut self) {
         self.closing = true;
         (self.asked, self.sent) = (None, None);
     }
 
-    /// Since when a ping has been without its pong.
+    /// When the unanswered ping was sent.
     pub fn unanswered(&self) -> Option<Instant> {
         self.sent
     }
 
-    /// A pong waits for room.
+    /// No pong waits for room.
     pub fn is_idle(&self) -> bool {
         self.asked.is_none()
     }
 
-    /// When [`Pings::next`] must be asked again, if nothing happens before.
+    /// When [`Pings::next`] must be called at the latest.
     pub fn deadline(&self) -> Option<Instant> {
         (!self.closing).then_some(self.due)
     }
 
-    /// What is to be sent now, where there is room for a control frame; ask until it answers `None`.
+    /// The next frame to send, given which side has room for one; call until it returns `None`.
     pub fn next(&mut self, now: Instant, browser: bool, upstream: bool) -> Option<Outgoing> {
         if upstream && let Some(payload) = self.asked.take() {
             return Some(Outgoing::Pong(payload));
@@ -96,7 +95,7 @@ impl Pings {
         if self.closing || now < self.due {
             return None;
         }
-        // A ping that finds no room, or whose forerunner is unanswered, is left out.
+        // Without room, or while the previous ping is unanswered, this ping is skipped.
         self.due = now + self.settings.interval;
         if !browser || self.browser.is_outstanding() {
             return None;
@@ -121,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn the_browser_is_asked_each_interval_and_one_question_at_a_time() {
+    fn browser_is_pinged_each_interval_unless_a_ping_is_unanswered() {
         let start = Instant::now();
         let mut pings = Pings::new(SETTINGS, 7, start);
         assert_eq!(pings.next(start + 29 * SECOND, true, true), None);
@@ -136,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn a_ping_without_room_is_left_out_and_nobody_is_blamed() {
+    fn ping_without_room_is_skipped_and_not_counted_as_unanswered() {
         let start = Instant::now();
         let mut pings = Pings::new(SETTINGS, 7, start);
         assert_eq!(pings.next(start + 30 * SECOND, false, true), None);
@@ -144,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn the_upstreams_newest_ping_is_answered_once_there_is_room() {
+    fn newest_upstream_ping_is_answered_once_there_is_room() {
         let start = Instant::now();
         let mut pings = Pings::new(SETTINGS, 7, start);
         pings.on_upstream_ping(b"old");

@@ -1,54 +1,54 @@
 //! Decides what happens to each heartbeat of one session.
 //!
-//! Law: acks made here ≤ heartbeats in, and none before the upstream has proved itself alive since that heartbeat.
+//! Invariant: acks made here ≤ heartbeats received, and none before the upstream was proved alive after its heartbeat.
 
 use std::time::{Duration, Instant};
 
 use super::liveness::{Liveness, Pong, Tag};
 use super::{Capability, Mode, Proof, Settings, Withheld};
 
-/// Heartbeats that may await their acks at a time. One more shares the ack of the newest, so that a flood grows nothing.
+/// Heartbeats that may await acks at a time. Any more share the ack of the newest, so a flood needs no more memory.
 pub const MAX_WAITING: usize = 8;
 
-/// Heartbeats that come so close together may both be under way at a healthy server.
+/// Heartbeats that come within this time may both be pending at a healthy server.
 const BURST: Duration = Duration::from_millis(500);
 
-/// What becomes of the heartbeat's own bytes.
+/// What happens to the heartbeat's own bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Disposition {
-    /// They go on to the upstream.
+    /// They pass to the upstream.
     Forward,
-    /// They are taken out of the stream.
+    /// They are removed from the stream.
     Withhold,
 }
 
-/// What is to be done next.
+/// What to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub enum Action {
     /// Send a ping with this payload upstream, now, between two frames.
     Ping(Tag),
-    /// Send an ack to the browser, now, between two messages; its heartbeat came so long ago.
+    /// Send an ack to the browser, now, between two messages; the time since its heartbeat.
     Ack(Duration),
     /// A forwarded heartbeat got no native ack within `native_deadline`.
     NativeAckOverdue,
-    /// That upstream has since proved itself alive: it could have answered and did not.
+    /// The upstream was proved alive after a forwarded heartbeat, but has not acked it.
     NativeAckMissed,
     /// Count a heartbeat as withheld.
     Withheld(Withheld),
 }
 
-/// Where something can be slipped in at this moment.
+/// What can be inserted now.
 #[derive(Clone, Copy, Debug)]
 pub struct Room {
-    /// A message towards the browser.
+    /// A message to the browser.
     pub browser: bool,
-    /// A control frame towards the upstream.
+    /// A control frame to the upstream.
     pub upstream: bool,
 }
 
-/// How far a heartbeat has come.
+/// The stage of an unanswered heartbeat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
     /// Awaits the upstream's own ack; `Unproved` or `Proved` follows at `native_deadline`.
@@ -61,14 +61,14 @@ enum Stage {
     Proved,
 }
 
-/// A heartbeat that has not been answered.
+/// An unanswered heartbeat.
 #[derive(Clone, Copy, Debug)]
 struct Waiting {
     since: Instant,
     stage: Stage,
-    /// The upstream has seen it and may still answer it, which would be seen.
+    /// The upstream received it, and a native ack would be seen.
     forwarded: bool,
-    /// It was counted as withheld already.
+    /// It was already counted as withheld.
     stalled: bool,
 }
 
@@ -79,18 +79,18 @@ pub struct Policy {
     liveness: Liveness,
     /// Oldest first, at most [`MAX_WAITING`].
     waiting: Vec<Waiting>,
-    /// Misses that the last proof turned into facts, still to be told.
+    /// Confirmed missed native acks not yet reported.
     misses: u8,
     closing: bool,
 }
 
 impl Policy {
-    /// The policy of a session that has just begun; `nonce` must be random.
+    /// The policy of a new session; `nonce` must be random.
     pub fn new(settings: Settings, nonce: u64) -> Self {
         Self { settings, liveness: Liveness::new(nonce), waiting: Vec::new(), misses: 0, closing: false }
     }
 
-    /// A heartbeat came from the browser.
+    /// The browser sent a heartbeat.
     pub fn on_heartbeat(&mut self, now: Instant, capability: Capability) -> Disposition {
         if self.closing {
             return Disposition::Forward;
@@ -104,8 +104,8 @@ impl Policy {
         if answer_here { Disposition::Withhold } else { Disposition::Forward }
     }
 
-    /// A heartbeat came from the browser that passes on, in a session whose native acks cannot be seen. It is answered
-    /// as if the upstream were silent: should there be a native ack too, it stops a timer that has stopped already.
+    /// The browser sent a heartbeat that passes, and a native ack to it cannot be seen. It is answered as if the
+    /// upstream were silent. A native ack as well does no harm: the page's timer has already stopped.
     pub fn on_compressed_heartbeat(&mut self, now: Instant) {
         if !self.closing && self.settings.mode != Mode::Forward {
             self.await_ack(now, self.unproved(), false);
@@ -115,7 +115,7 @@ impl Policy {
     fn await_ack(&mut self, since: Instant, stage: Stage, forwarded: bool) {
         let full = self.waiting.len() == MAX_WAITING;
         match self.waiting.last_mut().filter(|_| full) {
-            // It shares the newest one's ack, which therefore must not be released by a proof older than itself.
+            // It shares the newest one's ack, which therefore must not be released by an older proof.
             Some(newest) => {
                 newest.stage = stage;
                 newest.forwarded |= forwarded;
@@ -124,11 +124,11 @@ impl Policy {
         }
     }
 
-    /// An ack of the upstream's own came by: how long its heartbeat waited, if one did.
+    /// The upstream sent its own ack. Returns how long its heartbeat waited, if one did.
     ///
-    /// Acks carry no id, but a server acks in order: it answers the oldest of the heartbeats that came within
-    /// half a second of the newest. One from long before has lost its ack (Streamlit 1.55 to 1.67); taking this one for it
-    /// would pass the loss on from heartbeat to heartbeat.
+    /// Acks carry no id, but a server acks in order. This ack belongs to the oldest heartbeat that arrived within half
+    /// a second of the newest. An older one has lost its ack (Streamlit 1.55 to 1.67). Matching this ack to it would
+    /// shift the loss from heartbeat to heartbeat.
     pub fn on_native_ack(&mut self, now: Instant) -> Option<Duration> {
         let answered = self.answered(|waiting| waiting.stage == Stage::Native);
         let waiting = self.waiting.remove(answered.or_else(|| self.answered(|waiting| waiting.forwarded))?);
@@ -141,7 +141,7 @@ impl Policy {
         self.waiting.iter().position(|waiting| may_be(waiting) && waiting.since + BURST >= newest)
     }
 
-    /// The upstream turned out to be silent: forwarded heartbeats need not wait for acks of its own any longer.
+    /// The upstream is silent: forwarded heartbeats no longer wait for native acks.
     pub fn on_silent(&mut self) {
         if self.settings.mode == Mode::Auto {
             let stage = self.unproved();
@@ -151,7 +151,7 @@ impl Policy {
         }
     }
 
-    /// A pong came from the upstream; only [`Pong::Foreign`] may pass on.
+    /// The upstream sent a pong; only [`Pong::Foreign`] may pass.
     pub fn on_pong(&mut self, payload: &[u8], now: Instant) -> Pong {
         let pong = self.liveness.on_pong(payload, now);
         if let Pong::Proof(_) = pong {
@@ -163,30 +163,30 @@ impl Policy {
         pong
     }
 
-    /// One side is closing, `upstream` says which: nothing is sent from here on. Returns how many heartbeats go
-    /// unanswered because the upstream went.
+    /// One side is closing: from now on nothing is sent. If it is the `upstream`, returns how many heartbeats stay
+    /// unanswered and were not counted as withheld.
     pub fn on_closing(&mut self, upstream: bool) -> usize {
         self.closing = true;
         let unanswered = self.waiting.drain(..).filter(|waiting| !waiting.stalled).count();
         if upstream { unanswered } else { 0 }
     }
 
-    /// One side is closing: heartbeats are not answered any more.
+    /// One side is closing: heartbeats are no longer answered.
     pub fn is_closing(&self) -> bool {
         self.closing
     }
 
-    /// Nothing awaits anything.
+    /// No heartbeat or report is pending.
     pub fn is_idle(&self) -> bool {
         self.waiting.is_empty() && self.misses == 0
     }
 
-    /// When [`Policy::next`] must be asked again, if nothing happens before.
+    /// When [`Policy::next`] must be called at the latest.
     pub fn deadline(&self) -> Option<Instant> {
         self.waiting.iter().filter_map(|waiting| self.due(waiting)).min()
     }
 
-    /// What is to be done now; ask until it answers `None`.
+    /// The next action; call until it returns `None`.
     pub fn next(&mut self, now: Instant, room: Room) -> Option<Action> {
         if self.misses > 0 {
             self.misses -= 1;
@@ -210,7 +210,7 @@ impl Policy {
         Some(Action::Ping(self.liveness.on_ping(now)))
     }
 
-    /// The stage of a heartbeat that the sidecar is to answer.
+    /// The first stage of a heartbeat that the sidecar answers.
     fn unproved(&self) -> Stage {
         match self.settings.proof {
             Proof::Pong => Stage::Unproved,
@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn a_heartbeat_that_comes_while_a_ping_is_outstanding_waits_for_the_next_one() {
+    fn heartbeat_during_an_outstanding_ping_waits_for_the_next_ping() {
         let (start, mut policy) = (Instant::now(), policy(Settings::default()));
         let _withheld = policy.on_heartbeat(start, Capability::Silent);
         let first = ping(&mut policy, start);
@@ -291,13 +291,13 @@ mod tests {
         let _proof = policy.on_pong(&first, start + 2 * MS);
         assert_eq!(policy.next(start + 2 * MS, ROOM), Some(Action::Ack(2 * MS)));
         let second = ping(&mut policy, start + 2 * MS);
-        assert_eq!(policy.next(start + 3 * MS, ROOM), None, "the first pong says nothing about the second heartbeat");
+        assert_eq!(policy.next(start + 3 * MS, ROOM), None, "the first pong proves nothing for the second heartbeat");
         let _proof = policy.on_pong(&second, start + 4 * MS);
         assert_eq!(policy.next(start + 4 * MS, ROOM), Some(Action::Ack(3 * MS)));
     }
 
     #[test]
-    fn a_stalled_upstream_counts_once_and_a_late_pong_acks_late() {
+    fn stalled_upstream_is_counted_once_and_a_late_pong_still_acks() {
         let (start, mut policy) = (Instant::now(), policy(Settings::default()));
         let _withheld = policy.on_heartbeat(start, Capability::Silent);
         let tag = ping(&mut policy, start);
@@ -311,17 +311,17 @@ mod tests {
     }
 
     #[test]
-    fn a_native_upstream_answers_by_itself() {
+    fn native_upstream_gets_no_sidecar_ack() {
         let (start, mut policy) = (Instant::now(), policy(Settings::default()));
         assert_eq!(policy.on_heartbeat(start, Capability::Native), Disposition::Forward);
         assert_eq!(policy.next(start, ROOM), None);
         assert_eq!(policy.on_native_ack(start + MS), Some(MS));
         assert_eq!((policy.next(start + Duration::from_secs(60), ROOM), policy.deadline()), (None, None));
-        assert_eq!(policy.on_native_ack(start + MS), None, "an ack that nobody waits for");
+        assert_eq!(policy.on_native_ack(start + MS), None, "no heartbeat waits for this ack");
     }
 
     #[test]
-    fn a_native_ack_that_stays_away_is_made_up_for_once_the_upstream_is_proved_alive() {
+    fn missing_native_ack_is_replaced_once_the_upstream_is_proved_alive() {
         let (start, mut policy) = (Instant::now(), policy(Settings::default()));
         let _forwarded = policy.on_heartbeat(start, Capability::Native);
         let late = start + Settings::default().native_deadline;
@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn heartbeats_that_were_forwarded_to_an_upstream_that_turns_out_silent_wait_no_longer() {
+    fn forwarded_heartbeats_stop_waiting_once_the_upstream_is_known_as_silent() {
         let (start, mut policy) = (Instant::now(), policy(Settings::default()));
         let _forwarded = policy.on_heartbeat(start, Capability::Unknown);
         assert_eq!(policy.next(start + MS, ROOM), None);
@@ -345,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_native_ack_is_not_passed_on_from_heartbeat_to_heartbeat() {
+    fn lost_native_ack_affects_only_its_own_heartbeat() {
         let (start, mut policy) = (Instant::now(), policy(Settings::default()));
         let _lost = policy.on_heartbeat(start, Capability::Native);
         for beat in 1..=3 {
@@ -354,7 +354,7 @@ mod tests {
             assert_eq!(policy.on_native_ack(sent + MS), Some(MS));
         }
         let late = start + Settings::default().native_deadline;
-        assert_eq!(policy.next(late, ROOM), Some(Action::NativeAckOverdue), "the first one alone is left");
+        assert_eq!(policy.next(late, ROOM), Some(Action::NativeAckOverdue), "only the first heartbeat is left");
         let tag = ping(&mut policy, late);
         let _proof = policy.on_pong(&tag, late + MS);
         assert_eq!(policy.next(late + MS, ROOM), Some(Action::NativeAckMissed));
@@ -375,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn a_native_ack_during_the_proof_makes_ours_needless() {
+    fn native_ack_during_the_proof_cancels_the_sidecar_ack() {
         let (start, mut policy) = (Instant::now(), policy(Settings::default()));
         let _forwarded = policy.on_heartbeat(start, Capability::Unknown);
         let late = start + Settings::default().native_deadline;
@@ -387,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn mode_forward_never_answers_and_says_so() {
+    fn mode_forward_never_answers_and_counts_the_heartbeat_as_withheld() {
         let (start, mut policy) = (Instant::now(), policy(Settings { mode: Mode::Forward, ..Settings::default() }));
         assert_eq!(policy.on_heartbeat(start, Capability::Silent), Disposition::Forward);
         let late = start + Settings::default().native_deadline;
@@ -402,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn a_heartbeat_whose_native_ack_cannot_be_seen_is_answered_after_a_proof_and_teaches_nothing() {
+    fn compressed_heartbeat_is_answered_after_a_proof_and_reports_no_missed_native_ack() {
         for mode in [Mode::Auto, Mode::Answer] {
             let (start, mut policy) = (Instant::now(), policy(Settings { mode, ..Settings::default() }));
             policy.on_compressed_heartbeat(start);
@@ -418,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn an_open_connection_is_proof_enough_if_told_so() {
+    fn proof_connection_acks_without_a_ping() {
         let settings = Settings { proof: Proof::Connection, ..Settings::default() };
         let (start, mut policy) = (Instant::now(), policy(settings));
         assert_eq!(policy.on_heartbeat(start, Capability::Silent), Disposition::Withhold);
@@ -426,7 +426,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_sent_where_there_is_no_room() {
+    fn nothing_is_sent_without_room() {
         let none = Room { browser: false, upstream: false };
         let (start, mut policy) = (Instant::now(), policy(Settings::default()));
         let _withheld = policy.on_heartbeat(start, Capability::Silent);
@@ -441,14 +441,14 @@ mod tests {
     fn nothing_is_sent_once_a_side_is_closing() {
         let (start, mut policy) = (Instant::now(), policy(Settings::default()));
         let _withheld = policy.on_heartbeat(start, Capability::Silent);
-        assert_eq!(policy.on_closing(true), 1, "the upstream went before it had proved itself");
+        assert_eq!(policy.on_closing(true), 1, "the upstream closed before it was proved alive");
         assert_eq!((policy.next(start, ROOM), policy.deadline()), (None, None));
         assert_eq!(policy.on_heartbeat(start, Capability::Silent), Disposition::Forward);
         assert_eq!(policy.on_closing(true), 0);
     }
 
     #[test]
-    fn a_flood_shares_the_newest_ack_and_grows_nothing() {
+    fn flooded_heartbeats_share_the_newest_ack_in_bounded_memory() {
         let (start, mut policy) = (Instant::now(), policy(Settings::default()));
         let _withheld = policy.on_heartbeat(start, Capability::Silent);
         let first = ping(&mut policy, start);

@@ -1,9 +1,9 @@
-//! The bytes of one call to the tap: what of them is dealt with, and what has been passed on.
+//! Tracks the bytes of one call to the tap: which are processed, and which are passed on.
 
 use super::output::TapOutput;
 use crate::websocket::scanner::Sender;
 
-/// The bytes of one call: `passed..at` is dealt with and still to be passed on.
+/// The bytes of one call; `passed..at` are processed but not passed on yet.
 pub(super) struct Run<'a> {
     pub(super) bytes: &'a [u8],
     pub(super) from: Sender,
@@ -23,7 +23,7 @@ impl<'a> Run<'a> {
         self.passed = self.at;
     }
 
-    /// Takes the last `frame` bytes out.
+    /// Removes the last `frame` bytes.
     pub(super) fn cut(&mut self, frame: usize, is_close_sent: bool, output: &mut impl TapOutput) {
         self.at -= frame;
         self.flush(is_close_sent, output);

@@ -1,7 +1,14 @@
-//! The tap of one session: walks along both directions and slips in or takes out what the policy decides.
+//! The tap of one session: parses both directions, and inserts or removes frames as the policy decides.
 //!
-//! Law: any chunking of the same bytes gives the same output and the same decisions; what is neither a withheld
-//! heartbeat, a pong of ours nor a ping that the browser is shielded from passes on unchanged.
+//! Invariant: any chunking of the same bytes gives the same output and the same decisions. Withheld heartbeats, pongs
+//! to our pings and shielded pings are removed; all other bytes pass unchanged until the sidecar closes the direction.
+//!
+//! `relay::Session` makes all calls, in this order at each wake-up; [`TapOutput`] receives the results:
+//! 1. [`Tap::close`] (drain) or [`Tap::hand_over`] (takeover), at most once.
+//! 2. [`Tap::on_bytes`] for each read, then [`Tap::on_end`] at EOF or reset: upstream first, then browser.
+//! 3. [`Tap::drive`], unless [`Tap::is_idle`], and again at [`Tap::deadline`]. Not after `hand_over`.
+//! 4. [`Tap::unanswered`], when peers are checked; `on_end` for a dead one.
+//! 5. [`Tap::has_closed`] and [`Tap::is_closed`], to end the session.
 
 mod close;
 
@@ -21,8 +28,7 @@ use crate::streamlit::messages::{self, BackType, Forward, ForwardType};
 use crate::websocket::frame::{self, ControlFrame, Header, MAX_CONTROL, Opcode};
 use crate::websocket::scanner::{Lost, Mark, Sender};
 
-/// Longest run of bytes, in one direction, that the tap leaves with the caller until more of it has come: a frame
-/// header and the payload of a frame that must be seen whole.
+/// Longest remainder of [`Tap::on_bytes`], in bytes: a frame header and the payload of a frame that must be complete.
 pub const MAX_CARRY: usize = frame::MAX_HEADER + MAX_CONTROL;
 
 /// Both directions of one session.
@@ -31,17 +37,17 @@ pub struct Tap {
     depth: Inspection,
     ack: AckForm,
     policy: Policy,
-    /// `None` where pings and pongs pass.
+    /// `None` if the browser is not pinged.
     pings: Option<Box<Pings>>,
     browser: Direction,
     upstream: Direction,
-    /// The code to close both sides with as soon as there is room.
+    /// Close code to send to both sides once there is room.
     closing: Option<u16>,
     keys: u64,
 }
 
 impl Tap {
-    /// The tap of a session whose handshake is done. `nonce` must be random.
+    /// A tap for a session after its handshake. `nonce` must be random.
     pub fn new(depth: Inspection, settings: Settings, nonce: u64) -> Self {
         let deflate = match depth {
             Inspection::Compressed(deflate) => Some(deflate),
@@ -60,14 +66,14 @@ impl Tap {
         }
     }
 
-    /// Pings the browser from now on, and answers the upstream's pings where it is to be shielded from them. `nonce` must
-    /// be random, and not the one of the heartbeats.
+    /// Pings the browser from `now` on and, if `settings.shield` is set, answers the upstream's pings. `nonce` must be
+    /// random and differ from that of [`Tap::new`].
     pub fn with_pings(mut self, settings: PingSettings, nonce: u64, now: Instant) -> Self {
         self.pings = Some(Box::new(Pings::new(settings, nonce, now)));
         self
     }
 
-    /// Bytes came from `from`. Returns how many were dealt with; the rest, at most [`MAX_CARRY`], must stand at the
+    /// Handles bytes from `from`. Returns how many were processed. The remainder, at most [`MAX_CARRY`], must be at the
     /// front of the next call.
     pub fn on_bytes(&mut self, from: Sender, bytes: &[u8], now: Instant, output: &mut impl TapOutput) -> usize {
         let mut run = Run::new(from, bytes);
@@ -114,17 +120,17 @@ impl Tap {
         run.at
     }
 
-    /// `from` sends no more bytes; `rest` is what it left unfinished.
+    /// `from` sends no more bytes; `rest` is its incomplete frame.
     pub fn on_end(&mut self, from: Sender, rest: &[u8], output: &mut impl TapOutput) {
         if !self.is_close_sent(from) {
             output.pass(from, rest);
         }
-        // Behind a torn frame one of ours would be read as a part of it.
+        // After a truncated frame an inserted one would be read as part of it.
         self.direction_mut(from).close_sent |= !rest.is_empty();
         self.close_policy(from, output);
     }
 
-    /// Time has passed, or a receiver has caught up: does what is due.
+    /// Does what is due after time has passed or a receiver has caught up.
     pub fn drive(&mut self, now: Instant, output: &mut impl TapOutput) {
         if !self.policy.is_idle() {
             self.apply_actions(now, output);
@@ -138,13 +144,13 @@ impl Tap {
         self.policy.is_idle() && self.closing.is_none() && self.pings.as_ref().is_none_or(|pings| pings.is_idle())
     }
 
-    /// When [`Tap::drive`] must be called, if nothing happens before.
+    /// When [`Tap::drive`] must be called at the latest.
     pub fn deadline(&self) -> Option<Instant> {
         let pings = self.pings.as_ref().and_then(|pings| pings.deadline());
         self.policy.deadline().into_iter().chain(pings).min()
     }
 
-    /// Since when a ping to the browser has been without its pong.
+    /// When the browser's unanswered ping was sent.
     pub fn unanswered(&self) -> Option<Instant> {
         self.pings.as_ref()?.unanswered()
     }
@@ -163,8 +169,7 @@ impl Tap {
         }
     }
 
-    /// Goes past whole messages of the upstream's that nothing has to be done about, nearly all of what it sends. Answers how
-    /// many bytes that were.
+    /// Skips complete upstream messages that need no action, nearly all that it sends. Returns their length in bytes.
     fn plain_messages(&self, bytes: &[u8], output: &mut impl TapOutput) -> usize {
         let peek = match self.depth {
             Inspection::Messages => true,
@@ -183,7 +188,7 @@ impl Tap {
         bytes.len() - left.len()
     }
 
-    /// A frame that [`wanted`] to be seen whole.
+    /// Handles a complete frame that [`wanted`] selected.
     fn on_frame(&mut self, header: Header, wire: &[u8], run: &mut Run<'_>, now: Instant, output: &mut impl TapOutput) {
         let frame = header.length + wire.len();
         let mut payload = [0; MAX_CONTROL];
@@ -208,7 +213,7 @@ impl Tap {
         }
     }
 
-    /// Whether a ping or a pong ends here: a pong of ours, or a ping that the browser is shielded from.
+    /// Handles a ping or pong. Returns whether to remove it: a pong to a ping of ours, or a shielded ping.
     fn takes(
         &mut self,
         opcode: Opcode,
@@ -234,7 +239,7 @@ impl Tap {
         pong != Pong::Foreign
     }
 
-    /// A whole message of the browser that is short enough to be a heartbeat.
+    /// Handles a complete browser message that is short enough to be a heartbeat.
     fn on_small_message(
         &mut self,
         payload: &[u8],
@@ -258,7 +263,7 @@ impl Tap {
         self.apply_actions(now, output);
     }
 
-    /// Behind a close frame a heartbeat is a message like any other: nobody waits for its ack (RFC 6455 §5.5.1).
+    /// After a close frame a heartbeat is an ordinary message: no ack is expected (RFC 6455 §5.5.1).
     fn on_heartbeat(&mut self, now: Instant, output: &mut impl TapOutput) -> Disposition {
         if self.policy.is_closing() {
             return Disposition::Forward;
@@ -286,7 +291,7 @@ impl Tap {
             self.depth = Inspection::Frames;
         }
         let Some((kind, bytes)) = advanced else {
-            // A frame has ended inside a message: a ping may be waiting for that.
+            // A frame has ended inside a message: a waiting ping can now be sent.
             if ends_frame && !self.is_idle() {
                 run.flush(self.is_close_sent(run.from), output);
                 self.drive(now, output);
@@ -296,7 +301,7 @@ impl Tap {
         self.on_message(kind, bytes, run, now, output);
     }
 
-    /// A whole message passes.
+    /// Handles a complete message, which passes.
     fn on_message(&mut self, kind: Kind, bytes: u64, run: &mut Run<'_>, now: Instant, output: &mut impl TapOutput) {
         let heartbeat = kind == Kind::Back(BackType::AppHeartbeat);
         let native_ack = kind == Kind::Forward(Forward::Other(ForwardType::HeartbeatAck));
@@ -320,7 +325,7 @@ impl Tap {
         }
     }
 
-    /// Carries out what the policy wants now.
+    /// Executes the policy's pending actions.
     fn apply_actions(&mut self, now: Instant, output: &mut impl TapOutput) {
         while let Some(verb) = self.policy.next(now, self.room(output)) {
             match verb {
@@ -359,7 +364,7 @@ impl Tap {
         }
     }
 
-    /// Something was learned that may concern heartbeats under way.
+    /// Applies what was learned to pending heartbeats.
     fn on_capability(&mut self, capability: Capability) {
         if capability == Capability::Silent {
             self.policy.on_silent();
@@ -373,7 +378,7 @@ impl Tap {
         }
     }
 
-    /// Whether a control frame can go in behind what `from` has sent.
+    /// Whether a control frame can be inserted after what `from` has sent.
     fn frame_room(&self, from: Sender, output: &impl TapOutput) -> bool {
         !self.is_close_sent(from) && self.direction(from).scanner.between_frames() && output.is_clear(from)
     }
@@ -386,8 +391,8 @@ impl Tap {
         self.close_policy(Sender::Browser, output);
     }
 
-    /// The next masking key. Masking keeps intermediaries from being fed requests of an attacker's choice (RFC 6455
-    /// §10.3); these payloads are our own, so a key derived from the session's random nonce will do.
+    /// The next masking key. Masking keeps attackers from choosing the bytes that intermediaries see (RFC 6455 §10.3).
+    /// A browser chooses none of these payloads, so a key derived from the session's random nonce is enough.
     fn key(&mut self) -> [u8; 4] {
         self.keys = self.keys.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         [(self.keys >> 32) as u8, (self.keys >> 40) as u8, (self.keys >> 48) as u8, (self.keys >> 56) as u8]

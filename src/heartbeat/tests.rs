@@ -1,4 +1,4 @@
-//! Properties of the tap: what goes in, however it is cut, comes out, and no ack lies.
+//! Properties of the tap: bytes pass in any chunking, and no ack is sent without proof.
 
 mod compressed;
 mod pings;
@@ -29,7 +29,7 @@ const SETTINGS: [(Mode, Proof); 4] = [
     (Mode::Forward, Proof::Pong),
 ];
 
-/// Collects what a tap does.
+/// Records a tap's output.
 #[derive(Debug, Default, PartialEq)]
 struct Wires {
     to_browser: Vec<u8>,
@@ -52,7 +52,7 @@ impl Wires {
         self.notes.iter().filter(|note| wanted(note)).count()
     }
 
-    /// The tag of the last ping that went upstream.
+    /// The tag of the last ping to the upstream.
     fn last_tag(&self) -> Option<Tag> {
         let (_sender, frame) = self.inserted.iter().rfind(|(from, _frame)| *from == Sender::Browser)?;
         let header = Header::parse(frame)?;
@@ -107,7 +107,7 @@ fn tap(settings: Settings) -> (Tap, Wires) {
     (Tap::new(Inspection::Messages, settings, NONCE), Wires { capability: Capability::Silent, ..Wires::default() })
 }
 
-/// Feeds bytes as they would come in reads of these sizes.
+/// Feeds bytes in reads of these sizes.
 fn feed(tap: &mut Tap, from: Sender, bytes: &[u8], sizes: &[usize], now: Instant, wires: &mut Wires) {
     let (mut carry, mut rest, mut sizes) = (Vec::new(), bytes, sizes.iter().cycle());
     while !rest.is_empty() {
@@ -122,7 +122,7 @@ fn feed(tap: &mut Tap, from: Sender, bytes: &[u8], sizes: &[usize], now: Instant
 }
 
 #[test]
-fn behind_a_close_frame_of_either_side_a_heartbeat_passes_and_is_not_counted_as_one() {
+fn heartbeat_after_a_close_frame_passes_and_is_not_counted() {
     let deflate = Deflate::negotiated(["permessage-deflate"]).expect("an extension that is followed");
     for (mode, proof) in SETTINGS {
         for closer in [Sender::Browser, Sender::Upstream] {
@@ -143,7 +143,7 @@ fn behind_a_close_frame_of_either_side_a_heartbeat_passes_and_is_not_counted_as_
     }
 }
 
-/// One message, whole or in pieces, or a control frame.
+/// One message, whole or fragmented, or a control frame.
 fn any_frames(from: Sender) -> impl Strategy<Value = Vec<u8>> {
     let size = prop_oneof![0..80usize, 120..130usize, 1000..1100usize, 65_530..65_540usize];
     prop_oneof![
@@ -166,7 +166,7 @@ fn any_settings() -> impl Strategy<Value = Settings> {
     prop::sample::select(&SETTINGS[..]).prop_map(|(mode, proof)| Settings { mode, proof, ..Settings::default() })
 }
 
-/// The frames of a stream without those that `taken` says.
+/// The frames of a stream without those that `taken` selects.
 fn without(mut bytes: &[u8], taken: impl Fn(&Header, &[u8]) -> bool) -> Vec<u8> {
     let mut left = Vec::new();
     while let Some(header) = Header::parse(bytes) {
@@ -203,7 +203,7 @@ proptest! {
     }
 
     #[test]
-    fn what_is_no_heartbeat_reaches_the_upstream_byte_for_byte(
+    fn all_frames_except_heartbeats_reach_the_upstream_unchanged(
         frames in vec(any_frames(Sender::Browser), 1..12),
         sizes in vec(1..400usize, 1..8),
     ) {
@@ -225,7 +225,7 @@ proptest! {
     }
 
     #[test]
-    fn garbage_passes_byte_for_byte(bytes in vec(any::<u8>(), 0..600), sizes in vec(1..50usize, 1..5)) {
+    fn random_bytes_pass_unchanged(bytes in vec(any::<u8>(), 0..600), sizes in vec(1..50usize, 1..5)) {
         for from in [Sender::Browser, Sender::Upstream] {
             let settings = Settings { mode: Mode::Forward, ..Settings::default() };
             for (mut tap, mut wires) in [tap(settings), compressed_tap(Deflate::default(), settings)] {
@@ -235,12 +235,12 @@ proptest! {
         }
     }
 
-    /// A jumping clock, a browser that sends when it likes, an upstream that pongs and acks when it likes.
+    /// Heartbeats, pongs, native acks and time steps in random order.
     #[test]
-    fn no_ack_lies(events in vec((0..6u8, 0..4000u64), 1..80), settings in any_settings()) {
+    fn no_ack_is_sent_without_a_newer_proof(events in vec((0..6u8, 0..4000u64), 1..80), settings in any_settings()) {
         let (mut tap, mut wires) = tap(settings);
         let (mut now, mut heartbeats, mut acks) = (Instant::now(), 0, 0);
-        // When the last ping went out, and when the last one that was answered had.
+        // When the last ping was sent, and the last one that was answered.
         let (mut pinged, mut proved) = (None, None);
         for (event, wait) in events {
             now += Duration::from_millis(wait);
@@ -264,7 +264,7 @@ proptest! {
                 if let TapEvent::Ack(waited) = note {
                     acks += 1;
                     prop_assert!(acks <= heartbeats, "more acks than heartbeats");
-                    prop_assert!(settings.mode != Mode::Forward, "an ack that nobody wanted");
+                    prop_assert!(settings.mode != Mode::Forward, "an ack in mode forward");
                     let since = now - *waited;
                     let lie = settings.proof == Proof::Pong && proved.is_none_or(|proved| proved < since);
                     prop_assert!(!lie, "the last proof is older than the heartbeat");
@@ -287,7 +287,7 @@ fn an_ack_waits_for_the_end_of_a_fragmented_message() {
     let _dealt = tap.on_bytes(Sender::Browser, &frame(Sender::Browser, 0x82, &HEARTBEAT), now, &mut wires);
     let pong = frame(Sender::Upstream, 0x8a, &wires.last_tag().expect("a ping went upstream"));
     let _dealt = tap.on_bytes(Sender::Upstream, &pong, now, &mut wires);
-    assert_eq!(wires.to_browser, [0x02, 0x01, 7], "the pong is swallowed, the ack waits");
+    assert_eq!(wires.to_browser, [0x02, 0x01, 7], "the pong is removed, the ack waits");
     let _dealt = tap.on_bytes(Sender::Upstream, &[0x80, 0x01, 8, 0x81, 0x00], now, &mut wires);
     let ack = AckForm::Compatible.frame();
     assert_eq!(wires.to_browser, [&[0x02, 0x01, 7, 0x80, 0x01, 8], ack, &[0x81, 0x00]].concat());
@@ -304,14 +304,14 @@ fn a_ping_waits_for_the_end_of_a_frame() {
     let _dealt = tap.on_bytes(Sender::Browser, &large[..100], now, &mut wires);
     let late = now + settings.native_deadline;
     tap.drive(late, &mut wires);
-    assert_eq!(wires.inserted, [], "inside a frame nothing goes in");
+    assert_eq!(wires.inserted, [], "nothing is inserted inside a frame");
     let _dealt = tap.on_bytes(Sender::Browser, &large[100..], late, &mut wires);
-    assert!(wires.last_tag().is_some(), "at its end the ping does");
+    assert!(wires.last_tag().is_some(), "the ping is inserted at its end");
     assert!(wires.to_upstream.starts_with(&[frame(Sender::Browser, 0x82, &HEARTBEAT), large].concat()));
 }
 
 #[test]
-fn a_stream_that_cannot_be_followed_flows_on_without_acks() {
+fn stream_that_cannot_be_parsed_passes_without_acks() {
     let (mut tap, mut wires) = tap(Settings::default());
     let now = Instant::now();
     let _dealt = tap.on_bytes(Sender::Browser, &frame(Sender::Browser, 0x82, &HEARTBEAT), now, &mut wires);
@@ -323,7 +323,7 @@ fn a_stream_that_cannot_be_followed_flows_on_without_acks() {
 }
 
 #[test]
-fn a_close_frame_goes_to_the_browser_at_a_message_boundary_and_only_then_to_the_upstream() {
+fn close_frame_is_sent_to_the_browser_at_a_message_boundary_then_to_the_upstream() {
     let (mut tap, mut wires) = tap(Settings::default());
     let now = Instant::now();
     let _dealt = tap.on_bytes(Sender::Upstream, &[0x82, 0x03, 1, 2], now, &mut wires);
@@ -335,11 +335,11 @@ fn a_close_frame_goes_to_the_browser_at_a_message_boundary_and_only_then_to_the_
     assert!(!tap.is_closed(Sender::Browser));
     let _dealt = tap.on_bytes(Sender::Browser, &frame(Sender::Browser, 0x88, &[0x03, 0xe9]), now, &mut wires);
     assert!(tap.is_closed(Sender::Browser) && !tap.is_closed(Sender::Upstream));
-    assert_eq!(wires.to_upstream.len(), 8, "the browser's answer is for us");
+    assert_eq!(wires.to_upstream.len(), 8, "the browser's answer is not passed on");
 }
 
 #[test]
-fn no_close_frame_goes_in_behind_a_torn_frame() {
+fn no_close_frame_is_sent_after_a_truncated_frame() {
     let (mut tap, mut wires) = tap(Settings::default());
     let now = Instant::now();
     let torn = [0x82];
@@ -347,10 +347,10 @@ fn no_close_frame_goes_in_behind_a_torn_frame() {
     tap.on_end(Sender::Upstream, &torn, &mut wires);
     tap.close(1001, now, &mut wires);
     assert_eq!(wires.to_browser, torn);
-    assert_eq!(wires.to_upstream.len(), 8, "the other side is told all the same");
+    assert_eq!(wires.to_upstream.len(), 8, "the other side gets a close frame");
 
     let (mut tap, mut wires) = self::tap(Settings::default());
     tap.on_end(Sender::Browser, &torn, &mut wires);
-    assert!(!tap.hand_over(1001, &mut wires), "the upstream cannot be told");
+    assert!(!tap.hand_over(1001, &mut wires), "the upstream got no close frame");
     assert_eq!(wires.to_upstream, torn);
 }

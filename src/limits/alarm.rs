@@ -1,12 +1,12 @@
-//! Says that something goes wrong again and again without filling the log with it.
+//! Rate-limits log lines about repeated events.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// From one line to the next about the same thing.
+/// Minimum time between two lines about the same event.
 const PAUSE: Duration = Duration::from_secs(10);
 
-/// Tells when a line is due about something that may happen thousands of times a second.
+/// Decides when a line is due about an event that may happen thousands of times a second.
 #[derive(Debug, Default)]
 pub struct RateLimitedWarning {
     state: Mutex<State>,
@@ -18,7 +18,7 @@ struct State {
     happened: u64,
 }
 
-/// The warnings that one limit is reached.
+/// Warnings that one limit is reached.
 #[derive(Debug)]
 pub struct LimitWarning {
     setting: &'static str,
@@ -26,7 +26,7 @@ pub struct LimitWarning {
 }
 
 impl RateLimitedWarning {
-    /// It happened: how many times since the last line, this time included, if a line is due. The first one is.
+    /// Counts an event. If a line is due, returns the events since the last line, this one included. The first is due.
     pub fn happened(&self, now: Instant) -> Option<u64> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.happened += 1;
@@ -39,12 +39,12 @@ impl RateLimitedWarning {
 }
 
 impl LimitWarning {
-    /// The alarm of the limit with this key.
+    /// The warnings of the limit with this key.
     pub fn new(setting: &'static str) -> Self {
         Self { setting, seldom: RateLimitedWarning::default() }
     }
 
-    /// Somebody was refused for the limit.
+    /// Counts a refusal by the limit, and logs it if a line is due.
     pub fn warn(&self) {
         if let Some(refused) = self.seldom.happened(Instant::now()) {
             tracing::warn!(limit = self.setting, refused, "a limit is reached");
@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_flood_makes_one_line_in_ten_seconds_which_counts_the_others() {
+    fn a_flood_logs_one_line_per_ten_seconds_with_the_count() {
         let (seldom, begin) = (RateLimitedWarning::default(), Instant::now());
         let lines: Vec<_> = (0..30_000u32)
             .filter_map(|millis| {

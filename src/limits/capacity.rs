@@ -1,35 +1,35 @@
-//! Shares out the process's file handles.
+//! Divides the process's file handles among their uses.
 //!
-//! Law: what clients can take leaves enough to serve the admin port, to refuse, and to finish.
+//! Invariant: clients leave enough handles to serve the admin port, to reject, and to finish.
 
 use rlimit::Resource;
 
 /// The sidecar's own (listeners, epoll, signals, the log) and the admin port's 60 connections.
 const OWN: u64 = 80;
-/// Clients that are told at a time that there is no room for them.
+/// Concurrent rejections that are answered.
 const ANSWERS: u64 = 64;
-/// Connections to the app that are kept for the next request.
+/// Idle connections to the app, kept for the next request.
 const IDLE_UPSTREAM: u64 = 1024;
 
-/// How many of what the file handles carry.
+/// Limits derived from the file handles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capacity {
-    /// Connections of clients: each may take a second handle, for the app's side of its session or its request.
+    /// Client connections. Each may take a second handle, for the app's side of its session or request.
     pub connections: usize,
-    /// Connections to an app that nobody uses at the moment.
+    /// Idle connections to an app.
     pub idle_upstream: usize,
-    /// Clients that get an answer at a time though there is no room for them.
+    /// Concurrent rejections that are answered.
     pub answers: usize,
 }
 
 impl Capacity {
-    /// Of this process, by its soft limit of file handles as it is now.
+    /// Of this process, by its current soft limit of file handles.
     pub fn of_process() -> Self {
-        // POSIX knows no reason why asking for a limit of one's own could fail.
+        // POSIX defines no failure for reading a process's own limit.
         Self::of(Resource::NOFILE.get_soft().unwrap_or(1024))
     }
 
-    /// Of so many file handles; few are shared out in proportion.
+    /// Of `handles` file handles; few are divided in proportion.
     pub fn of(handles: u64) -> Self {
         let (own, answers) = (OWN.min(handles / 4), ANSWERS.min(handles / 16));
         let idle_upstream = IDLE_UPSTREAM.min(handles / 8);
@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn some_handles_are_left_however_few_there_are() {
+    fn some_handles_stay_free_under_any_limit() {
         for handles in [0, 1, 3, 16, 64, 256, 1024, 4096, 20_000, 1 << 20, u64::MAX] {
             let Capacity { connections, idle_upstream, answers } = Capacity::of(handles);
             assert!(connections >= 1, "{handles}");

@@ -1,6 +1,6 @@
-//! Counts what clients take, so that nobody takes all of it: open sockets, and handshakes in a time.
+//! Limits what clients take, so that none takes all of it: open sockets, and handshakes per second.
 //!
-//! Law: nothing is remembered of a client of whom nothing is counted any more.
+//! Invariant: no state is kept of a client with nothing counted.
 
 mod alarm;
 mod capacity;
@@ -14,8 +14,8 @@ pub use self::capacity::Capacity;
 pub use self::quota::{Permit, Quota};
 pub use self::rate::Rate;
 
-/// What counts as one client: an IPv4 address, or the 64 bits before the part of an IPv6 address that a host chooses for
-/// itself (RFC 4291 §2.5.1), and may choose anew as often as it likes (RFC 8981).
+/// One client: an IPv4 address, or the first 64 bits of an IPv6 address. A host chooses the remaining bits itself
+/// (RFC 4291 §2.5.1), and may change them at any time (RFC 8981).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Client {
     /// The address.

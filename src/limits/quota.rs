@@ -1,4 +1,4 @@
-//! Hands out a bounded number of places for open sockets; a place comes back when its permit is dropped.
+//! A bounded number of slots for open sockets; dropping a permit frees its slot.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -9,14 +9,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::Client;
 use crate::metrics::Metrics;
 
-/// The places; clones share them.
+/// The slots; clones share them.
 #[derive(Clone)]
 pub struct Quota(Arc<Holder>);
 
-/// One place, taken until dropped. One pointer: an idle session has two of them.
+/// One slot, taken until dropped. One pointer: an idle session has two.
 pub struct Permit(Arc<Holder>);
 
-/// Who takes a place: one for all while clients are not told apart.
+/// The holder of a slot; all slots not counted for a client share one.
 struct Holder {
     places: Arc<Places>,
     client: Option<Client>,
@@ -25,25 +25,25 @@ struct Holder {
 struct Places {
     most: AtomicUsize,
     taken: AtomicUsize,
-    /// Clients that have at least one.
+    /// Clients with at least one slot.
     of_clients: Mutex<HashMap<Client, usize>>,
-    /// Told of what is taken; only of clients' connections.
+    /// Counts taken slots; only for clients' connections.
     gauge: Option<Arc<Metrics>>,
 }
 
 impl Quota {
-    /// So many places.
+    /// A quota of `most` slots.
     pub fn new(most: usize) -> Self {
         Self::with_gauge(most, None)
     }
 
-    /// So many places for the connections of clients, which the metrics count.
+    /// A quota of `most` client connections, which the metrics count.
     pub fn of_connections(most: usize, metrics: Arc<Metrics>) -> Self {
         metrics.client_connections_limit(most);
         Self::with_gauge(most, Some(metrics))
     }
 
-    /// So many places from now on; who has one keeps it.
+    /// Changes the number of slots; taken ones stay taken.
     pub fn resize(&self, most: usize) {
         self.0.places.most.store(most, Relaxed);
         if let Some(metrics) = &self.0.places.gauge {
@@ -56,7 +56,7 @@ impl Quota {
         Self(Arc::new(Holder { places: Arc::new(places), client: None }))
     }
 
-    /// A place, if one is free.
+    /// Takes a slot, if one is free.
     pub fn take(&self) -> Option<Permit> {
         let places = &self.0.places;
         let more = |taken: usize| (taken < places.most.load(Relaxed)).then_some(taken + 1);
@@ -69,8 +69,8 @@ impl Quota {
 }
 
 impl Permit {
-    /// Lets the place also count as one of this client, which may have so many. Answers whether it may have this one.
-    /// To be called once.
+    /// Counts the slot also for this client, which may have at most `most`. Returns whether it may have this one.
+    /// Must be called at most once.
     #[must_use]
     pub fn count_for(&mut self, client: Client, most: NonZeroUsize) -> bool {
         debug_assert!(self.0.client.is_none(), "it counts for one client already");
@@ -119,7 +119,7 @@ impl Places {
             *taken -= 1;
             if *taken == 0 {
                 of_clients.remove(client);
-                // A table that a flood has made large would stay so.
+                // Otherwise a table enlarged by a flood stays large.
                 let (length, capacity) = (of_clients.len(), of_clients.capacity());
                 if length < capacity / 8 {
                     of_clients.shrink_to(length * 2);
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_comes_back_when_its_permit_is_dropped() {
+    fn dropping_a_permit_frees_its_slot() {
         let quota = Quota::new(2);
         let (first, second) = (quota.take(), quota.clone().take());
         assert!(first.is_some() && second.is_some() && quota.take().is_none());
@@ -152,32 +152,32 @@ mod tests {
     }
 
     #[test]
-    fn who_has_a_place_keeps_it_when_there_are_fewer() {
+    fn taken_slots_stay_taken_when_the_quota_shrinks() {
         let quota = Quota::new(2);
         let held = (quota.take(), quota.take());
         quota.resize(1);
         assert!(quota.take().is_none());
         drop(held.0);
-        assert!(quota.take().is_none(), "one is taken still");
+        assert!(quota.take().is_none(), "one is still taken");
         quota.resize(2);
         assert!(held.1.is_some() && quota.take().is_some());
     }
 
     #[test]
-    fn a_client_at_its_limit_takes_no_place_of_another_one() {
+    fn a_client_at_its_limit_takes_no_slot_of_another_client() {
         let (quota, one) = (Quota::new(10), NonZeroUsize::MIN);
         let mut first = quota.take().expect("free");
         assert!(first.count_for(client(1), one));
         let mut second = quota.take().expect("free");
         assert!(!second.count_for(client(1), one));
-        assert!(second.count_for(client(2), one), "refused for one client, it may still be another's");
+        assert!(second.count_for(client(2), one), "a slot refused to one client can count for another");
         drop(first);
         let mut third = quota.take().expect("free");
         assert!(third.count_for(client(1), one));
     }
 
     #[test]
-    fn many_clients_leave_nothing_behind() {
+    fn no_state_is_kept_of_clients_without_slots() {
         let quota = Quota::new(1000);
         let mut held = Vec::new();
         for number in 0..100_000 {

@@ -1,4 +1,4 @@
-//! Bounds how often each client may do something: a token bucket each, kept as the moment when it is full again.
+//! Rate limit per client: a token bucket each, stored as the time when it is full again.
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
@@ -7,44 +7,44 @@ use std::time::{Duration, Instant};
 
 use super::Client;
 
-/// How many seconds' tokens a full bucket holds: what a page's resources, or a few users behind one address, ask for at once.
+/// Seconds' worth of tokens in a full bucket: what a page's resources, or a few users behind one address, need at once.
 const BURST: u32 = 10;
 
-/// Clients whose buckets are kept at a time, about 4 MiB of them. Whoever has more addresses than that to come from is
-/// not held up by counting addresses, so that further ones go uncounted: they may be anyone's.
+/// Maximum number of buckets, about 4 MiB of them. Counting addresses does not stop a client that has more addresses
+/// than that. Further addresses are not limited: they may be anyone's.
 const MOST_CLIENTS: usize = 1 << 16;
 
-/// How often full buckets are looked for.
+/// How often full buckets are removed.
 const SWEEP: Duration = Duration::from_secs(1);
 
-/// So many times a second, and in a burst ten times as many.
+/// A rate per second, with bursts of ten times as many.
 #[derive(Debug)]
 pub struct Rate {
-    /// How long a token takes to come back.
+    /// Time in which one token returns.
     interval: Duration,
-    /// What a bucket from which all but one token are missing needs to be full again, and that one.
+    /// Time in which an empty bucket fills.
     full: Duration,
     buckets: Mutex<Buckets>,
 }
 
 #[derive(Debug, Default)]
 struct Buckets {
-    /// When each is full again; one that is full is the same as none.
+    /// When each is full again; a full bucket equals none.
     full_at: HashMap<Client, Instant>,
     swept: Option<Instant>,
 }
 
 impl Rate {
-    /// For each client.
+    /// The rate of each client.
     pub fn new(per_second: NonZeroU32) -> Self {
         let interval = Duration::from_secs(1) / per_second.get();
         Self { interval, full: interval * (per_second.get() * BURST), buckets: Mutex::default() }
     }
 
-    /// Takes a token of the client's.
+    /// Takes one of the client's tokens.
     ///
     /// # Errors
-    /// There is none: how long it takes until there is one.
+    /// No token is left: the time until the next.
     pub fn take(&self, client: Client, now: Instant) -> Result<(), Duration> {
         // No panic can leave it half changed.
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
@@ -93,13 +93,13 @@ mod tests {
         Rate::new(NonZeroU32::new(per_second).expect("not zero"))
     }
 
-    /// How many of many attempts at once are let through.
+    /// How many of many attempts at once succeed.
     fn passed(rate: &Rate, now: Instant) -> usize {
         (0..1000).filter(|_attempt| rate.take(client(1), now).is_ok()).count()
     }
 
     #[test]
-    fn a_burst_passes_and_then_as_many_as_time_gives_back() {
+    fn a_burst_passes_and_then_tokens_return_at_the_rate() {
         for per_second in [1, 3, 7, 50] {
             let (rate, begin) = (rate(per_second), Instant::now());
             let per_second = per_second as usize;
@@ -107,12 +107,12 @@ mod tests {
             assert_eq!(passed(&rate, begin), 0);
             assert_eq!(passed(&rate, begin + SECOND), per_second);
             assert_eq!(passed(&rate, begin + SECOND * 5), per_second * 4);
-            assert_eq!(passed(&rate, begin + SECOND * 3600), per_second * 10, "no more than a bucket is saved up");
+            assert_eq!(passed(&rate, begin + SECOND * 3600), per_second * 10, "a bucket holds no more than a burst");
         }
     }
 
     #[test]
-    fn whoever_waits_as_told_gets_through() {
+    fn a_token_is_available_after_the_returned_time() {
         let (rate, begin) = (rate(4), Instant::now());
         passed(&rate, begin);
         let wait = rate.take(client(1), begin).expect_err("the bucket is empty");
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn buckets_that_are_full_again_are_forgotten_and_there_are_never_too_many() {
+    fn full_buckets_are_removed_and_their_number_is_bounded() {
         let (rate, begin) = (rate(1), Instant::now());
         for number in 0..200_000 {
             assert_eq!(rate.take(client(number), begin), Ok(()));

@@ -1,4 +1,4 @@
-//! What a scrape may cost, as tests: series, bytes and time, in full and lean.
+//! Tests the limits of a scrape: series, bytes and time, in full and lean.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use super::{CloseCode, Detail, Handshake, Initiator, Metrics, Reconnect};
 use crate::heartbeat::{AckOrigin, Withheld};
 use crate::streamlit::messages::{ForwardType, ScriptResult};
 
-/// A whole scrape of a sidecar with one upstream, whose numbers are long.
+/// A scrape of a sidecar with one upstream and values of many digits.
 fn scrape(detail: Detail) -> String {
     let metrics = Metrics::with_detail(detail);
     let app = metrics.upstream("default");
@@ -65,13 +65,13 @@ fn a_scrape_takes_less_than_5_ms() {
         assert!(metrics.render().len() > 10_000);
         begun.elapsed()
     };
-    // The machine has other things to do.
+    // The fastest run, since other load slows runs.
     let fastest = (0..20).map(took).min().expect("twenty of them");
     assert!(fastest < bound, "{fastest:?}");
 }
 
 #[test]
-fn lean_counts_what_alerts_need_and_folds_rare_codes() {
+fn lean_keeps_the_series_of_alerts_and_folds_rare_close_codes() {
     let metrics = Metrics::with_detail(Detail::Lean);
     let app = metrics.upstream("app");
     for code in [Some(1000), Some(1002), Some(1013), Some(4000), None] {

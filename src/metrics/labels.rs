@@ -1,4 +1,4 @@
-//! The closed sets that label values come from, and the arrays of handles that they index.
+//! The closed sets of label values, and the arrays of handles that they index.
 
 use std::marker::PhantomData;
 
@@ -9,7 +9,7 @@ use crate::websocket::scanner::Lost;
 /// How a websocket handshake ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Handshake {
-    /// Both sides agreed; a session began.
+    /// Both sides agreed; a session started.
     Accepted,
     /// The app server answered with anything but 101.
     Refused,
@@ -17,7 +17,7 @@ pub enum Handshake {
     Unreachable,
     /// The app server did not answer in time.
     Timeout,
-    /// One side's handshake breaks RFC 6455 §4.
+    /// One side's handshake violates RFC 6455 §4.
     Invalid,
     /// The browser reset its connection before the app server had answered.
     Abandoned,
@@ -25,7 +25,7 @@ pub enum Handshake {
     Superseded,
 }
 
-/// Who ended a websocket connection: the side whose Close frame, FIN or RST came first.
+/// The side that ended a websocket connection: its Close frame, FIN or RST came first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum Initiator {
@@ -34,7 +34,7 @@ pub enum Initiator {
     Sidecar,
 }
 
-/// Which way bytes flow.
+/// The direction of bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum Direction {
@@ -42,79 +42,79 @@ pub enum Direction {
     UpstreamToBrowser,
 }
 
-/// How the old connection or handshake of a session that is taken over went.
+/// How the old connection or handshake of a taken-over session ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Takeover {
     /// The upstream closed it.
     Closed,
-    /// The upstream did not close it in time; it was cut.
+    /// The upstream did not close it in time; the sidecar aborted it.
     Timeout,
 }
 
-/// Why the sidecar gave up a peer of a websocket connection that had not said that it goes.
+/// Why the sidecar gave up a websocket peer that had not closed the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Loss {
-    /// The browser's system acknowledges nothing any more.
+    /// The browser's kernel no longer acknowledges data.
     BrowserDead,
-    /// The browser's system lives but takes nothing.
+    /// The browser's kernel responds but accepts no data.
     BrowserStalled,
-    /// The browser has not answered a ping, nor said anything else.
+    /// The browser has sent neither a pong nor anything else.
     BrowserPongMissed,
-    /// The app server's system acknowledges nothing any more.
+    /// The app server's kernel no longer acknowledges data.
     UpstreamDead,
-    /// The browser has left, and the app server neither takes nor sends anything.
+    /// The browser has left, and the app server neither reads nor sends.
     UpstreamStalled,
 }
 
-/// Why an HTTP request was refused.
+/// Why a request or connection was rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rejected {
-    /// It is no HTTP/1.0 or HTTP/1.1.
+    /// It is not valid HTTP/1.0, HTTP/1.1 or HTTP/2.
     Malformed,
-    /// The length of its body cannot be told, or the body breaks off.
+    /// The length of its body is ambiguous, or the body is incomplete.
     Framing,
-    /// It names no host, several, or an invalid one.
+    /// It has no host, several, or an invalid one.
     Host,
     /// `CONNECT` or `TRACE`.
     Method,
-    /// It expects what nobody knows.
+    /// Its `Expect` is unknown.
     Expectation,
-    /// It is for none of the apps.
+    /// No route matches.
     Route,
-    /// It asks for a websocket in another way than RFC 6455 §4.1.
+    /// Its websocket handshake violates RFC 6455 §4.1.
     Handshake,
-    /// It asks for a websocket from a page of an origin that is not allowed.
+    /// Its websocket handshake has an origin that is not allowed.
     Origin,
-    /// Its connection does not begin with a PROXY protocol header of a trusted proxy.
+    /// Its connection does not start with a PROXY protocol header of a trusted proxy.
     ProxyProtocol,
-    /// Its connection does not come to TLS.
+    /// The TLS handshake failed.
     Tls,
     /// Its header or its target is too large.
     Size,
     /// Its body paused for too long.
     Timeout,
-    /// Its client took nothing of the answer for too long.
+    /// Its client received nothing of the response for too long.
     Stalled,
     /// There are too many connections.
     Connections,
-    /// There are too many connections of its client.
+    /// Its client has too many connections.
     ConnectionsPerAddress,
-    /// Its client shakes hands too often.
+    /// Its client exceeds the handshake rate limit.
     HandshakesPerSecond,
     /// There are too many sessions.
     Sessions,
 }
 
-/// What became of files that have changed.
+/// Result of a reload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reload {
-    /// What they say is in force.
+    /// The new content is active.
     Accepted,
-    /// They do not work; what was in force stays.
+    /// The new content is invalid; the old content stays active.
     Refused,
 }
 
-/// Why a session was reconnected to.
+/// Why a browser reconnected to a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reconnect {
     /// The page's watchdog had given up the connection before.
@@ -123,22 +123,22 @@ pub enum Reconnect {
     Other,
 }
 
-/// What became of a page on its way to a browser.
+/// Whether a page got the watchdog's script.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WatchdogPage {
     /// The watchdog's script was added.
     Added,
-    /// It was there already: another sidecar had added it.
+    /// Another sidecar had already added it.
     Present,
-    /// It is no page of Streamlit's.
+    /// It is not a Streamlit page.
     NotStreamlit,
     /// Its Content-Security-Policy allows no script of its own origin.
     Forbidden,
-    /// It came compressed, though that was not asked for.
+    /// It was compressed, although that was not requested.
     Encoded,
 }
 
-/// Why a session's bytes flow on untapped.
+/// Why a session is relayed without the tap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TapDisabled {
     /// The two sides negotiated an extension other than permessage-deflate.
@@ -166,9 +166,9 @@ pub enum CloseCode {
     ProtocolError,
     /// 1003
     UnsupportedData,
-    /// 1005: a Close frame came, without a code.
+    /// 1005: a Close frame without a code.
     NoStatus,
-    /// 1006: no Close frame came.
+    /// 1006: no Close frame.
     Abnormal,
     /// 1007
     InvalidPayload,
@@ -188,7 +188,7 @@ pub enum CloseCode {
     BadGateway,
     /// 1015: the TLS handshake failed.
     TlsHandshake,
-    /// Any other code, the private ones (3000 to 4999) among them.
+    /// Any other code, including the private ones (3000 to 4999).
     Other,
 }
 
@@ -197,14 +197,14 @@ pub trait LabelValue: Copy + 'static {
     /// Every value, in the order of [`LabelValue::index`].
     const ALL: &'static [Self];
 
-    /// The value as Prometheus sees it.
+    /// The value's name in Prometheus.
     fn name(self) -> &'static str;
 
     /// The value's position in [`LabelValue::ALL`].
     fn index(self) -> usize;
 }
 
-/// One handle for each value of a label; nested, for each pair of values. Reading it is an index, nothing more.
+/// One handle per label value; nested, one per pair of values. Reading it is one index operation.
 pub(super) struct Family<L, H> {
     handles: Box<[H]>,
     label: PhantomData<L>,
@@ -227,7 +227,7 @@ impl From<Option<u16>> for CloseCode {
             Some(1012) => Self::ServiceRestart,
             Some(1013) => Self::TryAgainLater,
             Some(1014) => Self::BadGateway,
-            // 1005, 1006 and 1015 must not stand in a frame (RFC 6455 §7.4.1): whoever sends one means something else.
+            // RFC 6455 §7.4.1 forbids 1005, 1006 and 1015 in a frame: a peer that sends one means something else.
             Some(_) => Self::Other,
         }
     }
@@ -245,7 +245,7 @@ impl From<Lost> for TapDisabled {
     }
 }
 
-/// Makes labels of enums: each variant with its name.
+/// Makes labels of enums, with a name per variant.
 macro_rules! labels {
     ($($label:ty { $($variant:ident = $name:literal,)* })*) => {$(
         impl LabelValue for $label {
@@ -357,7 +357,7 @@ labels! {
     }
 }
 
-// Behind the macros, which it uses.
+// After the macros, which it uses.
 mod http;
 
 pub(super) use self::http::{Method, StatusClass};
@@ -393,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn every_value_has_a_name_and_a_place_of_its_own() {
+    fn every_value_has_a_unique_name_and_index() {
         assert_sound::<AckOrigin>();
         assert_sound::<Withheld>();
         assert_sound::<Handshake>();
@@ -422,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn codes_that_no_frame_may_carry_are_other() {
+    fn forbidden_unassigned_and_private_close_codes_are_other() {
         for code in [0, 999, 1004, 1005, 1006, 1015, 1016, 3000, 4999, u16::MAX] {
             assert_eq!(CloseCode::from(Some(code)), CloseCode::Other, "{code}");
         }

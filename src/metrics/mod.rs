@@ -1,6 +1,6 @@
-//! What Prometheus sees: one recorder for each sidecar and each of its upstreams, every series there at zero from the start.
+//! The Prometheus metrics: one recorder per sidecar and per upstream, with every series at zero from the start.
 //!
-//! Law: no global recorder, so that several sidecars can live in one process; call sites hold no strings.
+//! Invariant: no global recorder, so that one process can run several sidecars; call sites hold no strings.
 
 #[cfg(test)]
 mod budget;
@@ -29,7 +29,7 @@ pub use upstream::UpstreamMetrics;
 use labels::Family;
 use registrar::Registrar;
 
-/// How many series there are. Thousands of sidecars may be scraped by one Prometheus.
+/// How many series are exported. One Prometheus may scrape thousands of sidecars.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Detail {
     /// All: at most 400 with one upstream.
@@ -44,7 +44,7 @@ pub struct Metrics {
     detail: Detail,
     recorder: PrometheusRecorder,
     process: Collector,
-    /// Those that somebody still counts for, by name.
+    /// Upstreams whose series are in use, by name.
     upstreams: Mutex<BTreeMap<String, Weak<UpstreamMetrics>>>,
     draining: Gauge,
     http_rejected: Family<Rejected, Counter>,
@@ -57,7 +57,7 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// As [`Self::with_detail`], in full.
+    /// As [`Self::with_detail`], with full detail.
     pub fn new() -> Arc<Self> {
         Self::with_detail(Detail::default())
     }
@@ -95,8 +95,8 @@ impl Metrics {
         })
     }
 
-    /// The series of the upstream with this name: those that there are, else new ones at zero. They leave with the last
-    /// who holds them.
+    /// The series of the upstream with this name; new ones start at zero. They are removed when the last handle is
+    /// dropped.
     pub fn upstream(&self, name: &str) -> Arc<UpstreamMetrics> {
         let mut upstreams = self.upstreams();
         let known = upstreams.get(name).and_then(Weak::upgrade);
@@ -107,17 +107,17 @@ impl Metrics {
         })
     }
 
-    /// Whether the sidecar drains.
+    /// Sets whether the sidecar is draining.
     pub fn draining(&self, draining: bool) {
         self.draining.set(if draining { 1.0 } else { 0.0 });
     }
 
-    /// A request was refused.
+    /// A request was rejected.
     pub fn http_rejected(&self, reason: Rejected) {
         self.http_rejected.get(reason).increment(1);
     }
 
-    /// A client's connection is open; each call asks for one [`Self::client_connection_closed`].
+    /// A client's connection is open; each call needs one [`Self::client_connection_closed`].
     pub fn client_connection_opened(&self) {
         self.client_connections.increment(1.0);
     }
@@ -127,12 +127,12 @@ impl Metrics {
         self.client_connections.decrement(1.0);
     }
 
-    /// So many connections of clients may be open at a time.
+    /// Sets the limit of concurrent client connections.
     pub fn client_connections_limit(&self, most: usize) {
         self.client_connections_limit.set(most as f64);
     }
 
-    /// The configuration was read anew.
+    /// A configuration reload ended.
     pub fn config_reload(&self, result: Reload) {
         self.config_reloads.get(result).increment(1);
         self.config_current.set(match result {
@@ -141,31 +141,31 @@ impl Metrics {
         });
     }
 
-    /// TLS certificates have changed.
+    /// A TLS reload ended.
     pub fn tls_reload(&self, result: Reload) {
         self.tls_reloads.get(result).increment(1);
     }
 
-    /// The certificate that browsers are shown expires then, in seconds of Unix time.
+    /// Sets when the certificate for browsers expires, in seconds of Unix time.
     pub fn tls_not_after(&self, seconds: u64) {
         self.tls_not_after.set(seconds as f64);
     }
 
-    /// Everything in Prometheus' text format 0.0.4, the `process_*` series read anew. Does what [`Self::upkeep`] does.
+    /// Everything in Prometheus' text format 0.0.4, with fresh `process_*` series. Includes [`Self::upkeep`].
     pub fn render(&self) -> String {
         let mut scrape = self.scrape();
         while scrape.step() {}
         scrape.text()
     }
 
-    /// As [`Self::render`], step by step.
+    /// [`Self::render`] in steps.
     pub fn scrape(&self) -> Scrape {
         metrics::with_local_recorder(&self.recorder, || self.process.collect());
         Scrape::new(self.handles())
     }
 
-    /// Sorts the samples of histograms into buckets. Samples pile up (8 bytes each) until this or [`Self::render`]
-    /// is called: call it every few seconds, since nobody may ever scrape.
+    /// Sorts the samples of histograms into buckets. Samples use 8 bytes each until this or [`Self::render`] runs. Call
+    /// it every few seconds: there may never be a scrape.
     pub fn upkeep(&self) {
         self.handles().iter().for_each(PrometheusHandle::run_upkeep);
     }
@@ -181,7 +181,7 @@ impl Metrics {
     }
 
     fn upstreams(&self) -> MutexGuard<'_, BTreeMap<String, Weak<UpstreamMetrics>>> {
-        // No panic can leave it half changed.
+        // No panic can leave it inconsistent.
         self.upstreams.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,4 +1,4 @@
-//! Registers series: a recorder each for the sidecar itself and for every upstream.
+//! Registers series: one recorder for the sidecar and one per upstream.
 
 use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder as _};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusRecorder};
@@ -6,17 +6,17 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusRecorder
 use super::series::{self, Series};
 use super::{CloseCode, Detail};
 
-/// Where handles come from. The recorder has no way to remove a series; it goes with all of them.
+/// Creates the handles. A recorder cannot remove a single series; it is dropped with all of them.
 pub(super) struct Registrar {
     detail: Detail,
     pub(super) recorder: PrometheusRecorder,
 }
 
 impl Registrar {
-    /// The exporter does not look at it.
+    /// The exporter ignores it.
     const METADATA: Metadata<'static> = Metadata::new(module_path!(), Level::INFO, Some(module_path!()));
 
-    /// For the series of one upstream, which all get its label, or for those of the sidecar itself.
+    /// For one upstream, whose series all get its label, or for the sidecar itself.
     pub(super) fn new(detail: Detail, upstream: Option<&str>) -> Self {
         let builder = series::HISTOGRAMS
             .iter()
@@ -56,7 +56,7 @@ impl Registrar {
         self.detail == Detail::Full || series.lean
     }
 
-    /// The code that this one is counted with.
+    /// The label under which a code is counted.
     pub(super) fn code(&self, code: CloseCode) -> CloseCode {
         match (self.detail, code) {
             (Detail::Full, code) => code,

@@ -1,11 +1,11 @@
-//! One answer to Prometheus, made of the texts of several recorders.
+//! One scrape response, merged from the texts of several recorders.
 
 use std::collections::BTreeMap;
 
 use metrics_exporter_prometheus::PrometheusHandle;
 
-/// A scrape under way. Rendering is CPU time in proportion to the number of upstreams: call [`Self::step`] until nothing
-/// is left, with pauses in between where others need the thread.
+/// A scrape in progress. Its CPU time grows with the number of upstreams. Call [`Self::step`] until it returns `false`,
+/// and yield in between if others need the thread.
 pub struct Scrape {
     left: Vec<PrometheusHandle>,
     texts: Vec<String>,
@@ -29,8 +29,8 @@ impl Scrape {
     }
 }
 
-/// The families of all texts, each once: all lines of a family must be one group, headed by its HELP and
-/// TYPE ("Text format details" of Prometheus' exposition formats).
+/// Merges all texts: the lines of a family must be one group, headed by its HELP and TYPE ("Text format details" of
+/// Prometheus' exposition formats).
 fn merge(texts: &[String]) -> String {
     let mut families = BTreeMap::<_, Vec<_>>::new();
     // No line within a family is empty: line breaks in help texts and labels are escaped.
@@ -63,7 +63,7 @@ mod tests {
     use super::merge;
 
     #[test]
-    fn each_family_is_one_group_with_one_head() {
+    fn each_family_is_one_group_below_one_header() {
         let texts = [
             "# HELP b Says b.\n# TYPE b counter\nb 1\n\n# TYPE c gauge\nc 7\n\n",
             "# HELP a Says a.\n# TYPE a gauge\na 1\na{x=\"y\"} 2\n\n# HELP b Says b.\n# TYPE b counter\nb{u=\"1\"} 2\nb{u=\"2\"} 3\n\n",

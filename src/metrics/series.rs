@@ -1,4 +1,4 @@
-//! The name, help and buckets of every series; the unit stands at the end of the name.
+//! The name, help and buckets of every series; a name ends with its unit.
 
 /// One metric family.
 pub(super) struct Series {
@@ -6,7 +6,7 @@ pub(super) struct Series {
     pub(super) help: &'static str,
     /// The upper bounds of a histogram; empty for counters and gauges.
     pub(super) buckets: &'static [f64],
-    /// Whether it is there with [`Detail::Lean`](super::Detail::Lean) too: what alerts, and a first look after one, need.
+    /// Whether [`Detail::Lean`](super::Detail::Lean) includes it: alerts, or a first look after one, need it.
     pub(super) lean: bool,
 }
 
@@ -24,12 +24,12 @@ impl Series {
     }
 }
 
-/// From a pong over loopback to the longest that a browser's timer may be set to.
+/// From a pong over loopback to the longest setting of a browser's heartbeat timer.
 const ROUND_TRIP: &[f64] =
     &[0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1., 2.5, 5., 10., 60.];
-/// With the intervals that are in use (5, 10, 30 s) and the one that idle load balancers ask for (60 s).
+/// With the usual intervals (5, 10, 30 s) and the one that idle load balancers need (60 s).
 const INTERVAL: &[f64] = &[0.5, 1., 2., 5., 7.5, 10., 15., 20., 30., 60., 120., 300.];
-/// With 30, 60, 240 and 3600 s, where load balancers cut.
+/// With 30, 60, 240 and 3600 s, where load balancers close connections.
 const LIFETIME: &[f64] = &[1., 5., 15., 30., 60., 120., 240., 600., 1800., 3600., 14400., 86400.];
 const REQUEST: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1., 2.5, 10., 60.];
 const SCRIPT: &[f64] = &[0.01, 0.05, 0.1, 0.25, 0.5, 1., 2.5, 5., 10., 30., 60., 300., 1800.];

@@ -1,4 +1,4 @@
-//! Every series: there at zero, explained, and counted by one function each.
+//! Every series: initially zero, with help, and counted by one function each.
 
 use std::time::Duration;
 
@@ -67,7 +67,7 @@ fn every_series_exists_at_zero_from_the_start() {
     for name in &names {
         assert!(value(&text, name) == 0.0, "{name} is not zero");
     }
-    assert!(value(&text, "config_last_reload_successful") == 1.0, "what it was started with is in force");
+    assert!(value(&text, "config_last_reload_successful") == 1.0, "the initial configuration is active");
     assert!(value(&text, concat!("build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"}")) == 1.0);
     assert!(text.lines().any(|line| line.starts_with("process_resident_memory_bytes ")));
 }
@@ -114,7 +114,7 @@ const HISTOGRAMS: [&str; 7] = [
 ];
 
 #[test]
-fn every_family_is_explained_and_no_histogram_is_a_summary() {
+fn every_family_has_a_help_text_and_no_histogram_is_a_summary() {
     let metrics = Metrics::new();
     let _upstream = metrics.upstream("app");
     let text = metrics.render();
@@ -173,7 +173,7 @@ fn each_function_counts_in_its_own_series() {
     let moved = text.lines().filter(|line| line.contains("upstream=\"app\"") && !line.contains("_seconds"));
     let moved = moved.filter(|line| !line.ends_with(" 0")).count();
     let listed = COUNTED.iter().filter(|(name, _)| name.contains("app") && !name.contains("_seconds")).count();
-    assert_eq!(moved, listed, "something else moved too:\n{text}");
+    assert_eq!(moved, listed, "other series changed too:\n{text}");
     assert!(text.lines().filter(|line| line.contains("upstream=\"other\"")).all(|line| line.ends_with(" 0")));
 }
 
@@ -232,7 +232,7 @@ fn upkeep_loses_no_sample() {
 }
 
 #[test]
-fn two_sidecars_in_one_process_count_apart() {
+fn two_sidecars_in_one_process_count_separately() {
     let (first, second) = (Metrics::new(), Metrics::new());
     let (app, _other) = (first.upstream("app"), second.upstream("app"));
     app.native_ack_missed();
@@ -241,7 +241,7 @@ fn two_sidecars_in_one_process_count_apart() {
 }
 
 #[test]
-fn the_series_of_an_upstream_leave_with_the_last_who_holds_them() {
+fn the_series_of_an_upstream_are_removed_with_their_last_handle() {
     let metrics = Metrics::new();
     let (first, second) = (metrics.upstream("app"), metrics.upstream("app"));
     let _other = metrics.upstream("other");

@@ -1,6 +1,6 @@
-//! The series of one upstream: one function each.
+//! The series of one upstream, with one function each.
 //!
-//! Law: the functions index handles that exist from the start; no look-up, no lock, no string.
+//! Invariant: the functions index handles made at the start; no look-up, no lock, no string.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use crate::streamlit::messages::{BackType, ForwardType, ScriptResult};
 
 /// The series of one upstream, labelled with its configured name.
 pub struct UpstreamMetrics {
-    /// What renders them.
+    /// Renders them.
     pub(super) text: PrometheusHandle,
     heartbeats: Counter,
     heartbeat_interval: Histogram,
@@ -97,7 +97,7 @@ impl UpstreamMetrics {
         }
     }
 
-    /// A heartbeat was read; the time since the connection's previous one, if there was one.
+    /// A heartbeat was read, this long after the connection's previous one, if any.
     pub fn heartbeat(&self, since_last: Option<Duration>) {
         self.heartbeats.increment(1);
         if let Some(interval) = since_last {
@@ -105,7 +105,7 @@ impl UpstreamMetrics {
         }
     }
 
-    /// An ack was handed to the browser's socket, so long after its heartbeat was read, if that is known.
+    /// An ack was written to the browser's socket; `waited` counts from reading the heartbeat, if known.
     pub fn ack(&self, origin: AckOrigin, waited: Option<Duration>) {
         self.acks.get(origin).increment(1);
         if let Some(waited) = waited {
@@ -113,17 +113,17 @@ impl UpstreamMetrics {
         }
     }
 
-    /// A heartbeat got no ack of the sidecar's, or gets it late.
+    /// The sidecar sent no ack for a heartbeat, or sends it late.
     pub fn ack_withheld(&self, reason: Withheld) {
         self.acks_withheld.get(reason).increment(1);
     }
 
-    /// A forwarded heartbeat got no ack of the app server's before `native_deadline`.
+    /// The app server did not ack a forwarded heartbeat before `native_deadline`.
     pub fn native_ack_missed(&self) {
         self.native_acks_missed.increment(1);
     }
 
-    /// The app server's pong came, so long after the ping was handed to its socket.
+    /// The app server's pong came; `rtt` counts from writing the ping to the socket.
     pub fn proof_rtt(&self, rtt: Duration) {
         self.proof_rtt.record(rtt);
     }
@@ -133,7 +133,7 @@ impl UpstreamMetrics {
         self.browser_rtt.record(rtt);
     }
 
-    /// What is known of the app server from now on.
+    /// Sets whether the app server acks heartbeats itself.
     pub fn acks_natively(&self, capability: Capability) {
         self.acks_natively.set(match capability {
             Capability::Native => 1.0,
@@ -141,7 +141,7 @@ impl UpstreamMetrics {
         });
     }
 
-    /// A websocket handshake ended, so long after the browser's request was read.
+    /// A websocket handshake ended; `took` counts from reading the browser's request.
     pub fn handshake(&self, result: Handshake, took: Duration) {
         self.handshakes.get(result).increment(1);
         self.handshake_duration.record(took);
@@ -152,22 +152,22 @@ impl UpstreamMetrics {
         self.reconnects.get(cause).increment(1);
     }
 
-    /// A page was looked at on its way to a browser.
+    /// A page was checked for the watchdog's script.
     pub fn watchdog_page(&self, result: WatchdogPage) {
         self.watchdog_pages.get(result).increment(1);
     }
 
-    /// A reconnect took a session over that another connection held.
+    /// A reconnect took over a session from another connection.
     pub fn takeover(&self, result: Takeover) {
         self.takeovers.get(result).increment(1);
     }
 
-    /// A websocket connection is open; each call asks for one [`Self::connection_closed`].
+    /// A websocket connection is open; each call needs one [`Self::connection_closed`].
     pub fn connection_opened(&self) {
         self.connections.increment(1.0);
     }
 
-    /// A websocket connection ended, so long after it was opened.
+    /// A websocket connection ended; it was open for `lasted`.
     pub fn connection_closed(&self, initiator: Initiator, code: CloseCode, lasted: Duration) {
         self.connections.decrement(1.0);
         self.connections_closed.get(initiator).get(code).increment(1);
@@ -179,12 +179,12 @@ impl UpstreamMetrics {
         self.peers_lost.get(loss).increment(1);
     }
 
-    /// So many BackMsgs were relayed; their payload in bytes.
+    /// BackMsgs were relayed; `bytes` counts their payload.
     pub fn back_messages(&self, kind: BackType, messages: u64, bytes: u64) {
         self.back_messages.get(kind).count(messages, bytes);
     }
 
-    /// So many ForwardMsgs were relayed; their payload in bytes.
+    /// ForwardMsgs were relayed; `bytes` counts their payload.
     pub fn forward_messages(&self, kind: ForwardType, messages: u64, bytes: u64) {
         self.forward_messages.get(kind).count(messages, bytes);
     }
@@ -197,17 +197,17 @@ impl UpstreamMetrics {
         }
     }
 
-    /// A session's bytes flow on unseen from now on.
+    /// A session is relayed without the tap from now on.
     pub fn tap_disabled(&self, reason: TapDisabled) {
         self.tap_disabled.get(reason).increment(1);
     }
 
-    /// The receiver in this direction took no more bytes.
+    /// The receiver in this direction accepted no more bytes.
     pub fn write_stall(&self, direction: Direction) {
         self.write_stalls.get(direction).increment(1);
     }
 
-    /// A plain HTTP request was answered, so long after its head was read.
+    /// A plain HTTP request was answered; `took` counts from reading its head.
     pub fn http_request(&self, method: &http::Method, code: http::StatusCode, took: Duration) {
         self.http_requests.get(method.into()).get(code.into()).increment(1);
         self.http_request_duration.record(took);

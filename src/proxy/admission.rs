@@ -1,6 +1,6 @@
-//! Refuses requests that could mean one thing here and another to the app, or that are larger than anyone needs.
+//! Rejects requests that the app could read differently, that are too large, or whose origin is not allowed.
 //!
-//! Law: what is refused is refused before a byte of it is forwarded. hyper has refused before what it cannot parse.
+//! Invariant: [`judge`] rejects before any byte is forwarded. hyper has already rejected what it cannot parse.
 
 use std::time::Duration;
 
@@ -18,42 +18,42 @@ use crate::metrics::Rejected;
 pub(super) struct Rejection {
     pub(super) status: StatusCode,
     pub(super) reason: Rejected,
-    /// What the client is told.
+    /// The body of the answer.
     pub(super) text: &'static str,
-    /// When the client may try again, in seconds.
+    /// `Retry-After`, in seconds.
     pub(super) retry_after: Option<u64>,
 }
 
-/// Stands among the extensions of a request whose Content-Length hyper has dropped, since it also had a Transfer-Encoding.
+/// Extension of a request whose Content-Length hyper has dropped, since it also had a Transfer-Encoding.
 #[derive(Clone, Copy, Debug)]
 pub struct DroppedLength;
 
-/// When a client may try again for whom there is no session left: some will have ended.
+/// `Retry-After`, in seconds, when `limits.sessions` is reached: some will have ended.
 const ROOM_AFTER: u64 = 5;
 
 impl Rejection {
-    /// For a handshake of a client that makes too many, until this time has passed.
+    /// For a handshake above the client's rate; the next is allowed after `wait`.
     pub(super) fn of_rate(wait: Duration) -> Self {
         let text = "429 Too Many Requests: too many websocket handshakes of your address\n";
         let rejection = rejection(StatusCode::TOO_MANY_REQUESTS, Rejected::HandshakesPerSecond, text);
-        // In whole seconds (RFC 9110 §10.2.3), none of which is too few.
+        // In whole seconds (RFC 9110 §10.2.3), never too few.
         Self { retry_after: Some(wait.as_secs() + 1), ..rejection }
     }
 
-    /// For a request that is for none of the apps.
+    /// For a request that no route matches.
     pub(super) fn of_route() -> Self {
         let text = "404 Not Found: no route for this host and path\n";
         rejection(StatusCode::NOT_FOUND, Rejected::Route, text)
     }
 
-    /// For a handshake when the app has all the sessions that it may have.
+    /// For a handshake when `limits.sessions` is reached.
     pub(super) fn of_sessions() -> Self {
         let text = "503 Service Unavailable: too many sessions\n";
         let rejection = rejection(StatusCode::SERVICE_UNAVAILABLE, Rejected::Sessions, text);
         Self { retry_after: Some(ROOM_AFTER), ..rejection }
     }
 
-    /// For a request whose body stops half way.
+    /// For a request whose body is incomplete.
     pub(super) fn of_body(error: &RequestBodyError) -> Self {
         match error {
             RequestBodyError::Broken(_) => {
@@ -71,7 +71,7 @@ impl Rejection {
 /// Whether a request may be forwarded.
 ///
 /// # Errors
-/// The answer that it gets instead, after which its connection is closed.
+/// The answer that it gets instead; its connection is then closed.
 pub(super) fn judge<B>(request: &Request<B>, limits: &Limits, origins: &AllowedOrigins) -> Result<(), Rejection> {
     method(request.method())?;
     size(request, limits)?;
@@ -85,7 +85,7 @@ const fn rejection(status: StatusCode, reason: Rejected, text: &'static str) -> 
     Rejection { status, reason, text, retry_after: None }
 }
 
-/// Neither means anything to an app behind a reverse proxy (RFC 9110 §9.3.6, §9.3.8).
+/// CONNECT and TRACE have no meaning behind a reverse proxy (RFC 9110 §9.3.6, §9.3.8).
 fn method(method: &Method) -> Result<(), Rejection> {
     if matches!(*method, Method::CONNECT | Method::TRACE) {
         let text = "405 Method Not Allowed: CONNECT and TRACE are not served here\n";
@@ -100,7 +100,7 @@ fn size<B>(request: &Request<B>, limits: &Limits) -> Result<(), Rejection> {
         let text = "414 URI Too Long\n";
         return Err(rejection(StatusCode::URI_TOO_LONG, Rejected::Size, text));
     }
-    // As on the wire: a colon, a space and the end of the line.
+    // Plus 4 as on the wire: colon, space and CRLF.
     let header: usize = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
     if header > limits.header_bytes {
         let text = "431 Request Header Fields Too Large\n";
@@ -109,7 +109,7 @@ fn size<B>(request: &Request<B>, limits: &Limits) -> Result<(), Rejection> {
     Ok(())
 }
 
-/// Exactly one valid host, which the target does not contradict (RFC 9112 §3.2). HTTP/1.0 knows no `Host`.
+/// Exactly one valid host, which the target does not contradict (RFC 9112 §3.2). `Host` is optional in HTTP/1.0.
 fn host<B>(request: &Request<B>) -> Result<(), Rejection> {
     const REFUSED: Rejection = rejection(
         StatusCode::BAD_REQUEST,
@@ -131,7 +131,7 @@ fn host<B>(request: &Request<B>) -> Result<(), Rejection> {
     if valid && agrees { Ok(()) } else { Err(REFUSED) }
 }
 
-/// A length that two readers cannot take differently (RFC 9112 §6). hyper drops a length beside chunks.
+/// A length that all parsers read alike (RFC 9112 §6). hyper drops a length beside chunked coding.
 fn framing<B>(request: &Request<B>) -> Result<(), Rejection> {
     let headers = request.headers();
     let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
@@ -142,7 +142,7 @@ fn framing<B>(request: &Request<B>) -> Result<(), Rejection> {
         (Some(coding), None) => coding.as_bytes().eq_ignore_ascii_case(b"chunked") && !has_length,
         (Some(_), Some(_)) => false,
     };
-    // Over HTTP/1.1 hyper has made one of several that agree.
+    // Over HTTP/1.1 hyper has merged equal ones.
     let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
     let representable = match (lengths.next(), lengths.next()) {
         (None, _) => true,
@@ -156,7 +156,7 @@ fn framing<B>(request: &Request<B>) -> Result<(), Rejection> {
     Err(rejection(StatusCode::BAD_REQUEST, Rejected::Framing, text))
 }
 
-/// RFC 9110 §10.1.1 knows one expectation.
+/// RFC 9110 §10.1.1 defines one expectation.
 fn expectation(headers: &HeaderMap) -> Result<(), Rejection> {
     let known =
         headers.get_all(header::EXPECT).iter().all(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"));
@@ -167,7 +167,7 @@ fn expectation(headers: &HeaderMap) -> Result<(), Rejection> {
     Err(rejection(StatusCode::EXPECTATION_FAILED, Rejected::Expectation, text))
 }
 
-/// Whoever asks for a websocket does it as RFC 6455 §4.1 says; which version it speaks, the app judges.
+/// A websocket request must follow RFC 6455 §4.1 and have an allowed origin. The app checks its version.
 fn handshake<B>(request: &Request<B>, origins: &AllowedOrigins) -> Result<(), Rejection> {
     if !headers::asks_for_websocket(request.headers()) {
         return Ok(());

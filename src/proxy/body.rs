@@ -1,4 +1,4 @@
-//! Bodies: a request's must not pause for ever; a response's is bytes of our own, then what the upstream still sends.
+//! Bodies: a request's has a timeout for pauses; a response's is bytes of our own, then the rest of the upstream's.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -12,30 +12,30 @@ use hyper::body::Incoming;
 use tokio::runtime::Handle;
 use tokio::time::Sleep;
 
-/// How long, and how many bytes, a body is read that nobody needs.
+/// How much of an unneeded body is read: time, and bytes.
 const LINGER: Duration = Duration::from_secs(5);
 const MOST_DISCARDED: usize = 64 << 20;
 
 /// The body of a request to the upstream.
 #[derive(Debug, Default)]
 pub struct RequestBody {
-    /// `None` is a body without a byte.
+    /// `None` if it is empty or has ended.
     body: Option<Incoming>,
-    /// How long it may pause at a time.
+    /// The longest pause before the next bytes.
     pub(super) patience: Duration,
-    /// The client waits for a 100 (RFC 9110 §10.1.1), which reading would send.
+    /// The client waits for a 100 (RFC 9110 §10.1.1). Reading the body would send it.
     pub(super) waits: bool,
     /// Runs while the upstream waits for the next bytes.
     pause: Option<Pin<Box<Sleep>>>,
 }
 
-/// Why the rest of a request's body does not come.
+/// Why a request's body is incomplete.
 #[derive(Debug, thiserror::Error)]
 pub enum RequestBodyError {
-    /// It breaks its framing, or the client has left.
+    /// Its framing is invalid, or the client has left.
     #[error("the body of the request broke off")]
     Broken(#[source] hyper::Error),
-    /// Nothing came for so long.
+    /// No bytes arrived within this time.
     #[error("the body of the request paused for {0:?}")]
     Paused(Duration),
 }
@@ -43,17 +43,17 @@ pub enum RequestBodyError {
 /// The body of a response to the browser.
 #[derive(Debug, Default)]
 pub struct ResponseBody {
-    /// What goes first.
+    /// Sent first.
     front: Bytes,
     rest: Rest,
 }
 
-/// What follows in a response.
+/// What follows the front of a response.
 #[derive(Debug, Default)]
 pub(super) enum Rest {
-    /// What the upstream still sends.
+    /// Still to be received from the upstream.
     Body(Incoming),
-    /// The trailers of a body that is all there.
+    /// The trailers of a body that was read to its end.
     Trailers(Box<HeaderMap>),
     #[default]
     Nothing,
@@ -67,9 +67,9 @@ impl From<Incoming> for RequestBody {
     }
 }
 
-/// Some of the body may not be needed: the app has answered early, or not at all, or the request is rejected. If the client's
-/// connection were closed with bytes of it unread, the reset could overtake the answer (RFC 9112 §9.6). So these are read
-/// and discarded, within bounds.
+/// Some of the body may not be needed: the app has answered early, or not at all, or the request is rejected. If the
+/// client's connection were closed with unread bytes, the reset could overtake the answer (RFC 9112 §9.6). So these are
+/// read and discarded, within bounds.
 impl Drop for RequestBody {
     fn drop(&mut self) {
         let unread = self.body.take().filter(|body| !self.waits && !body.is_end_stream());
@@ -120,7 +120,7 @@ impl Body for RequestBody {
 }
 
 impl ResponseBody {
-    /// `front`, then the rest of a body of the upstream.
+    /// `front`, then the rest of the upstream's body.
     pub(super) fn fronted(front: Bytes, rest: Rest) -> Self {
         Self { front, rest }
     }

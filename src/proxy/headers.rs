@@ -1,4 +1,4 @@
-//! The header fields that a proxy must change; all others stay as they are, byte for byte.
+//! Changes the header fields that a proxy must change; all others pass byte for byte.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -19,7 +19,7 @@ pub const HOP_BY_HOP: [HeaderName; 6] = [
     header::UPGRADE,
 ];
 
-/// Fields that stay even where `Connection` names them: taking them out would change what the request means.
+/// Fields kept even if `Connection` names them: without them the request would have another meaning.
 const PROTECTED: [HeaderName; 12] = [
     header::HOST,
     header::AUTHORIZATION,
@@ -44,8 +44,7 @@ pub(super) fn asks_for_websocket(headers: &HeaderMap) -> bool {
     has_token(headers, &header::CONNECTION, "upgrade") && has_token(headers, &header::UPGRADE, "websocket")
 }
 
-/// Takes out the fields of one hop, also those that `Connection` names. A body that was sent in chunks is still sent
-/// in chunks.
+/// Removes hop-by-hop fields, including those that `Connection` names. A chunked body stays chunked.
 pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap, has_body: bool) {
     let named: Vec<HeaderName> = tokens(headers, &header::CONNECTION)
         .filter(|token| !HOP_BY_HOP.iter().any(|name| token.eq_ignore_ascii_case(name.as_str())))
@@ -61,25 +60,25 @@ pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap, has_body: bool) {
         headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
     if trailers {
-        // RFC 9110 §10.1.4: whoever sends TE says so in Connection.
+        // RFC 9110 §10.1.4: a sender of TE names it in Connection.
         headers.insert(header::TE, HeaderValue::from_static("trailers"));
         headers.insert(header::CONNECTION, HeaderValue::from_static("TE"));
     }
 }
 
-/// An answer has a transfer coding that its client would not undo.
+/// An answer has a transfer coding that its client would not decode.
 #[derive(Debug, thiserror::Error)]
 #[error("its transfer coding is not just `chunked`")]
 pub(super) struct UnknownCoding;
 
-/// Makes an answer of the app's one of the client's hop: its version, and at most one field that frames its body.
+/// Adapts an app's answer to the client's hop: its version, and at most one field that frames its body.
 ///
-/// Chunks override a length (RFC 9112 §6.3), and of equal lengths one stays. hyper has rejected other lengths, except where
-/// no body follows; those are removed.
+/// Chunked coding overrides a length (RFC 9112 §6.3), and equal lengths become one. hyper has rejected other lengths,
+/// except where no body follows; those are removed.
 ///
 /// # Errors
-/// The body has another coding than `chunked`. No request asked for one (RFC 9112 §7.4), and to name the coding to the client
-/// needs a client that accepts it, so this is a 502 as of nginx and Envoy.
+/// The body has a coding other than `chunked`. No request asked for one (RFC 9112 §7.4), and the client may not accept
+/// it. So this is a 502, as with nginx and Envoy.
 pub(super) fn settle_answer<B: Body>(response: &mut Response<B>) -> Result<(), UnknownCoding> {
     *response.version_mut() = Version::HTTP_11;
     let (has_body, has_length) = (!response.body().is_end_stream(), response.status() != StatusCode::NO_CONTENT);
@@ -107,15 +106,15 @@ fn content_length(headers: &HeaderMap) -> Option<u64> {
     length.filter(|_length| lengths.all(|other| other == length))
 }
 
-/// As [`remove_hop_by_hop`], then asks the next hop for a websocket too, or tells it of one.
+/// Like [`remove_hop_by_hop`], but keeps the websocket upgrade of a request or a 101.
 pub(super) fn keep_upgrade(headers: &mut HeaderMap) {
     remove_hop_by_hop(headers, false);
     headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
     headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
 }
 
-/// Tells the upstream for whom the request is. What a trusted peer says of those before it is kept and the peer appended;
-/// what anyone else says of that is replaced. `scheme` is what the peer speaks.
+/// Sets X-Forwarded-*: appends to a trusted peer's values, replaces anyone else's. `scheme` is the one that the peer
+/// uses.
 pub(super) fn add_forwarded(headers: &mut HeaderMap, peer: IpAddr, trusted: bool, scheme: &'static str) {
     let foreign: Vec<HeaderName> =
         headers.keys().filter(|name| is_twin(name) || (!trusted && is_forwarded(name))).cloned().collect();
@@ -137,32 +136,32 @@ pub(super) fn add_forwarded(headers: &mut HeaderMap, peer: IpAddr, trusted: bool
     }
 }
 
-/// For whom a trusted peer says that a request is: the last address in `X-Forwarded-For` that is no trusted proxy's, since
-/// anyone may write what stands before it. `None` if it names nobody: a trusted proxy is no client.
+/// The client that a trusted peer names: the right-most untrusted address in `X-Forwarded-For`, since anyone can write
+/// those before it. `None` if there is none: a trusted proxy is not a client.
 pub(super) fn client(headers: &HeaderMap, trusted: &TrustedProxies) -> Option<IpAddr> {
-    // Whoever passed on what is no address was asked by somebody without a name.
+    // A hop that is not an IP address ends the search: client unknown.
     let is_end = |hop: &Option<IpAddr>| hop.is_none_or(|hop| !trusted.contains(hop));
     tokens(headers, &FORWARDED_FOR).rev().map(hop_address).find(is_end).flatten()
 }
 
-/// Some proxies add the port.
+/// The address of a hop. Some proxies add the port.
 fn hop_address(hop: &str) -> Option<IpAddr> {
     let bare = || hop.strip_prefix('[')?.strip_suffix(']')?.parse().ok();
     hop.parse().ok().or_else(|| hop.parse::<SocketAddr>().ok().map(|address| address.ip())).or_else(bare)
 }
 
-/// Whether a field says for whom a proxy has passed a request on (RFC 7239, and what was in use before it).
+/// Whether a field describes the request before a proxy forwarded it (RFC 7239, and its predecessors).
 fn is_forwarded(name: &HeaderName) -> bool {
     name.as_str().starts_with("x-forwarded-") || *name == header::FORWARDED || name == "x-real-ip"
 }
 
-/// Whether a field is taken for such a one where underscores count as dashes (RFC 3875 §4.1.18). No proxy sends these.
+/// Whether a field equals such a one if underscores are read as dashes (RFC 3875 §4.1.18). No proxy sends these.
 fn is_twin(name: &HeaderName) -> bool {
     let name = name.as_str();
     name.contains('_') && name.replace('_', "-").parse().is_ok_and(|name| is_forwarded(&name))
 }
 
-/// The fields of the websocket handshake pass, whatever `Connection` says.
+/// Websocket handshake fields, which pass even if `Connection` names them.
 fn is_handshake(name: &HeaderName) -> bool {
     name.as_str().starts_with("sec-websocket-")
 }
@@ -192,14 +191,14 @@ mod tests {
     }
 
     #[test]
-    fn a_websocket_is_asked_for_in_both_fields() {
+    fn a_websocket_request_needs_both_connection_and_upgrade() {
         assert!(asks_for_websocket(&headers(&[("connection", "keep-alive, Upgrade"), ("upgrade", "WebSocket")])));
         assert!(!asks_for_websocket(&headers(&[("connection", "keep-alive"), ("upgrade", "websocket")])));
         assert!(!asks_for_websocket(&headers(&[("connection", "upgrade"), ("upgrade", "h2c")])));
     }
 
     #[test]
-    fn fields_of_one_hop_go_and_protected_ones_stay() {
+    fn hop_by_hop_fields_are_removed_and_protected_ones_kept() {
         let mut map = headers(&[
             ("connection", "X-One-Hop, Cookie, host, close"),
             ("keep-alive", "timeout=5"),
@@ -214,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_trusted_peer_is_appended_to_what_it_says_and_of_others_nothing_is_kept() {
+    fn forwarded_fields_are_extended_for_trusted_peers_and_replaced_for_others() {
         let said = [("host", "app"), ("x-forwarded-for", "192.0.2.1"), ("x-forwarded-proto", "https")];
         let peer = "198.51.100.7".parse().expect("an address");
         let mut map = headers(&said);
@@ -233,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn the_client_is_the_last_hop_that_is_no_trusted_proxy() {
+    fn the_client_is_the_last_hop_that_is_not_a_trusted_proxy() {
         let trusted = TrustedProxies::default();
         let named = |path: &'static str| {
             client(&headers(&[("x-forwarded-for", path)]), &trusted).map(|client| client.to_string())
@@ -252,11 +251,11 @@ mod tests {
         }
         assert_eq!(client(&headers(&[]), &trusted), None);
         let lines = headers(&[("x-forwarded-for", "192.0.2.1"), ("x-forwarded-for", "10.0.0.1")]);
-        assert_eq!(client(&lines, &trusted), Some("192.0.2.1".parse().expect("an address")), "lines are one list");
+        assert_eq!(client(&lines, &trusted), Some("192.0.2.1".parse().expect("an address")), "lines form one list");
     }
 
     #[test]
-    fn twins_with_underscores_go_whoever_sends_them() {
+    fn forwarded_fields_with_underscores_are_removed_for_all_peers() {
         for trusted in [true, false] {
             let mut map =
                 headers(&[("x_forwarded_for", "1"), ("x-forwarded_proto", "1"), ("x_real_ip", "1"), ("x_own", "1")]);

@@ -1,5 +1,7 @@
-//! A connection to the app that carries HTTP. It keeps an answer readable after the app has stopped reading the request,
-//! and it records whether a request may be sent again.
+//! A connection to the app that carries HTTP.
+//!
+//! It keeps an answer readable after the app has stopped reading the request, and it records whether a request may be
+//! sent again.
 
 use std::io;
 use std::pin::Pin;
@@ -20,14 +22,14 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 pub struct Link<S> {
     stream: S,
     past: Past,
-    /// Some of what hyper has to write is written, and not yet all of it.
+    /// A burst of writes has started and is not flushed yet.
     is_writing: bool,
-    /// The app reads no more.
+    /// The app has stopped reading.
     refuses: bool,
 }
 
-/// What happened on a connection; its clones share it. A request without a body is one burst of writes, behind which hyper
-/// flushes.
+/// What happened on a connection; its clones share it. A request without a body is one burst of writes, after which
+/// hyper flushes.
 #[derive(Clone, Debug, Default)]
 struct Past(Arc<AtomicU8>);
 
@@ -35,13 +37,13 @@ struct Past(Arc<AtomicU8>);
 const NEW: u8 = 0;
 /// Something was written, and nothing was ever read.
 const FIRST: u8 = 1;
-/// Something was read since the last burst began.
+/// Something was read since the last burst started.
 const HEARD: u8 = 2;
-/// A further burst began, and nothing was read since.
+/// A further burst started, and nothing was read since.
 const FURTHER: u8 = 3;
 
-/// Whether a request failed on a connection that had served another one before, and not a byte of an answer came. The app
-/// has probably closed the connection before the request reached it (RFC 9112 §9.3.1).
+/// Whether a request failed on a connection that had served another one before, and no byte of an answer was read. The
+/// app has probably closed the connection before the request reached it (RFC 9112 §9.3.1).
 pub(super) fn met_a_closing_connection(error: &ClientError) -> bool {
     let mut extras = http::Extensions::new();
     if let Some(connected) = error.connect_info() {
@@ -51,7 +53,7 @@ pub(super) fn met_a_closing_connection(error: &ClientError) -> bool {
 }
 
 impl<S> Link<S> {
-    /// A connection over which nothing was sent yet.
+    /// A connection over which nothing has been sent.
     pub(super) fn new(stream: S) -> Self {
         Self { stream, past: Past::default(), is_writing: false, refuses: false }
     }

@@ -1,6 +1,7 @@
-//! One request: it passes, becomes a websocket session, or is answered with a 5xx of our own.
+//! Handles one request: it is forwarded, becomes a websocket session, or gets an error response of our own.
 //!
-//! Law: bodies, status and end-to-end header fields reach the other side as they were.
+//! Invariant: bodies, status and end-to-end header fields pass unchanged, except where `headers`, `page` and `trace`
+//! change them.
 
 mod admission;
 mod body;
@@ -40,28 +41,28 @@ use crate::limits::{Client, LimitWarning, Rate};
 use crate::metrics::Metrics;
 use crate::session::{Sessions, trace};
 
-/// The proxy in front of the apps; clones share what is in force.
+/// The proxy in front of the apps; clones share the active configuration.
 #[derive(Clone)]
 pub struct Proxy {
     active: Arc<ArcSwap<ActiveConfig>>,
     sessions: Sessions,
 }
 
-/// What holds for every request from its begin to its end.
+/// The active configuration. A request keeps the one that it started with.
 struct ActiveConfig {
     routes: Routes,
-    /// What browsers speak here.
+    /// The URL scheme that browsers use.
     scheme: &'static str,
     limits: Limits,
     trusted_proxies: TrustedProxies,
     allowed_origins: AllowedOrigins,
-    /// How often a client may shake hands; `None` is as often as it likes.
+    /// Per-client handshake rate limit; `None` disables it.
     handshakes: Option<Arc<Rate>>,
     rate_warning: Arc<LimitWarning>,
     metrics: Arc<Metrics>,
 }
 
-/// A request's way to its app.
+/// The configuration, app and sessions for one request.
 #[derive(Clone, Copy)]
 struct RequestContext<'a> {
     active: &'a ActiveConfig,
@@ -69,17 +70,17 @@ struct RequestContext<'a> {
     sessions: &'a Sessions,
 }
 
-/// An answer of our own to a request that the upstream does not answer.
+/// Our own response to a request that the upstream does not answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Refusal {
-    /// The upstream is not there, or what it says is no HTTP.
+    /// The upstream is unreachable, or its answer is not valid.
     BadGateway,
     /// The upstream takes too long.
     GatewayTimeout,
 }
 
 impl Proxy {
-    /// A proxy whose websocket sessions are entered in `sessions`.
+    /// A proxy whose websocket sessions are registered in `sessions`.
     pub fn new(config: &Config, routes: Routes, sessions: Sessions, metrics: Arc<Metrics>) -> Self {
         let handshakes = config.limits.handshakes_per_second.map(Rate::new).map(Arc::new);
         let rate_warning = Arc::new(LimitWarning::new("limits.handshakes_per_second"));
@@ -87,7 +88,7 @@ impl Proxy {
         Self { active: Arc::new(ArcSwap::from_pointee(active)), sessions }
     }
 
-    /// Puts another configuration in force for all requests that are yet to come, at one moment.
+    /// Replaces the configuration atomically; requests that have started keep the old one.
     pub fn renew(&self, config: &Config, routes: Routes) {
         let before = self.active.load_full();
         let per_second = config.limits.handshakes_per_second;
@@ -169,14 +170,14 @@ impl RequestContext<'_> {
                 if connect.is_some() {
                     self.upstream.knowledge.learn(Learning::on_gone);
                 }
-                // The pool's own words say less than the cause does.
+                // The pool's own message has less detail than the cause.
                 let cause = error.source().unwrap_or(&error);
                 self.refuse(Refusal::of(connect), &Chain(cause))
             }
         }
     }
 
-    /// Gives a page its watchdog.
+    /// Adds the watchdog to a page.
     async fn watch_page(
         &self,
         navigation: Navigation,
@@ -223,7 +224,7 @@ impl ActiveConfig {
         Self { routes, scheme, limits, trusted_proxies, allowed_origins, handshakes, rate_warning, metrics }
     }
 
-    /// Answers a request of which nothing, or no more, is forwarded; then its connection is closed.
+    /// Answers a request that is not forwarded, or not completely; its connection is then closed.
     fn reject(&self, rejection: Rejection) -> Response<ResponseBody> {
         self.metrics.http_rejected(rejection.reason);
         tracing::debug!(status = rejection.status.as_u16(), "request refused: {}", rejection.text.trim_end());
@@ -235,10 +236,10 @@ impl ActiveConfig {
         response
     }
 
-    /// Counts a handshake for its client, as far as that is known: a trusted proxy is none itself.
+    /// Counts a handshake for its client. A trusted proxy is not a client; an unknown client is not limited.
     ///
     /// # Errors
-    /// The client makes too many: how long it has to wait.
+    /// The client exceeds its rate; returns the time to wait.
     fn pace(&self, headers: &HeaderMap, peer: IpAddr) -> Result<(), Duration> {
         let Some(handshakes) = &self.handshakes else { return Ok(()) };
         let trusted = self.trusted_proxies.contains(peer);
@@ -271,7 +272,7 @@ impl Refusal {
     }
 }
 
-/// An answer of our own, in plain text.
+/// Our own response, in plain text.
 fn respond(status: StatusCode, text: &'static str) -> Response<ResponseBody> {
     let mut response = Response::new(ResponseBody::from(text));
     *response.status_mut() = status;
@@ -290,19 +291,19 @@ impl fmt::Display for Chain<'_> {
     }
 }
 
-/// An error, its cause, and so on.
+/// An error and all its causes.
 fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
     std::iter::successors(Some(error), |&error| error.source())
 }
 
-/// The target as an origin server wants it (RFC 9112 §3.2.1); the authority goes to `Host`, if there is none.
+/// Rewrites the target to origin form (RFC 9112 §3.2.1); the authority becomes `Host` if there is none.
 fn to_origin_form(request: &mut Request<RequestBody>) {
     let target = std::mem::take(request.uri_mut()).into_parts();
     let authority = target.authority.map_or_else(|| "localhost".to_owned(), |authority| authority.to_string());
     if let Ok(host) = HeaderValue::try_from(authority) {
         request.headers_mut().entry(header::HOST).or_insert(host);
     }
-    // A fragment right behind the authority leaves a path without a byte, which would stay one on the wire.
+    // A fragment right after the authority leaves an empty path, which would be sent as it is.
     let path = target.path_and_query.map(Uri::from).filter(|path| !path.path().is_empty());
     *request.uri_mut() = path.unwrap_or_default();
 }

@@ -1,7 +1,7 @@
 //! Adds the watchdog's script to the app's page.
 //!
-//! Law: but for the script, and what the header says of the length and of caching, the page stays as it came; whatever
-//! does not look like a page of Streamlit's passes untouched.
+//! Invariant: besides the script, only header fields on length and caching change. A body that does not look like a
+//! Streamlit page passes unchanged.
 
 mod markup;
 mod policy;
@@ -16,13 +16,13 @@ use self::markup::{Place, Search};
 use super::body::{ResponseBody, Rest};
 use crate::metrics::WatchdogPage;
 
-/// How much of a page is held back, at most, until it has shown its head.
+/// The most of a page, in bytes, that is buffered until its head is complete.
 const LONGEST_HEAD: usize = 64 * 1024;
 
-/// What makes a response depend on what the browser has: with them the upstream may leave out the page.
+/// Fields that make a response depend on the browser's cache: with them the upstream may leave out the page.
 const CONDITIONS: [HeaderName; 3] = [header::IF_NONE_MATCH, header::IF_MODIFIED_SINCE, header::IF_RANGE];
 
-/// What names the upstream's form of the page, which the changed one is not.
+/// Fields that hold for the upstream's form of the page, not for the changed one.
 const VALIDATORS: [HeaderName; 4] =
     [header::ETAG, header::LAST_MODIFIED, header::ACCEPT_RANGES, HeaderName::from_static("content-md5")];
 
@@ -31,12 +31,12 @@ const VALIDATORS: [HeaderName; 4] =
 pub(super) enum Navigation {
     /// The page itself.
     Get,
-    /// What the page's header would be.
+    /// Only the page's header.
     Head,
 }
 
 impl Navigation {
-    /// Whether this is a browser's request for a page, whole.
+    /// Recognizes a browser's request for a whole page.
     pub(super) fn of<B>(request: &Request<B>) -> Option<Self> {
         let headers = request.headers();
         let says = |name: HeaderName, wanted: fn(&str) -> bool| {
@@ -56,8 +56,8 @@ impl Navigation {
         }
     }
 
-    /// Asks the upstream for the whole page in plain text: a page that the browser has kept has no script, and a
-    /// compressed one shows no place for it.
+    /// Asks the upstream for the whole page, uncompressed: a page in the browser's cache may lack the script, and a
+    /// compressed one cannot be searched.
     pub(super) fn ask_for_plain_whole(headers: &mut HeaderMap) {
         for name in CONDITIONS {
             headers.remove(name);
@@ -66,17 +66,17 @@ impl Navigation {
     }
 }
 
-/// The script element, and what tells it from one that is there already.
+/// The script element, and the path that shows whether one is already there.
 #[derive(Clone, Debug)]
 pub(super) struct Script {
     pub(super) element: Bytes,
     pub(super) path: &'static str,
 }
 
-/// Adds the script to a page. `host` is the page's own. What became of it is `None` where there was no page to look at.
+/// Adds the script to a page. `host` is the page's own. The result is `None` if the response is not a page.
 ///
 /// # Errors
-/// The upstream's, if it fails before the page has shown its head.
+/// The upstream's, if it fails before the page's head is complete.
 pub(super) async fn add(
     script: &Script,
     navigation: Navigation,
@@ -95,7 +95,7 @@ pub(super) async fn add(
         None
     };
     if navigation == Navigation::Head && refusal.is_none() {
-        // Whether the page would be changed shows only in the page (RFC 9110 §9.3.2).
+        // Only the body shows whether the page would be changed (RFC 9110 §9.3.2).
         forget_form(&mut head.headers);
         head.headers.remove(header::CONTENT_LENGTH);
     }
@@ -125,7 +125,7 @@ fn is_page(response: &Response<Incoming>) -> bool {
     response.status() == StatusCode::OK && essence.eq_ignore_ascii_case("text/html")
 }
 
-/// Reads until the page's place for a script is known, or too much is read.
+/// Reads until the place for a script is known, or more than [`LONGEST_HEAD`] is read.
 async fn read_head(mut body: Incoming, script: &str) -> Result<(BytesMut, Place, Rest), hyper::Error> {
     let (mut front, mut search) = (BytesMut::new(), Search::new(script));
     loop {
@@ -137,7 +137,7 @@ async fn read_head(mut body: Incoming, script: &str) -> Result<(BytesMut, Place,
         match frame.into_data().map_err(Frame::into_trailers) {
             Ok(data) => front.extend_from_slice(&data),
             Err(Ok(trailers)) => return Ok((front, place, Rest::Trailers(trailers.into()))),
-            // There is no third kind.
+            // Frames are data or trailers.
             Err(Err(_frame)) => {}
         }
     }

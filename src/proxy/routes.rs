@@ -1,4 +1,4 @@
-//! Which app a request is for.
+//! Finds the app for a request.
 
 use std::sync::Arc;
 
@@ -8,11 +8,11 @@ use http::header::{self, HeaderMap, HeaderValue};
 use super::upstream::Upstream;
 use crate::config::Route;
 
-/// The apps with what is for each, whoever has a request first when several match.
+/// Routes and their upstreams, most specific first.
 pub struct Routes(Vec<(Route, Arc<Upstream>)>);
 
 impl Routes {
-    /// Any order will do.
+    /// `routes` may be in any order.
     pub fn new(mut routes: Vec<(Route, Arc<Upstream>)>) -> Self {
         routes.sort_by_key(|(route, _upstream)| std::cmp::Reverse(route.rank()));
         Self(routes)
@@ -23,18 +23,18 @@ impl Routes {
         self.0.iter().map(|(_route, upstream)| upstream)
     }
 
-    /// The app that a request is for, by its `Host` and its path; `None` if it is for none of them.
+    /// The app for a request, by its `Host` and its path; `None` if no route matches.
     pub(super) fn find<B>(&self, request: &Request<B>) -> Option<&Arc<Upstream>> {
         let (host, path) = (host(request.headers()), request.uri().path());
         self.0.iter().find(|(route, _upstream)| route.matches(host, path)).map(|(_route, upstream)| upstream)
     }
 }
 
-/// The host that a request names, without its port; empty where it names none.
+/// The host that a request names, without its port; empty if it names none.
 fn host(headers: &HeaderMap) -> &str {
     let host = headers.get(header::HOST).map(HeaderValue::as_bytes).unwrap_or_default();
     let host = std::str::from_utf8(host).unwrap_or_default();
-    // A port is digits behind the last colon, which is not one of an address in brackets.
+    // A port is digits after the last colon. An address in brackets ends with a bracket.
     match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
         Some(_) | None => host,
@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_port_is_no_part_of_a_host() {
+    fn the_port_is_removed_from_the_host() {
         for (value, expected) in
             [("a.b:80", "a.b"), ("a.b", "a.b"), ("[::1]:80", "[::1]"), ("[::1]", "[::1]"), ("a:", "a"), ("", "")]
         {

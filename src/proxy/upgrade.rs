@@ -1,4 +1,4 @@
-//! Shakes hands on both sides of a websocket and joins the two streams.
+//! Does the websocket handshake on both sides and joins the two streams.
 
 use std::future::poll_fn;
 use std::net::IpAddr;
@@ -32,7 +32,7 @@ use crate::session::{SessionInfo, Sessions};
 use crate::streamlit::handshake::{self, SessionId};
 use crate::websocket::inflate::Deflate;
 
-/// Why there is no session.
+/// Why a handshake failed.
 #[derive(Debug, thiserror::Error)]
 enum Failure {
     #[error(transparent)]
@@ -53,11 +53,11 @@ enum Failure {
     Superseded,
 }
 
-/// A handshake, told of when it ends. One that is dropped half way was given up by its browser.
+/// A handshake, counted when it ends. One that is dropped half way was aborted by its browser.
 struct Attempt<'a> {
     upstream: &'a Upstream,
     started: Instant,
-    /// `None` if it is counted as rejected.
+    /// `None` if it is counted as a rejection.
     result: Option<Handshake>,
 }
 
@@ -70,8 +70,7 @@ impl Drop for Attempt<'_> {
 }
 
 impl RequestContext<'_> {
-    /// Answers a request for a websocket: with the upstream's 101 and a session behind it, with the upstream's own
-    /// refusal, or with an error.
+    /// Answers a websocket request: with the upstream's 101 and a session, the upstream's own refusal, or an error.
     pub(super) async fn upgrade(
         self,
         mut request: Request<RequestBody>,
@@ -84,12 +83,12 @@ impl RequestContext<'_> {
         let resumed = handshake::resumed_session(subprotocols(request.headers())).filter(|_id| is_app_stream);
         let tagged = is_app_stream && upstream.watchdog.is_some();
         let tag = if tagged { watchdog::take_tag(request.uri_mut()) } else { None };
-        // Dropped after the connection of the handshake.
+        // Dropped after the handshake's connection.
         let mut owner = Owner::new(upstream.session.takeover.then(|| upstream.owners.clone()));
         if let Err(failure) = self.claim(&mut owner, resumed).await {
             return self.fail(&mut attempt, &failure);
         }
-        // Only now: a session that was taken over has just made room for the next.
+        // Only now: a takeover has just freed its slot.
         let Some(place) = upstream.places.take() else {
             attempt.result = None;
             upstream.full.warn();
@@ -113,7 +112,7 @@ impl RequestContext<'_> {
                 let token = tag.and_then(|tag| tag.token);
                 visit.becomes(PendingSession { far, upstream, sessions, depth, ids, token, owner });
                 headers::keep_upgrade(response.headers_mut());
-                // The version is that of the hop (RFC 9112 §2.3), whatever an app puts before its 101.
+                // The version is that of the hop (RFC 9112 §2.3), not of the app's 101.
                 *response.version_mut() = Version::HTTP_11;
                 response
             }
@@ -125,12 +124,12 @@ impl RequestContext<'_> {
         }
     }
 
-    /// Waits until the older connections and handshakes of the session are over. The app then resumes it; before
+    /// Waits until the older connections and handshakes of the session are over. The app then resumes it. Before
     /// Streamlit 1.61 it would start an empty one while an older connection, dead or not, is open.
     async fn claim(&self, owner: &mut Owner, resumed: Option<SessionId>) -> Result<(), Failure> {
         let Some(id) = resumed else { return Ok(()) };
         let takeover_timeout = self.upstream.session.timeouts.takeover;
-        // An older connection is cut after the first part. The second is for a 101 that its browser does not take.
+        // An older connection is cut after `takeover_timeout`. The rest is for a 101 that its browser does not read.
         let most = takeover_timeout + self.upstream.handshake_timeout;
         let claimed = tokio::time::timeout(most, owner.claim(id, takeover_timeout)).await;
         let claimed = claimed.map_err(|_elapsed| Failure::Held(most))?;
@@ -140,7 +139,7 @@ impl RequestContext<'_> {
         Ok(())
     }
 
-    /// Answers a handshake that comes to no session.
+    /// Answers a failed handshake.
     fn fail(&self, attempt: &mut Attempt<'_>, failure: &Failure) -> Response<ResponseBody> {
         attempt.result = Some(failure.result());
         match failure {
@@ -156,7 +155,7 @@ impl RequestContext<'_> {
         }
     }
 
-    /// How much of the session the tap can look at.
+    /// How much of the session the tap can inspect.
     fn depth(&self, is_app_stream: bool, answer: &HeaderMap) -> Inspection {
         if !is_app_stream || !handshake::selects_streamlit(subprotocols(answer)) {
             return Inspection::Frames;
@@ -186,15 +185,15 @@ impl Failure {
     }
 }
 
-/// The answer to a handshake whose session a newer one has claimed. Not a 5xx, and not just a close: proxies would try
-/// the same handshake once more, and it would claim the session from the newer one.
+/// The answer to a handshake whose session a newer one has claimed. Not a 5xx, and not just a close: proxies would
+/// retry the handshake, and it would claim the session from the newer one.
 fn superseded() -> Response<ResponseBody> {
     let mut response = respond(StatusCode::CONFLICT, "409 Conflict: a newer connection has claimed the session\n");
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     response
 }
 
-/// Asks the upstream for a websocket over a connection of its own, which is what comes with a 101.
+/// Does the handshake with the upstream over a new connection, returned if the answer is a 101.
 async fn shake_hands(
     upstream: &Upstream,
     request: Request<RequestBody>,
@@ -216,12 +215,12 @@ async fn shake_hands(
     Ok((response, side))
 }
 
-/// The upstream's answer, and its connection if that is a 101.
+/// The upstream's answer, and its connection if the answer is a 101.
 async fn ask(
     mut stream: Stream,
     request: Request<RequestBody>,
 ) -> Result<(Response<ResponseBody>, Option<Side>), Failure> {
-    // What is hyper's is boxed, so that it makes no other handshake larger.
+    // hyper's futures are boxed, so that other handshakes stay small.
     let Some(head) = wire::write_handshake(&request) else {
         return Box::pin(ask_with_hyper(Replay::new(stream, Bytes::new()), request)).await;
     };
@@ -242,7 +241,7 @@ async fn ask_with_hyper(
     let mut response = drive(&mut connection, sender.send_request(request)).await?.map(ResponseBody::from);
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         headers::settle_answer(&mut response)?;
-        // It brings the body.
+        // Delivers the body.
         tokio::spawn(connection);
         return Ok((response, None));
     }
@@ -251,7 +250,7 @@ async fn ask_with_hyper(
     Ok((response, Some(parts.io.into_inner().into_side(&parts.read_buf))))
 }
 
-/// Moves a connection in this task, not in one of its own, until it has the answer.
+/// Polls a connection in this task, not in its own, until the answer is read.
 async fn drive(
     connection: &mut http1::Connection<TokioIo<Replay>, RequestBody>,
     answer: impl Future<Output = hyper::Result<Response<Incoming>>>,
@@ -259,49 +258,49 @@ async fn drive(
     let mut answer = pin!(answer);
     let mut open = true;
     poll_fn(|cx| {
-        // Whatever ends it, the answer says so too.
+        // The answer returns the connection's error too.
         open = open && connection.poll_without_shutdown(cx).is_pending();
         answer.as_mut().poll(cx)
     })
     .await
 }
 
-/// The lines of a handshake, or of its answer, that name subprotocols.
+/// The `Sec-WebSocket-Protocol` lines of a handshake or its answer.
 fn subprotocols(headers: &HeaderMap) -> impl Iterator<Item = &str> {
     headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|line| line.to_str().ok())
 }
 
-/// A session whose 101 is on its way to the browser.
+/// A session whose 101 is being sent to the browser.
 struct PendingSession {
     far: Side,
     upstream: Arc<Upstream>,
     sessions: Sessions,
     depth: Inspection,
     ids: Option<TraceIds>,
-    /// What the page will call the session when it asks whether bytes reach it.
+    /// Names the session when the page asks whether bytes reach it.
     token: Option<Token>,
     /// Dropped after `far`.
     owner: Owner,
 }
 
-/// A client's connection: for whom it is, and what it becomes after its last request.
+/// A client connection: its address, and the session to start after the 101.
 pub struct ClientConnection {
     pub(super) client: IpAddr,
     pending: Mutex<Option<PendingSession>>,
 }
 
 impl ClientConnection {
-    /// A connection that was accepted.
+    /// An accepted connection.
     pub fn new(client: IpAddr) -> Self {
         Self { client: client.to_canonical(), pending: Mutex::new(None) }
     }
 
-    /// Whether a 101 was answered: the connection is a websocket from there on.
+    /// Whether the last answer is a 101: the connection then becomes a websocket.
     pub fn is_upgraded(&self) -> bool {
         self.lock().is_some()
     }
 
-    /// Runs the session, once its 101 is written, as a task of its own, small while it is idle. `browser` is the
+    /// Starts the session, once its 101 is written, in its own task, which is small while idle. `browser` is the
     /// connection with what was read beyond the handshake.
     pub fn join(&self, browser: Side, guard: Guard) {
         let pending = self.lock().take();
@@ -326,7 +325,7 @@ impl PendingSession {
         let (tapped, stop) = (depth.sees_messages(), owner.stop());
         let session = sessions.open(SessionInfo { upstream: upstream.name.clone(), tapped, stop: stop.clone() });
         if guard.is_closing() {
-            // The drain tells those that it found.
+            // The drain stops only those that it found.
             stop.turn();
         }
         let report = Report::new(upstream.knowledge.clone(), session, owner, ids);

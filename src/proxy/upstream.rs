@@ -1,4 +1,4 @@
-//! One app server: how to reach it, and what is known of it.
+//! One app server: how to reach it, and what is known about it.
 
 use std::io;
 use std::num::NonZeroUsize;
@@ -29,8 +29,8 @@ use crate::relay::tls::Tls;
 use crate::session::takeover::Owners;
 use crate::tls::{ClientFiles, Live};
 
-/// How long an idle connection is kept for the next request: less than the 5 s after which uvicorn (Streamlit 1.57+)
-/// closes it, so that a request seldom meets a connection that is about to close.
+/// Idle timeout of a pooled connection: less than the 5 s after which uvicorn (Streamlit 1.57+) closes it, so that a
+/// request rarely meets a connection that is about to close.
 const POOL_IDLE: Duration = Duration::from_secs(4);
 
 /// An app server.
@@ -44,44 +44,44 @@ pub struct Upstream {
     pub(super) name: Arc<str>,
     pub(super) session: SessionSettings,
     pub(super) owners: Owners,
-    /// The places for its sessions.
+    /// The slots for its sessions.
     pub(super) places: Quota,
     pub(super) full: Arc<LimitWarning>,
-    /// The warnings that it fails.
+    /// Limits the rate of warnings that it fails.
     pub(super) failing: Arc<RateLimitedWarning>,
-    /// `None` if pages get none.
+    /// `None` if it is off.
     pub(super) watchdog: Option<Arc<Watchdog>>,
     pool: Client<Connector, RequestBody>,
-    /// Opens a connection for each request.
+    /// Opens a new connection for each request.
     single: Client<Connector, RequestBody>,
 }
 
-/// Why the upstream cannot be connected to.
+/// Why connecting to the upstream failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// It is not there.
+    /// The attempt failed.
     #[error("cannot connect to {address}")]
     Unreachable {
-        /// Where it should be.
+        /// The upstream's address.
         address: Arc<UpstreamAddress>,
-        /// What the system says.
+        /// The cause.
         source: io::Error,
     },
-    /// It does not take the connection.
+    /// The attempt took too long.
     #[error("no connection to {address} within {after:?}")]
     TimedOut {
-        /// Where it should be.
+        /// The upstream's address.
         address: Arc<UpstreamAddress>,
         /// `connect_timeout`.
         after: Duration,
     },
 }
 
-/// How an upstream is spoken to over TLS.
+/// TLS settings of an upstream.
 #[derive(Clone)]
 struct Encryption {
     live: Arc<Live<ClientFiles>>,
-    /// Who it has to prove to be.
+    /// The name that its certificate must prove.
     name: ServerName<'static>,
 }
 
@@ -90,13 +90,13 @@ struct Encryption {
 pub struct Connector {
     pub(super) address: Arc<UpstreamAddress>,
     timeout: Duration,
-    /// After which a silent peer is given up.
+    /// Time after which a silent peer is given up.
     dead_peer_timeout: Duration,
     encryption: Option<Encryption>,
 }
 
 impl Upstream {
-    /// The app server of `app`; nothing is connected yet. An `https://` one is spoken to over `tls`.
+    /// The app server of `app`; nothing is connected yet. `tls` is for an `https://` one.
     pub fn new(
         config: &Config,
         app: &Route,
@@ -135,8 +135,8 @@ impl Upstream {
         }
     }
 
-    /// The same app server from now on, if it is the one of `app`: what is known of it and held there goes on, and live
-    /// sessions stay as they are. What [`Reloader`](crate::config::Reloader) does not let change is not looked at.
+    /// This app server with a reloaded configuration; `None` if `app` is another one. It keeps its state and its live
+    /// sessions. Settings that [`Reloader`](crate::config::Reloader) does not let change are ignored.
     pub fn renewed(&self, config: &Config, app: &Route) -> Option<Self> {
         let same = *self.name == *app.name && *self.connector.address == app.upstream;
         same.then(|| {
@@ -145,19 +145,19 @@ impl Upstream {
         })
     }
 
-    /// Shares the places for sessions with `other`, the same app at another address: its sessions count on.
+    /// Shares the session slots of `other`, the same app at another address: its sessions still count.
     #[must_use]
     pub fn sharing_places(self, config: &Config, other: &Self) -> Self {
         other.places.resize(most_sessions(config));
         Self { places: other.places.clone(), full: other.full.clone(), ..self }
     }
 
-    /// What is known of it; each of its sessions holds it too.
+    /// What is known about it; each of its sessions holds it too.
     pub fn knowledge(&self) -> &Arc<Knowledge> {
         &self.knowledge
     }
 
-    /// What it is called.
+    /// Its name.
     pub fn name(&self) -> Arc<str> {
         self.name.clone()
     }
@@ -169,14 +169,14 @@ impl Upstream {
 
     /// Sends a request over a pooled connection. `request` has its target in origin form.
     ///
-    /// A kept connection may close just as the request is sent. A safe request without a body is then sent once more, over
-    /// a new connection (RFC 9110 §9.2.2). hyper-util itself repeats only what it has not started to write.
+    /// A kept connection may close just as the request is sent. A safe request without a body is then retried once,
+    /// over a new connection (RFC 9110 §9.2.2). hyper-util itself retries only what it has not started to write.
     ///
     /// # Errors
-    /// Those of the connection, and an answer that is no HTTP.
+    /// Those of the connection, and an answer that is not valid HTTP.
     pub(super) async fn request(&self, mut request: Request<RequestBody>) -> Result<Response<Incoming>, ClientError> {
         let mut target = std::mem::take(request.uri_mut()).into_parts();
-        // The pool's key, for one address; it is cut off again before the request is sent.
+        // The pool's key, for one address; it is removed before the request is sent.
         target.scheme = Some(http::uri::Scheme::HTTP);
         target.authority = Some(http::uri::Authority::from_static("upstream"));
         *request.uri_mut() = Uri::from_parts(target).unwrap_or_default();
@@ -203,21 +203,21 @@ fn most_sessions(config: &Config) -> usize {
 }
 
 impl Connector {
-    /// To this address. A connection may take `timeout`; a peer that is silent for `dead_peer_timeout` is given up.
+    /// To this address, within `timeout`. A peer that is silent for `dead_peer_timeout` is given up.
     pub fn new(address: UpstreamAddress, timeout: Duration, dead_peer_timeout: Duration) -> Self {
         Self { address: Arc::new(address), timeout, dead_peer_timeout, encryption: None }
     }
 
-    /// Over TLS, if there is any, to whom has to prove to be `name`.
+    /// Uses TLS if both are given; the certificate must prove `name`.
     pub fn encrypted(mut self, tls: Option<Arc<Live<ClientFiles>>>, name: Option<ServerName<'static>>) -> Self {
         self.encryption = tls.zip(name).map(|(live, name)| Encryption { live, name });
         self
     }
 
-    /// A new connection.
+    /// Opens a connection.
     ///
     /// # Errors
-    /// Nobody is there, or takes it in time.
+    /// Connecting failed, or took too long.
     pub async fn connect(&self) -> Result<Stream, ConnectError> {
         let address = self.address.clone();
         match tokio::time::timeout(self.timeout, self.open()).await {
@@ -228,7 +228,7 @@ impl Connector {
     }
 
     /// Whether nothing listens there. No other failure shows that: not a timeout, a full queue of a unix socket, a name
-    /// that cannot be looked up, a failed TLS handshake, or the limit of file handles.
+    /// that cannot be resolved, a failed TLS handshake, or the limit of file descriptors.
     pub async fn is_refused(&self) -> bool {
         use io::ErrorKind::{ConnectionRefused, NotFound};
         match self.connect().await {
@@ -244,12 +244,12 @@ impl Connector {
         };
         let socket = TcpStream::connect((host, port)).await?;
         socket.set_nodelay(true)?;
-        // What leads to this machine ends when its process does.
+        // A local connection ends when the app's process does.
         if !self.address.is_local() {
             SockRef::from(&socket).set_tcp_keepalive(&keepalive(self.dead_peer_timeout))?;
         }
         let Some(Encryption { live, name }) = &self.encryption else { return Ok(Stream::Tcp(socket, None)) };
-        // Boxed, so that it makes no other handshake larger.
+        // Boxed, so that other handshakes stay small.
         let tls = Box::pin(Tls::connect(socket, live.current(), name.clone())).await.map_err(io::Error::other)?;
         Ok(Stream::Tls(Box::new(tls), None))
     }
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_where_nothing_listens_are_connections_refused() {
+    async fn connections_are_refused_only_if_nothing_listens() {
         let http = |host: &str, port| UpstreamAddress::Http { host: host.to_owned(), port };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -293,7 +293,7 @@ mod tests {
         assert!(is_refused(http("127.0.0.1", port)).await);
         assert!(
             !is_refused(http("no-such-name.invalid", 80)).await,
-            "a name that is not found may be there all the same"
+            "a name that cannot be resolved does not count as refused"
         );
 
         let folder = tempfile::tempdir().unwrap();
@@ -302,11 +302,11 @@ mod tests {
         let listener = UnixListener::bind(&path).unwrap();
         assert!(!is_refused(UpstreamAddress::Unix(path.clone())).await);
         drop(listener);
-        assert!(is_refused(UpstreamAddress::Unix(path)).await, "a file of a socket that is gone");
+        assert!(is_refused(UpstreamAddress::Unix(path)).await, "a socket file without a listener");
     }
 
     #[tokio::test]
-    async fn a_full_queue_is_no_refusal() {
+    async fn a_full_queue_is_not_a_refusal() {
         let folder = tempfile::tempdir().unwrap();
         let path: PathBuf = folder.path().join("app.sock");
         let listener = Socket::new(Domain::UNIX, Type::STREAM, None).unwrap();

@@ -1,4 +1,4 @@
-//! What the sidecar itself serves to a page with the watchdog's script: the script, and answers to its questions.
+//! Serves the watchdog's script, and answers pages that ask whether bytes still reach them.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
@@ -14,15 +14,15 @@ use crate::config::{WatchdogMode, WatchdogSettings};
 use crate::metrics::{Reconnect, WatchdogPage};
 use crate::relay::progress::{Answer, Refusal, Token, Watch};
 
-/// The script, as it is served.
+/// The script, as served.
 const SCRIPT: &str = include_str!("watchdog.js");
-/// Where it is, under the app's base path.
+/// Its path, under the app's base path.
 const SCRIPT_PATH: &str = "/_heartbeat/watchdog.js";
-/// Where it asks whether bytes still reach it.
+/// The path where it asks whether bytes still arrive.
 const ALIVE_PATH: &str = "/_heartbeat/alive";
-/// The query parameter of a websocket that names it, and says why it was opened.
+/// The query parameter with a websocket's token, and why it was opened.
 const TAG: &str = "_heartbeat=";
-/// What stands behind the token of a websocket that was opened in the place of a dead one.
+/// Follows the token of a websocket that was opened to replace a dead one.
 const REPLACES: &str = ".watchdog";
 
 /// The watchdog of one upstream's pages.
@@ -32,10 +32,10 @@ pub(super) struct Watchdog {
     told_of_policy: AtomicBool,
 }
 
-/// What a page with the script says of its websocket.
+/// The tag that the script adds to a websocket's URL.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Tag {
-    /// How it will ask about it; `None` if the page says nothing that makes sense.
+    /// Names the websocket when the page asks about it; `None` if invalid.
     pub(super) token: Option<Token>,
     /// Why it was opened.
     pub(super) cause: Reconnect,
@@ -59,7 +59,7 @@ impl Watchdog {
         Some(Self { script, watch: Watch::default(), told_of_policy: AtomicBool::new(false) })
     }
 
-    /// The answer to a request for something of the watchdog's own; `None` for all other requests.
+    /// The answer to a request for one of the watchdog's own paths; `None` for all others.
     pub(super) async fn answer<B>(&self, request: &Request<B>) -> Option<Response<ResponseBody>> {
         let path = request.uri().path();
         let (script, alive) = (path.ends_with(SCRIPT_PATH), path.ends_with(ALIVE_PATH));
@@ -78,14 +78,14 @@ impl Watchdog {
         } else {
             self.alive(request.uri().query().unwrap_or_default()).await
         };
-        // A page must not run the script of an earlier sidecar, nor believe an earlier answer.
+        // A page must not use an older sidecar's script, nor an older answer, from its cache.
         let fresh = if script { "no-cache" } else { "no-store" };
         response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static(fresh));
         response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         Some(response)
     }
 
-    /// Whether bytes reach the page over the socket that it names, as one word.
+    /// Whether bytes reach the page over the socket in the query, as one word.
     async fn alive(&self, query: &str) -> Response<ResponseBody> {
         let value = |name| query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
         let Some(token) = value("socket").and_then(Token::parse) else {
@@ -105,7 +105,7 @@ impl Watchdog {
         }
     }
 
-    /// Says once that the app forbids the script.
+    /// Warns once that the app forbids the script.
     pub(super) fn log(&self, upstream: &str, result: WatchdogPage) {
         if result == WatchdogPage::Forbidden && !self.told_of_policy.swap(true, Relaxed) {
             tracing::warn!(
@@ -116,7 +116,7 @@ impl Watchdog {
     }
 }
 
-/// Takes the tag out of a websocket's query, if one is there; all else of the target stays as it was.
+/// Removes the tag from a websocket's query, if there is one; the rest of the target is unchanged.
 pub(super) fn take_tag(target: &mut Uri) -> Option<Tag> {
     let query = target.query()?;
     let (mut tag, mut rest) = (None, Vec::new());
@@ -129,7 +129,7 @@ pub(super) fn take_tag(target: &mut Uri) -> Option<Tag> {
     let tag = tag?;
     let path = target.path();
     let without = if rest.is_empty() { path.to_owned() } else { format!("{path}?{}", rest.join("&")) };
-    // Parts of a valid target are one.
+    // Still valid without the tag.
     *target = without.parse::<PathAndQuery>().map(Uri::from).unwrap_or_default();
     Some(tag)
 }
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn the_tag_is_taken_out_and_nothing_else() {
+    fn only_the_tag_is_removed_from_the_query() {
         let own = Some((true, Reconnect::Other));
         assert_eq!(taken(&format!("/b/_stcore/stream?_heartbeat={TOKEN}")), ("/b/_stcore/stream".to_owned(), own));
         assert_eq!(taken(&format!("/s?a=%20&_heartbeat={TOKEN}&b&c=")), ("/s?a=%20&b&c=".to_owned(), own));
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tag_that_makes_no_sense_is_taken_out_all_the_same() {
+    fn an_invalid_tag_is_removed_too() {
         assert_eq!(taken("/s?_heartbeat=1&_heartbeat="), ("/s".to_owned(), Some((false, Reconnect::Other))));
     }
 }

@@ -1,8 +1,9 @@
-//! A handshake as it stands on the wire (RFC 9112 §2 to §5), where it is as nearly all are: a request for a websocket that
-//! came whole, and a 101 that did. hyper, which reads and writes everything else, took 20,000 instructions more for them, a
-//! fifth of a handshake's.
+//! Reads and writes typical websocket handshakes without hyper (RFC 9112 §2 to §5).
 //!
-//! Law: what is not plainly one of these two is hyper's to judge.
+//! These are a request for a websocket, and a 101, that arrived whole. hyper, which handles everything else, took
+//! 20,000 more instructions for them, a fifth of a handshake's.
+//!
+//! Invariant: what is not clearly one of these two is left to hyper.
 
 use std::mem::MaybeUninit;
 use std::ops::Range;
@@ -15,23 +16,23 @@ use httparse::Status;
 use super::body::{RequestBody, ResponseBody};
 use super::headers;
 
-/// So many fields at most; hyper takes 100.
+/// The most fields of a head; one with more goes to hyper, which accepts 100.
 const MOST_FIELDS: usize = 64;
 
-/// Room for fields that are added.
+/// Capacity for fields that the proxy adds.
 const FIELDS_OF_OURS: usize = 8;
 const BYTES_OF_OURS: usize = 256;
 
-/// A head as it was read, which its message has among its extensions.
+/// A head as it was read; an extension of its message.
 #[derive(Clone, Debug)]
 struct Head {
     bytes: Bytes,
-    /// Where its fields' names are.
+    /// The positions of its fields' names.
     names: Vec<Range<usize>>,
 }
 
-/// The request for a websocket that `bytes` begin with, and the length of its head; `None` if there is no such one, or it
-/// is not all there.
+/// The websocket request at the start of `bytes`, and the length of its head; `None` if there is none, or it is
+/// incomplete.
 pub fn read_handshake(bytes: &Bytes) -> Option<(Request<RequestBody>, usize)> {
     let mut fields = [const { MaybeUninit::uninit() }; MOST_FIELDS];
     let mut parsed = httparse::Request::new(&mut []);
@@ -52,14 +53,14 @@ pub fn read_handshake(bytes: &Bytes) -> Option<(Request<RequestBody>, usize)> {
     Some((request, length))
 }
 
-/// The head of a request as it is sent on; `None` if hyper has read it.
+/// The head of a request to forward; `None` if hyper has read it.
 pub(super) fn write_handshake<B>(request: &Request<B>) -> Option<Vec<u8>> {
     let head = request.extensions().get::<Head>()?;
     let target = request.uri().path_and_query()?.as_str();
     Some(head.write(&["GET ", target, " HTTP/1.1"].map(str::as_bytes), request.headers()))
 }
 
-/// The 101 that `bytes` begin with, and the length of its head; `None` if there is no such one, or it is not all there.
+/// The 101 at the start of `bytes`, and the length of its head; `None` if there is none, or it is incomplete.
 pub(super) fn read_switch(bytes: &Bytes) -> Option<(Response<ResponseBody>, usize)> {
     if !bytes.starts_with(b"HTTP/1.1 101") {
         return None;
@@ -76,14 +77,14 @@ pub(super) fn read_switch(bytes: &Bytes) -> Option<(Response<ResponseBody>, usiz
     Some((response, length))
 }
 
-/// The head of a 101 as it is sent on; `None` if hyper has read it.
+/// The head of a 101 to forward; `None` if hyper has read it.
 pub fn write_switch<B>(response: &Response<B>) -> Option<Vec<u8>> {
     let head = response.extensions().get::<Head>()?;
     let line = head.bytes.split(|byte| *byte == b'\n').next()?;
     Some(head.write(&[line.strip_suffix(b"\r").unwrap_or(line)], response.headers()))
 }
 
-/// The fields of a head; `None` if they tell of a body, or hyper has to say what is wrong with them.
+/// The fields of a head; `None` if they announce a body, or are invalid, which hyper reports.
 fn read_fields(bytes: &Bytes, fields: &[httparse::Header<'_>]) -> Option<(HeaderMap, Head)> {
     let mut headers = HeaderMap::with_capacity(fields.len() + FIELDS_OF_OURS);
     let mut names = Vec::with_capacity(fields.len());
@@ -100,14 +101,14 @@ fn read_fields(bytes: &Bytes, fields: &[httparse::Header<'_>]) -> Option<(Header
 }
 
 impl Head {
-    /// A head of the same message that begins with this line and has these fields, their names as they came.
+    /// A head of the same message with this first line and these fields, their names spelled as received.
     fn write(&self, line: &[&[u8]], headers: &HeaderMap) -> Vec<u8> {
         let mut head = Vec::with_capacity(self.bytes.len() + BYTES_OF_OURS);
         line.iter().for_each(|part| head.extend_from_slice(part));
         let names: Vec<&[u8]> = self.names.iter().map(|name| &self.bytes[name.clone()]).collect();
         let (mut last, mut left) = (None, names.iter());
         for (name, value) in headers {
-            // A name that stands several times may be written in several ways.
+            // A repeated name may be spelled differently each time.
             if last != Some(name) {
                 (last, left) = (Some(name), names.iter());
             }
@@ -138,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_read_is_written_as_it_came() {
+    fn a_head_is_written_as_it_was_read() {
         let (request, length) = handshake(&format!("{REQUEST}\x02\x00")).expect("a handshake");
         assert_eq!((length, request.headers()["x-twice"].as_bytes()), (REQUEST.len(), &b"1"[..]));
         assert_eq!(request.uri(), "/_stcore/stream?a=b");
@@ -151,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_may_come_go_and_change() {
+    fn fields_can_be_added_removed_and_replaced() {
         let (mut request, _length) = handshake(REQUEST).expect("a handshake");
         *request.uri_mut() = Uri::from_static("/elsewhere");
         request.headers_mut().remove("x-twice");
@@ -167,14 +168,14 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_ends_without_a_carriage_return_is_ended_as_others() {
+    fn a_bare_line_feed_is_written_as_crlf() {
         let (response, _length) = switch(&SWITCH.replace("\r\n", "\n")).expect("a 101");
         let written = write_switch(&response).expect("it was read here");
         assert_eq!(written.escape_ascii().to_string(), SWITCH.escape_default().to_string());
     }
 
     #[test]
-    fn a_head_is_read_once_it_is_whole() {
+    fn an_incomplete_head_is_not_read() {
         for cut in 0..REQUEST.len() {
             assert!(handshake(&REQUEST[..cut]).is_none(), "{cut}");
         }

@@ -1,6 +1,6 @@
-//! One end of a session: reads into a shared scratch, and keeps only what its peer did not take.
+//! One endpoint of a session: reads into a shared scratch, and keeps only what its peer did not take.
 //!
-//! Law: an end that has nothing under way owns no buffer.
+//! Invariant: an endpoint with nothing in flight owns no buffer.
 
 use std::cell::RefCell;
 use std::io;
@@ -13,16 +13,16 @@ use super::progress::Delivery;
 use super::stream::{Peer, Stream};
 use crate::heartbeat::tap::MAX_CARRY;
 
-/// Bytes that the first read of a connection may take, as a power of two.
+/// Size of a connection's first read in bytes, as a power of two.
 const MIN_READ: u8 = 14;
 
-/// Bytes that a read may take where much comes and all of it is taken. Measured: fewer and larger system calls make up
-/// for more than the second-level cache that they overflow; twice as much gains nothing.
+/// Largest read, as a power of two, if much comes and all of it is taken. Measured: fewer and larger system calls gain
+/// more than overflowing the second-level cache costs; twice the size gains nothing.
 const MAX_READ: u8 = 20;
 
 thread_local! {
-    /// Read into by every session of a worker in turn, so that an idle one needs none.
-    /// In front of what is read stands what was kept. The system gives the pages when they are first written.
+    /// The read buffer of all sessions of a worker, so that an idle one needs none.
+    /// Kept bytes stand before those read. The kernel allocates the pages when they are first written.
     static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; MAX_CARRY + (1 << MAX_READ)].into_boxed_slice());
 }
 
@@ -31,46 +31,46 @@ pub(super) fn with_scratch<R>(work: impl FnOnce(&mut [u8]) -> R) -> R {
     SCRATCH.with_borrow_mut(|scratch| work(scratch))
 }
 
-/// What a read brought.
+/// Result of a read.
 #[derive(Debug)]
 pub(super) enum Inflow {
-    /// So many bytes at the front of the scratch: what was kept, and what came.
+    /// Length of the bytes at the front of the scratch: kept ones, then new ones.
     Bytes(usize),
-    /// The peer's end of stream, after these bytes that belong to nothing whole.
+    /// EOF; the bytes are an incomplete frame.
     End(Box<[u8]>),
     /// The connection is broken.
     Broken,
 }
 
-/// How far one half of a connection has come.
+/// State of one direction of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Half {
     /// Bytes flow; `Ended` or `Broken` may follow.
     Open,
-    /// Ended in order; nothing follows.
+    /// Ended by EOF; nothing follows.
     Ended,
     /// Broken; nothing follows.
     Broken,
 }
 
-/// A socket and what is under way on it; every byte of it counts for each idle session.
+/// A socket and its buffers; each idle session pays for every byte of this struct.
 #[derive(Debug)]
 pub(super) struct Endpoint {
     stream: Stream,
     inbound: Half,
     outbound: Half,
-    /// The kernel gave the connection up since the peer was silent for too long.
+    /// The kernel gave the connection up because the peer was silent for too long.
     timed_out: bool,
-    /// The peer is a process on this machine: it may be busy, but never silent, since the system ends its connections.
+    /// The peer is on this machine: it may be busy but not silent, because the kernel closes its connections.
     is_local: bool,
-    /// Something was written, was taken by the kernel, and was read, since this was last asked.
+    /// In this order: bytes were written, taken by the kernel, read since the flag was last cleared.
     wrote: bool,
     took: bool,
     heard: bool,
-    /// Bytes that the next read may take, as a power of two: more where reads come back full, less where the receiver falls behind, so
-    /// that little is kept for a slow one.
+    /// Size of the next read in bytes, as a power of two. It grows when reads come back full. It shrinks when the
+    /// receiver falls behind, so that little is kept for a slow one.
     appetite: u8,
-    /// Read, but too little to be judged.
+    /// Read, but too few bytes to judge.
     carry: Box<[u8]>,
     backlog: Option<Box<Backlog>>,
 }
@@ -83,7 +83,7 @@ struct Backlog {
 }
 
 impl Endpoint {
-    /// `early` are bytes that came glued to the handshake.
+    /// `early` are the bytes read beyond the handshake.
     pub(super) fn new(stream: Stream, early: Vec<u8>, is_local: bool) -> Self {
         let carry = early.into_boxed_slice();
         Self {
@@ -101,7 +101,7 @@ impl Endpoint {
         }
     }
 
-    /// How far what was written has come; `None` where the peer cannot fall silent, or the kernel does not tell.
+    /// Delivery of written bytes; `None` if the peer cannot fall silent, or the kernel has no state.
     pub(super) fn delivery(&self) -> Option<Delivery> {
         let mut delivery = self.stream.delivery().filter(|_known| !self.is_local)?;
         delivery.waits |= !self.is_clear();
@@ -113,7 +113,7 @@ impl Endpoint {
         self.inbound == Half::Open
     }
 
-    /// The peer may still be sent to.
+    /// Bytes may still be sent to the peer.
     pub(super) fn is_writable(&self) -> bool {
         self.outbound == Half::Open
     }
@@ -123,7 +123,7 @@ impl Endpoint {
         self.backlog.is_none() && !self.stream.has_unsent()
     }
 
-    /// Nothing more can be sent to the peer: its end of stream has left, or the connection is broken.
+    /// Nothing more can be sent to the peer: EOF was sent, or the connection is broken.
     pub(super) fn is_shut(&self) -> bool {
         match self.outbound {
             Half::Open => false,
@@ -132,37 +132,37 @@ impl Endpoint {
         }
     }
 
-    /// The connection broke, and all that it still had to give was read.
+    /// The connection broke, and everything readable was read.
     pub(super) fn is_broken(&self) -> bool {
         self.outbound == Half::Broken && self.inbound != Half::Open
     }
 
-    /// The peer has ended its stream or broken the connection, whether that was read yet or not.
+    /// The peer has sent EOF or broken the connection, even if that was not read yet.
     pub(super) fn has_left(&self) -> bool {
         self.inbound != Half::Open || self.outbound == Half::Broken || self.stream.peer() != Peer::Open
     }
 
-    /// The kernel gave the connection up, rather than the peer.
+    /// The kernel, not the peer, gave the connection up.
     pub(super) fn has_timed_out(&self) -> bool {
         self.timed_out
     }
 
-    /// Whether anything was written since this was last asked to a peer that may fall silent.
+    /// Whether anything was written to a peer that may fall silent; clears the flag.
     pub(super) fn take_wrote(&mut self) -> bool {
         std::mem::take(&mut self.wrote) && !self.is_local
     }
 
-    /// Whether the kernel took anything for the peer since this was last asked.
+    /// Whether the kernel took anything for the peer; clears the flag.
     pub(super) fn take_took(&mut self) -> bool {
         std::mem::take(&mut self.took)
     }
 
-    /// Whether anything was read since this was last asked.
+    /// Whether anything was read; clears the flag.
     pub(super) fn take_heard(&mut self) -> bool {
         std::mem::take(&mut self.heard)
     }
 
-    /// Bytes that are kept from before; with a new end, those that came glued to the handshake.
+    /// Takes the kept bytes; for a new endpoint, those read beyond the handshake.
     pub(super) fn take_kept(&mut self) -> Box<[u8]> {
         std::mem::take(&mut self.carry)
     }
@@ -177,13 +177,13 @@ impl Endpoint {
         self.appetite = (self.appetite - 1).max(MIN_READ);
     }
 
-    /// Reads once, behind what is kept.
+    /// Reads once, after the kept bytes.
     pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Poll<Inflow> {
         let kept = self.carry.len();
         let limit = (1_usize << self.appetite).min(scratch.len() - kept);
         let mut buffer = ReadBuf::new(&mut scratch[kept..][..limit]);
         if let Err(error) = ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer)) {
-            // A connection breaks as a whole.
+            // An error breaks both directions.
             self.inbound = Half::Broken;
             self.break_off(&error);
             return Poll::Ready(Inflow::Broken);
@@ -202,7 +202,7 @@ impl Endpoint {
         Poll::Ready(Inflow::Bytes(kept + came))
     }
 
-    /// Writes behind all that was written before. Answers whether this is what made the peer fall behind.
+    /// Writes after all earlier bytes. Returns whether this write made the peer fall behind.
     pub(super) fn write(&mut self, bytes: &[u8]) -> bool {
         if self.outbound != Half::Open {
             return false;
@@ -220,7 +220,7 @@ impl Endpoint {
         was_clear && !self.is_clear()
     }
 
-    /// Writes the backlog; ready once there is none.
+    /// Writes the backlog; ready once it is empty.
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while !self.is_clear() {
             if let Err(error) = ready!(self.stream.poll_write_ready(cx)) {
@@ -240,30 +240,30 @@ impl Endpoint {
         Poll::Ready(())
     }
 
-    /// Does not wait for the peer's end of stream any more.
+    /// Stops waiting for the peer's EOF.
     pub(super) fn stop_reading(&mut self) {
         self.inbound = Half::Ended;
     }
 
-    /// Drops what the peer has not taken.
+    /// Drops what the kernel has not taken.
     pub(super) fn forget_backlog(&mut self) {
         self.backlog = None;
         self.stream.forget_unsent();
     }
 
-    /// Gives the peer up: nothing is read or written any more, and the coming drop resets the connection.
+    /// Gives the peer up: nothing more is read or written, and the drop resets the connection.
     pub(super) fn give_up(&mut self) {
         (self.inbound, self.outbound) = (Half::Broken, Half::Broken);
         self.forget_backlog();
         self.stream.reset_on_drop();
     }
 
-    /// Makes the coming drop reset the connection.
+    /// Makes the drop reset the connection.
     pub(super) fn reset_on_drop(&mut self) {
         self.stream.reset_on_drop();
     }
 
-    /// Sends the end of the stream, behind all that was written.
+    /// Sends EOF, after everything that the stream has taken.
     pub(super) fn finish(&mut self) {
         if self.outbound == Half::Open {
             self.wrote = true;
@@ -271,7 +271,7 @@ impl Endpoint {
         }
     }
 
-    /// How much the kernel takes now; all of it once the connection is broken, since nobody wants it any more.
+    /// Writes what the kernel takes now, and returns its length; on a broken connection drops all of it.
     fn try_write(&mut self, bytes: &[u8]) -> usize {
         let mut taken = 0;
         while taken < bytes.len() {
@@ -298,8 +298,7 @@ impl Endpoint {
     }
 }
 
-/// What the kernel says of a connection whose peer is not heard of any more: that its time is over, or what the network
-/// answered last (Linux, `tcp_write_err`).
+/// Whether the kernel gave up a silent peer: it reports a timeout or the network's last error (Linux, `tcp_write_err`).
 fn is_silence(error: &io::Error) -> bool {
     use io::ErrorKind::{HostUnreachable, NetworkUnreachable, TimedOut};
     matches!(error.kind(), TimedOut | HostUnreachable | NetworkUnreachable)

@@ -1,6 +1,6 @@
-//! Both ends of a session: carries out what the tap decides, and knows what is under way.
+//! Both endpoints of a session: carries out the tap's decisions, and tracks what is in flight.
 //!
-//! Invariant: peers are watched from the first byte that is sent to one until nothing is under way, and while the session is
+//! Invariant: peers are monitored from the first byte sent to one until nothing is in flight, and while the session is
 //! held up.
 
 use std::time::Instant;
@@ -12,13 +12,13 @@ use crate::heartbeat::Capability;
 use crate::heartbeat::output::{TapEvent, TapOutput};
 use crate::websocket::scanner::Sender;
 
-/// Both sockets and the report: what the tap's decisions are carried out on.
+/// Both sockets and the report, on which the tap's decisions are carried out.
 pub(super) struct Endpoints {
     pub(super) browser: Endpoint,
     pub(super) upstream: Endpoint,
-    /// Dropped after both sockets: then the session has no owner any more.
+    /// Dropped after both sockets; this releases the session's owner.
     pub(super) report: Report,
-    /// While something is on its way to a peer.
+    /// Set while the peers are monitored.
     pub(super) monitor: Option<Box<PeerMonitor>>,
 }
 
@@ -30,7 +30,7 @@ impl Endpoints {
         }
     }
 
-    /// The end that gets what `from` sends.
+    /// The endpoint that receives what `from` sends.
     pub(super) fn receiver(&mut self, from: Sender) -> &mut Endpoint {
         match from {
             Sender::Browser => &mut self.upstream,
@@ -38,7 +38,7 @@ impl Endpoints {
         }
     }
 
-    /// Nothing that `from` sends can reach the other side any more, and nothing of it is under way.
+    /// Nothing that `from` sends can still reach the other side, and none of it is in flight.
     pub(super) fn is_done(&self, from: Sender) -> bool {
         let (source, receiver) = match from {
             Sender::Browser => (&self.browser, &self.upstream),
@@ -47,13 +47,13 @@ impl Endpoints {
         receiver.is_shut() || (source.is_broken() && receiver.is_clear())
     }
 
-    /// The session waits for one peer although the other may have left: one has ended its stream, or is not read because the
+    /// The session waits for one peer although the other may have left: one has sent EOF, or is not read because the
     /// app takes nothing.
     pub(super) fn is_held_up(&self) -> bool {
         !self.browser.is_readable() || !self.upstream.is_readable() || !self.upstream.is_clear()
     }
 
-    /// The peer that has left a session that is held up.
+    /// The peer that has left a held-up session.
     pub(super) fn left(&self) -> Option<Sender> {
         if !self.is_held_up() {
             return None;
@@ -62,7 +62,7 @@ impl Endpoints {
         browser.or_else(|| self.upstream.has_left().then_some(Sender::Upstream))
     }
 
-    /// Watches over the peers once something is sent to one that may fall silent, or the session is held up.
+    /// Monitors the peers once bytes are sent to one that may fall silent, or the session is held up.
     pub(super) fn start_monitor(&mut self) {
         if !(self.browser.take_wrote() | self.upstream.take_wrote()) && (self.monitor.is_some() || !self.is_held_up()) {
             return;
@@ -78,7 +78,7 @@ impl Endpoints {
         }
     }
 
-    /// Looks after the peers before anything is sent for the sake of a heartbeat.
+    /// Observes the peers before anything is sent for a heartbeat.
     fn on_heartbeat(&mut self) {
         if self.report.heartbeat() {
             return;

@@ -1,6 +1,6 @@
-//! Relays one websocket session: bytes pass as they came, with a tap that walks along.
+//! Relays one websocket session: bytes pass unchanged, and a tap inspects them.
 //!
-//! Law: bytes are never re-framed nor stored; a slow reader stops the other side's reads.
+//! Invariant: bytes are never re-framed or stored; a slow reader stops the other side's reads.
 
 mod endpoint;
 mod endpoints;
@@ -38,57 +38,57 @@ use crate::websocket::scanner::Sender;
 /// The close code of a takeover: the endpoint is going away (RFC 6455 §7.4.1).
 const GOING_AWAY: u16 = 1001;
 
-/// Bytes of one direction after which other sessions get their turn.
+/// Bytes of one direction after which the task yields to other sessions.
 const BYTES_PER_TURN: usize = 1 << 20;
-/// The time after which they get it anyway: a flood of the smallest frames keeps the tap busier than so many bytes should.
+/// Time after which it yields anyway: a flood of the smallest frames costs the tap more time per byte.
 const TIME_PER_TURN: Duration = Duration::from_millis(4);
-/// So few bytes take no time that would be worth a look at the clock.
+/// Reads up to this many bytes take too little time to check the clock.
 const BRIEF: usize = 4096;
 
-/// How early a timer may be that need not be set anew.
+/// How early a timer may fire without being reset.
 const EARLY: Duration = Duration::from_secs(1);
 
-/// A connection after its handshake, and the bytes that came glued to that.
+/// A connection after its handshake, and the bytes read beyond it.
 #[derive(Debug)]
 pub struct Side {
     /// The socket.
     pub stream: Stream,
-    /// What was read from it after the handshake's last byte.
+    /// Bytes read after the handshake's last byte.
     pub early: Vec<u8>,
 }
 
-/// A session under way; a future that ends with it.
+/// A running session; a future that resolves when it ends.
 pub struct Session {
     tap: Tap,
     endpoints: Endpoints,
     timer: Option<Pin<Box<Sleep>>>,
     started: bool,
-    /// It was told to stop.
+    /// A stop was requested.
     stopped: bool,
-    /// Another connection takes the session over; the timer says how long the upstream may still take to close this one.
+    /// Another connection takes the session over; `timer` limits how long the upstream may take to close this one.
     handing_over: bool,
     /// The page may ask whether bytes reach it.
     watched: Option<Box<Watched>>,
-    /// Keeps the process until the session has ended.
+    /// Keeps the process running until the session ends.
     guard: Guard,
 }
 
-/// What holds for one session.
+/// Settings of one session.
 pub struct Terms {
-    /// How much of it the tap looks at.
+    /// How much of it the tap inspects.
     pub depth: Inspection,
-    /// What happens to its heartbeats.
+    /// How heartbeats are handled.
     pub heartbeat: Settings,
-    /// Whether the browser is pinged.
+    /// How the browser is pinged, if it is.
     pub pings: Option<PingSettings>,
-    /// The upstream is a process on this machine: it may be busy, but never silent, since the system ends its connections.
+    /// The upstream is on this machine: it may be busy but not silent, because the kernel closes its connections.
     pub upstream_is_local: bool,
     /// The page may ask whether bytes reach it.
     pub watched: Option<Watched>,
 }
 
 impl Session {
-    /// Joins two connections whose handshakes are done. `guard` keeps the process until the session has ended.
+    /// Joins two connections after their handshakes. `guard` keeps the process running until the session ends.
     pub fn new(browser: Side, upstream: Side, terms: Terms, report: Report, guard: Guard) -> Self {
         let mut tap = Tap::new(terms.depth, terms.heartbeat, rand::random());
         if let Some(pings) = terms.pings {
@@ -111,7 +111,7 @@ impl Session {
         }
     }
 
-    /// Deals with bytes that were read along with the handshakes.
+    /// Processes bytes that were read with the handshakes.
     fn start(&mut self) {
         self.started = true;
         let now = Instant::now();
@@ -127,7 +127,7 @@ impl Session {
         self.endpoints.report.flush_counts();
     }
 
-    /// Moves one direction as far as it goes. Answers whether it stopped only to let other sessions have their turn.
+    /// Relays one direction until it would block. Returns whether it stopped only to yield to other sessions.
     fn poll_direction(&mut self, from: Sender, cx: &mut Context<'_>) -> bool {
         let (mut passed, mut begun) = (0, None);
         while passed < BYTES_PER_TURN {
@@ -136,7 +136,7 @@ impl Session {
                 return false;
             }
             if !self.endpoints.end(from).is_readable() {
-                // The system tells of a reset once: where a write has met it, it reads like an end.
+                // The kernel reports a reset once: after a write has failed with it, a read returns EOF.
                 if !self.endpoints.end(from).is_broken() {
                     self.endpoints.receiver(from).finish();
                 }
@@ -179,7 +179,7 @@ impl Session {
         }
     }
 
-    /// Does what is due by the clock, and what a receiver had no room for before.
+    /// Handles what is due by the clock, and what a receiver had no room for before.
     fn poll_timer(&mut self, cx: &mut Context<'_>) {
         if self.handing_over {
             return;
@@ -193,7 +193,7 @@ impl Session {
                 Some(timer) => timer,
                 none => none.insert(Box::pin(tokio::time::sleep_until(deadline))),
             };
-            // One that is a little early costs less than one that is set anew with every heartbeat of a flood.
+            // A slightly early timer costs less than a reset at every heartbeat of a flood.
             if deadline < timer.deadline() || deadline > timer.deadline() + EARLY || timer.is_elapsed() {
                 timer.as_mut().reset(deadline);
             }
@@ -207,13 +207,13 @@ impl Session {
         self.timer = None;
     }
 
-    /// When [`Session::poll_timer`] has something to do next.
+    /// When [`Session::poll_timer`] is due next.
     fn deadline(&self) -> Option<Instant> {
         let monitor = self.endpoints.monitor.as_ref().map(|monitor| monitor.due());
         self.tap.deadline().into_iter().chain(monitor).min()
     }
 
-    /// Looks whether the peers are still there, if that is due, and gives up who is not.
+    /// Checks, if due, whether the peers are alive, and gives up those that are not.
     fn observe_peers(&mut self, now: Instant) {
         let timeouts = *self.endpoints.report.timeouts();
         let Some(mut monitor) = self.endpoints.monitor.take_if(|monitor| monitor.due() <= now) else { return };
@@ -239,7 +239,7 @@ impl Session {
         self.endpoints.monitor = goes_on.then_some(monitor);
     }
 
-    /// Ends a session that one peer has left and in which nothing moves: in order if the other peer has been sent everything.
+    /// Ends a stalled session that one peer has left: orderly if everything was sent, else with resets.
     fn abandon(&mut self, left: Sender) {
         let (stays, loss) = match left {
             Sender::Browser => (Sender::Upstream, Loss::UpstreamStalled),
@@ -276,7 +276,7 @@ impl Session {
         }
     }
 
-    /// Closes the upstream's side at once and lets the browser's go: it is another connection's now.
+    /// Closes the upstream's side at once and abandons the browser's: another connection owns the session now.
     fn hand_over(&mut self) {
         self.handing_over = true;
         self.timer = Some(Box::pin(tokio::time::sleep(self.endpoints.report.timeouts().takeover)));
@@ -286,7 +286,7 @@ impl Session {
         self.endpoints.browser.forget_backlog();
     }
 
-    /// Ends what can be ended; answers whether nothing is left.
+    /// Ends what can be ended; returns whether the session is over.
     fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
         if self.handing_over {
             if self.tap.has_closed(Sender::Upstream) || !self.endpoints.upstream.is_readable() {
@@ -294,7 +294,7 @@ impl Session {
             }
             let timed_out = self.timer.as_mut().is_none_or(|timeout| timeout.as_mut().poll(cx).is_ready());
             if timed_out {
-                // An end of stream would wait behind what the app has not read.
+                // An EOF would wait behind bytes that the app has not read.
                 self.endpoints.upstream.reset_on_drop();
             }
             return timed_out;
@@ -310,7 +310,7 @@ impl Session {
             return false;
         }
         for from in [Sender::Browser, Sender::Upstream] {
-            // A reset on one side reaches the other as one, but must not overtake a close frame.
+            // A reset is passed on as a reset, but must not overtake a close frame.
             if self.endpoints.end(from).is_broken() && !self.tap.has_closed(from) {
                 self.endpoints.receiver(from).reset_on_drop();
             }
@@ -334,7 +334,7 @@ impl Future for Session {
         if this.is_over(cx) {
             return Poll::Ready(());
         }
-        // What the tap wrote after a direction was polled may have met a full socket that nobody waits for yet.
+        // After a direction was polled, the tap may have written to a full socket that has no waker yet.
         for end in [&mut this.endpoints.browser, &mut this.endpoints.upstream] {
             again |= !end.is_clear() && end.poll_flush(cx).is_ready();
         }

@@ -1,7 +1,7 @@
-//! Whether the peers of a session are still there, told by what the kernel knows of the bytes on their way to them.
+//! Detects dead and stalled peers of a session by the kernel's state of the bytes sent to them.
 //!
-//! Law: a peer that acknowledges anything is alive. `TCP_USER_TIMEOUT` is not used, since it also ends a connection
-//! whose peer answers every probe but has no room just now (Linux, `tcp_probe_timer`).
+//! Invariant: a peer that acknowledges anything is alive. `TCP_USER_TIMEOUT` is not used: it also ends a connection
+//! whose peer answers every probe but has no room (Linux, `tcp_probe_timer`).
 
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
@@ -10,68 +10,67 @@ use super::progress::Delivery;
 use crate::metrics::Loss;
 use crate::websocket::scanner::Sender;
 
-/// A look is due each such part of the shorter patience, or a little sooner.
+/// Number of checks in the shorter timeout; each may come a little early.
 const LOOKS: u32 = 6;
 
-/// The moments at which looks are due, so many in the time from one to the next, are those of all sessions: one wake of an idle core
-/// then serves many.
+/// Checks are rounded to shared ticks (8 per interval) so that one wake-up of an idle core serves many sessions.
 const MOMENTS: u32 = 8;
 
-/// What these moments are counted from.
+/// The first of these ticks.
 static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
 
-/// How long the peers of a session are waited for.
+/// Timeouts for the peers of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timeouts {
-    /// How long either peer may acknowledge nothing of what was sent to it, and the browser leave a ping unanswered.
+    /// How long either peer may acknowledge nothing sent to it, and the browser may leave a ping unanswered.
     pub dead_peer: Duration,
-    /// How long the browser may take nothing of what waits for it, and a session that a peer has left may stand still.
+    /// How long the browser may take none of its waiting bytes, and a session that a peer has left may stall.
     pub write_stall: Duration,
     /// How long the upstream may take to close a session that is taken over.
     pub takeover: Duration,
 }
 
-/// The watch over both peers while something is on its way to either.
+/// Monitors both peers while bytes are pending for either.
 #[derive(Debug)]
 pub(super) struct PeerMonitor {
     looked: Instant,
-    /// When the next look is due.
+    /// When the next check is due.
     due: Instant,
-    /// A heartbeat began it, and nothing was sent since that would not have had its whole time by the next look.
+    /// Started by a heartbeat; everything sent since will be at least one timeout old at the next check.
     is_of_heartbeat: bool,
     browser: Peer,
     upstream: Peer,
-    /// When anything last moved in the session, or both peers were still there.
+    /// When bytes last moved in the session, or neither peer had left.
     moved: Instant,
 }
 
-/// What is known of one peer.
+/// State of one peer.
 #[derive(Debug)]
 struct Peer {
     acknowledged: u64,
     in_flight: bool,
     waits: bool,
-    /// When it was last known to be there.
+    /// When it was last known to be alive.
     alive: Instant,
-    /// When it was last known to take something, or to have been sent nothing.
+    /// When it last took bytes or had none waiting.
     moved: Instant,
-    /// When it last gave a sign by itself: bytes of its own, or an acknowledgement of ours.
+    /// When it last sent bytes or acknowledged new ones.
     sign: Instant,
 }
 
-/// What is seen at a look.
+/// What a check observes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Observation {
-    /// What the kernel says; `waits` also if more waits for the kernel.
+    /// The kernel's report; `waits` also covers bytes that wait for the kernel.
     pub(super) delivery: Delivery,
-    /// Bytes came from the peer since the last look.
+    /// Bytes came from the peer since the last check.
     pub(super) heard: bool,
-    /// Since when a ping to the peer has been without its pong.
+    /// When a ping to the peer was sent that has no pong yet.
     pub(super) unanswered: Option<Instant>,
 }
 
 impl PeerMonitor {
-    /// Something has just been sent.
+    /// Starts when bytes were just sent.
     pub(super) fn new(now: Instant, timeouts: &Timeouts) -> Self {
         let due = timeouts.next_look(now);
         Self {
@@ -84,8 +83,8 @@ impl PeerMonitor {
         }
     }
 
-    /// A heartbeat came, nothing is under way, and the peers have acknowledged so many bytes. The next heartbeat will bring a look
-    /// along, so there is none before what is sent for this one is late: looks of their own cost more than heartbeats do.
+    /// Starts at a heartbeat with nothing in flight; the peers have acknowledged `browser` and `upstream` bytes. The
+    /// next heartbeat brings a check. Separate ones cost more, so none is due before bytes sent for this one are late.
     pub(super) fn of_heartbeat(now: Instant, timeouts: &Timeouts, browser: u64, upstream: u64) -> Self {
         let due = timeouts.next_look(now + timeouts.shorter());
         Self {
@@ -98,17 +97,17 @@ impl PeerMonitor {
         }
     }
 
-    /// When the next look is due.
+    /// When the next check is due.
     pub(super) fn due(&self) -> Instant {
         self.due
     }
 
-    /// Whether [`PeerMonitor::on_sent`] is to be told of what is sent.
+    /// Whether [`PeerMonitor::on_sent`] must be called after a write.
     pub(super) fn is_of_heartbeat(&self) -> bool {
         self.is_of_heartbeat
     }
 
-    /// More was sent, which is to have its whole time before the look that judges it.
+    /// More was sent. It gets its whole timeout before a check judges it.
     pub(super) fn on_sent(&mut self, now: Instant, timeouts: &Timeouts) {
         if now + timeouts.shorter() > self.due {
             self.is_of_heartbeat = false;
@@ -116,11 +115,11 @@ impl PeerMonitor {
         }
     }
 
-    /// Judges what is seen of `peer`. Answers whether there is anything left to watch.
+    /// Judges an observation of `peer`. Returns whether anything is left to monitor.
     ///
     /// # Errors
-    /// The peer is to be given up: never before its patience has run out, and at most two intervals after. A browser that stalls
-    /// right behind a heartbeat has the shorter patience in addition.
+    /// The peer must be given up: never before its timeout, and at most two intervals after it. A browser that stalls
+    /// right after a heartbeat gets the shorter timeout in addition.
     pub(super) fn look(
         &mut self,
         peer: Sender,
@@ -141,7 +140,7 @@ impl PeerMonitor {
         if over(known.alive, timeouts.dead_peer) {
             return Err(dead(peer));
         }
-        // An app server that takes nothing may be busy; its heartbeats tell.
+        // An app server that takes nothing may be busy; heartbeats reveal a stall.
         if peer == Sender::Browser && over(known.moved, timeouts.write_stall) {
             return Err(Loss::BrowserStalled);
         }
@@ -151,18 +150,18 @@ impl PeerMonitor {
         Ok(known.waits || sight.unanswered.is_some())
     }
 
-    /// Something was read or written since the last look, or both peers are still there.
+    /// Bytes were read or written since the last check, or neither peer has left.
     pub(super) fn on_moved(&mut self, now: Instant) {
         self.moved = now;
     }
 
-    /// Whether a session that a peer has left has stood still for too long: nobody waits for what the other peer does not take
-    /// or send.
+    /// Whether a session that a peer has left has stalled for too long: no one waits for what the other peer does not
+    /// take or send.
     pub(super) fn stands_still(&self, timeouts: &Timeouts, now: Instant) -> bool {
         now.saturating_duration_since(self.moved) >= timeouts.write_stall
     }
 
-    /// Both peers were looked at.
+    /// Both peers were checked.
     pub(super) fn on_looked(&mut self, now: Instant, timeouts: &Timeouts) {
         (self.looked, self.due, self.is_of_heartbeat) = (now, timeouts.next_look(now), false);
     }
@@ -173,17 +172,17 @@ impl Timeouts {
         self.dead_peer.min(self.write_stall)
     }
 
-    /// When the look behind one at `looked` is due.
+    /// When the check after one at `looked` is due.
     fn next_look(&self, looked: Instant) -> Instant {
         let interval = self.shorter() / LOOKS;
         common(looked + interval, interval / MOMENTS)
     }
 }
 
-/// The last, by then, of all moments that are so far apart.
+/// The last shared tick up to `at`; ticks are `apart`.
 fn common(at: Instant, apart: Duration) -> Instant {
     let over = at.saturating_duration_since(*EPOCH).as_nanos() % apart.as_nanos().max(1);
-    // It is less than what lies between the looks.
+    // Less than the time between checks, so the cast is exact.
     at - Duration::from_nanos(over as u64)
 }
 
@@ -192,8 +191,8 @@ impl Peer {
         Self { acknowledged, in_flight: true, waits: true, alive: now, moved: now, sign: now }
     }
 
-    /// What is under way was sent at `sent_by` at the latest. What was sent since the last look only is given its whole time.
-    /// Answers whether the peer has acknowledged anything since then.
+    /// Bytes in flight were sent at `sent_by` at the latest. Those sent since the last check get their whole timeout.
+    /// Returns whether the peer has acknowledged any since then.
     fn see(
         &mut self,
         Observation { delivery, heard, .. }: &Observation,
@@ -218,7 +217,7 @@ impl Peer {
     }
 }
 
-/// What is told of a peer whose system is silent.
+/// The loss reported for a peer whose kernel is silent.
 pub(super) fn dead(peer: Sender) -> Loss {
     match peer {
         Sender::Browser => Loss::BrowserDead,
@@ -231,7 +230,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sessions_that_begin_apart_are_looked_at_together_and_in_time() {
+    fn sessions_started_apart_share_check_ticks_and_are_checked_in_time() {
         let begin = Instant::now() + 2 * SECOND;
         let monitors = (0..500).map(|millis| PeerMonitor::new(begin + Duration::from_millis(millis), &TIMEOUTS));
         let due: Vec<_> = monitors.map(|monitor| (monitor.looked, monitor.due())).collect();
@@ -252,19 +251,19 @@ mod tests {
         round_trip: None,
     };
     const UNACKED: Delivery = Delivery { in_flight: true, waits: true, ..IDLE };
-    /// Its window is shut, and it answers the kernel's probes now and then.
+    /// Its window is closed, and it answers some of the kernel's probes.
     const SHUT: Delivery = Delivery { waits: true, ..IDLE };
 
     fn seen(delivery: Delivery) -> Observation {
         Observation { delivery, heard: false, unanswered: None }
     }
 
-    /// One of the moments at which all sessions look: from there on looks are due after whole intervals.
+    /// A shared tick: checks after it are due after whole intervals.
     fn aligned() -> Instant {
         common(Instant::now() + 10 * SECOND, TIMEOUTS.dead_peer / LOOKS)
     }
 
-    /// Looks whenever it is due; answers after how long which verdict came, if that was not to go on.
+    /// Runs due checks; returns the seconds until a verdict other than to go on, and that verdict.
     fn verdict(peer: Sender, sight: impl Fn(Duration, Instant) -> Observation) -> (u64, Result<bool, Loss>) {
         let start = aligned();
         watch(PeerMonitor::new(start, &TIMEOUTS), peer, |after| sight(after, start))
@@ -288,19 +287,19 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_that_acknowledges_nothing_is_dead_after_its_patience() {
+    fn a_peer_that_acknowledges_nothing_is_dead_after_its_timeout() {
         assert_eq!(verdict(Sender::Browser, |_after, _start| seen(UNACKED)), (30, Err(Loss::BrowserDead)));
         assert_eq!(verdict(Sender::Upstream, |_after, _start| seen(UNACKED)), (30, Err(Loss::UpstreamDead)));
     }
 
     #[test]
-    fn what_was_sent_late_has_its_whole_time() {
+    fn bytes_sent_late_get_their_whole_timeout() {
         let late = |after: Duration, _start| seen(if after.as_secs() < 50 { SHUT } else { UNACKED });
         assert_eq!(verdict(Sender::Browser, late), (80, Err(Loss::BrowserDead)));
     }
 
     #[test]
-    fn any_acknowledgement_is_a_sign_of_life() {
+    fn any_acknowledgement_keeps_a_peer_alive() {
         let slow = |after: Duration, _start| seen(Delivery { acknowledged: after.as_secs() / 20, ..UNACKED });
         assert_eq!(verdict(Sender::Browser, slow), (30, Err(Loss::BrowserDead)), "its last packet came 99 s ago");
         let slow = |after: Duration, _start| {
@@ -311,24 +310,24 @@ mod tests {
     }
 
     #[test]
-    fn a_browser_whose_window_is_shut_is_stalled_and_an_upstream_is_busy() {
+    fn a_closed_window_means_a_stalled_browser_but_only_a_busy_upstream() {
         assert_eq!(verdict(Sender::Browser, |_after, _start| seen(SHUT)), (125, Err(Loss::BrowserStalled)));
         assert_eq!(verdict(Sender::Upstream, |_after, _start| seen(SHUT)), (1005, Ok(true)));
     }
 
     #[test]
-    fn a_slow_reader_is_no_stalled_one() {
+    fn a_slow_reader_is_not_stalled() {
         let slow = |after: Duration, _start| seen(Delivery { acknowledged: after.as_secs() / 100, ..SHUT });
         assert_eq!(verdict(Sender::Browser, slow), (1005, Ok(true)));
     }
 
     #[test]
-    fn a_ping_is_answered_within_the_patience_unless_bytes_move() {
+    fn an_unanswered_ping_ends_the_session_after_the_timeout_unless_bytes_move() {
         let silent = |_after, start| Observation { unanswered: Some(start), ..seen(IDLE) };
         assert_eq!(
             verdict(Sender::Browser, silent),
             (35, Err(Loss::BrowserPongMissed)),
-            "its system took the ping first"
+            "its kernel acknowledged the ping first"
         );
         let talking = |_after, start| Observation { unanswered: Some(start), heard: true, ..seen(IDLE) };
         assert_eq!(verdict(Sender::Browser, talking), (1005, Ok(true)));
@@ -339,14 +338,14 @@ mod tests {
         assert_eq!(verdict(Sender::Browser, loaded), (1005, Ok(true)));
     }
 
-    /// The verdict on a browser whose heartbeat began the watch, with 100 bytes acknowledged.
+    /// The verdict on a browser whose heartbeat started the monitor, with 100 bytes acknowledged.
     fn behind_heartbeat(sight: impl Fn(Duration) -> Delivery) -> (u64, Result<bool, Loss>) {
         let monitor = PeerMonitor::of_heartbeat(aligned(), &TIMEOUTS, 100, 0);
         watch(monitor, Sender::Browser, |after| seen(sight(after)))
     }
 
     #[test]
-    fn behind_a_heartbeat_there_is_one_look_when_its_ack_is_late() {
+    fn after_a_heartbeat_the_first_check_is_due_when_its_ack_is_late() {
         assert_eq!(behind_heartbeat(|_after| UNACKED), (35, Err(Loss::BrowserDead)));
         assert_eq!(behind_heartbeat(|_after| Delivery { acknowledged: 107, ..IDLE }), (35, Ok(false)));
         let shut = |_after| Delivery { quiet: SECOND, ..SHUT };
@@ -354,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sign_of_life_behind_a_heartbeat_counts_from_when_it_came() {
+    fn an_acknowledgement_after_a_heartbeat_counts_from_its_arrival() {
         let answered_at = |moment: u32| {
             move |after: Duration| Delivery { acknowledged: 107, quiet: after - moment * SECOND, ..UNACKED }
         };
@@ -363,12 +362,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_sent_behind_a_heartbeat_has_its_whole_time_and_no_more() {
+    fn bytes_sent_after_a_heartbeat_get_their_whole_timeout_and_no_more() {
         let start = aligned();
         let begin = || PeerMonitor::of_heartbeat(start, &TIMEOUTS, 100, 0);
         let mut monitor = begin();
         monitor.on_sent(start + 5 * SECOND, &TIMEOUTS);
-        assert_eq!(monitor.due() - start, 35 * SECOND, "its timeouts is over by then");
+        assert_eq!(monitor.due() - start, 35 * SECOND, "its timeout is over by then");
         let mut monitor = begin();
         monitor.on_sent(start + 10 * SECOND, &TIMEOUTS);
         assert_eq!(monitor.due() - start, 15 * SECOND);
@@ -377,11 +376,11 @@ mod tests {
         assert_eq!(watch(monitor, Sender::Browser, dead), (45, Err(Loss::BrowserDead)));
         let mut monitor = begin();
         monitor.on_sent(start + 34 * SECOND, &TIMEOUTS);
-        assert_eq!(monitor.due() - start, 35 * SECOND, "no look is put off");
+        assert_eq!(monitor.due() - start, 35 * SECOND, "no check is postponed");
     }
 
     #[test]
-    fn nothing_under_way_ends_the_watch() {
+    fn monitoring_ends_when_nothing_is_in_flight() {
         assert_eq!(verdict(Sender::Browser, |_after, _start| seen(IDLE)), (5, Ok(false)));
     }
 }

@@ -1,6 +1,6 @@
-//! Answers a page that asks whether bytes still reach it over a websocket that it waits for.
+//! The delivery probe: answers a page that asks whether bytes still reach it over a websocket.
 //!
-//! Law: whoever does not know a socket's token learns nothing, and whoever does learns nothing else.
+//! Invariant: without a socket's token a client learns nothing, and with it nothing else.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -12,13 +12,13 @@ use futures_util::task::AtomicWaker;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-/// How often a page may ask about one socket.
+/// Minimum time between questions about one socket.
 pub const ASK_INTERVAL: Duration = Duration::from_millis(500);
 
-/// The longest that a question may be thought over.
+/// The longest time before an answer.
 pub const LONGEST_WATCH: Duration = Duration::from_secs(5);
 
-/// How often the kernel is asked meanwhile: it does not say by itself that bytes were acknowledged.
+/// How often the kernel is polled meanwhile: it does not report acknowledged bytes by itself.
 const GLANCE: Duration = Duration::from_millis(50);
 
 /// The name that a page gave to one of its sockets: 128 random bits.
@@ -29,21 +29,21 @@ pub struct Token(u128);
 #[derive(Clone, Default)]
 pub struct Watch(Arc<Mutex<HashMap<Token, Line>>>);
 
-/// A session's place in [`Watch`], until dropped.
+/// A session's entry in [`Watch`], until dropped.
 pub struct Watched {
     watch: Watch,
     token: Token,
     ear: Arc<Ear>,
 }
 
-/// What became of a page's question.
+/// The answer to a page's question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// The browser's kernel acknowledges bytes: the network lives.
+    /// The browser's kernel acknowledges bytes: the network works.
     Progress,
     /// Bytes wait for the browser, which acknowledges none.
     Stalled,
-    /// The browser has got all that there is; what it waits for has not come from the upstream.
+    /// The browser has received everything; the upstream has not sent what it waits for.
     Idle,
 }
 
@@ -56,16 +56,16 @@ pub enum Refusal {
     TooSoon,
 }
 
-/// What the kernel says of the way to a peer.
+/// The kernel's state of bytes sent to a peer.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Delivery {
-    /// Bytes that the peer's kernel has acknowledged since the connection began.
+    /// Bytes that the peer's kernel has acknowledged since the connection started.
     pub(super) acknowledged: u64,
-    /// Some were sent that it has not acknowledged; a probe of a shut window is none.
+    /// Some sent bytes are not acknowledged; probes of a closed window do not count.
     pub(super) in_flight: bool,
-    /// Some were sent, or wait to be.
+    /// Some are in flight, or wait to be sent.
     pub(super) waits: bool,
-    /// How long ago it last acknowledged anything, were it for the second time.
+    /// Time since it last acknowledged anything, duplicates included.
     pub(super) quiet: Duration,
     /// The smoothed round-trip time, once there is one.
     pub(super) round_trip: Option<Duration>,
@@ -76,7 +76,7 @@ struct Line {
     asked: Option<Instant>,
 }
 
-/// How a session is spoken to: it owns its socket, so whoever wants to know of that wakes it.
+/// Lets a request ask the session task, which owns the socket, for its TCP state.
 #[derive(Default)]
 struct Ear {
     session: AtomicWaker,
@@ -92,7 +92,7 @@ impl Token {
 }
 
 impl Watch {
-    /// Enters a session; `None` if the token is another one's already.
+    /// Registers a session; `None` if the token is already in use.
     pub fn enter(&self, token: Token) -> Option<Watched> {
         let ear = Arc::new(Ear::default());
         match self.lock().entry(token) {
@@ -102,10 +102,10 @@ impl Watch {
         Some(Watched { watch: self.clone(), token, ear })
     }
 
-    /// Whether bytes reach the browser over this socket; looks on for so long, at most [`LONGEST_WATCH`], until some do.
+    /// Whether bytes reach the browser over this socket. Waits for some up to `timeouts`, at most [`LONGEST_WATCH`].
     ///
     /// # Errors
-    /// Unknown tokens, also of sockets that are closed meanwhile, and questions that come too soon.
+    /// Unknown tokens, sockets that are closed meanwhile, and questions that come too soon.
     pub async fn ask(&self, token: Token, timeouts: Duration) -> Result<Answer, Refusal> {
         self.admit(token)?;
         let deadline = Instant::now() + timeouts.min(LONGEST_WATCH);
@@ -123,7 +123,7 @@ impl Watch {
         }
     }
 
-    /// Lets one question through each [`ASK_INTERVAL`].
+    /// Accepts one question per [`ASK_INTERVAL`].
     fn admit(&self, token: Token) -> Result<(), Refusal> {
         let (mut lines, now) = (self.lock(), Instant::now());
         let line = lines.get_mut(&token).ok_or(Refusal::Unknown)?;
@@ -138,7 +138,7 @@ impl Watch {
         let answer = {
             let ear = self.lock().get(&token).and_then(|line| line.ear.upgrade()).ok_or(Refusal::Unknown)?;
             let (question, answer) = oneshot::channel();
-            // A question that was not answered yet is given up: its asker is refused.
+            // Replaces a question that has no answer yet: its asker is refused.
             *ear.question.lock().unwrap_or_else(PoisonError::into_inner) = Some(question);
             ear.session.wake();
             answer
@@ -153,12 +153,12 @@ impl Watch {
 }
 
 impl Watched {
-    /// Answers what was asked, and is woken by what will be.
+    /// Answers a pending question, and registers to be woken by the next.
     pub(super) fn poll_answer(&self, cx: &Context<'_>, delivery: impl FnOnce() -> Delivery) {
         self.ear.session.register(cx.waker());
         let question = self.ear.question.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(question) = question {
-            // Fails when the page has hung up.
+            // Fails if the page has disconnected.
             let _nobody_listens = question.send(delivery());
         }
     }
@@ -178,7 +178,7 @@ mod tests {
 
     const TOKEN: Token = Token(7);
 
-    /// A session that has had each of these deliveries when it was asked, and then the last one for ever.
+    /// A session that reports each of these deliveries in turn, and then repeats the last.
     fn session(watched: Watched, deliveries: &'static [(u64, bool)]) -> tokio::task::JoinHandle<()> {
         let mut deliveries = deliveries.iter();
         let mut last = None;
@@ -201,14 +201,14 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn progress_is_bytes_that_the_browser_acknowledges_while_one_looks_on() {
+    async fn progress_means_bytes_acknowledged_during_the_question() {
         assert_eq!(answer(&[(10, true), (10, true), (11, true)]).await, Ok(Answer::Progress));
         assert_eq!(answer(&[(10, true)]).await, Ok(Answer::Stalled));
         assert_eq!(answer(&[(10, false)]).await, Ok(Answer::Idle));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_watch_ends_in_time_whatever_the_page_asks_for() {
+    async fn a_question_is_answered_in_time_for_any_requested_timeout() {
         let watch = Watch::default();
         let _session = session(watch.enter(TOKEN).expect("a free token"), &[(1, true)]);
         let began = Instant::now();
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_socket_is_asked_about_now_and_then_only() {
+    async fn a_second_question_within_the_ask_interval_is_refused() {
         let watch = Watch::default();
         let _session = session(watch.enter(TOKEN).expect("a free token"), &[(1, false)]);
         assert_eq!(watch.ask(TOKEN, Duration::ZERO).await, Ok(Answer::Idle));
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn only_live_sockets_are_known_and_a_token_has_one() {
+    async fn only_live_sockets_are_known_and_a_token_names_one() {
         let watch = Watch::default();
         assert_eq!(watch.ask(TOKEN, Duration::ZERO).await, Err(Refusal::Unknown));
         let watched = watch.enter(TOKEN).expect("a free token");

@@ -1,4 +1,4 @@
-//! A connection whose first bytes were read before whoever speaks over it gets it.
+//! A connection that replays the bytes already read from it.
 
 use std::io;
 use std::pin::Pin;
@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::Side;
 use super::stream::Stream;
 
-/// A connection that is read from its begin once more.
+/// A connection that is read again from its start.
 #[derive(Debug)]
 pub struct Replay {
     stream: Stream,
@@ -18,29 +18,29 @@ pub struct Replay {
     voice: Voice,
 }
 
-/// What becomes of what is written.
+/// What happens to written bytes.
 #[derive(Debug, PartialEq, Eq)]
 enum Voice {
-    /// It is sent.
+    /// Sent.
     Open,
-    /// It was sent already, and the answer was read; that is not told before it is written once more.
+    /// Already sent and answered; reads are withheld until hyper 'writes' the request.
     Asked,
-    /// It was sent already.
+    /// Already sent: dropped.
     Mute,
 }
 
 impl Replay {
-    /// `early` is what was read from `stream` so far.
+    /// `early` are the bytes read from `stream` so far.
     pub fn new(stream: Stream, early: Bytes) -> Self {
         Self { stream, early, voice: Voice::Open }
     }
 
-    /// The same for who would send once more the request that `early` answers: nothing that is written is sent.
+    /// The same for a caller that writes the request again which `early` answers: written bytes are dropped.
     pub fn answered(stream: Stream, early: Bytes) -> Self {
         Self { stream, early, voice: Voice::Asked }
     }
 
-    /// The connection after its last message, behind which `read` was read.
+    /// The connection after its last message; `read` are the bytes after it.
     pub fn into_side(self, read: &[u8]) -> Side {
         Side { stream: self.stream, early: [read, &self.early].concat() }
     }
@@ -59,7 +59,7 @@ impl AsyncRead for Replay {
         buffer.put_slice(&this.early[..length]);
         this.early.advance(length);
         if this.early.is_empty() {
-            // Else it would keep its memory as long as the connection.
+            // Otherwise its memory would live as long as the connection.
             this.early = Bytes::new();
         }
         Poll::Ready(Ok(()))
@@ -67,7 +67,7 @@ impl AsyncRead for Replay {
 }
 
 impl Replay {
-    /// Whether what is written goes nowhere. The task that writes is the one that reads.
+    /// Whether written bytes are dropped. One task reads and writes, so the writer's waker resumes reads.
     fn swallows(&mut self, cx: &Context<'_>) -> bool {
         if self.voice == Voice::Asked {
             self.voice = Voice::Mute;

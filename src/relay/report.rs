@@ -1,4 +1,4 @@
-//! What is told of a session: metrics while it lives, one log line when it ends.
+//! Reports a session: metrics while it is live, one log line when it ends.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,11 +16,11 @@ use crate::session::trace::TraceIds;
 use crate::streamlit::messages::{Announcement, BackType, Forward, ForwardType, ScriptResult};
 use crate::websocket::scanner::{Lost, Sender};
 
-/// Heartbeats that come sooner after the one before are a flood: each would leave samples of its own in the histograms,
-/// where they pile up until somebody folds them.
+/// Heartbeats that come sooner after the one before are a flood: each would add samples to the histograms, where they
+/// accumulate until they are folded.
 const FLOOD: Duration = Duration::from_millis(10);
 
-/// What is known of an upstream, shared by its sessions; the gauge follows it while it is shown.
+/// What is known of an upstream, shared by its sessions. The gauge follows it while it is shown.
 pub struct Knowledge {
     learning: Mutex<Learning>,
     /// Read and written under the lock of `learning`.
@@ -29,8 +29,8 @@ pub struct Knowledge {
     timeouts: Timeouts,
 }
 
-/// Messages of one type that came one after the other: told together, since counters are shared and cost more than a
-/// small message's bytes.
+/// Consecutive messages of one type. They are counted together because shared counters cost more than a small
+/// message's bytes.
 #[derive(Clone, Copy, Debug)]
 struct Run {
     kind: Counted,
@@ -45,24 +45,24 @@ enum Counted {
     Forward(ForwardType),
 }
 
-/// The reporter of one session; what it reports last is sent when it is dropped.
+/// The reporter of one session; its last report is sent when it is dropped.
 pub struct Report {
     knowledge: Arc<Knowledge>,
     session: Session,
     owner: Owner,
-    /// For the log line; `None` where none will be written.
+    /// For the log line; `None` if none will be written.
     ids: Option<TraceIds>,
     script_started: Option<Instant>,
-    /// Not told yet.
+    /// Not counted yet.
     run: Option<Run>,
-    /// Who ended the session first, and how.
+    /// Which side ended the session first, and how.
     closed: Option<(Initiator, CloseCode)>,
     /// The peer that was given up, and why.
     gave_up: Option<Loss>,
 }
 
 impl Knowledge {
-    /// Nothing is known yet but how long its sessions' peers are waited for.
+    /// Knows only the timeouts of its sessions' peers.
     pub fn new(metrics: Arc<UpstreamMetrics>, timeouts: Timeouts) -> Self {
         let learning = Learning::default();
         metrics.acks_natively(learning.capability());
@@ -74,14 +74,14 @@ impl Knowledge {
         self.lock().capability()
     }
 
-    /// Something happened that teaches.
+    /// Applies a lesson, and updates the gauge.
     pub fn learn(&self, lesson: impl FnOnce(&mut Learning)) {
         let mut learning = self.lock();
         lesson(&mut learning);
         self.publish(&learning);
     }
 
-    /// Whether the gauge shows this. An app that moved has two addresses while old sessions live, but one gauge.
+    /// Sets whether the gauge shows this. An app that moved has two addresses while old sessions live, but one gauge.
     pub fn show(&self, shown: bool) {
         let learning = self.lock();
         self.shown.store(shown, Relaxed);
@@ -101,7 +101,7 @@ impl Knowledge {
 }
 
 impl Report {
-    /// The report of a session that begins now.
+    /// The report of a session that starts now.
     pub fn new(knowledge: Arc<Knowledge>, session: Session, owner: Owner, ids: Option<TraceIds>) -> Self {
         knowledge.metrics.connection_opened();
         Self {
@@ -116,7 +116,7 @@ impl Report {
         }
     }
 
-    /// Whether the session is to end; the task that asks is woken when that changes.
+    /// Whether the session must end; the polling task is woken when that changes.
     pub(super) fn is_stopped(&self, cx: &Context<'_>) -> bool {
         self.session.poll_stop(cx)
     }
@@ -144,7 +144,7 @@ impl Report {
         }
     }
 
-    /// `from` sends no more: without a close frame before, this is an abnormal closure (RFC 6455 §7.1.5).
+    /// `from` sends no more. Without an earlier close frame this is an abnormal closure (RFC 6455 §7.1.5).
     pub(super) fn ended(&mut self, from: Sender) {
         if self.closed.is_none() && from == Sender::Upstream {
             // Its process may be gone, and another version may come back.
@@ -153,7 +153,7 @@ impl Report {
         self.closed.get_or_insert((initiator(from), CloseCode::Abnormal));
     }
 
-    /// The sidecar gives a peer up: it cuts the session.
+    /// The sidecar gives a peer up, and aborts the session.
     pub(super) fn gave_up(&mut self, loss: Loss) {
         self.knowledge.metrics.peer_lost(loss);
         self.gave_up = Some(loss);
@@ -211,7 +211,7 @@ impl Report {
         }
     }
 
-    /// One more message. Inlined up to the tap, which knows what it notes: measured, a fifth of a small message's instructions.
+    /// Counts a message. Inlined into the tap, which knows `kind`: measured, a fifth of a small message's instructions.
     #[inline(always)]
     fn count(&mut self, kind: Counted, bytes: u64) {
         match &mut self.run {
@@ -228,7 +228,7 @@ impl Report {
         self.count_run(before);
     }
 
-    /// Tells what was counted since the last time.
+    /// Reports what was counted since the last call.
     pub(super) fn flush_counts(&mut self) {
         let run = self.run.take();
         self.count_run(run);
@@ -248,7 +248,7 @@ impl Report {
         }
     }
 
-    /// Answers whether this heartbeat is part of a flood.
+    /// Returns whether this heartbeat is part of a flood.
     pub(super) fn heartbeat(&self) -> bool {
         let interval = self.session.heartbeat();
         let alone = interval.filter(|interval| *interval >= FLOOD);
@@ -295,7 +295,7 @@ impl Report {
 
 impl Drop for Report {
     fn drop(&mut self) {
-        // A session that is cut, by the deadline of a drain, was ended by the sidecar without a close frame.
+        // A session aborted at the deadline of a drain was ended by the sidecar without a close frame.
         let (initiator, code) = self.closed.unwrap_or((Initiator::Sidecar, CloseCode::Abnormal));
         let lasted = self.session.age();
         self.session.ended(initiator, code, self.gave_up);

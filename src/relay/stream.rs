@@ -1,4 +1,4 @@
-//! A connected socket of any kind that the sidecar speaks over.
+//! A connected stream socket of any kind: TCP, Unix or TLS.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -15,34 +15,34 @@ use super::tcp_info::tcp_info;
 use super::tls::Tls;
 use crate::limits::Permit;
 
-/// A stream socket, and the place among others that it takes as long as it is open, if it is counted.
+/// A stream socket, and the permit that it holds while it is open, if it is counted.
 #[derive(Debug)]
 pub enum Stream {
     /// TCP, with `TCP_NODELAY` set.
     Tcp(TcpStream, Option<Permit>),
     /// A Unix domain socket.
     Unix(UnixStream, Option<Permit>),
-    /// TLS over TCP; boxed, since every byte of a stream counts for each idle session.
+    /// TLS over TCP; boxed, because each idle session pays for every byte of a stream.
     Tls(Box<Tls>, Option<Permit>),
 }
 
-/// What the kernel knows of the other end of a connection, without a read.
+/// State of a peer as the kernel reports it, without a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peer {
     /// It may still send.
     Open,
-    /// It has ended its side. A peer that has closed the connection looks the same until something is sent to it.
+    /// It sent EOF. A peer that closed the connection looks the same until something is sent to it.
     Ended,
     /// The connection is broken: reset by the peer, or given up by the kernel.
     Gone,
 }
 
-/// The state of a broken connection as `TCP_INFO` has it (Linux, `net/tcp_states.h`).
+/// The `TCP_INFO` state of a broken connection (Linux, `net/tcp_states.h`).
 const TCP_CLOSE: u8 = 7;
-/// The states of one whose peer has ended its side: TIME_WAIT, CLOSE_WAIT, LAST_ACK, CLOSING.
+/// The states after the peer's EOF: TIME_WAIT, CLOSE_WAIT, LAST_ACK, CLOSING.
 const ENDED_STATES: [u8; 4] = [6, 8, 9, 11];
 
-/// Calls the same method on whichever socket there is.
+/// Calls the same method on any kind of socket.
 macro_rules! each {
     ($self:expr, $socket:ident => $call:expr) => {
         match $self {
@@ -54,7 +54,7 @@ macro_rules! each {
 }
 
 impl Stream {
-    /// Gives the permit back when the socket is closed.
+    /// Holds the permit until the socket is closed.
     pub fn hold(&mut self, taken: Permit) {
         let (Self::Tcp(_, permit) | Self::Unix(_, permit) | Self::Tls(_, permit)) = self;
         *permit = Some(taken);
@@ -65,10 +65,10 @@ impl Stream {
         matches!(self, Self::Tls(tls, _) if tls.connection.protocol() == Some(b"h2"))
     }
 
-    /// What has come, 8 KiB at most; nothing at the end of the stream.
+    /// Reads available bytes, at most 8 KiB; none at EOF.
     ///
     /// # Errors
-    /// The socket's own.
+    /// The socket's error.
     pub fn poll_some(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Vec<u8>>> {
         let mut room = [const { MaybeUninit::uninit() }; 8 << 10];
         let mut buffer = ReadBuf::uninit(&mut room);
@@ -76,10 +76,10 @@ impl Stream {
         Poll::Ready(Ok(buffer.filled().to_vec()))
     }
 
-    /// Sends all of this.
+    /// Sends all bytes.
     ///
     /// # Errors
-    /// The socket's own.
+    /// The socket's error.
     pub async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.write_all(bytes).await?;
         self.flush().await
@@ -93,12 +93,12 @@ impl Stream {
         each!(self, socket => socket.try_write(bytes))
     }
 
-    /// Whether anything that [`Stream::try_write`] took still waits for the kernel: records of TLS.
+    /// Whether TLS records that [`Stream::try_write`] accepted still wait for the kernel.
     pub(super) fn has_unsent(&self) -> bool {
         matches!(self, Self::Tls(tls, _) if tls.has_unsent())
     }
 
-    /// Sends what [`Stream::has_unsent`] tells of.
+    /// Sends what [`Stream::has_unsent`] reports.
     ///
     /// # Errors
     /// `WouldBlock` if some of it still waits, else the socket's own error.
@@ -109,14 +109,14 @@ impl Stream {
         }
     }
 
-    /// Drops what [`Stream::has_unsent`] tells of; nothing can be written any more if there was any.
+    /// Drops what [`Stream::has_unsent`] reports; if there was any, nothing can be written afterwards.
     pub(super) fn forget_unsent(&mut self) {
         if let Self::Tls(tls, _) = self {
             tls.forget_unsent();
         }
     }
 
-    /// Ready once [`Stream::try_write`] is worth a try.
+    /// Ready once [`Stream::try_write`] may succeed.
     ///
     /// # Errors
     /// The socket's own error.
@@ -124,7 +124,7 @@ impl Stream {
         each!(self, socket => socket.poll_write_ready(cx))
     }
 
-    /// Sends the end of the stream; the other direction stays open. Over TLS, behind what is sealed already.
+    /// Half-closes: sends EOF; the other direction stays open. Over TLS, EOF follows the encrypted records.
     ///
     /// # Errors
     /// `NotConnected` if the peer is gone already.
@@ -136,23 +136,22 @@ impl Stream {
         }
     }
 
-    /// Makes the coming drop send a reset (RFC 9293 §3.10.5) rather than an end of stream.
+    /// Makes the drop send a reset (RFC 9293 §3.10.5) instead of EOF.
     pub fn reset_on_drop(&mut self) {
         match self {
-            // Fails only on a socket that is closed already; then there is nobody to tell.
+            // Fails only on a closed socket, which needs no reset.
             Self::Tcp(socket, _) => _ = SockRef::from(&*socket).set_linger(Some(Duration::ZERO)),
             Self::Tls(tls, _) => tls.reset_on_drop(),
             Self::Unix(..) => {}
         }
     }
 
-    /// Ready once there is something to read: bytes, the end of the stream or an error.
+    /// Ready once the socket has something to read: bytes, EOF or an error.
     pub fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<()> {
-        // An error is something to read too.
         each!(self, socket => socket.poll_read_ready(cx)).map(|_result| ())
     }
 
-    /// What the kernel knows of the peer; a Unix domain socket's counts as open.
+    /// The peer's state; always open for a Unix domain socket.
     pub fn peer(&self) -> Peer {
         match self.tcp_info().map(|info| info.tcpi_state) {
             Some(TCP_CLOSE) => Peer::Gone,
@@ -161,12 +160,12 @@ impl Stream {
         }
     }
 
-    /// How many bytes the peer's kernel has acknowledged; a Unix domain socket does not tell.
+    /// How many bytes the peer's kernel has acknowledged; `None` for a Unix domain socket.
     pub fn acknowledged(&self) -> Option<u64> {
         Some(self.tcp_info()?.tcpi_bytes_acked)
     }
 
-    /// How far what was written has come; a Unix domain socket does not tell.
+    /// Delivery of written bytes; `None` for a Unix domain socket.
     pub(super) fn delivery(&self) -> Option<Delivery> {
         let info = self.tcp_info()?;
         let in_flight = info.tcpi_unacked > 0;
@@ -188,8 +187,8 @@ impl Stream {
     }
 }
 
-/// How the kernel is to ask an idle peer whether it is still there, so that it gives the connection up `timeout` after the
-/// peer was last heard of: after half of it, and then three times. Each part is whole seconds, one at least (`tcp(7)`).
+/// TCP keepalive settings. The kernel gives an idle connection up `timeout` after it last heard of the peer: half of it
+/// passes idle, then three probes follow. Each part is whole seconds, at least one (`tcp(7)`).
 pub fn keepalive(timeout: Duration) -> TcpKeepalive {
     const PROBES: u32 = 3;
     let second = Duration::from_secs(1);
@@ -223,7 +222,7 @@ impl AsyncWrite for Stream {
         }
     }
 
-    /// Over TLS each slice would make records of its own.
+    /// Over TLS each slice would become separate records.
     fn is_write_vectored(&self) -> bool {
         !matches!(self, Self::Tls(..))
     }
@@ -242,7 +241,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tls_makes_no_other_stream_larger() {
+    fn tls_does_not_enlarge_other_streams() {
         #[allow(dead_code)]
         enum Plain {
             Tcp(TcpStream, Option<Permit>),

@@ -1,4 +1,4 @@
-//! Asks the kernel about a connection: the one thing here that no safe library offers.
+//! Reads a connection's `TCP_INFO` from the kernel, which no safe library offers.
 #![allow(unsafe_code)]
 
 use std::mem;
@@ -6,8 +6,8 @@ use std::os::fd::AsRawFd;
 
 use tokio::net::TcpStream;
 
-/// What the kernel knows of a connection (`tcp(7)`, `TCP_INFO`); `None` if it does not tell. What a kernel is too old to
-/// know is zero.
+/// The kernel's state of a connection (`tcp(7)`, `TCP_INFO`); `None` if the call fails. Fields that an older kernel
+/// lacks are zero.
 pub(super) fn tcp_info(socket: &TcpStream) -> Option<libc::tcp_info> {
     let mut info = mem::MaybeUninit::<libc::tcp_info>::zeroed();
     let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;

@@ -1,4 +1,4 @@
-//! A session ends whatever its peers do, in whatever order: every short order of their acts and many long ones, over real sockets
+//! A session ends after any order of its peers' acts: every short order and many long ones are tried over real sockets
 //! with small buffers.
 
 use std::io::ErrorKind;
@@ -20,29 +20,29 @@ use crate::session::{SessionInfo, Sessions};
 /// Far longer than any of these sessions may take on a busy machine.
 const ENDS_WITHIN: Duration = Duration::from_secs(5);
 
-/// Short, since half of the endings wait for it.
+/// Short, because half of the endings wait for it.
 const WRITE_STALL: Duration = Duration::from_millis(60);
 const TIMEOUTS: Timeouts =
     Timeouts { dead_peer: Duration::from_secs(60), write_stall: WRITE_STALL, takeover: Duration::from_secs(1) };
 
-/// The kernel makes these a little larger: small enough that a flood fills them at once.
+/// Small enough that a flood fills them at once. The kernel makes them a little larger.
 const SOCKET_BUFFER_BYTES: usize = 4096;
 
-/// Sessions that run side by side.
+/// Sessions that run at the same time.
 const BATCH: usize = 256;
 
-/// What a peer does at one moment; after `Finish` it can only read, after `Reset` and `Leave` nothing.
+/// One act of a peer. After `Finish` it can only read, after `Reset` and `Leave` nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Act {
     Message,
-    /// The front of a frame whose rest never comes.
+    /// The first bytes of a frame whose rest never comes.
     TornFrame,
     CloseFrame,
-    /// Writes as much as is taken: where the session gets its turn, until it takes nothing any more.
+    /// Writes as much as is taken; with turns, until the session takes no more.
     Flood,
-    /// Reads all that has come.
+    /// Reads all available bytes.
     Read,
-    /// Ends its stream and can still read.
+    /// Half-closes; can still read.
     Finish,
     /// Closes its socket as the kernel does for a process that ends.
     Leave,
@@ -52,12 +52,12 @@ enum Act {
 const ACTS: [Act; 8] =
     [Act::Message, Act::TornFrame, Act::CloseFrame, Act::Flood, Act::Read, Act::Finish, Act::Leave, Act::Reset];
 
-/// What a peer does in the end.
+/// A peer's last act.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ending {
     Leave,
     Reset,
-    /// Reads until the end of the stream, then leaves.
+    /// Reads until EOF, then leaves.
     ReadOn,
     /// Keeps its socket open, reads nothing and sends nothing.
     Hang,
@@ -65,17 +65,17 @@ enum Ending {
 
 const ENDINGS: [Ending; 4] = [Ending::Leave, Ending::Reset, Ending::ReadOn, Ending::Hang];
 
-/// One life of a session. Its end is due once one peer has gone.
+/// The course of one session. It must end once one peer has gone.
 #[derive(Clone, Debug)]
 struct Script {
     acts: Vec<(Sender, Act)>,
-    /// The session gets its turn between two acts; otherwise it meets all of them at once.
+    /// The session is polled between two acts; otherwise it sees all of them at once.
     turns: bool,
     /// The browser's ending and the app's.
     endings: (Ending, Ending),
 }
 
-/// The far end of one of the session's connections.
+/// The peer's end of one of the session's connections.
 struct Peer {
     socket: Option<TcpStream>,
     masked: bool,
@@ -103,12 +103,12 @@ impl Peer {
         }
     }
 
-    /// Acts, and gives the session its turn; a flood goes on while any of it is taken.
+    /// Acts, and lets the session run; a flood goes on while any of it is taken.
     async fn act_in_turns(&mut self, act: Act) {
         self.act(act);
         let mut still = 0;
         while still < 3 {
-            // The runtime looks at the sockets while a task yields.
+            // The runtime polls the sockets while a task yields.
             tokio::task::yield_now().await;
             let taken = self
                 .socket
@@ -140,7 +140,7 @@ impl Peer {
     }
 }
 
-/// Writes what the kernel takes now; answers how many bytes that are.
+/// Writes what the kernel takes now; returns the number of bytes.
 fn write(socket: &TcpStream, bytes: &[u8]) -> usize {
     let mut taken = 0;
     while let Some(rest) = bytes.get(taken..).filter(|rest| !rest.is_empty()) {
@@ -170,7 +170,7 @@ fn socket() -> Socket {
     socket
 }
 
-/// What it accepts inherits its buffers.
+/// Accepted sockets inherit its buffers.
 fn listener() -> Socket {
     let socket = socket();
     socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("a free port");
@@ -178,7 +178,7 @@ fn listener() -> Socket {
     socket
 }
 
-/// What the sessions of one test share.
+/// State shared by the sessions of one test.
 struct Scene {
     listener: Socket,
     knowledge: std::sync::Arc<Knowledge>,
@@ -192,7 +192,7 @@ impl Scene {
         Self { listener: listener(), knowledge, sessions: Sessions::new(), drain: Drain::new() }
     }
 
-    /// Plays a script; returns whether the session ended in time.
+    /// Runs a script; returns whether the session ended in time.
     async fn ends(&self, script: &Script) -> bool {
         let (browser, near_browser) = connection(&self.listener);
         let (app, near_app) = connection(&self.listener);
@@ -234,11 +234,11 @@ impl Scene {
             assert!(endless.is_empty(), "{} of {} sessions did not end: {endless:?}", endless.len(), batch.len());
         }
         self.drain.close();
-        assert_eq!(self.drain.alive(), 0, "a session that has ended is forgotten");
+        assert_eq!(self.drain.alive(), 0, "an ended session releases its guard");
     }
 }
 
-/// Endings with a peer that goes: while both stay, a session need not end.
+/// Endings with a peer that leaves: while both stay, a session need not end.
 fn endings() -> impl Iterator<Item = (Ending, Ending)> {
     let goes = |ending| matches!(ending, Ending::Leave | Ending::Reset);
     let pairs = ENDINGS.into_iter().flat_map(|browser| ENDINGS.map(|app| (browser, app)));

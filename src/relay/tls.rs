@@ -1,6 +1,9 @@
-//! A TCP connection under TLS: bytes in the clear on this side, records of TLS on the wire.
+//! A TCP connection under TLS: plaintext on this side, TLS records on the wire.
 //!
-//! Law: a connection that has nothing under way owns no buffer, and what it owns is bounded by one read or one write.
+//! Records are written by hand, through rustls' unbuffered API. The reason is memory: without buffers, TLS adds 4 KB to
+//! an idle websocket (docs/PERFORMANCE.md).
+//!
+//! Invariant: an idle connection owns no buffer, and buffers are bounded by one read or one write.
 
 mod engine;
 
@@ -20,37 +23,37 @@ use tokio::net::TcpStream;
 
 use self::engine::{Connection, Operation, Step, Unsent};
 
-/// Bytes in the clear that are sealed at once: many records, so that they leave in one system call.
+/// The most plaintext encrypted at once, in bytes: many records, sent in one system call.
 const MOST_SEALED: usize = 256 * 1024;
-/// Room for these bytes as records: each takes 16 KiB at most and adds less than 64 bytes (RFC 8446 §5.2, RFC 5246 §6.2.3).
+/// Room for that as records: each takes at most 16 KiB and adds less than 64 bytes (RFC 8446 §5.2, RFC 5246 §6.2.3).
 const SCRATCH: usize = MOST_SEALED + 32 * 1024;
-/// Less than this is not asked of the system at once: about one record.
+/// Smallest size of a read, in bytes: about one record.
 const LEAST_READ: usize = 17 * 1024;
-/// What a handshake, or anything that is not whole, may take: rustls joins at most 64 KiB.
+/// The most bytes kept of a handshake or an incomplete record: rustls joins at most 64 KiB.
 const MOST_JOINED: usize = 96 * 1024;
-/// A `close_notify` sealed, with room to spare.
+/// More than an encrypted `close_notify` takes.
 const CLOSE_NOTIFY_BYTES: usize = 256;
-/// What every TLS connection begins with: the type of a handshake record (RFC 8446 §5.1).
+/// First byte of every TLS connection: the type of a handshake record (RFC 8446 §5.1).
 const HANDSHAKE_RECORD: u8 = 22;
 
 thread_local! {
-    /// Where every connection of a worker reads records to, and seals its own, in turn.
+    /// The worker's scratch: its connections read and encrypt records in it, in turn.
     static RECORDS: RefCell<Box<[u8]>> = RefCell::new(vec![0; SCRATCH].into_boxed_slice());
 }
 
-/// Why there is no TLS connection.
+/// Why a handshake failed.
 #[derive(Debug, thiserror::Error)]
 pub enum HandshakeError {
-    /// The peer left before it said anything.
+    /// The peer closed before it sent a byte.
     #[error("it was closed before the TLS handshake")]
     Closed,
-    /// The peer speaks plain HTTP, as its first byte tells; what it said is read.
+    /// The peer speaks plain HTTP, judged by its first byte; bytes read so far are dropped.
     #[error("it speaks plain HTTP, not TLS")]
     PlainHttp(TcpStream),
     /// The connection broke or ended.
     #[error("the connection broke during the TLS handshake: {0}")]
     Io(io::Error),
-    /// The peer is not believed, or does not believe, or speaks something else.
+    /// A side rejected the other's certificate, or the peer does not speak the same TLS.
     #[error("TLS handshake: {0}")]
     Tls(rustls::Error),
 }
@@ -59,29 +62,28 @@ pub enum HandshakeError {
 pub struct Tls {
     socket: TcpStream,
     pub(super) connection: Connection,
-    /// The front of a record that is not whole yet.
+    /// An incomplete record.
     partial: Vec<u8>,
-    /// Read and opened, but the reader had no room.
+    /// Decrypted, but the reader had no room.
     opened: Unsent,
-    /// Sealed, but the kernel had no room.
+    /// Encrypted, but the kernel had no room.
     unsent: Unsent,
     outbound: Outbound,
-    /// Nothing more is read: the peer has ended its stream, in either way, or broken it.
+    /// Nothing more is read: after `close_notify`, EOF or a TLS error.
     ended: bool,
-    /// What broke the connection, to be told when all that came before is read.
+    /// What broke the connection; returned after all earlier bytes are read.
     fault: Option<io::Error>,
 }
 
-/// How far the way to the peer has come.
+/// State of the direction to the peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Outbound {
     /// Bytes may be written; `Ending` or `Broken` may follow.
     Open,
-    /// The `close_notify` is sealed; the socket's own end follows when that has left: `Ended`.
+    /// The `close_notify` is encrypted; once it is sent, the socket is shut down: `Ended`.
     Ending,
-    /// Nothing follows.
     Ended,
-    /// A record was cut or the connection is to be reset; nothing follows.
+    /// A record was cut off or the connection will be reset; nothing follows.
     Broken,
 }
 
@@ -98,10 +100,10 @@ impl From<rustls::Error> for HandshakeError {
 }
 
 impl Tls {
-    /// Shakes hands with a client. May take its time.
+    /// Performs the handshake with a client. Has no timeout.
     ///
     /// # Errors
-    /// Whatever keeps the two from agreeing; the client is told, as far as TLS has words for it.
+    /// Any failure of the handshake; the client gets an alert if TLS defines one.
     pub async fn accept(mut socket: TcpStream, config: Arc<ServerConfig>) -> Result<Self, HandshakeError> {
         let mut came = Vec::new();
         match socket.read_buf(&mut came).await? {
@@ -115,10 +117,10 @@ impl Tls {
         Self::new(socket, connection).shake_hands(came).await
     }
 
-    /// Shakes hands with a server that has to prove that it is `name`. May take its time.
+    /// Performs the handshake with a server that must prove that it is `name`. Has no timeout.
     ///
     /// # Errors
-    /// Whatever keeps the two from agreeing.
+    /// Any failure of the handshake.
     pub async fn connect(
         socket: TcpStream,
         config: Arc<ClientConfig>,
@@ -130,7 +132,7 @@ impl Tls {
 
     fn new(socket: TcpStream, connection: Connection) -> Self {
         let (partial, opened, unsent) = (Vec::new(), Unsent::default(), Unsent::default());
-        // Before the handshake is done no `close_notify` can be sent.
+        // No `close_notify` can be sent before the handshake is done.
         let outbound = Outbound::Broken;
         Self { socket, connection, partial, opened, unsent, outbound, ended: false, fault: None }
     }
@@ -139,7 +141,7 @@ impl Tls {
         loop {
             let (used, result) = self.take_records(&mut came, |_bytes| 0);
             came.drain(..used);
-            // Also when it has failed: the alert says why.
+            // Also after a failure: the alert has the reason.
             poll_fn(|cx| self.poll_flush(cx)).await?;
             result?;
             if !self.connection.is_handshaking() {
@@ -161,15 +163,14 @@ impl Tls {
         &self.socket
     }
 
-    /// Whether records wait for the kernel.
     pub(super) fn has_unsent(&self) -> bool {
         !self.unsent.is_empty() || self.outbound == Outbound::Ending
     }
 
-    /// Seals and sends as many bytes as are taken now; what the kernel does not take of their records is kept.
+    /// Encrypts and sends up to `MOST_SEALED` bytes; records that the kernel does not take are kept.
     ///
     /// # Errors
-    /// `WouldBlock` if records of before still wait, else the socket's own error.
+    /// `WouldBlock` if earlier records still wait, else an error of TLS or the socket.
     pub(super) fn try_write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if self.outbound != Outbound::Open {
             return Err(ErrorKind::BrokenPipe.into());
@@ -183,7 +184,7 @@ impl Tls {
         Ok(bytes.len())
     }
 
-    /// Sends records that wait; `WouldBlock` if some still do.
+    /// Sends waiting records; `WouldBlock` if some remain.
     pub(super) fn try_flush(&mut self) -> io::Result<()> {
         while !self.unsent.is_empty() {
             let sent = self.socket.try_write(self.unsent.bytes())?;
@@ -196,7 +197,7 @@ impl Tls {
         Ok(())
     }
 
-    /// Drops records that wait: nothing can follow them.
+    /// Drops waiting records; if there were any, nothing can follow.
     pub(super) fn forget_unsent(&mut self) {
         if self.has_unsent() {
             self.unsent = Unsent::default();
@@ -204,7 +205,7 @@ impl Tls {
         }
     }
 
-    /// Sends `close_notify` and the end of the stream, or as soon as the kernel has room.
+    /// Sends `close_notify` and EOF, now or once the kernel has room.
     pub(super) fn shutdown_write(&mut self) -> io::Result<()> {
         if self.outbound == Outbound::Open {
             let mut close_notify = [0; CLOSE_NOTIFY_BYTES];
@@ -218,31 +219,28 @@ impl Tls {
         }
     }
 
-    /// Makes the coming drop reset the connection: nothing is said before.
+    /// Makes the drop reset the connection, without a `close_notify`.
     pub(super) fn reset_on_drop(&mut self) {
         self.unsent = Unsent::default();
         self.outbound = Outbound::Broken;
-        // Fails only on a socket that is closed already; then there is nobody to tell.
+        // Fails only on a closed socket, which needs no reset.
         let _closed_already = SockRef::from(&self.socket).set_linger(Some(std::time::Duration::ZERO));
     }
 
-    /// Ready once [`Tls::try_write`] is worth a try.
     pub(super) fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.socket.poll_write_ready(cx)
     }
 
-    /// Ready once [`Tls::poll_read`] is worth a try of the socket.
+    /// Ready once the socket may be readable; decrypted bytes do not count.
     pub(super) fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.socket.poll_read_ready(cx)
     }
 
-    /// Writes bytes as soon as the records of before have left.
     pub(super) fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         ready!(self.poll_flush(cx))?;
         Poll::Ready(self.try_write(bytes))
     }
 
-    /// Ready once no record waits.
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             match self.try_flush() {
@@ -257,7 +255,7 @@ impl Tls {
         self.poll_flush(cx)
     }
 
-    /// Reads until `buffer` is full or nothing more has come.
+    /// Reads until `buffer` is full or the socket would block.
     pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         loop {
@@ -283,14 +281,14 @@ impl Tls {
         }
     }
 
-    /// Reads from the socket once and opens what is whole; what the buffer has no room for is kept.
+    /// Reads from the socket once and decrypts complete records; bytes beyond the buffer are kept.
     fn poll_receive(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         RECORDS.with_borrow_mut(|records| {
             let kept = self.partial.len();
             if kept > MOST_JOINED {
                 return Poll::Ready(Err(ErrorKind::InvalidData.into()));
             }
-            // Records are longer than what is in them, so that a full read fills the buffer.
+            // Records are longer than their plaintext: with the extra, a full read fills the buffer.
             let most = buffer.remaining() + buffer.remaining() / 64;
             let most = most.clamp(LEAST_READ, records.len() - kept);
             let mut fresh = ReadBuf::new(&mut records[kept..][..most]);
@@ -298,7 +296,7 @@ impl Tls {
             let came = fresh.filled().len();
             if came == 0 {
                 self.ended = true;
-                // Whoever ends the stream without a close_notify has at least ended a record.
+                // Without a close_notify, EOF is accepted only at the end of a record.
                 let cut = !std::mem::take(&mut self.partial).is_empty();
                 return Poll::Ready(if cut { Err(ErrorKind::UnexpectedEof.into()) } else { Ok(()) });
             }
@@ -310,14 +308,13 @@ impl Tls {
                 room
             });
             self.partial = records[used..].to_vec();
-            // An alert, or an answer to new keys; if there is no room now, it leaves with the next write.
+            // An alert, or the answer to a key update; without room now, the next write sends it.
             let _room = self.try_flush();
             Poll::Ready(result.map_err(|error| io::Error::new(ErrorKind::InvalidData, error)))
         })
     }
 
-    /// Deals with all records that are whole. `sink` takes bytes and says how many; the others are kept. Answers how many
-    /// bytes of `records` are done with.
+    /// Processes complete records. `sink` returns how many bytes it took; the rest is kept. Returns the bytes used.
     fn take_records(
         &mut self,
         records: &mut [u8],
@@ -345,7 +342,7 @@ impl Tls {
         }
     }
 
-    /// After rustls has failed it may only be asked for its alert: it must not see the same record again.
+    /// After an error, only fetches rustls' alert: it must not process the same record again.
     fn give_up(&mut self) {
         while self.connection.wants_write() {
             let _nothing_else = self.connection.turn(&mut [], &mut Operation::Open, &mut |_bytes| {}, &mut self.unsent);
@@ -353,11 +350,11 @@ impl Tls {
         (self.outbound, self.ended) = (Outbound::Broken, true);
     }
 
-    /// Seals for an errand; answers how many bytes it took.
+    /// Encrypts for an operation; returns the length in bytes.
     fn seal(&mut self, errand: &mut Operation<'_>) -> io::Result<usize> {
         let opened = &mut self.opened;
         loop {
-            // Nothing that is whole is left there.
+            // `partial` holds no complete record.
             let (_none, step) =
                 self.connection.turn(&mut self.partial, errand, &mut |bytes| opened.push(bytes), &mut self.unsent);
             match step {
@@ -373,7 +370,7 @@ impl Tls {
         }
     }
 
-    /// Sends records behind those that wait; keeps what the kernel does not take.
+    /// Sends records after waiting ones; keeps what the kernel does not take.
     fn send(&mut self, mut records: &[u8]) -> io::Result<()> {
         while self.unsent.is_empty() && !records.is_empty() {
             match self.socket.try_write(records) {
@@ -390,7 +387,7 @@ impl Tls {
 impl Drop for Tls {
     fn drop(&mut self) {
         if self.outbound == Outbound::Open && self.unsent.is_empty() {
-            // Tells the peer that nothing was cut off; whoever is gone need not know.
+            // Shows the peer that nothing was cut off; an error means it is gone.
             let _result = self.shutdown_write();
         }
     }

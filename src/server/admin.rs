@@ -1,7 +1,7 @@
-//! The admin port: probes, metrics, live sessions, the status page, and the begin of a drain.
+//! The admin port: probes, metrics, live sessions, the status page, and the start of a drain.
 //!
-//! Law: what it says of the sidecar never depends on the app, and it goes on saying it while the sidecar drains. Made to run on
-//! a thread of its own: nothing here needs the relay's workers, but for the probes, which ask whether these run.
+//! Invariant: responses never depend on the app, and continue during a drain. Made for a thread of its own: nothing
+//! here needs the relay's workers, except the probes, which check that these run.
 
 mod pages;
 mod places;
@@ -34,22 +34,22 @@ use crate::session::Sessions;
 
 pub(super) use self::pages::answer;
 
-/// How long a client may take to send a request's head, idle time before it included.
+/// Timeout for a request's head, including idle time before it.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a connection may live, longer than any scrape takes: a client that does not read its answer holds it no longer.
+/// Maximum lifetime of a connection, longer than any scrape takes: also the bound for a client that does not read.
 const MAX_LIFETIME: Duration = Duration::from_secs(60);
 
-/// What the kernel may keep of an answer; left to itself it takes megabytes for a client that does not read.
+/// The kernel's send buffer for a connection; by default it holds megabytes for a client that does not read.
 const SEND_BUFFER: usize = 128 << 10;
 
-/// What the admin port tells about.
+/// What the admin port reports.
 #[derive(Clone)]
 pub struct AdminState {
     /// Shown at `/metrics`.
     pub metrics: Arc<Metrics>,
     /// Shown at `/sessions`.
     pub sessions: Sessions,
-    /// Makes `/readyz` say 503.
+    /// Makes `/readyz` return 503.
     pub drain: Drain,
     /// Shown on the status page.
     pub configured: Configured,
@@ -65,8 +65,8 @@ struct Shared {
     scraping: tokio::sync::Mutex<()>,
 }
 
-/// Serves until `stop` resolves, then cuts what is open. `stop` is the end of the process, not the begin of its
-/// drain: `/readyz` must be there to say that the sidecar drains.
+/// Serves until `stop` resolves, then aborts open connections. `stop` is the end of the process, not the start of its
+/// drain: `/readyz` must report the drain.
 pub async fn serve(listener: TcpListener, state: AdminState, stop: impl Future<Output = ()>) {
     let mut stop = pin!(stop);
     let shared = Arc::new(Shared { state, places: Places::default(), scraping: tokio::sync::Mutex::default() });
@@ -112,13 +112,13 @@ async fn serve_connection(stream: TcpStream, shared: Arc<Shared>, place: Place) 
         () = place.closed() => debug!("admin connection closed: a newer one needs its place"),
     }
     if asked_to_drain.load(Relaxed) {
-        // Only now: a sidecar that does nothing is gone before its answer is written.
+        // Only now: an idle sidecar exits before its response is written.
         tracing::info!("asked to drain");
         shared.state.drain.start();
     }
 }
 
-/// Whether a client on this machine asks: `heartbeat-sidecar drain` does.
+/// Whether the client is on this machine, as `heartbeat-sidecar drain` is.
 fn is_of_this_machine(stream: &TcpStream) -> bool {
     let (Ok(peer), Ok(local)) = (stream.peer_addr(), stream.local_addr()) else { return false };
     let peer = peer.ip().to_canonical();

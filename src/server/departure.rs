@@ -1,6 +1,6 @@
-//! Notices that a client is gone while it waits for its answer, without a read.
+//! Detects, without a read, that a client is gone while its response is pending.
 //!
-//! A client that has closed its connection looks like one that has ended its side only, and the latter is to be answered.
+//! A closed connection looks like a half-closed one, and a half-closed client must get its response.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -10,16 +10,16 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use crate::relay::stream::{Peer, Stream};
 
-/// From one look at the kernel's state of the connection to the next, once something unread has come.
+/// Interval of checks of the kernel's connection state, once unread data or EOF has arrived.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// The watch over one client.
+/// The detector for one client.
 pub(super) struct Departure {
-    /// How long a client that has ended its side waits for the next bytes of its answer.
+    /// How long a half-closed client may go without further bytes of its response.
     patience: Duration,
-    /// Runs once something has come that nobody reads: no further event may tell of a reset then.
+    /// Runs once unread data is pending: a reset may then raise no further event.
     look: Option<Pin<Box<Sleep>>>,
-    /// When the end of the client's side was seen, or bytes were last sent to it after that.
+    /// When the half-close was seen, or bytes were last sent after it.
     ended: Option<Instant>,
 }
 
@@ -28,24 +28,24 @@ impl Departure {
         Self { patience, look: None, ended: None }
     }
 
-    /// What has come is being read.
+    /// The pending data is being read.
     pub(super) fn on_read(&mut self) {
         (self.look, self.ended) = (None, None);
     }
 
-    /// Some of the answer was sent.
+    /// Part of the response was sent.
     pub(super) fn on_written(&mut self) {
         if self.ended.is_some() {
             self.ended = Some(Instant::now());
         }
     }
 
-    /// Ready when the client has reset the connection, or has ended its side and was sent nothing for too long.
+    /// Ready when the client has reset the connection, or is half-closed and was sent nothing for `patience`.
     pub(super) fn poll(&mut self, stream: &Stream, cx: &mut Context<'_>) -> Poll<()> {
         let interval = LOOK.min(self.patience / 4);
         if self.look.is_none() {
             ready!(stream.poll_read_ready(cx));
-            // The first look is due at once.
+            // The first check is due at once.
             self.look = Some(Box::pin(sleep(Duration::ZERO)));
         }
         while let Some(look) = &mut self.look {

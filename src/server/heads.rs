@@ -1,36 +1,36 @@
-//! Sees what hyper drops from the head of a request: a Content-Length beside a Transfer-Encoding (RFC 9112 §6.1).
+//! Detects what hyper drops from a request's head: a Content-Length beside a Transfer-Encoding (RFC 9112 §6.1).
 //!
-//! The heads of a connection are scanned as they are read, and hyper is given no byte behind a head before it has parsed
-//! it. So the two agree on where a head ends. hyper's view of a request tells where the next head starts.
+//! Heads are scanned as they are read. hyper gets no byte after a head before it has parsed that head, so both agree on
+//! where it ends. The body length that hyper reports gives the start of the next head.
 
 use memchr::memchr_iter;
 
 const LENGTH: &[u8] = b"content-length:";
 const CODING: &[u8] = b"transfer-encoding:";
-/// The start of the preface of HTTP/2 (RFC 9113 §3.4). hyper refuses it and wants to see all of it.
+/// Start of the HTTP/2 preface (RFC 9113 §3.4). hyper rejects it, but reads all of it first.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0";
 
-/// What the bytes that come next belong to.
+/// What the next bytes belong to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
     /// A head.
     Head,
-    /// A body that has so many bytes left.
+    /// A body with this many bytes left.
     Body(u64),
-    /// Nothing that is scanned: no further request follows.
+    /// Not scanned: no further request follows.
     Rest,
 }
 
-/// How far the requests of a connection have been read.
+/// The scanner of a connection's requests.
 #[derive(Debug)]
 pub(super) struct Heads {
     place: Place,
-    /// The start of the line that is not whole yet, and that line's length.
+    /// The start of the incomplete line, and that line's length so far.
     start: [u8; CODING.len()],
     length: usize,
-    /// A line that is not empty has come.
+    /// A non-empty line was read.
     begun: bool,
-    /// Which fields have been seen since [`Heads::on_request`].
+    /// Fields seen since [`Heads::on_request`].
     has_length: bool,
     has_coding: bool,
 }
@@ -43,7 +43,8 @@ impl Default for Heads {
 }
 
 impl Heads {
-    /// Bytes have come. Answers how many of them hyper may read now: those behind a head or a body only at the next call.
+    /// Scans received bytes. Returns how many of them hyper may read now; bytes after a head or a body wait for the
+    /// next call.
     pub(super) fn on_bytes(&mut self, bytes: &[u8]) -> usize {
         match &mut self.place {
             Place::Head => self.scan(bytes),
@@ -59,8 +60,8 @@ impl Heads {
         }
     }
 
-    /// hyper has parsed a head, behind which a body of this length comes; `None` is one in chunks, behind which no other
-    /// request may be served. Answers whether the head had a Content-Length beside a Transfer-Encoding.
+    /// hyper has parsed a head whose body has this length. `None` is a chunked body, after which no other request may
+    /// be served. Returns whether the head had a Content-Length beside a Transfer-Encoding.
     pub(super) fn on_request(&mut self, body: Option<u64>) -> bool {
         let ambiguous = self.has_length && self.has_coding;
         let place = match body {
@@ -72,7 +73,7 @@ impl Heads {
         ambiguous
     }
 
-    /// Looks for both fields, and for the empty line that ends the head. Answers the number of bytes up to that.
+    /// Searches both fields, and the empty line that ends the head. Returns the number of bytes up to its end.
     fn scan(&mut self, bytes: &[u8]) -> usize {
         let mut at = 0;
         for end in memchr_iter(b'\n', bytes) {
@@ -89,8 +90,8 @@ impl Heads {
         bytes.len()
     }
 
-    /// The rest of a line has come, without its LF. Answers whether the head ends with it. Empty lines before a request do
-    /// not count (RFC 9112 §2.2).
+    /// Takes the rest of a line, without its LF. Returns whether it ends the head. Empty lines before a request do not
+    /// count (RFC 9112 §2.2).
     fn on_line(&mut self, rest: &[u8]) -> bool {
         if self.length == 0 {
             return self.on_start(rest);
@@ -134,7 +135,7 @@ mod tests {
 
     const BOTH: &str = "POST / HTTP/1.1\r\nHost: a\r\ncontent-LENGTH: 5\r\nX: y\r\ntransfer-encoding: chunked\r\n\r\n";
 
-    /// What a connection is told of its requests, whose bytes come in pieces of this size.
+    /// The results of [`Heads::on_request`] if the bytes arrive in pieces of this size.
     fn told(bytes: &[u8], size: usize, bodies: &[Option<u64>]) -> Vec<bool> {
         let (mut heads, mut told, mut at) = (Heads::default(), Vec::new(), 0);
         for body in bodies {
@@ -142,13 +143,13 @@ mod tests {
             while !is_whole(&bytes[head..at]) {
                 at += heads.on_bytes(&bytes[at..bytes.len().min(at + size)]);
             }
-            assert!(!is_whole(&bytes[head..at - 1]), "no byte behind the head is read with it");
+            assert!(!is_whole(&bytes[head..at - 1]), "no byte after the head is read with it");
             told.push(heads.on_request(*body));
             let end = at + body.unwrap_or(0) as usize;
             while at < end {
                 at += heads.on_bytes(&bytes[at..bytes.len().min(at + size)]);
             }
-            assert_eq!(at, end, "no byte behind the body is read with it");
+            assert_eq!(at, end, "no byte after the body is read with it");
         }
         told
     }
@@ -159,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn a_length_beside_a_coding_is_seen_however_the_head_is_cut() {
+    fn a_length_beside_a_coding_is_detected_however_the_head_is_split() {
         for text in [
             BOTH.to_owned(),
             BOTH.replace('\r', ""),
@@ -177,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_looks_like_both_is_none() {
+    fn one_field_and_a_similar_one_are_not_reported() {
         for lines in [
             "Content-Length: 5",
             "Transfer-Encoding: chunked",
@@ -194,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn bodies_are_not_looked_into_and_later_heads_are() {
+    fn bodies_are_not_scanned_and_later_heads_are() {
         let get = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
         let text = format!("{get}POST / HTTP/1.1\r\nContent-Length: {}\r\n\r\n{BOTH}\r\n{get}{BOTH}", BOTH.len());
         let bodies = [Some(0), Some(BOTH.len() as u64), Some(0), None];
@@ -203,6 +204,6 @@ mod tests {
         }
         let mut heads = Heads::default();
         heads.on_request(None);
-        assert_eq!(heads.on_bytes(BOTH.as_bytes()), BOTH.len(), "nothing behind chunks is cut");
+        assert_eq!(heads.on_bytes(BOTH.as_bytes()), BOTH.len(), "nothing after a chunked body is held back");
     }
 }

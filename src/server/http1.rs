@@ -1,6 +1,6 @@
-//! HTTP/1.1, until its connection ends or becomes a websocket (RFC 9112).
+//! Serves HTTP/1.1 (RFC 9112) until the connection ends or becomes a websocket.
 //!
-//! Law: whatever the short way of a handshake does not finish, hyper serves from its first byte.
+//! Invariant: a request that the handshake's fast path does not finish is served by hyper, from its first byte.
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -30,25 +30,25 @@ use crate::relay::stream::Stream;
 
 /// The smallest read buffer that hyper accepts; it panics on a smaller one.
 const LEAST_BUFFER: usize = 8192;
-/// What a head has beside its target and its fields, as `limits` count them: method, version, spaces and empty line.
+/// Bytes of a head that `limits` do not count: method, version, spaces and empty line.
 const REST_OF_HEAD: usize = 1024;
 
-/// How hyper speaks it.
+/// hyper's HTTP/1 settings.
 pub(super) fn builder(limits: &Limits) -> Builder {
     let mut http = Builder::new();
-    // hyper has one clock for an idle connection and for a slow header. Its buffer holds a whole head, or some of a body:
-    // it has to be larger than what `proxy` accepts, which judges by the limits themselves.
+    // hyper has one timeout for an idle connection and a slow header. Its buffer holds a whole head, or part of a body.
+    // It must be larger than what `proxy` accepts, which checks the limits themselves.
     http.timer(TokioTimer::new())
         .header_read_timeout(limits.idle_timeout)
         .max_buf_size((limits.header_bytes + limits.uri_bytes + REST_OF_HEAD).max(LEAST_BUFFER))
         .preserve_header_case(true);
-    // A client that has ended its side is answered; `RequestStream` notices one that is gone.
+    // A half-closed client still gets its response; `RequestStream` detects one that is gone.
     http.half_close(true);
     http
 }
 
-/// Serves a connection until the client leaves, it was idle for too long, or the drain closes. One that becomes a websocket
-/// goes on as a session.
+/// Serves a connection until the client closes it, it is idle for too long, or the drain closes. A connection that
+/// becomes a websocket continues as a session.
 pub(super) async fn serve(context: Arc<ListenerContext>, mut stream: Stream, client: IpAddr, guard: Guard) {
     let visit = ClientConnection::new(client);
     let Some(early) = first_bytes(&mut stream, context.patience, &guard).await else {
@@ -57,7 +57,7 @@ pub(super) async fn serve(context: Arc<ListenerContext>, mut stream: Stream, cli
     let mut departure = Departure::new(context.patience);
     let mut answer = None;
     if let Some((request, length)) = wire::read_handshake(&early) {
-        // Boxed, so that connections without a handshake are not larger for it.
+        // Boxed, so that connections without a handshake stay small.
         let response = tokio::select! {
             biased;
             response = Box::pin(context.proxy.handle(request, &visit)) => response,
@@ -86,8 +86,8 @@ pub(super) async fn serve(context: Arc<ListenerContext>, mut stream: Stream, cli
     }
 }
 
-/// Serves all requests of a connection, the first of which may be answered already. Also gives the connection back: as one
-/// side of a session if it has become a websocket.
+/// Serves all requests of a connection; the first may have a response already. Also returns the connection: as one side
+/// of a session if it has become a websocket.
 async fn serve_with_hyper(
     context: &ListenerContext,
     client: RequestStream<'_>,
@@ -106,8 +106,8 @@ async fn serve_with_hyper(
                 Some(answer) => answer,
                 None => context.proxy.handle(request.map(RequestBody::from), visit).await,
             };
-            // A client that uses the connection goes elsewhere while that costs nobody a request (RFC 9112 §9.6). Where
-            // chunks end is not followed, so nor is where the next request starts.
+            // During a drain, an active client moves elsewhere without losing a request (RFC 9112 §9.6). The end of a
+            // chunked body is not tracked, so nor is the start of the next request.
             if (is_chunked || guard.is_draining()) && response.status() != StatusCode::SWITCHING_PROTOCOLS {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
@@ -116,7 +116,7 @@ async fn serve_with_hyper(
     });
     let mut connection = context.http1.serve_connection(TokioIo::new(client), service);
     let served = tokio::select! {
-        // A request that has come is read before connections without one are closed.
+        // A received request is read before connections without one are closed.
         biased;
         served = &mut connection => served,
         () = closing(guard) => {
@@ -130,7 +130,7 @@ async fn serve_with_hyper(
     (served, if upgraded { Ok(client.into_side(&read_buf)) } else { Err(client.into_client()) })
 }
 
-/// Marks a request that had a Content-Length which hyper has dropped.
+/// Marks a request whose Content-Length hyper has dropped.
 fn judged(mut request: Request<Incoming>, requests: &Requests) -> Request<Incoming> {
     if requests.on_request(request.body().size_hint().exact()) {
         request.extensions_mut().insert(DroppedLength);
@@ -138,7 +138,7 @@ fn judged(mut request: Request<Incoming>, requests: &Requests) -> Request<Incomi
     request
 }
 
-/// What the client says first; `None` if it says nothing for too long, or until it leaves or the drain closes.
+/// The client's first bytes; `None` on a timeout, an error, EOF, or when the drain closes.
 async fn first_bytes(stream: &mut Stream, patience: Duration, guard: &Guard) -> Option<Bytes> {
     let first = tokio::time::timeout(patience, poll_fn(|cx| stream.poll_some(cx)));
     let bytes = tokio::select! {
@@ -149,14 +149,14 @@ async fn first_bytes(stream: &mut Stream, patience: Duration, guard: &Guard) -> 
     (!bytes.is_empty()).then(|| bytes.into())
 }
 
-/// What hyper has refused by itself, with an answer where one makes sense.
+/// Why hyper itself rejected a request; it has sent a response where possible.
 fn rejected(error: &hyper::Error) -> Option<Rejected> {
     if error.is_parse_too_large() {
         Some(Rejected::Size)
     } else if error.is_parse() {
         Some(Rejected::Malformed)
     } else {
-        // A slow header is none of them: hyper does not tell it from a kept connection that nobody used any more.
+        // Slow headers are not counted: hyper does not distinguish them from an idle keep-alive connection.
         None
     }
 }

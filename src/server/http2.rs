@@ -1,6 +1,6 @@
-//! HTTP/2 for whoever has chosen it in the TLS handshake (RFC 9113), never in the clear.
+//! Serves HTTP/2 (RFC 9113) to clients that chose it in the TLS handshake, never in clear text.
 //!
-//! Law: behind this file every request is one of HTTP/1.1, and nothing that a client does makes a connection endless.
+//! Invariant: requests leave this file as HTTP/1.1, and a connection that is idle, stalled or abusive is closed.
 
 use std::convert::Infallible;
 use std::error::Error as _;
@@ -30,27 +30,27 @@ use crate::metrics::Rejected;
 use crate::proxy::{ClientConnection, HOP_BY_HOP, RequestBody, ResponseBody};
 use crate::relay::stream::Stream;
 
-/// Requests that a connection may have open: as many as RFC 9113 §6.5.2 asks for at least.
+/// Concurrent requests of a connection: the minimum that RFC 9113 §6.5.2 recommends.
 const MOST_STREAMS: u32 = 100;
-/// What a client may send of one body, and of all, before the app has taken any: bytes that are kept here.
+/// Bytes that a client may send of one body, and of all, before the app has read any: they are buffered here.
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 2 << 20;
-/// By how much a head may be larger in h2's count than in that of `limits`, by which `proxy` judges it: 32 bytes for each
-/// field (RFC 9113 §6.5.2), for as many fields as HTTP/1.1 accepts, and for the four of the request line.
+/// Bytes by which h2's count of a head exceeds that of `limits`, which `proxy` applies. It is 32 for each field (RFC
+/// 9113 §6.5.2): the 100 fields that HTTP/1.1 accepts, and the four of the request line.
 const LIST_OVERHEAD: usize = 32 * (100 + 4);
-/// What is taken of an answer before the client has: bytes a stream. A client makes progress when it takes so much: smaller
-/// parts would make more frames where its window is nearly full.
+/// Bytes of a response that are buffered for each stream. A client makes progress when it takes this many: smaller
+/// parts would cause more frames when its window is nearly full.
 const MOST_UNSENT: usize = 64 * 1024;
-/// Requests that are taken back before they are begun with, and streams that break the protocol, until the connection
-/// does not go on (CVE-2023-44487, CVE-2025-8671).
+/// Resets of unstarted requests, and protocol errors, after which the connection is closed (CVE-2023-44487,
+/// CVE-2025-8671).
 const MOST_TAKEN_BACK: usize = 20;
 const MOST_BROKEN: usize = 256;
 
-/// How HTTP/2 is spoken.
+/// HTTP/2 settings.
 #[derive(Clone, Copy)]
 pub(super) struct Http2 {
     header_list: u32,
-    /// How long a connection is kept without a request.
+    /// How long a connection without a request is kept.
     idle_timeout: Duration,
 }
 
@@ -59,33 +59,33 @@ struct Connection {
     context: Arc<ListenerContext>,
     visit: ClientConnection,
     client: IpAddr,
-    /// The connection's own place, for one request at a time.
+    /// The connection's own slot, for one request at a time.
     own: Arc<Semaphore>,
-    /// Told when a request has given back its place.
+    /// Notified when a request has released its slot.
     freed: Notify,
     /// How many requests are open.
     open: watch::Sender<usize>,
 }
 
-/// A request until its answer is sent or taken back.
+/// A request until its response is sent or cancelled.
 struct Open {
     connection: Arc<Connection>,
     place: Option<Place>,
 }
 
-/// Where a request has the file handle of its way to the app from.
+/// Which slot pays for the request's upstream connection.
 #[expect(dead_code, reason = "held, not read")]
 enum Place {
     /// The connection's own.
     Own(OwnedSemaphorePermit),
-    /// One as a further connection would take it.
+    /// An additional one, as for a further connection.
     Further(Permit),
 }
 
-/// The body of an answer, open until it is sent.
+/// The body of a response; the request is open until it is sent.
 struct Answer {
     body: ResponseBody,
-    /// What has come of it and was not handed on yet.
+    /// Received from the app, and not passed to hyper yet.
     rest: Bytes,
     turn: Arc<Turn>,
     _open: Open,
@@ -99,8 +99,7 @@ impl Http2 {
 
     fn builder(self, streams: Streams) -> Builder<Streams> {
         let mut builder = Builder::new(streams);
-        // No pings: the kernel asks whether a silent peer is there, and to one behind a slow link an answer to a ping comes
-        // no sooner than all that was sent before.
+        // No pings: the kernel probes silent peers, and over a slow link a pong comes only after all data sent before.
         builder
             .timer(TokioTimer::new())
             .max_concurrent_streams(MOST_STREAMS)
@@ -114,7 +113,7 @@ impl Http2 {
     }
 }
 
-/// Serves a connection until the client leaves, it was idle for too long, or the drain closes.
+/// Serves a connection until the client closes it, it is idle for too long, or the drain closes.
 pub(super) async fn serve(context: Arc<ListenerContext>, stream: Stream, client: IpAddr, guard: &Guard) {
     let (open, mut seen) = watch::channel(0);
     let (visit, own, freed) = (ClientConnection::new(client), Arc::new(Semaphore::new(1)), Notify::new());
@@ -130,8 +129,8 @@ pub(super) async fn serve(context: Arc<ListenerContext>, stream: Stream, client:
         () = idle(&mut seen, idle_timeout) => None,
     };
     if served.is_none() {
-        // GOAWAY; what is on its way is served (RFC 9113 §6.8). A client that does not take note of it, or not of the last
-        // bytes of an answer, has as much time again.
+        // Sends GOAWAY; open requests are served (RFC 9113 §6.8). A client that ignores it, or does not read the last
+        // bytes of a response, gets another idle timeout.
         connection.as_mut().graceful_shutdown();
         served = tokio::select! {
             biased;
@@ -147,11 +146,11 @@ pub(super) async fn serve(context: Arc<ListenerContext>, stream: Stream, client:
     }
 }
 
-/// Resolves when no request was open for so long.
+/// Resolves when no request was open for `timeout`.
 async fn idle(open: &mut watch::Receiver<usize>, timeout: Duration) {
     loop {
         let busy = *open.borrow_and_update() > 0;
-        // Also one that has come and gone in between changes it. Whoever serves the connection holds the sender.
+        // A request that came and ended in between is a change too. The connection's service holds the sender.
         let changed = open.changed();
         if busy {
             let _sender_is_there = changed.await;
@@ -161,7 +160,7 @@ async fn idle(open: &mut watch::Receiver<usize>, timeout: Duration) {
     }
 }
 
-/// Whether it was ended from here, since the client breaks the protocol or asks too much of it.
+/// Whether h2 closed the connection because the client broke the protocol or exceeded a limit.
 fn is_refused(error: &hyper::Error) -> bool {
     error.source().and_then(|cause| cause.downcast_ref()).is_some_and(|cause: &h2::Error| cause.is_library())
 }
@@ -171,15 +170,15 @@ async fn answer(mut open: Open, mut request: Request<Incoming>) -> Result<Respon
     open.place = Some(open.connection.place().await);
     let Connection { context, visit, .. } = &*open.connection;
     let mut response = context.proxy.handle(request.map(RequestBody::from), visit).await;
-    // HTTP/2 has frames for what these say (RFC 9113 §8.2.2).
+    // HTTP/2 has frames instead of these fields (RFC 9113 §8.2.2).
     for name in HOP_BY_HOP {
         response.headers_mut().remove(name);
     }
     Ok(response.map(|body| Answer { body, rest: Bytes::new(), turn: Turn::current(), _open: open }))
 }
 
-/// Says in HTTP/1.1 what a request says in HTTP/2 (RFC 9113 §8.2.3, §8.3.1). A request that names its host twice keeps
-/// both, to be compared.
+/// Converts an HTTP/2 request to HTTP/1.1 (RFC 9113 §8.2.3, §8.3.1). A request that names its host twice keeps both,
+/// for comparison.
 fn to_http1<B: Body>(request: &mut Request<B>) {
     *request.version_mut() = Version::HTTP_11;
     let authority = request.uri().authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
@@ -191,13 +190,13 @@ fn to_http1<B: Body>(request: &mut Request<B>) {
         *request.uri_mut() = request.uri().path_and_query().cloned().map(Uri::from).unwrap_or_default();
     }
     join_cookies(request.headers_mut());
-    // Else hyper would take some methods' bodies for none.
+    // Otherwise hyper would drop some methods' bodies.
     if !request.body().is_end_stream() && !request.headers().contains_key(header::CONTENT_LENGTH) {
         request.headers_mut().insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
 }
 
-/// Browsers split them, so that they compress better; in HTTP/1.1 they are one line.
+/// Browsers split cookies for better compression; in HTTP/1.1 they are one line.
 fn join_cookies(headers: &mut HeaderMap) {
     let crumbs: Vec<_> = headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
     if crumbs.len() > 1
@@ -208,8 +207,8 @@ fn join_cookies(headers: &mut HeaderMap) {
 }
 
 impl Connection {
-    /// A request needs a connection to the app, and so a file handle. Where there is no further place it waits for another
-    /// request to end: while any waits, one has the own place.
+    /// A request needs a connection to the app, and so a file descriptor. Without a further slot it waits for another
+    /// request to end: while any waits, one holds the connection's own slot.
     async fn place(&self) -> Place {
         loop {
             let freed = self.freed.notified();
@@ -266,7 +265,7 @@ impl Body for Answer {
         self.rest.is_empty() && self.body.is_end_stream()
     }
 
-    /// hyper asks before it takes the first part.
+    /// hyper calls this before it polls the first part.
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
     }

@@ -1,4 +1,4 @@
-//! Accepts browsers and serves HTTP to each until the drain.
+//! Accepts connections of browsers and serves HTTP on each until the drain.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -24,25 +24,26 @@ use crate::proxy::Proxy;
 use crate::relay::stream::Stream;
 use crate::tls::{ListenerFiles, Live};
 
-/// How long accepting rests when the system has no file handle left (`accept(2)`: EMFILE, ENFILE, ENOBUFS, ENOMEM).
+/// Pause before the next accept when the system has no file descriptor left (`accept(2)`: EMFILE, ENFILE, ENOBUFS,
+/// ENOMEM).
 const EXHAUSTED_REST: Duration = Duration::from_millis(100);
 
-/// How browsers are let in.
+/// Everything needed to serve a connection.
 #[derive(Clone)]
 pub struct ListenerContext {
     pub(super) http1: Builder,
     pub(super) http2: Http2,
-    /// Connections begin with a header of the PROXY protocol, and come from a trusted proxy.
+    /// Connections start with a PROXY protocol header, and come from a trusted proxy.
     proxy_protocol: bool,
     trusted_proxies: TrustedProxies,
-    /// How long that header may take, and the first bytes behind it.
+    /// Timeout for that header, for the TLS handshake, and for the first bytes after them.
     pub(super) patience: Duration,
-    /// How long a client may take nothing of what waits for it.
+    /// How long a client may read nothing of pending data.
     pub(super) write_stall: Duration,
-    /// How many connections there may be, as configured, and the places for them.
+    /// The configured connection limit, and its slots.
     connections: Option<NonZeroUsize>,
     places: Quota,
-    /// How many of them a client may have that is no trusted proxy.
+    /// Limit for each client, except trusted proxies.
     places_per_address: Option<NonZeroUsize>,
     rejector: Arc<Rejector>,
     /// `None` serves plain HTTP.
@@ -52,10 +53,10 @@ pub struct ListenerContext {
 }
 
 impl ListenerContext {
-    /// The entrance to `proxy`, as configured; over TLS if there is any.
+    /// The context for `proxy`, as configured; with TLS if `tls` is given.
     pub fn new(config: &Config, tls: Option<Arc<Live<ListenerFiles>>>, proxy: Proxy, metrics: Arc<Metrics>) -> Self {
         let capacity = Capacity::of_process();
-        // Who would have to shake hands before he can be told is let go without a word.
+        // Under TLS a rejection would need a handshake first, so the connection is closed.
         let answers = if tls.is_some() { 0 } else { capacity.answers };
         Self {
             http1: http1::builder(&config.limits),
@@ -74,7 +75,7 @@ impl ListenerContext {
         }
     }
 
-    /// The same entrance for connections that are yet to come; those that are open keep their places.
+    /// The context for later connections; those that are open keep their slots.
     #[must_use]
     pub fn renewed(&self, config: &Config) -> Self {
         let connections = config.limits.connections;
@@ -92,7 +93,7 @@ impl ListenerContext {
         }
     }
 
-    /// For whom a connection is.
+    /// The address of a connection's client.
     async fn client(&self, stream: &mut TcpStream, peer: SocketAddr) -> Result<IpAddr, ProxyProtocolError> {
         if !self.proxy_protocol {
             return Ok(peer.ip());
@@ -104,27 +105,27 @@ impl ListenerContext {
         tokio::time::timeout(self.patience, client).await.map_err(|_elapsed| ProxyProtocolError::TimedOut)?
     }
 
-    /// What is spoken HTTP over; `None` if it does not come to that.
+    /// The stream for HTTP; `None` if the TLS handshake failed.
     async fn open(&self, stream: TcpStream, permit: Permit, client: IpAddr) -> Option<Stream> {
         match &self.acceptor {
-            // Boxed, as everything is that few connections have: all of them would be larger for it.
+            // Boxed, as everything is that few connections need: otherwise all would be larger.
             Some(acceptor) => Box::pin(acceptor.open(stream, permit, client, self.patience)).await,
             None => Some(Stream::Tcp(stream, Some(permit))),
         }
     }
 
-    /// The limit for a connection that is blocked.
+    /// The stall limit of a connection.
     pub(super) fn stall(&self, guard: &Guard) -> Arc<Stall> {
         Stall::new(self.write_stall, guard.closing_token(), self.metrics.clone())
     }
 
-    /// A place for what a client does beside what its connection has one for.
+    /// A slot for a client's request beyond the one that its connection's slot covers.
     pub(super) fn further_place(&self, client: IpAddr) -> Option<Permit> {
         let mut permit = self.places.take()?;
         self.has_place_for(client, &mut permit).then_some(permit)
     }
 
-    /// Whether a client may have one more connection. A trusted proxy's are those of many clients.
+    /// Whether a client may have one more connection. A trusted proxy always may: it stands for many clients.
     fn has_place_for(&self, client: IpAddr, permit: &mut Permit) -> bool {
         match self.places_per_address {
             Some(most) if !self.trusted_proxies.contains(client) => permit.count_for(Client::from(client), most),
@@ -133,7 +134,7 @@ impl ListenerContext {
     }
 }
 
-/// As many as are asked for, but never more than there are file handles for.
+/// The configured limit, capped by the file-descriptor limit.
 fn most_connections(configured: Option<NonZeroUsize>, capacity: Capacity) -> usize {
     let carried = capacity.connections;
     let most = configured.map_or(carried, |most| most.get().min(carried));
@@ -144,8 +145,8 @@ fn most_connections(configured: Option<NonZeroUsize>, capacity: Capacity) -> usi
     most
 }
 
-/// Serves until the drain closes; connections that are open then finish what they do. Each is let in by the entrance that
-/// there is when it comes.
+/// Serves until the drain closes; open connections then finish their requests. Each connection uses the context that is
+/// current when it is accepted.
 pub async fn serve(listener: TcpListener, context: Arc<ArcSwap<ListenerContext>>, drain: Drain) {
     let exhausted = RateLimitedWarning::default();
     loop {
@@ -160,7 +161,7 @@ pub async fn serve(listener: TcpListener, context: Arc<ArcSwap<ListenerContext>>
     }
 }
 
-/// Serves a connection, or turns it away where there is no place for it.
+/// Serves a connection, or rejects it if no slot is free.
 fn let_in(context: Arc<ListenerContext>, stream: TcpStream, peer: SocketAddr, drain: &Drain) {
     match context.places.take() {
         Some(permit) => _ = tokio::spawn(connection(context, stream, permit, peer, drain.guard())),
@@ -168,7 +169,7 @@ fn let_in(context: Arc<ListenerContext>, stream: TcpStream, peer: SocketAddr, dr
     }
 }
 
-/// Connections that the system has accepted already: closing the socket would reset them.
+/// Connections that the kernel has accepted already: closing the socket would reset them.
 fn waiting(listener: TcpListener) -> impl Iterator<Item = (TcpStream, SocketAddr)> {
     let listener = listener.into_std().ok();
     std::iter::from_fn(move || {
@@ -178,8 +179,8 @@ fn waiting(listener: TcpListener) -> impl Iterator<Item = (TcpStream, SocketAddr
     })
 }
 
-/// The next connection. Errors of one connection are its own affair; a system that has run out of handles gets a rest,
-/// and `exhausted` keeps the lines about that apart.
+/// The next connection. Errors of one connection are ignored. When file descriptors run out, accepting pauses, and
+/// `exhausted` limits the log lines.
 pub(super) async fn accept(listener: &TcpListener, exhausted: &RateLimitedWarning) -> (TcpStream, SocketAddr) {
     loop {
         match listener.accept().await {
@@ -236,8 +237,8 @@ async fn connection(
     http1::serve(context, stream, client, guard).await;
 }
 
-/// Resolves when connections that ask nothing are to be closed. A new socket is not read before the runtime has looked
-/// at it once, which it does while a task yields.
+/// Resolves when connections without a request are to be closed. It yields once, since the runtime polls a new socket
+/// only then: its request would be missed.
 pub(super) async fn closing(guard: &Guard) {
     guard.closing().await;
     tokio::task::yield_now().await;

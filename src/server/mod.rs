@@ -1,4 +1,4 @@
-//! The listening sides of the sidecar.
+//! The public and the admin port.
 
 pub mod admin;
 mod departure;

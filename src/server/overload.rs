@@ -1,6 +1,6 @@
-//! Turns clients away for whom there is no room: with an answer where that is cheap, else by closing.
+//! Rejects connections over the limits: with 503/429 if cheap, else by closing them.
 //!
-//! Law: nobody who is turned away holds anything for longer than a moment, whatever he does.
+//! Invariant: a rejected client holds no resource for longer than 2 s, whatever it does.
 
 use std::io;
 use std::net::IpAddr;
@@ -15,21 +15,21 @@ use crate::drain::Guard;
 use crate::limits::LimitWarning;
 use crate::metrics::{Metrics, Rejected};
 
-/// How long a client has to ask, to take its answer and to leave.
+/// Timeout for a rejected client to send a request, read the response and close.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// How much of what a client sends is read only to be forgotten: a header, not a body.
+/// Bytes of a rejected client that are read and discarded: a header, not a body.
 const MOST_READ: usize = 64 * 1024;
 
-/// No room for anyone: RFC 9110 §15.6.4.
+/// Connection limit reached: RFC 9110 §15.6.4.
 const FULL: &str = "HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain; charset=utf-8\r\n\
                     Content-Length: 45\r\nRetry-After: 5\r\nConnection: close\r\n\r\n\
                     503 Service Unavailable: too many connections";
-/// No more room for this client: RFC 6585 §4.
+/// Limit of this client reached: RFC 6585 §4.
 const GREEDY: &str = "HTTP/1.1 429 Too Many Requests\r\nContent-Type: text/plain; charset=utf-8\r\n\
                       Content-Length: 59\r\nRetry-After: 5\r\nConnection: close\r\n\r\n\
                       429 Too Many Requests: too many connections of your address";
 
-/// Why there is no room.
+/// The limit that is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Overload {
     /// `limits.connections` is reached.
@@ -38,9 +38,9 @@ pub(super) enum Overload {
     ConnectionsPerAddress,
 }
 
-/// Where clients are turned away.
+/// Rejects clients.
 pub(super) struct Rejector {
-    /// Clients that are answered at a time.
+    /// Slots for concurrent responses.
     answers: Arc<Semaphore>,
     connections: LimitWarning,
     connections_per_address: LimitWarning,
@@ -48,14 +48,14 @@ pub(super) struct Rejector {
 }
 
 impl Rejector {
-    /// Answers so many at a time; the others' connections are closed.
+    /// Sends `answers` responses at a time; other connections are closed at once.
     pub(super) fn new(answers: usize, metrics: Arc<Metrics>) -> Self {
         let (connections, connections_per_address) =
             (LimitWarning::new("limits.connections"), LimitWarning::new("limits.connections_per_address"));
         Self { answers: Arc::new(Semaphore::new(answers)), connections, connections_per_address, metrics }
     }
 
-    /// Counts a client and lets it go.
+    /// Counts and rejects a client.
     pub(super) fn reject(&self, stream: TcpStream, client: IpAddr, overload: Overload, guard: Guard) {
         let (reason, alarm, answer) = match overload {
             Overload::Connections => (Rejected::Connections, &self.connections, FULL),
@@ -67,15 +67,15 @@ impl Rejector {
         tracing::debug!(%client, ?overload, answered = slot.is_ok(), "connection refused");
         let Ok(slot) = slot else { return };
         tokio::spawn(async move {
-            // A client that breaks off has what it wants, and one that dawdles has had its time.
+            // An error or a timeout needs no handling: the connection closes anyway.
             let _result = tokio::time::timeout(PATIENCE, say(answer, stream)).await;
             drop((slot, guard));
         });
     }
 }
 
-/// Waits for a request, since browsers drop a connection that speaks first, answers, and reads on until the client
-/// leaves: a connection that is closed with bytes unread is reset, and that may overtake the answer (RFC 9112 §9.6).
+/// Waits for a request, since browsers drop a connection on which the server sends first. Then responds, and reads
+/// until the client closes: closing with unread bytes sends a reset, which may overtake the response (RFC 9112 §9.6).
 async fn say(answer: &str, mut stream: TcpStream) -> io::Result<()> {
     let mut scrap = [0; 2048];
     let mut read = stream.read(&mut scrap).await?;
@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_answers_are_as_long_as_they_say() {
+    fn content_length_of_each_rejection_is_correct() {
         for answer in [FULL, GREEDY] {
             let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
             assert!(head.contains(&format!("\r\nContent-Length: {}\r\n", body.len())), "{head}: {}", body.len());

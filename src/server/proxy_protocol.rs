@@ -1,6 +1,6 @@
-//! Reads what a load balancer that passes bytes says of its client: the PROXY protocol, versions 1 and 2.
+//! Reads the client's address from the PROXY protocol header, versions 1 and 2, of a load balancer.
 //!
-//! Law: not a byte behind the header is read.
+//! Invariant: no byte after the header is read.
 
 use std::io;
 use std::net::IpAddr;
@@ -8,23 +8,24 @@ use std::net::IpAddr;
 use ppp::{HeaderResult, v1, v2};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
-/// The longest line of version 1 (PROXY protocol specification §2.1), with its end.
+/// The longest line of version 1 (PROXY protocol specification §2.1), CRLF included.
 const LONGEST_LINE: usize = 107;
-/// The part of version 2 that tells how long the rest is (§2.2).
+/// The fixed part of version 2, with the length of the rest (§2.2).
 const PREFIX: usize = 16;
-/// The longest rest of version 2 that is read: addresses take 36 bytes or, of Unix sockets, 216; TLS details may follow.
+/// The longest rest of version 2 that is accepted: addresses take 36 bytes or, for Unix sockets, 216; TLS details may
+/// follow.
 const LONGEST_REST: usize = 4096;
 
-/// Why a connection does not begin as it must.
+/// Why the start of a connection is rejected.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ProxyProtocolError {
     /// The connection ended or broke.
     #[error("no PROXY protocol header came")]
     Io(#[from] io::Error),
-    /// Something else came.
+    /// The header is malformed.
     #[error("it begins with no PROXY protocol header")]
     Malformed,
-    /// The peer is no trusted proxy.
+    /// The peer is not a trusted proxy.
     #[error("it comes from no trusted proxy")]
     Untrusted,
     /// The header took too long.
@@ -32,19 +33,18 @@ pub(super) enum ProxyProtocolError {
     TimedOut,
 }
 
-/// The client's address, for whom a connection that came from `peer` is; `peer` itself where the header names nobody: the
-/// balancer's own health checks.
+/// The client's address; `peer` itself if the header names none, as in the load balancer's own health checks.
 ///
 /// # Errors
-/// The connection's, and whatever is no header.
+/// The connection's error, or a malformed header.
 pub(super) async fn client(stream: &mut (impl AsyncRead + Unpin), peer: IpAddr) -> Result<IpAddr, ProxyProtocolError> {
     let header = read(stream).await?;
     if header.starts_with(b"PROXY UNKNOWN ") {
-        // Whatever follows is to be ignored (§2.1); the library takes addresses only.
+        // The rest must be ignored (§2.1), but the library accepts addresses only.
         return Ok(peer);
     }
     if header.starts_with(b"P") && header[..header.len() - 2].contains(&b'\r') {
-        // For the library it separates words, as a space does.
+        // The library treats it as a separator, like a space.
         return Err(ProxyProtocolError::Malformed);
     }
     let named = match HeaderResult::parse(&header) {
@@ -67,7 +67,7 @@ async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Result<Vec<u8>, ProxyPro
     let mut header = vec![stream.read_u8().await?];
     match header[0] {
         b'P' => {
-            // The line's end is the only sign of it, and what follows is not ours.
+            // Byte by byte: the line has no length field, and what follows must stay unread.
             while !header.ends_with(b"\r\n") {
                 if header.len() == LONGEST_LINE {
                     return Err(ProxyProtocolError::Malformed);
@@ -96,7 +96,7 @@ mod tests {
 
     const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 
-    /// What is read of the bytes, and what is left.
+    /// The result, and the unread bytes.
     async fn parsed(bytes: &[u8]) -> (Result<String, String>, Vec<u8>) {
         let mut stream = bytes;
         let result = client(&mut stream, "10.0.0.1".parse().expect("an address")).await;
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn both_versions_name_the_client_and_nothing_behind_the_header_is_read() {
+    async fn both_versions_give_the_client_address_and_leave_later_bytes_unread() {
         let v2 = |command: u8, family: u8, rest: &[u8]| {
             [SIGNATURE, &[0x20 | command, family, 0, rest.len() as u8], rest, b"GET /"].concat()
         };
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn anything_else_is_refused() {
+    async fn malformed_headers_are_rejected() {
         let long = [&b"PROXY TCP4 "[..], &[b'1'; 200]].concat();
         let giant = [SIGNATURE, &[0x21, 0x11, 0xff, 0xff]].concat();
         let short = [SIGNATURE, &[0x21, 0x11, 0, 2, 1, 2]].concat();

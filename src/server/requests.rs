@@ -1,4 +1,4 @@
-//! A client's connection as hyper reads and writes it in HTTP/1: what hyper does not tell of a client is seen here.
+//! The stream between hyper's HTTP/1 and a client, which observes what hyper does not report.
 
 use std::io;
 use std::pin::Pin;
@@ -13,14 +13,14 @@ use super::heads::Heads;
 use super::stall::Patient;
 use crate::relay::Side;
 
-/// The heads of a connection's requests, shared by the one who reads them and the one who serves them.
+/// The head scanner of a connection, shared by its reader and its service.
 #[derive(Default)]
 pub(super) struct Requests(Mutex<Heads>);
 
 /// The connection.
 pub(super) struct RequestStream<'a> {
     client: Patient,
-    /// Read, but not seen by hyper yet.
+    /// Read, but not passed to hyper yet.
     early: Bytes,
     requests: &'a Requests,
     departure: Departure,
@@ -39,7 +39,7 @@ impl Requests {
 }
 
 impl<'a> RequestStream<'a> {
-    /// `early` is what was read from the client so far.
+    /// `early` holds the bytes read from the client so far.
     pub(super) fn new(client: Patient, early: Bytes, requests: &'a Requests, departure: Departure) -> Self {
         Self { client, early, requests, departure }
     }
@@ -49,12 +49,12 @@ impl<'a> RequestStream<'a> {
         self.client
     }
 
-    /// The connection after its last request, behind which `read` was read.
+    /// The connection after its last request; hyper has read `read` beyond that.
     pub(super) fn into_side(self, read: &[u8]) -> Side {
         Side { stream: self.client.into_stream(), early: [read, &self.early].concat() }
     }
 
-    /// hyper has sent bytes.
+    /// hyper has written bytes.
     fn on_written(&mut self, result: &Poll<io::Result<usize>>) {
         if matches!(result, Poll::Ready(Ok(1..))) {
             self.departure.on_written();
@@ -71,7 +71,7 @@ impl AsyncRead for RequestStream<'_> {
             buffer.put_slice(&front[..taken]);
             this.early.advance(taken);
             if this.early.is_empty() {
-                // Else it would keep its memory as long as the connection.
+                // Releases its memory before the connection ends.
                 this.early = Bytes::new();
             }
             return Poll::Ready(Ok(()));
@@ -112,8 +112,8 @@ impl AsyncWrite for RequestStream<'_> {
         self.client.is_write_vectored()
     }
 
-    /// hyper reads nothing while an answer is waited for, so that a client may end its side meanwhile. It flushes each time
-    /// that it is polled: here it is told of a client that is gone.
+    /// hyper does not read while a response is pending, so a client may half-close meanwhile. It flushes at every poll:
+    /// here it gets an error if the client is gone.
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         ready!(Pin::new(&mut this.client).poll_flush(cx))?;

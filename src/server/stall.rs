@@ -1,6 +1,6 @@
-//! Gives up clients that take nothing of what waits for them.
+//! Disconnects clients that read nothing of pending data.
 //!
-//! Invariant: a client whose kernel acknowledges any byte within the limit is not given up, however slow it is.
+//! Invariant: a client whose kernel acknowledges any byte within the limit is not disconnected, however slow it is.
 
 use std::io;
 use std::pin::Pin;
@@ -16,17 +16,17 @@ use tokio_util::sync::CancellationToken;
 use crate::metrics::{Metrics, Rejected};
 use crate::relay::stream::Stream;
 
-/// The limit while the drain closes, if the configured one is longer: well below the default `drain.timeout` of 10 s, so
-/// that a drain does not run into its timeout for a client that takes nothing.
+/// Upper bound of the limit while the drain closes: well below the default `drain.timeout` of 10 s, so that a stalled
+/// client does not make the drain time out.
 const DRAIN_LIMIT: Duration = Duration::from_secs(3);
-/// How many times within the shorter of both limits a blocked client is looked at.
+/// Number of checks of a blocked client within the shorter of both limits.
 const LOOKS: u32 = 4;
 
 /// The limit of one connection.
 pub(super) struct Stall {
     limit: Duration,
     closing: CancellationToken,
-    /// The kernel takes no more bytes for the client.
+    /// The kernel accepts no more bytes for the client.
     blocked: AtomicBool,
     metrics: Arc<Metrics>,
 }
@@ -34,10 +34,10 @@ pub(super) struct Stall {
 /// Measures how long a client has made no progress. It costs nothing before the first wait.
 #[derive(Default)]
 pub(super) struct Watch {
-    /// Kept from one wait to the next. One that fires in between does no harm.
+    /// Reused for later waits. Firing in between is harmless.
     timer: Option<Pin<Box<Sleep>>>,
-    /// How long the client has made no progress, as far as looks have shown: a process that was frozen gives up nobody
-    /// when it goes on. `None` if nothing waits for the client.
+    /// Time without progress, summed over checks: after a freeze of this process no client is disconnected at once.
+    /// `None` if nothing waits for the client.
     quiet: Option<Duration>,
     progress: Option<u64>,
 }
@@ -59,17 +59,17 @@ impl Stall {
         if self.closing.is_cancelled() { self.limit.min(DRAIN_LIMIT) } else { self.limit }
     }
 
-    /// From one look to the next. The limit may become shorter in between.
+    /// Interval of checks. The limit may become shorter in between.
     fn interval(&self) -> Duration {
         self.limit.min(DRAIN_LIMIT) / LOOKS
     }
 
-    /// Whether bytes wait for the kernel to take them.
+    /// Whether bytes wait for the kernel to accept them.
     pub(super) fn is_blocked(&self) -> bool {
         self.blocked.load(Ordering::Relaxed)
     }
 
-    /// Counts a client that is given up.
+    /// Counts and logs a stalled client.
     pub(super) fn give_up(&self) {
         self.metrics.http_rejected(Rejected::Stalled);
         tracing::debug!(limit = ?self.limit(), "a client took nothing of its answer for too long");
@@ -82,8 +82,8 @@ impl Watch {
         self.quiet = None;
     }
 
-    /// Ready when something has waited for the client for longer than the limit while `progress`, which is asked now and
-    /// then, stayed the same. `None` counts as progress.
+    /// Ready when data has waited for the client for the limit while `progress`, which is polled, stayed the same.
+    /// `None` counts as progress.
     pub(super) fn poll(&mut self, stall: &Stall, progress: impl Fn() -> Option<u64>, cx: &mut Context<'_>) -> Poll<()> {
         let interval = stall.interval();
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(interval)));
@@ -120,14 +120,14 @@ impl Patient {
         self.stream
     }
 
-    /// Sends the end of the stream behind all that was written. A close that finds unread bytes of the client's sends a
-    /// reset, which would overtake an answer.
+    /// Sends EOF after all written data. A close with unread bytes of the client sends a reset, which could overtake a
+    /// response.
     pub(super) async fn close(mut self) {
         let _gone_already = self.shutdown().await;
     }
 
-    /// The result of a write or a flush, or an error in place of a wait that takes too long. Nothing is flushed while a
-    /// write waits, so that either of them shows progress.
+    /// The result of a write or a flush, or an error if the wait exceeds the limit. Nothing is flushed while a write
+    /// waits, so each completed call shows progress.
     fn judge<T>(&mut self, result: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
         let Self { stream, stall, watch } = self;
         if result.is_ready() {
@@ -140,7 +140,7 @@ impl Patient {
         stall.blocked.store(true, Ordering::Relaxed);
         ready!(watch.poll(stall, || stream.acknowledged(), cx));
         stall.give_up();
-        // What the kernel holds for the client would stay in memory for minutes.
+        // Otherwise the kernel's send buffer would stay in memory for minutes.
         stream.reset_on_drop();
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
@@ -200,7 +200,7 @@ mod tests {
         (Stall::new(LIMIT, closing.clone(), Metrics::new()), closing)
     }
 
-    /// How long a client is waited for whose progress is this function of the time since the first wait.
+    /// How long a client is waited for; `progress` is a function of the time since the first wait.
     async fn waited(stall: &Stall, progress: impl Fn(Duration) -> Option<u64>) -> Duration {
         let (mut watch, begun) = (Watch::default(), Instant::now());
         let given_up = poll_fn(|cx| watch.poll(stall, || progress(begun.elapsed()), cx));
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_that_makes_no_progress_is_given_up_after_the_limit_and_not_before() {
+    async fn a_client_without_progress_is_disconnected_after_the_limit_and_not_before() {
         let (stall, _closing) = stall();
         for stops in [0, 1, 50, 500] {
             let waited = waited(&stall, |after| Some(after.as_secs().min(stops))).await;
@@ -218,11 +218,11 @@ mod tests {
         }
         let any = waited(&stall, |after| Some(after.as_secs() / 119)).await;
         assert_eq!(any.as_secs(), 1200, "the slowest progress is enough");
-        assert_eq!(waited(&stall, |_after| None).await.as_secs(), 1200, "a kernel that does not tell blames nobody");
+        assert_eq!(waited(&stall, |_after| None).await.as_secs(), 1200, "unknown progress disconnects no client");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_drain_makes_the_limit_shorter_also_for_those_who_wait_already() {
+    async fn a_drain_shortens_the_limit_also_for_clients_that_are_stalled_already() {
         let (stall, closing) = stall();
         let closes = Duration::from_secs(20);
         let (waited, ()) = tokio::join!(waited(&stall, |_after| Some(1)), async {
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_was_taken_ends_the_wait() {
+    async fn a_pause_restarts_the_time_without_progress() {
         let (stall, _closing) = stall();
         let (mut watch, waits) = (Watch::default(), Cell::new(0));
         let given_up = poll_fn(|cx| {

@@ -1,7 +1,7 @@
-//! The status page for people, and the numbers that it asks for every two seconds.
+//! The status page, and the numbers that it fetches every two seconds.
 //!
-//! Law: what a page gets is bounded, however many sessions there are: the server sorts, filters and cuts. The page names no
-//! address outside of it.
+//! Invariant: a response is bounded, however many sessions there are: the server sorts, filters and truncates. The page
+//! contains no external address.
 
 mod query;
 
@@ -21,22 +21,22 @@ use crate::session::ended::EndedView;
 use crate::session::recent::RecentAnswer;
 use crate::session::totals::Totals;
 
-/// Tells what is in force; asked at every look.
+/// Returns the active configuration; called for every request.
 pub type Configured = Arc<dyn Fn() -> InForce + Send + Sync>;
 
-/// What of the configuration in force the page shows.
+/// The part of the active configuration that the page shows.
 #[derive(Clone, Debug, Default)]
 pub struct InForce {
-    /// Each upstream's name, with what is known of its own acks.
+    /// Each upstream's name, and what is known about its own acks.
     pub upstreams: Vec<(Arc<str>, Capability)>,
-    /// What became of the last reload; `None` before the first.
+    /// Result of the last reload; `None` before the first.
     pub reload: Option<LastReload>,
 }
 
 /// A reload of the configuration.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct LastReload {
-    /// Whether what was read is in force; else the log says why not.
+    /// Whether it was applied; if not, the log has the reason.
     pub accepted: bool,
     /// How long ago it was.
     pub seconds_ago: f64,
@@ -44,7 +44,7 @@ pub struct LastReload {
 
 const HTML: &str = "text/html; charset=utf-8";
 
-/// The page in one piece. The word `NONCE` stands where each answer has another one.
+/// The page in one piece. Each response replaces `NONCE` with a new value.
 const PAGE: &str = concat!(
     "<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n<title>heartbeat-sidecar</title>\n\
      <style nonce=\"NONCE\">\n",
@@ -58,26 +58,26 @@ const PAGE: &str = concat!(
     "</script>\n</html>\n",
 );
 
-/// What is going on now.
+/// The current numbers.
 #[derive(Serialize)]
 struct Status<'a> {
     version: &'static str,
     /// `ready` or `draining`.
     state: &'static str,
     reload: Option<LastReload>,
-    /// Milliseconds since the sidecar began: what `since` and the times of answers and ends count from.
+    /// Milliseconds since the sidecar started: the time base of `since`, answers and ends.
     now: u64,
     upstreams: Vec<UpstreamView>,
     totals: Totals,
-    /// Sessions that live.
+    /// Live sessions.
     live: usize,
-    /// Of these, how many have had an ack withheld and none since.
+    /// Of these, how many have had no ack since one was withheld.
     withheld_now: usize,
-    /// Of these, how many the filter lets through.
+    /// Live sessions that match the filter.
     matching: usize,
-    /// The first of them.
+    /// The first of these.
     sessions: Vec<&'a SessionView>,
-    /// Answers to heartbeats since the time that was asked for.
+    /// Answers to heartbeats since the requested time.
     answers: Vec<RecentAnswer>,
     /// There were more: the oldest are missing.
     answers_cut: bool,
@@ -90,7 +90,7 @@ struct UpstreamView {
     name: String,
     /// Whether it acks heartbeats itself; `None` until that is known.
     acks_natively: Option<bool>,
-    /// Sessions that live.
+    /// Live sessions.
     sessions: usize,
 }
 
@@ -110,13 +110,13 @@ pub(super) fn page() -> Response<Bytes> {
     page
 }
 
-/// The numbers, for the page's script or another's, as JSON.
+/// The numbers as JSON, for the page's script or other clients.
 ///
 /// # Errors
 /// What is wrong with the query.
 pub(super) fn numbers(state: &AdminState, query: &str) -> Result<Vec<u8>, String> {
     let query = Query::parse(query)?;
-    // Answers from now on are told the next time.
+    // Later answers belong to the next request.
     let now = state.sessions.uptime();
     let sessions = state.sessions.snapshot();
     Ok(serde_json::to_vec(&Status::new(state, &query, now, &sessions)).expect("numbers and strings only"))
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn everything_is_told_in_one_answer() {
+    async fn one_response_contains_all_numbers() {
         let state = state();
         let (session, gone) = (open(&state, "app"), open(&state, "other"));
         tokio::time::advance(Duration::from_secs(3)).await;
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn rows_are_sorted_cut_and_filtered_here() {
+    async fn the_server_sorts_filters_and_limits_the_rows() {
         let state = state();
         let sessions: Vec<_> = (0..10).map(|number| open(&state, if number < 5 { "app" } else { "other" })).collect();
         for (session, millis) in sessions[..4].iter().zip([20, 5, 30, 10]) {
@@ -249,7 +249,7 @@ mod tests {
         assert_eq!(
             top("sort=last_ack_latency_seconds&limit=6"),
             [2, 4, 1, 3, 10, 5],
-            "none comes last in either order"
+            "sessions without a value come last in either order"
         );
         assert_eq!(top("sort=bytes_to_browser&order=desc&limit=1"), [8]);
         assert_eq!(top("sort=version&limit=1"), [9]);
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn every_column_is_one_of_the_numbers_of_a_session() {
+    async fn every_sort_column_is_a_field_of_a_session() {
         let (state, query) = (state(), Query::default());
         let session = open(&state, "app");
         let shown = serde_json::to_value(session.view()).unwrap();
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_wrong_question_says_what_is_wrong() {
+    async fn an_invalid_query_gets_the_reason() {
         for (query, said) in [
             ("sort=cookie", "sort is one of id, upstream, "),
             ("order=up", "order is asc or desc"),
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_answer_is_bounded_however_many_sessions_there_are() {
+    async fn a_response_is_bounded_however_many_sessions_there_are() {
         let state = state();
         let sessions: Vec<_> = (0..5000).map(|_session| open(&state, "app")).collect();
         for session in &sessions {
@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn the_page_leads_nowhere_else_and_runs_only_its_own_script() {
+    fn the_page_has_no_external_address_and_runs_only_its_own_script() {
         let (one, other) = (page(), page());
         let policy = |page: &Response<_>| page.headers()[CONTENT_SECURITY_POLICY].to_str().unwrap().to_owned();
         assert_ne!(policy(&one), policy(&other), "a nonce is used once");
@@ -313,7 +313,7 @@ mod tests {
         }
         assert!(!policy(&one).contains("unsafe") && !policy(&one).contains('*'));
         for outside in ["http:", "https:", "src=", "@import", "url(", "//", "innerHTML", "eval("] {
-            // A comment of CSS or JavaScript is no address.
+            // A comment of CSS or JavaScript is not an address.
             let found = PAGE.lines().find(|line| !line.trim_start().starts_with("//") && line.contains(outside));
             assert_eq!(found, None, "{outside}");
         }

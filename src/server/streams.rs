@@ -1,4 +1,4 @@
-//! Gives up streams of HTTP/2 whose client leaves no window for them. The connection and its other streams go on.
+//! Resets HTTP/2 streams whose client opens no window, and keeps the connection's other streams.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -10,15 +10,15 @@ use hyper::rt::Executor;
 use super::stall::{Stall, Watch};
 
 tokio::task_local! {
-    /// Of the stream that is being polled.
+    /// The state of the stream that is being polled.
     static TURN: Arc<Turn>;
 }
 
-/// Whether a stream waits for its client, which gives it a window, or for the app, which sends the answer.
+/// Whether a stream waits for its client's window, or for the app's response.
 #[derive(Default)]
 pub(super) struct Turn {
     is_clients: AtomicBool,
-    /// Parts of the answer that were handed on.
+    /// Response parts passed to hyper.
     parts: AtomicU64,
 }
 
@@ -29,18 +29,18 @@ pub(super) struct Streams {
 }
 
 impl Turn {
-    /// That of the stream whose task this is.
+    /// The state of the current task's stream.
     pub(super) fn current() -> Arc<Self> {
         TURN.try_with(Arc::clone).unwrap_or_default()
     }
 
-    /// A part of the answer is handed on, which waits until there is a window for it.
+    /// A part of the response was passed on, and waits for a window.
     pub(super) fn on_part(&self) {
         self.parts.fetch_add(1, Ordering::Relaxed);
         self.is_clients.store(true, Ordering::Relaxed);
     }
 
-    /// Nothing of the answer is there.
+    /// The app has sent no further part.
     pub(super) fn on_pause(&self) {
         self.is_clients.store(false, Ordering::Relaxed);
     }
@@ -50,7 +50,7 @@ impl Turn {
             watch.pause();
             return Poll::Pending;
         }
-        // While the kernel takes nothing it is the whole connection that is measured.
+        // While the kernel accepts nothing, the whole connection is measured instead.
         watch.poll(stall, || (!stall.is_blocked()).then(|| self.parts.load(Ordering::Relaxed)), cx)
     }
 }
@@ -69,7 +69,7 @@ impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Streams {
             tokio::select! {
                 biased;
                 () = stream => {}
-                // The stream is dropped, and h2 resets it.
+                // Drops the stream, so that h2 resets it.
                 () = poll_fn(|cx| turn.poll_stalled(&mut watch, &stall, cx)) => stall.give_up(),
             }
         }));

@@ -1,4 +1,4 @@
-//! TLS for browsers: the handshake, and files that are read anew when they change.
+//! TLS for browsers: the handshake, and the reload of changed files.
 
 use std::io;
 use std::net::IpAddr;
@@ -16,17 +16,17 @@ use crate::relay::stream::Stream;
 use crate::relay::tls::{HandshakeError, Tls};
 use crate::tls::{ListenerFiles, Live, TlsFiles, Watcher};
 
-/// How often files are looked at. They are read, not watched: a watch misses the swap of a link on some file systems.
+/// Interval of file checks. Files are polled, not watched: a watch misses a replaced link on some file systems.
 const LOOK: Duration = Duration::from_secs(1);
-/// How long a client that speaks no TLS may take to be told so.
+/// Timeout for sending [`PLAIN_HTTP`].
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// For who speaks HTTP where TLS is spoken.
+/// Response to plain HTTP on the TLS port.
 const PLAIN_HTTP: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\n\
                             Content-Length: 49\r\nConnection: close\r\n\r\n\
                             400 Bad Request: this port speaks HTTPS, not HTTP";
 
-/// Shakes hands with browsers.
+/// Performs TLS handshakes with browsers.
 pub(super) struct TlsAcceptor {
     live: Arc<Live<ListenerFiles>>,
     metrics: Arc<Metrics>,
@@ -37,7 +37,8 @@ impl TlsAcceptor {
         Self { live, metrics }
     }
 
-    /// The connection under TLS; `None` if it does not come to that within `patience`, which is counted.
+    /// The connection under TLS; `None` if the handshake fails or exceeds `patience`. Failures are counted, except a
+    /// client that just closes.
     pub(super) async fn open(
         &self,
         socket: TcpStream,
@@ -53,9 +54,9 @@ impl TlsAcceptor {
         };
         tracing::debug!(%client, %error, "connection refused");
         match error {
-            // Load balancers look so whether a port is open.
+            // Load balancers check like this whether a port is open.
             HandshakeError::Closed => return None,
-            // Who does not take it has had his time.
+            // A client that does not read it in time is disconnected.
             HandshakeError::PlainHttp(socket) => _ = tokio::time::timeout(PATIENCE, explain(socket)).await,
             HandshakeError::Io(_) | HandshakeError::Tls(_) => {}
         }
@@ -69,8 +70,8 @@ async fn explain(mut socket: TcpStream) -> io::Result<()> {
     socket.shutdown().await
 }
 
-/// Reads the files again and again, and uses what has become of them; the last that worked stays where they are broken.
-/// `expires` is told when a new certificate does, in seconds of Unix time.
+/// Polls the files, and reloads them when they change. Broken files leave the last working configuration in place.
+/// `expires` receives the expiry of a new certificate, in seconds of Unix time.
 pub async fn watch<M>(mut watcher: Watcher<M>, metrics: Arc<Metrics>, expires: impl Fn(u64))
 where
     M: TlsFiles + Send + Sync + 'static,
@@ -107,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_answer_is_as_long_as_it_says() {
+    fn content_length_of_the_plain_http_response_is_correct() {
         let answer = std::str::from_utf8(PLAIN_HTTP).expect("text");
         let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
         assert!(head.contains(&format!("\r\nContent-Length: {}\r\n", body.len())), "{head}: {}", body.len());

@@ -1,6 +1,6 @@
-//! How the last sessions ended: who ended each, and why.
+//! How the last sessions ended: which side ended each, and why.
 //!
-//! Law: as [`super`] says, nothing that identifies a user.
+//! Invariant: as in [`super`], nothing that identifies a user.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
@@ -9,15 +9,15 @@ use serde::{Serialize, Serializer};
 
 use crate::metrics::{CloseCode, Initiator, LabelValue, Loss};
 
-/// How many are kept.
+/// Number of ended sessions kept.
 pub const KEPT: usize = 50;
 
-/// What may be told about a session that has ended.
+/// Published data of an ended session.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct EndedView {
-    /// When, counted from when the sidecar began.
+    /// When, counted from the sidecar's start.
     pub at_seconds: f64,
-    /// What `/sessions` called it.
+    /// Its id in `/sessions`.
     pub id: u64,
     /// The configured name of the upstream.
     pub upstream: String,
@@ -25,10 +25,10 @@ pub struct EndedView {
     pub version: Option<String>,
     /// How long it lasted.
     pub age_seconds: f64,
-    /// Who ended it.
+    /// Which side ended it.
     #[serde(serialize_with = "name")]
     pub initiator: Initiator,
-    /// With which code.
+    /// The close code.
     #[serde(serialize_with = "name")]
     pub code: CloseCode,
     /// Why the sidecar gave a peer up, if it did.
@@ -36,7 +36,7 @@ pub struct EndedView {
     pub gave_up: Option<Loss>,
 }
 
-/// The last ends.
+/// The last ended sessions.
 #[derive(Debug, Default)]
 pub(super) struct Ended(Mutex<VecDeque<EndedView>>);
 
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_ends_are_kept_and_no_more() {
+    fn only_the_last_ended_sessions_are_kept() {
         let sessions = Sessions::new();
         for _ in 0..3 * KEPT {
             end(&sessions, 1000);
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_end_is_told_by_the_names_of_metrics() {
+    async fn an_ended_session_is_serialized_with_the_label_names_of_metrics() {
         let sessions = Sessions::new();
         tokio::time::advance(std::time::Duration::from_secs(2)).await;
         let session = sessions.open(SessionInfo { upstream: "app".into(), tapped: true, stop: Stop::default() });

@@ -1,6 +1,6 @@
-//! The latest answers to heartbeats, whichever session's: when each was given, whose it was, how long it took.
+//! The latest answers to heartbeats of all sessions: the time, origin and latency of each.
 //!
-//! Law: one word each and no lock, since every ack comes by here.
+//! Invariant: one word each and no lock, because every ack is recorded here.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
@@ -9,46 +9,46 @@ use serde::Serialize;
 
 use crate::heartbeat::AckOrigin;
 
-/// How many are kept: at a thousand a second, those of two seconds. 16 KiB.
+/// Number of answers kept: two seconds at a thousand a second. 16 KiB.
 pub const KEPT: usize = 2048;
 
-/// Bits of a word, from the lowest: whose it was, the latency in microseconds, the milliseconds since the beginning.
+/// Bits of a word, from the lowest: origin, latency in microseconds, milliseconds since the start.
 const WHOSE_BITS: u32 = 2;
 const LATENCY_BITS: u32 = 26;
 
 /// A heartbeat's answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// An ack, so long after its heartbeat.
+    /// An ack, and its delay after the heartbeat.
     Ack(AckOrigin, Duration),
-    /// None, or none in time.
+    /// No ack, or none in time.
     Withheld,
 }
 
-/// One answer, as `/status.json` tells it: `[at, whose, latency]`.
+/// One answer, as in `/status.json`: `[at, whose, latency]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct RecentAnswer(
-    /// Milliseconds since the sidecar began.
+    /// Milliseconds since the sidecar started.
     pub u64,
-    /// By whom.
+    /// Its origin.
     pub Whose,
-    /// Microseconds, at most 67 s; 0 where the ack was withheld.
+    /// Latency in microseconds, at most 67 s; 0 if the ack was withheld.
     pub u64,
 );
 
-/// By whom a heartbeat was answered.
+/// Origin of a heartbeat's answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Whose {
-    /// By the sidecar.
+    /// The sidecar.
     Sidecar = 1,
-    /// By the app server.
+    /// The app server.
     Upstream = 2,
-    /// By nobody, or by nobody in time.
+    /// No ack, or none in time.
     Withheld = 3,
 }
 
-/// The ring. Who reads it while it is written may miss one, or see an old one.
+/// The ring buffer. A read during a write may miss an answer, or return an old one.
 #[derive(Debug)]
 pub(super) struct Recent {
     next: AtomicUsize,
@@ -63,14 +63,14 @@ impl Default for Recent {
 }
 
 impl Recent {
-    /// It was given so long after the beginning.
+    /// Records an answer given `at` after the start.
     pub(super) fn record(&self, at: Duration, answer: Answer) {
         let place = self.next.fetch_add(1, Relaxed) % KEPT;
         self.words[place].store(RecentAnswer::new(at, answer).pack(), Relaxed);
     }
 
-    /// Those given between these two times after the beginning, the first included, oldest first; and whether there were
-    /// more, which are forgotten.
+    /// Answers from `since` to before `until` after the start, oldest first; and whether there were more that are
+    /// overwritten.
     pub(super) fn between(&self, since: Duration, until: Duration) -> (Vec<RecentAnswer>, bool) {
         let times = since.as_millis()..until.as_millis();
         let words = self.words.iter().map(|word| word.load(Relaxed));
@@ -95,7 +95,7 @@ impl RecentAnswer {
 
     fn pack(self) -> u64 {
         let Self(at, whose, latency) = self;
-        // The rest of the word is enough for two years.
+        // The rest of the word lasts two years.
         (at << (WHOSE_BITS + LATENCY_BITS)) | (latency << WHOSE_BITS) | whose as u64
     }
 
@@ -118,7 +118,7 @@ mod tests {
     const YEAR: Duration = Duration::from_secs(365 * 86_400);
 
     #[test]
-    fn answers_come_back_as_they_were_given() {
+    fn answers_are_returned_as_recorded() {
         let recent = Recent::default();
         recent.record(Duration::from_millis(7), Answer::Ack(AckOrigin::Sidecar, Duration::from_micros(650)));
         recent.record(YEAR, Answer::Ack(AckOrigin::Upstream, Duration::ZERO));
@@ -128,30 +128,30 @@ mod tests {
         let millis = Duration::from_millis;
         assert_eq!(recent.between(millis(0), YEAR * 2).0, all.map(|(at, by, latency)| RecentAnswer(at, by, latency)));
         assert_eq!(recent.between(millis(9), YEAR), (vec![RecentAnswer(9, Whose::Withheld, 0)], false));
-        assert_eq!(recent.between(millis(10), YEAR).0, [], "who asks from there on gets each once");
+        assert_eq!(recent.between(millis(10), YEAR).0, [], "adjacent ranges return each answer once");
     }
 
     #[test]
-    fn a_latency_beyond_the_longest_is_the_longest() {
+    fn a_latency_above_the_maximum_is_capped() {
         let recent = Recent::default();
         recent.record(Duration::from_millis(1), Answer::Ack(AckOrigin::Upstream, YEAR));
         assert_eq!(recent.between(Duration::ZERO, YEAR).0, [RecentAnswer(1, Whose::Upstream, 67_108_863)]);
     }
 
     #[test]
-    fn the_latest_are_kept_and_no_more() {
+    fn only_the_latest_answers_are_kept() {
         let recent = Recent::default();
         for at in 1..=3 * KEPT as u64 + 5 {
             recent.record(Duration::from_millis(at), Answer::Withheld);
         }
         let (answers, cut) = recent.between(Duration::ZERO, YEAR);
         let kept: Vec<_> = answers.iter().map(|answer| answer.0).collect();
-        assert!(cut && !recent.between(Duration::from_millis(kept[1]), YEAR).1, "all of a later time are there");
+        assert!(cut && !recent.between(Duration::from_millis(kept[1]), YEAR).1, "a later range is complete");
         assert_eq!(kept, (2 * KEPT as u64 + 6..=3 * KEPT as u64 + 5).collect::<Vec<_>>());
     }
 
     #[test]
-    fn it_is_told_in_three_words() {
+    fn an_answer_is_serialized_as_an_array_of_three() {
         let told = serde_json::to_string(&RecentAnswer(7, Whose::Sidecar, 650)).unwrap();
         assert_eq!(told, "[7,\"sidecar\",650]");
     }

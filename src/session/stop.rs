@@ -1,4 +1,4 @@
-//! The switch that ends one session: a flag and a waker, since every idle session has one.
+//! The switch that ends one session: only a flag and a waker, because every idle session has one.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -6,7 +6,7 @@ use std::task::Context;
 
 use futures_util::task::AtomicWaker;
 
-/// The switch; clones share it. Once turned it stays so.
+/// The switch; clones share it. Once turned it stays turned.
 #[derive(Clone, Debug, Default)]
 pub struct Stop(Arc<Switch>);
 
@@ -23,7 +23,7 @@ impl Stop {
         self.wake();
     }
 
-    /// Wakes the task that polls.
+    /// Wakes the polling task.
     pub(super) fn wake(&self) {
         self.0.session.wake();
     }
@@ -33,13 +33,13 @@ impl Stop {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    /// Whether the session is to end; whoever asks last is woken when that changes.
+    /// Whether the session must end; the last task to poll is woken when that changes.
     pub fn poll_turned(&self, cx: &Context<'_>) -> bool {
         self.0.session.register(cx.waker());
         self.is_turned()
     }
 
-    /// Whether the session is to end.
+    /// Whether the session must end.
     pub fn is_turned(&self) -> bool {
         self.0.turned.load(SeqCst)
     }
@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn who_waits_for_a_stop_is_woken_by_any_clone() {
+    async fn any_clone_wakes_the_task_that_waits_for_a_stop() {
         let stop = Stop::default();
         let waiting = stop.clone();
         let session = tokio::spawn(poll_fn(move |cx| match waiting.poll_turned(cx) {

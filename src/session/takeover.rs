@@ -1,7 +1,7 @@
-//! Which connection to the app owns which Streamlit session, so that a reconnect takes the place of an older one.
+//! Which connection to the app owns which Streamlit session, so that a reconnect replaces an older one.
 //!
-//! Invariants: of the connections and handshakes of a session at most one is not told to end, the newest; a handshake that
-//! names a session starts after all older ones are closed; an id is kept only while it has an owner, and is never shown.
+//! Invariants: of the connections and handshakes of a session at most one is not stopped, the newest. A handshake that
+//! names a session starts after all older ones are closed. An id is kept only while it has an owner, and never shown.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -23,15 +23,15 @@ pub struct Owners(Arc<Mutex<HashMap<SessionId, Claim>>>);
 /// The claim to one session.
 #[derive(Default)]
 struct Claim {
-    /// Ends the newest owner; `None` if that is gone.
+    /// Stops the newest owner; `None` if that is gone.
     newest: Option<Stop>,
-    /// Owners whose handshake or session is not over, those that were told to end included.
+    /// Owners whose handshake or session is not over, stopped ones included.
     open: usize,
-    /// When these were told to end for a newer one that waits.
+    /// When these were stopped for a newer one that waits.
     ending_since: Option<Instant>,
 }
 
-/// A connection to the app, and the session it owns. To be dropped once the connection is closed.
+/// A connection to the app, and the session it owns. Must be dropped after the connection is closed.
 pub struct Owner {
     /// `None` if `session.takeover` is off.
     owners: Option<Owners>,
@@ -74,8 +74,8 @@ impl Owner {
         self.stop.clone()
     }
 
-    /// Claims the session that a handshake names: tells its owner to end and waits until that is over. The owner ends
-    /// within `timeout`, or is cut then; the result is how it went, `None` if there was none.
+    /// Claims the session that a handshake names: stops its owner and waits until that is over. The owner ends within
+    /// `timeout`, or is aborted then; the result is which, `None` if there was none.
     ///
     /// # Errors
     /// A newer claim came while this one waited.
@@ -109,8 +109,7 @@ impl Owner {
         poll_fn(|cx| if self.stop.poll_turned(cx) { Poll::Ready(()) } else { Poll::Pending }).await;
     }
 
-    /// The app has named the session of this connection: it owns that one from now on, and no other. Another owner is
-    /// told to end.
+    /// The app has named the session of this connection: it owns only that one from now on. Another owner is stopped.
     pub fn name(&mut self, id: SessionId) {
         if self.session == Some(id) {
             return;
@@ -122,7 +121,7 @@ impl Owner {
             let mut claims = owners.lock();
             let claim = claims.entry(id).or_default();
             claim.open += 1;
-            // One that is ending ends no other.
+            // A stopped owner does not stop others.
             if self.stop.is_turned() { None } else { claim.newest.replace(self.stop.clone()) }
         };
         if let Some(older) = older {

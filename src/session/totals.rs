@@ -1,4 +1,4 @@
-//! What all sessions have done since the sidecar began, those that have ended among them.
+//! Totals of all sessions since the sidecar started, ended ones included.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -7,14 +7,14 @@ use serde::Serialize;
 use super::Acks;
 use crate::heartbeat::{AckOrigin, Withheld};
 
-/// The numbers; they may be some events apart.
+/// The totals; they may be a few events apart.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Totals {
-    /// Sessions that have begun.
+    /// Sessions that have started.
     pub opened: u64,
     /// Heartbeats read.
     pub heartbeats: u64,
-    /// Acks handed to browsers' sockets.
+    /// Acks written to browsers' sockets.
     pub acks: Acks,
     /// Heartbeats that got no ack, or got it late.
     pub withheld: WithheldCounts,
@@ -44,7 +44,7 @@ pub(super) struct Sums {
 }
 
 impl Sums {
-    /// One more session; answers how many that makes.
+    /// Counts a session; returns the new total.
     pub(super) fn open(&self) -> u64 {
         self.opened.fetch_add(1, Relaxed) + 1
     }

@@ -1,6 +1,6 @@
-//! The ids by which a session is found in the logs of everything that its handshake passed.
+//! The ids by which a session is found in the logs of every hop of its handshake.
 //!
-//! Law: they are opaque words of the platform's, checked before they are logged; nothing else of a header is kept.
+//! Invariant: ids are opaque values of the platform, checked before they are logged; nothing else of a header is kept.
 
 use std::borrow::Cow;
 
@@ -8,7 +8,7 @@ use data_encoding::HEXLOWER;
 use http::HeaderMap;
 use http::header::{HeaderName, HeaderValue};
 
-/// The field of the request's id. No standard names it; every ingress knows it.
+/// The header of the request's id. It is not standardized, but every ingress supports it.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -16,20 +16,20 @@ const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// The longest id that is kept, in bytes.
 const LONGEST: usize = 128;
 
-/// The id of a request, and of the trace that it belongs to; small, since a session has them until it ends.
+/// The ids of a request and of its trace; small, because a session keeps them until it ends.
 #[derive(Debug, PartialEq, Eq)]
 pub struct TraceIds(Form);
 
 #[derive(Debug, PartialEq, Eq)]
 enum Form {
-    /// An id of 32 small hex digits, such as we make, without a trace.
+    /// An id of 32 lower-case hex digits, as generated here, without a trace.
     Hex([u8; 16]),
-    /// Any id; behind a space, that of the trace.
+    /// Any id; after a space, the trace's id.
     Text(Box<str>),
 }
 
-/// Sees to it that a request has one id which all that it passes can log: the one that it came with, if that is one word
-/// of visible ASCII and not too long; else a new one of 128 random bits.
+/// Ensures that a request has one id that every hop can log. Its own id is kept if it is one word of visible ASCII and
+/// not too long; otherwise it is replaced by 128 random bits.
 pub fn identify(headers: &mut HeaderMap) {
     if request_id(headers).is_none() {
         let made = HeaderValue::try_from(hex(rand::random()));
@@ -51,7 +51,7 @@ fn trace_id(headers: &HeaderMap) -> Option<&str> {
     let (parent, rest) = rest.strip_prefix('-')?.split_at_checked(16)?;
     let (flags, rest) = rest.strip_prefix('-')?.split_at_checked(2)?;
     let hex = [version, trace, parent, flags].iter().all(|part| is_small_hex(part));
-    // Later versions may append parts (§3.2.4), 00 may not.
+    // Later versions may append parts (§3.2.4); version 00 must not.
     let known = rest.is_empty() || (version != "00" && rest.starts_with('-'));
     let valid = hex && known && version != "ff" && trace.bytes().any(|digit| digit != b'0');
     valid.then_some(trace)
@@ -61,7 +61,7 @@ fn is_small_hex(text: &str) -> bool {
     text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
-/// The value of a field that stands once.
+/// The value of a header that occurs once.
 fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     let mut lines = headers.get_all(name).iter();
     let value = lines.next()?.to_str().ok()?;
@@ -69,7 +69,7 @@ fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
 }
 
 impl TraceIds {
-    /// Those of a request that was [identified](identify).
+    /// The ids of a request that was [identified](identify).
     pub fn of(headers: &HeaderMap) -> Option<Self> {
         let id = request_id(headers)?;
         Some(Self(match (trace_id(headers), packed(id)) {
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sane_id_is_kept_and_any_other_replaced_by_random_hex() {
+    fn a_valid_id_is_kept_and_any_other_is_replaced_by_random_hex() {
         let longest = "x".repeat(LONGEST);
         for id in
             ["1", "{a/b}\"=", &longest, TRACE, "00000000000000000000000000000000", "0AF7651916CD43DD8448EB211C80319C"]
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn the_trace_is_read_off_a_valid_traceparent_only() {
+    fn the_trace_id_is_read_only_from_a_valid_traceparent() {
         let parent = format!("00-{TRACE}-b7ad6b7169203331-01");
         let with = |parent: &str| told(&[("x-request-id", "a"), ("traceparent", parent)]);
         assert_eq!(with(&parent), ("a".to_owned(), Some(TRACE.to_owned())));
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_of_the_usual_form_take_no_memory_of_their_own() {
+    fn hex_ids_need_no_allocation() {
         assert!(size_of::<Option<TraceIds>>() <= 24, "{}", size_of::<Option<TraceIds>>());
         let Some(TraceIds(form)) = TraceIds::of(&headers(&[("x-request-id", TRACE)])) else { panic!("a sane id") };
         assert!(matches!(form, Form::Hex(_)));

@@ -1,17 +1,17 @@
-//! What a websocket handshake with a Streamlit server says: its path, its subprotocol, and the session that it resumes.
+//! Parses a websocket handshake with a Streamlit server: its path, its subprotocol, and the session that it resumes.
 
 use std::fmt;
 
-/// The subprotocol of Streamlit's messages. Frontends from 1.14 on offer it first, and the server selects it; older ones
-/// offer none, and send no heartbeats.
+/// The subprotocol of Streamlit's messages. Frontends from 1.14 on offer it first, and the server selects it. Older
+/// ones offer none, and send no heartbeats.
 const SUBPROTOCOL: &str = "streamlit";
 
-/// Whether a request path leads to an app's message stream, under any base path (1.17: `/stream`).
+/// Whether a request path is an app's message stream, under any base path (1.17: `/stream`).
 pub fn is_stream(path: &str) -> bool {
     path.ends_with("/_stcore/stream") || path.ends_with("/stream")
 }
 
-/// A Streamlit session's id. A secret, since whoever knows it can resume the session: it is never shown.
+/// A Streamlit session's id. A secret that is never shown: it is enough to resume the session.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SessionId(u128);
 
@@ -38,12 +38,12 @@ pub fn offers_streamlit<'a>(lines: impl IntoIterator<Item = &'a str>) -> bool {
     subprotocols(lines).any(|entry| entry == SUBPROTOCOL)
 }
 
-/// Whether the answer selects Streamlit's subprotocol: it names one, once (RFC 6455 §4.2.2).
+/// Whether the response selects Streamlit's subprotocol and nothing else (RFC 6455 §4.2.2).
 pub fn selects_streamlit<'a>(lines: impl IntoIterator<Item = &'a str>) -> bool {
     subprotocols(lines).eq([SUBPROTOCOL])
 }
 
-/// The id of the session that a handshake wants to resume: the subprotocol that is a UUID.
+/// The id of the session that a handshake resumes: the subprotocol that is a UUID.
 ///
 /// The entry is the third from Streamlit 1.29 on and the second in 1.18 to 1.28.
 pub fn resumed_session<'a>(lines: impl IntoIterator<Item = &'a str>) -> Option<SessionId> {
@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn the_subprotocol_is_streamlits_if_it_is_offered_and_selected_alone() {
+    fn subprotocol_must_be_offered_and_be_the_only_one_selected() {
         for lines in [&["streamlit"][..], &["streamlit, 2|ab|cd|17", ID], &["other", "xsrf , streamlit"]] {
             assert!(offers_streamlit(lines.iter().copied()), "{lines:?}");
         }
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn the_session_is_the_entry_that_is_a_uuid_wherever_it_stands() {
+    fn resumed_session_is_the_uuid_entry_at_any_position() {
         let id = SessionId::parse(ID);
         assert!(id.is_some());
         assert_eq!(resumed_session([format!("streamlit, 2|ab|cd|17, {ID}").as_str()]), id);
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_does_not_show() {
+    fn session_id_is_hidden_in_debug_output() {
         let shown = format!("{:?}", SessionId::parse(ID));
         assert_eq!(shown, "Some(SessionId(secret))");
     }

@@ -1,7 +1,7 @@
-//! Names the type of a BackMsg or ForwardMsg from a bounded prefix of its bytes.
+//! Identifies the type of a BackMsg or ForwardMsg from a bounded prefix of its bytes.
 //!
-//! Law: nothing is allocated from a declared length, and a message that cannot be read is `Unknown`,
-//! never an error: judging it is the endpoints' business.
+//! Invariant: nothing is allocated from a declared length. A message that cannot be parsed is `Unknown`, never an
+//! error: the endpoints validate it.
 
 use prost::Message as _;
 use prost::encoding::{DecodeContext, WireType, decode_key, skip_field};
@@ -12,27 +12,27 @@ use super::proto::Initialize;
 /// Longest BackMsg that can count as a heartbeat, in bytes.
 pub const MAX_HEARTBEAT: usize = 64;
 
-/// The heartbeat as frontends write it; others that read the same count too.
+/// The heartbeat as frontends encode it; equivalent encodings count too.
 const HEARTBEAT: [u8; 3] = [0x88, 0x01, 0x01];
 
-/// Bytes at the front of a ForwardMsg that are enough to name its type and, in a `new_session`, to
-/// read version and session id (seen: 214 to 262 bytes in Streamlit 1.17 to 1.67).
+/// Length in bytes of the prefix that identifies a ForwardMsg. In a `new_session` it holds version and session id
+/// (seen: 214 to 262 bytes in Streamlit 1.17 to 1.67).
 pub const FORWARD_PREFIX: usize = 1024;
 
-/// Bytes at the front of a BackMsg that are enough to name its type.
+/// Length in bytes of the prefix that identifies a BackMsg.
 pub const BACK_PREFIX: usize = MAX_HEARTBEAT;
 
-/// Fields that are walked in search of a member: as many as fit into the longest heartbeat, so that no message of
-/// nonsense costs more.
+/// Most fields that are parsed to find a member: as many as fit into the longest heartbeat, so that no invalid message
+/// costs more.
 const MAX_FIELDS: usize = MAX_HEARTBEAT / 2;
 
-/// Fields that a glance goes past: Streamlit puts a hash and the metadata in front of a member.
+/// Most fields that [`glance`] reads: Streamlit sends a hash and the metadata before a member.
 const GLANCE_FIELDS: usize = 3;
 
 /// `NewSession.initialize`.
 const INITIALIZE: u32 = 1;
 
-/// Declares the closed set of a oneof's members: variant, field number, wire type, name on the wire.
+/// Declares the closed set of a oneof's members: variant, field number, wire type, name in the schema.
 macro_rules! oneof_members {
     ($(#[$doc:meta])* $name:ident { $($variant:ident = $tag:literal $wire:ident $text:literal,)* }) => {
         $(#[$doc])*
@@ -111,7 +111,7 @@ pub enum ScriptResult {
     Success,
     /// The script could not be compiled.
     CompileError,
-    /// The run was cut short because the user asked for the next one.
+    /// The run was stopped early because the user requested the next one.
     EarlyForRerun,
     /// A status that Streamlit 1.67 does not have.
     Other,
@@ -141,11 +141,11 @@ impl ScriptResult {
     }
 }
 
-/// What a ForwardMsg says that matters to the sidecar.
+/// The part of a ForwardMsg that matters to the sidecar.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Forward {
-    /// A script run starts; what it tells about the server, where the prefix held it. Boxed, since all other messages are small
-    /// and far more.
+    /// A script run starts; the announcement, if the prefix held it. Boxed, since all other messages are small and far
+    /// more frequent.
     NewSession(Option<Box<Announcement>>),
     /// A script run has ended.
     ScriptFinished(ScriptResult),
@@ -164,19 +164,19 @@ impl Forward {
     }
 }
 
-/// What a `new_session` tells about the server and the session.
+/// The server and session that a `new_session` names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Announcement {
-    /// The server's version as it names it itself, such as `1.53.1`.
+    /// The server's version as it reports it, such as `1.53.1`.
     pub version: String,
-    /// The session's id, if it is one.
+    /// The session's id, if it is valid.
     pub session_id: Option<SessionId>,
 }
 
-/// Names the type of a browser's message; `whole` says that `prefix` is all of it.
+/// Identifies the type of a browser's message; `whole`: `prefix` is all of it.
 ///
-/// `AppHeartbeat` is only answered for a whole message of at most [`MAX_HEARTBEAT`] bytes that reads
-/// cleanly to its end and whose last oneof member is field 17 as a varint.
+/// Returns `AppHeartbeat` only for a whole message of at most [`MAX_HEARTBEAT`] bytes that parses to its end.
+/// Its last oneof member must be field 17 as a varint.
 pub fn back(prefix: &[u8], whole: bool) -> BackType {
     if whole && prefix == HEARTBEAT {
         return BackType::AppHeartbeat;
@@ -187,9 +187,9 @@ pub fn back(prefix: &[u8], whole: bool) -> BackType {
     if kind == BackType::AppHeartbeat && !readable { BackType::Unknown } else { kind }
 }
 
-/// Names the type of a server's message and reads what matters of it; `whole` says that `prefix` is all of it.
+/// Identifies the type of a server's message and reads what matters of it; `whole`: `prefix` is all of it.
 ///
-/// `HeartbeatAck` is only answered for a whole message that reads cleanly to its end.
+/// Returns `HeartbeatAck` only for a whole message that parses to its end.
 pub fn forward(prefix: &[u8], whole: bool) -> Forward {
     let (last, clean) = last_member(prefix, ForwardType::member);
     let Some(found) = last else {
@@ -207,8 +207,8 @@ pub fn forward(prefix: &[u8], whole: bool) -> Forward {
     }
 }
 
-/// Names what [`forward`] calls [`Forward::Other`], where that takes a glance: a message longer than a heartbeat whose member
-/// stands behind a few short fields, as in nearly all that Streamlit sends. `None` says nothing.
+/// Fast path for [`Forward::Other`]: the message is longer than a heartbeat and has its member after a few short
+/// fields, as nearly all of Streamlit's do. `None`: use [`forward`].
 #[inline]
 pub fn glance(mut message: &[u8]) -> Option<ForwardType> {
     if message.len() <= MAX_HEARTBEAT {
@@ -234,9 +234,8 @@ struct Found<'a, M> {
     value: &'a [u8],
 }
 
-/// Walks the top-level fields: the last oneof member wins, as in every protobuf parser, but a message longer than a
-/// heartbeat is named by its first one, which saves the walk over the rest of it. The flag says whether the bytes
-/// could be read to their end.
+/// Parses the top-level fields. The last oneof member wins, as in every protobuf parser. A message longer than a
+/// heartbeat is identified by its first one, which saves parsing the rest. The flag: the bytes parsed to their end.
 fn last_member<M>(bytes: &[u8], member: impl Fn(u32, WireType) -> Option<M>) -> (Option<Found<'_, M>>, bool) {
     let mut rest = bytes;
     let mut last = None;
@@ -270,7 +269,7 @@ fn announcement(value: &[u8]) -> Option<Announcement> {
     })
 }
 
-/// The content of the first field `wanted`, if all of it is there.
+/// The content of the first field `wanted`, if it is complete.
 fn first_field(mut message: &[u8], wanted: u32) -> Option<&[u8]> {
     while !message.is_empty() {
         let (tag, wire) = decode_key(&mut message).ok()?;
@@ -284,7 +283,7 @@ fn first_field(mut message: &[u8], wanted: u32) -> Option<&[u8]> {
     None
 }
 
-/// As much of a length-delimited value as there is: a prefix may end inside it.
+/// The available part of a length-delimited value: a prefix may end inside it.
 fn delimited(mut value: &[u8]) -> Option<&[u8]> {
     let length = usize::try_from(prost::encoding::decode_varint(&mut value).ok()?).ok()?;
     Some(&value[..length.min(value.len())])
@@ -296,9 +295,9 @@ mod tests {
 
     use super::*;
 
-    /// What reads as a heartbeat: everything that Python's protobuf reads as one.
+    /// A heartbeat is everything that Python's protobuf parses as one.
     #[test]
-    fn heartbeats_are_read_in_every_spelling_that_a_server_takes() {
+    fn heartbeat_is_recognised_in_every_encoding_that_a_server_accepts() {
         let spellings: &[&[u8]] = &[
             &[0x88, 0x01, 0x01],
             &[0x88, 0x01, 0x00],
@@ -318,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_server_would_not_take_as_a_heartbeat_is_none() {
+    fn message_that_a_server_does_not_accept_as_a_heartbeat_is_not_one() {
         let groups = [vec![0x0b; 101], vec![0x0c; 101], vec![0x88, 0x01, 0x01]].concat();
         let long = [vec![0x88, 0x01, 0x01], vec![0x6a, 62], vec![b'x'; 62]].concat();
         let others: &[&[u8]] = &[
@@ -340,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_delta_is_named_from_its_front() {
+    fn long_delta_is_identified_by_its_prefix() {
         let mut message = vec![0x0a, 32];
         message.extend([b'h'; 32]);
         message.extend([0x12, 0x02, 0x20, 0x00, 0x2a, 0x80, 0x80, 0x40]);
@@ -348,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_given_up_soon() {
+    fn parsing_stops_after_the_maximum_number_of_fields() {
         for field in [[0x78, 0x01], [0x0a, 0x00]] {
             let fields = field.repeat(MAX_FIELDS);
             let named = [&fields, &[0x52, 0x00][..]].concat();
@@ -366,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn a_script_run_tells_how_it_ended() {
+    fn script_finished_carries_the_result_of_the_run() {
         let ends = [(0, ScriptResult::Success), (1, ScriptResult::CompileError), (2, ScriptResult::EarlyForRerun)];
         for (status, result) in ends {
             assert_eq!(forward(&[0x30, status], true), Forward::ScriptFinished(result));
@@ -376,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn a_glance_names_a_delta_and_leaves_what_teaches() {
+    fn glance_identifies_a_delta_but_not_a_new_session() {
         let message =
             |key: u8| [&[0x0a, 32][..], &[b'h'; 32], &[0x12, 0x02, 0x20, 0x00, key, 0x80, 0x01], &[0; 128]].concat();
         assert_eq!(glance(&message(0x2a)), Some(ForwardType::Delta));
@@ -384,7 +383,7 @@ mod tests {
         assert_eq!(glance(&message(0x2a)[..MAX_HEARTBEAT]), None, "another member might follow");
     }
 
-    /// Fields as they stand in front of a member, then anything.
+    /// Fields as they come before a member, then random bytes.
     fn fields() -> impl proptest::strategy::Strategy<Value = Vec<u8>> {
         let field = (0x08_u8..0x80, proptest::collection::vec(0_u8.., 0..40))
             .prop_map(|(key, value)| [&[key & !0x7 | 2, value.len() as u8][..], &value].concat());
@@ -394,14 +393,14 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn a_glance_says_nothing_else_than_a_long_look(message in fields(), whole: bool) {
+        fn glance_agrees_with_forward(message in fields(), whole: bool) {
             if let Some(kind) = glance(&message) {
                 proptest::prop_assert_eq!(forward(&message, whole), Forward::Other(kind));
             }
         }
 
         #[test]
-        fn no_bytes_make_it_panic(bytes: Vec<u8>, whole: bool) {
+        fn random_bytes_never_panic(bytes: Vec<u8>, whole: bool) {
             let _named = (back(&bytes, whole), forward(&bytes, whole), glance(&bytes));
         }
     }

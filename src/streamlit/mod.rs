@@ -1,4 +1,4 @@
-//! What the sidecar knows of Streamlit's protocol. Pure: bytes in, values out.
+//! Pure code for Streamlit's protocol: bytes in, values out.
 
 pub mod ack;
 pub mod handshake;

@@ -1,24 +1,24 @@
-//! Lines of the log on their way to whoever reads it: gathered in memory, written by a thread of their own.
+//! The log's line buffer: lines are collected in memory and written by a separate thread.
 //!
-//! Law: whoever logs never waits for the reader; what finds no room, or is refused, is lost, and counted.
+//! Invariant: logging never waits for the reader. Lines that do not fit or cannot be written are lost and counted.
 
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Bytes that may wait for a reader that is slow: more than 10,000 lines.
+/// Bytes that may wait for a slow reader: more than 10,000 lines.
 const MOST_WAITING: usize = 4 << 20;
 
-/// Bytes of room that are kept while nothing waits.
+/// Bytes of capacity kept while nothing waits.
 const KEPT: usize = 64 << 10;
 
-/// How long lines are gathered behind one that was written at once: where many come, one system call takes them all.
+/// Time to collect more lines after a write, so that one system call writes many.
 const GATHERING: Duration = Duration::from_millis(20);
 
-/// How long the last lines may take.
+/// Time limit for the last lines.
 const FAREWELL: Duration = Duration::from_secs(1);
 
-/// The lines that wait; whoever logs writes into it, a whole line at a time.
+/// The waiting lines; each write to it is one whole line.
 #[derive(Debug, Default)]
 pub(super) struct Lines {
     state: Mutex<State>,
@@ -29,20 +29,21 @@ pub(super) struct Lines {
 struct State {
     waiting: Vec<u8>,
     lost: u64,
-    /// The writer sleeps until it is told of a line.
+    /// The writer waits for a notification.
     idle: bool,
-    /// No more lines come, and all are written.
+    /// No more lines come.
     ended: bool,
+    /// All lines are written.
     written: bool,
 }
 
-/// Sees to it that lines are written. When it is dropped, what still waits is, within a second.
+/// Owns the writer thread. Dropping it writes the waiting lines, for at most one second.
 #[must_use]
 #[derive(Debug)]
 pub(super) struct Writer(Arc<Lines>);
 
 impl Lines {
-    /// How many found no room so far.
+    /// The number of lines lost so far.
     pub(super) fn lost(&self) -> u64 {
         self.lock().lost
     }
@@ -87,12 +88,12 @@ impl Lines {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // No panic can leave it half changed.
+        // No panic can leave it inconsistent.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Writes as much as the reader takes; answers how many lines it did not take to their end.
+/// Writes until the reader fails; returns the number of lines not fully written.
 fn write_out(reader: &mut impl io::Write, mut lines: &[u8]) -> u64 {
     while !lines.is_empty() {
         match reader.write(lines) {
@@ -117,10 +118,10 @@ impl io::Write for &Lines {
 }
 
 impl Writer {
-    /// Writes to `reader` from now on.
+    /// Starts the thread that writes to `reader`.
     ///
     /// # Errors
-    /// The system gives no thread.
+    /// The thread could not be started.
     pub(super) fn start(lines: Arc<Lines>, reader: impl io::Write + Send + 'static) -> io::Result<Self> {
         let writer = Self(lines.clone());
         std::thread::Builder::new().name("log".to_owned()).spawn(move || lines.write_to(reader))?;
@@ -144,7 +145,7 @@ mod tests {
 
     use super::*;
 
-    /// Takes what is written when the test asks for it.
+    /// Accepts a write when the test receives it.
     struct Slow(SyncSender<String>);
 
     impl io::Write for Slow {
@@ -169,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_written_in_their_order_and_together_where_the_reader_is_slow() {
+    fn lines_are_written_in_order_and_batched_if_the_reader_is_slow() {
         let (lines, writer, read) = started();
         log(&lines, "first\n");
         let first = read.recv().expect("a line");
@@ -190,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn what_finds_no_room_is_counted_and_the_rest_still_written_at_the_end() {
+    fn lines_that_do_not_fit_are_counted_and_the_rest_is_written_on_drop() {
         let (lines, writer, read) = started();
         let line = "x".repeat(MOST_WAITING / 4);
         for _line in 0..9 {
@@ -204,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_that_the_reader_refuses_are_counted() {
+    fn lines_that_cannot_be_written_are_counted() {
         struct Full(usize);
         impl io::Write for Full {
             fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -222,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_is_stuck_holds_nobody_up_for_long() {
+    fn a_stuck_reader_blocks_the_drop_only_until_its_time_limit() {
         let (lines, writer, _stuck) = started();
         log(&lines, "first\n");
         log(&lines, "second\n");

@@ -1,5 +1,5 @@
-//! How a line of text is written: as tracing-subscriber writes it, but numbers and plain words without its detours, which
-//! saves a handshake 5 % of its instructions.
+//! Formats text lines as tracing-subscriber does, with a shorter path for numbers and plain strings, which saves a
+//! handshake 5 % of its instructions.
 
 use std::fmt::{self, Debug};
 use std::time::SystemTime;
@@ -37,7 +37,7 @@ struct Line<'a> {
 }
 
 impl Line<'_> {
-    /// A field whose value is written as it stands.
+    /// A field with its value verbatim.
     fn field(&mut self, name: &str, value: &[&str]) -> fmt::Result {
         self.result?;
         if !std::mem::take(&mut self.is_empty) {
@@ -76,7 +76,7 @@ impl Visit for Line<'_> {
     }
 }
 
-/// Whether [`Debug`] would write it as it is, between quotes.
+/// Whether [`Debug`] would only add quotes.
 fn needs_no_escape(text: &str) -> bool {
     text.bytes().all(|byte| matches!(byte, b' '..=b'~') && !matches!(byte, b'"' | b'\\'))
 }
@@ -94,7 +94,7 @@ mod tests {
         written.text()
     }
 
-    /// The time has the same length in both.
+    /// Compares the lines without their times, which have equal lengths.
     fn assert_same(event: impl Fn()) {
         const TIME: &str = "2026-11-23T12:27:15.163978Z";
         let (ours, theirs) = (logged(false, "info", &event), usual(event));
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_those_of_tracing_subscriber() {
+    fn text_lines_equal_those_of_tracing_subscriber() {
         assert_same(|| tracing::info!("no field"));
         assert_same(|| tracing::info!(only = 7));
         assert_same(|| tracing::info!(none = None::<u64>, some = Some("word"), "options"));

@@ -1,6 +1,6 @@
-//! PEM files (RFC 7468): read whole, and what is wrong with one said with the setting that names it.
+//! Reads PEM files (RFC 7468), with errors that name the setting and the fault.
 //!
-//! Invariant: a certificate of a file is never left out in silence.
+//! Invariant: a certificate in a file is never skipped silently.
 
 use std::fmt::Display;
 use std::fs::File;
@@ -12,7 +12,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::TlsError;
 
-/// The largest file that is read: some three thousand certificates. All that public authorities have are a tenth of it.
+/// Largest file that is read: about three thousand certificates, ten times those of all public authorities.
 const MAX_BYTES: u64 = 4 * MEBIBYTE;
 const MEBIBYTE: u64 = 1024 * 1024;
 
@@ -21,11 +21,11 @@ const MEBIBYTE: u64 = 1024 * 1024;
 pub struct PemFile<'a> {
     /// With its table: `tls.key`.
     pub setting: &'static str,
-    /// As it was written.
+    /// As configured.
     pub path: &'a Path,
 }
 
-/// A file and what it holds.
+/// A file and its contents.
 pub struct Contents<'a> {
     pub(super) file: PemFile<'a>,
     pub(super) bytes: Vec<u8>,
@@ -56,7 +56,7 @@ impl Contents<'_> {
         self.file.blame(reason)
     }
 
-    /// All certificates, one at least.
+    /// All certificates; at least one.
     pub(super) fn certificates(&self) -> Result<Vec<CertificateDer<'static>>, TlsError> {
         let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&self.bytes).collect();
         let found = found.map_err(|error| self.blame(damage(&error)))?;
@@ -76,12 +76,12 @@ impl Contents<'_> {
         PrivateKeyDer::from_pem_slice(&self.bytes).map_err(|error| self.blame(self.instead_of_key(&error)))
     }
 
-    /// For a certificate that rustls or its reader of certificates does not accept.
+    /// The error for a certificate that rustls or the X.509 parser rejects.
     pub(super) fn blame_certificate(&self, error: impl Display) -> TlsError {
         self.blame(format_args!("holds a certificate that cannot be read ({error}): copy the file again"))
     }
 
-    /// What stands in the place of certificates.
+    /// What the file holds instead of certificates.
     fn instead_of_certificates(&self) -> String {
         if self.count("BEGIN ", "PRIVATE KEY-----") > 0 {
             return "looks like a private key: are certificate and key swapped?".to_owned();
@@ -92,9 +92,9 @@ impl Contents<'_> {
         self.unlike("certificate", "x509")
     }
 
-    /// What stands in the place of a key. Never repeats a byte of the file: it may be one.
+    /// What the file holds instead of a key. Never includes a byte of the file: it may be a key.
     fn instead_of_key(&self, error: &pem::Error) -> String {
-        // In the form of PKCS #8, and in the older one of RFC 1421.
+        // PKCS #8, and the older form of RFC 1421.
         if self.count("BEGIN ", "ENCRYPTED PRIVATE KEY-----") + self.count("Proc-Type:", "ENCRYPTED") > 0 {
             return "the key is encrypted: write it without a passphrase (openssl pkey -in OLD -out NEW)".to_owned();
         }
@@ -107,25 +107,25 @@ impl Contents<'_> {
         }
     }
 
-    /// For a file without anything that is wanted.
+    /// The error for a file without the wanted PEM blocks.
     fn unlike(&self, wanted: &str, tool: &str) -> String {
-        // A sequence in DER (X.690 §8.9), which no text begins with.
+        // A DER sequence (X.690 §8.9); text never starts like this.
         if self.bytes.starts_with(&[0x30]) && self.bytes.get(1).is_some_and(|length| *length > 0x80) {
             return format!("is not PEM but DER: convert it (openssl {tool} -inform der -in OLD -out NEW)");
         }
         format!("holds no PEM {wanted} (-----BEGIN {}-----)", wanted.to_uppercase())
     }
 
-    /// How many lines hold `begin` and, behind it, `end`. Lines that are commented out do not count.
+    /// Counts lines that hold `begin` and, after it, `end`. Commented-out lines do not count.
     fn count(&self, begin: &str, end: &str) -> usize {
         let text = String::from_utf8_lossy(&self.bytes);
         let lines = text.split(['\n', '\r']).filter(|line| !line.trim_start().starts_with('#'));
-        // One line may end one block and begin the next: a file without a line end at its end, and another behind it.
+        // One line may end a block and start the next: files without a final newline, concatenated.
         lines.filter(|line| line.split_once(begin).is_some_and(|(_before, behind)| behind.contains(end))).count()
     }
 }
 
-/// What is wrong with PEM, without a byte of it: it may be a key.
+/// What is wrong with the PEM, without a byte of it: it may be a key.
 fn damage(error: &pem::Error) -> &'static str {
     match error {
         pem::Error::MissingSectionEnd { .. } => "ends within a PEM block: copy the whole file",
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn every_certificate_is_read_or_the_file_is_refused() {
+    fn every_certificate_is_read_or_the_file_is_rejected() {
         let one = block("CERTIFICATE");
         let commented: String = one.lines().map(|line| format!("# {line}\n")).collect();
         for (text, number) in [
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_read_whole_or_refused() {
+    fn a_file_above_the_size_limit_is_rejected() {
         let file = tempfile::NamedTempFile::new().expect("a file");
         let pem = PemFile { setting: SETTING, path: file.path() };
         let one = block("CERTIFICATE");
@@ -184,7 +184,7 @@ mod tests {
         text.push_str(&"\n".repeat(most - text.len()));
         std::fs::write(file.path(), &text).expect("written");
         assert_eq!(pem.read().expect("not too large").certificates().expect("all").len(), most / one.len());
-        // What is too much stands between two blocks.
+        // The limit falls between two blocks.
         std::fs::write(file.path(), text + &one).expect("written");
         let error = pem.read().err().expect("too large").to_string();
         assert_eq!(

@@ -1,6 +1,6 @@
-//! Which of several certificates a browser is shown: that of the name which it asks for (SNI, RFC 6066 §3).
+//! Selects the certificate for the name that a browser requests (SNI, RFC 6066 §3).
 //!
-//! Law: who asks for no name, or for one that no certificate is for, gets the first.
+//! Invariant: without a requested name or a match, the first certificate is used.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,12 +11,12 @@ use x509_cert::Certificate;
 use x509_cert::ext::pkix::SubjectAltName;
 use x509_cert::ext::pkix::name::GeneralName;
 
-/// Certificates by the DNS names that they are for, in lower case.
+/// Certificates by their DNS names, in lower case.
 #[derive(Debug)]
 pub(super) struct Certificates {
     first: Arc<CertifiedKey>,
     exact: HashMap<String, Arc<CertifiedKey>>,
-    /// By what stands behind `*.`, which is for one label (RFC 9525 §6.3).
+    /// By the part after `*.`, which matches one label (RFC 9525 §6.3).
     wildcard: HashMap<String, Arc<CertifiedKey>>,
 }
 
@@ -29,7 +29,7 @@ impl Certificates {
         certificates
     }
 
-    /// One more, for names that no earlier one is for.
+    /// Adds a certificate, for names that no earlier one covers.
     pub(super) fn add(&mut self, pair: CertifiedKey, names: &[String]) {
         self.enter(&Arc::new(pair), names);
     }
@@ -59,10 +59,10 @@ impl ResolvesServerCert for Certificates {
     }
 }
 
-/// The DNS names that a certificate is for. Whatever else it is for, no browser can ask for.
+/// The DNS names of a certificate. Browsers can request no other kind of name.
 ///
 /// # Errors
-/// The extension is broken, or there are two of them.
+/// The extension is malformed or duplicated.
 pub(super) fn names(certificate: &Certificate) -> Result<Vec<String>, x509_cert::der::Error> {
     let names = certificate.tbs_certificate().get_extension::<SubjectAltName>()?;
     let dns = |name: GeneralName| match name {
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn exact_names_come_before_wildcards_and_earlier_ones_before_later() {
+    fn exact_names_win_over_wildcards_and_earlier_certificates_over_later() {
         let all = [
             &["first.example", "192.0.2.1"][..],
             &["*.example", "*.Apps.example"],
@@ -100,7 +100,7 @@ mod tests {
             &["a.example", "*.apps.example", "first.example"],
         ];
         let (first, its_names) = pair(all[0]);
-        assert_eq!(its_names, ["first.example"], "an address is no name");
+        assert_eq!(its_names, ["first.example"], "an address is not a DNS name");
         let mut leaves = vec![first.cert[0].clone()];
         let mut certificates = Certificates::new(first, &its_names);
         for names in &all[1..] {

@@ -16,7 +16,7 @@ pub enum Opcode {
     Close,
     Ping,
     Pong,
-    /// 3 to 7 and 11 to 15: nobody's yet.
+    /// 3 to 7 and 11 to 15: unassigned.
     Reserved(u8),
 }
 
@@ -33,7 +33,7 @@ impl Opcode {
         }
     }
 
-    /// Whether frames of this opcode may stand between the frames of a message (RFC 6455 §5.4).
+    /// Whether frames of this opcode may come between the frames of a message (RFC 6455 §5.4).
     pub fn is_control(self) -> bool {
         match self {
             Self::Close | Self::Ping | Self::Pong => true,
@@ -54,14 +54,14 @@ pub struct Header {
     pub opcode: Opcode,
     /// The masking key, if the frame is masked.
     pub mask: Option<[u8; 4]>,
-    /// Declared payload length in bytes; up to 2^64 - 1, judged by nobody yet.
+    /// Declared payload length in bytes; up to 2^64 - 1, not validated.
     pub payload: u64,
     /// Length of the header itself in bytes, 2 to [`MAX_HEADER`].
     pub length: usize,
 }
 
 impl Header {
-    /// Reads the header at the front of `bytes`; `None` while more of it is to come.
+    /// Parses the header at the front of `bytes`; `None` while it is incomplete.
     pub fn parse(bytes: &[u8]) -> Option<Self> {
         let [first, second, ..] = *bytes else {
             return None;
@@ -83,7 +83,7 @@ impl Header {
     }
 }
 
-/// Applies a masking key to `bytes` that begin at `offset` of their payload (RFC 6455 §5.3).
+/// Applies a masking key to `bytes` that start at `offset` of their payload (RFC 6455 §5.3).
 pub fn mask(bytes: &mut [u8], mut key: [u8; 4], offset: u64) {
     key.rotate_left((offset % 4) as usize);
     let (words, tail) = bytes.as_chunks_mut();
@@ -108,7 +108,7 @@ impl ControlFrame {
         Self::new(0x89, &payload, key)
     }
 
-    /// A masked pong to a server; of `payload`, what is beyond [`MAX_CONTROL`] bytes is left out.
+    /// A masked pong to a server; `payload` is truncated to [`MAX_CONTROL`] bytes.
     pub fn pong(payload: &[u8], key: [u8; 4]) -> Self {
         Self::new(0x8a, &payload[..payload.len().min(MAX_CONTROL)], Some(key))
     }
@@ -149,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_header_is_read_only_when_all_of_it_has_come() {
+    fn header_is_parsed_only_when_complete() {
         let wire = [0x82, 0xff, 0, 0, 0, 0, 0, 1, 0, 0, 1, 2, 3, 4];
         for cut in 0..wire.len() {
             assert_eq!(Header::parse(&wire[..cut]), None, "cut at {cut}");
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn declared_lengths_are_reported_not_judged() {
+    fn declared_lengths_are_reported_without_validation() {
         let header = Header::parse(&[0x82, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]);
         assert_eq!(header.map(|header| header.payload), Some(u64::MAX));
         let header = Header::parse(&[0x82, 0x7e, 0, 3]).expect("non-minimal lengths are followed");
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn own_frames_unmask_to_what_went_in() {
+    fn own_frames_unmask_to_their_payload() {
         let ping = ControlFrame::ping(*b"0123456789abcdef", Some([9, 8, 7, 6]));
         let header = Header::parse(ping.as_bytes()).expect("whole");
         assert_eq!((header.opcode, header.payload, header.fin), (Opcode::Ping, 16, true));

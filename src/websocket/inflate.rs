@@ -1,6 +1,6 @@
-//! Reads on the side what permessage-deflate has compressed: what was negotiated, and one direction's inflating (RFC 7692).
+//! permessage-deflate (RFC 7692): parses what was negotiated, and inflates a copy of one direction.
 //!
-//! Law: memory is bounded by the negotiated window and work by an allowance, whatever the bytes inflate to.
+//! Invariant: the negotiated window bounds memory and an allowance bounds work, whatever the bytes inflate to.
 
 use std::fmt;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use miniz_oxide::inflate::core::{DecompressorOxide, decompress};
 /// RSV1 among a header's reserved bits: the message is compressed (RFC 7692 §6).
 pub const COMPRESSED: u8 = 0x4;
 
-/// What a sender takes off the end of a compressed message (RFC 7692 §7.2.1).
+/// What a sender removes from the end of a compressed message (RFC 7692 §7.2.1).
 const TAIL: [u8; 4] = [0x00, 0x00, 0xff, 0xff];
 
 /// How one direction is compressed.
@@ -24,7 +24,7 @@ pub struct Context {
     pub window_bits: u8,
 }
 
-/// What both sides agreed on.
+/// The negotiated compression.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Deflate {
     /// The direction of the client.
@@ -33,49 +33,49 @@ pub struct Deflate {
     pub upstream: Context,
 }
 
-/// How much may come out of a direction: a stock that what comes out uses up and that fills again with time.
+/// Limit on the inflated bytes of a direction: a token bucket that refills with time.
 #[derive(Clone, Copy, Debug)]
 pub struct Allowance {
-    /// The full stock in bytes.
+    /// Its capacity in bytes.
     pub burst: u64,
-    /// Bytes that it gains each second.
+    /// Bytes refilled per second.
     pub per_second: u64,
 }
 
-/// Why a direction cannot be read any further.
+/// Why a direction cannot be inflated further.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unreadable {
-    /// It is no deflate stream (RFC 1951).
+    /// It is not a deflate stream (RFC 1951).
     #[error("the compressed data is broken")]
     Broken,
-    /// More came out than the allowance has left.
+    /// The output exceeds what is left of the allowance.
     #[error("the compressed data inflates to too much")]
     TooMuch,
 }
 
-/// One direction's inflating.
+/// The decompressor of one direction.
 pub struct Inflater {
     context: Context,
     allowance: Allowance,
     left: u64,
-    /// Up to when the stock has been filled.
+    /// When the allowance was last refilled.
     filled: Option<Instant>,
-    /// What came out last, as a ring; empty while nothing may refer to it.
+    /// The latest output, as a ring buffer; empty while nothing may refer to it.
     window: Box<[u8]>,
     at: usize,
-    /// The message under way; none is needed between messages, since each ends with a block and at a byte.
+    /// The current message; none is needed between messages, since each ends a block at a byte boundary.
     decoder: Option<Box<DecompressorOxide>>,
 }
 
 impl Default for Context {
-    /// What holds unless the handshake says otherwise (RFC 7692 §7.1).
+    /// The defaults if the handshake has no parameters (RFC 7692 §7.1).
     fn default() -> Self {
         Self { takeover: true, window_bits: 15 }
     }
 }
 
 impl Deflate {
-    /// Reads the `Sec-WebSocket-Extensions` lines of a 101; `None` unless they say permessage-deflate and nothing
+    /// Parses the `Sec-WebSocket-Extensions` lines of a 101; `None` unless they name permessage-deflate and nothing
     /// else, in the form of RFC 7692 §7.1.
     pub fn negotiated<'a>(lines: impl IntoIterator<Item = &'a str>) -> Option<Self> {
         let mut lines = lines.into_iter();
@@ -98,7 +98,7 @@ impl Deflate {
     }
 }
 
-/// A number of 8 to 15, which may stand in quotes (RFC 7692 §7.1.2, RFC 6455 §9.1).
+/// A number from 8 to 15, which may be quoted (RFC 7692 §7.1.2, RFC 6455 §9.1).
 fn window_bits(value: &str) -> Option<u8> {
     let value = value.trim_start();
     let digits = value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(value);
@@ -106,16 +106,16 @@ fn window_bits(value: &str) -> Option<u8> {
 }
 
 impl Inflater {
-    /// An inflater at the first byte after the handshake. It takes no memory before the first compressed message.
+    /// An inflater at the first byte after the handshake. It allocates nothing before the first compressed message.
     pub fn new(context: Context, allowance: Allowance) -> Self {
         let left = allowance.burst;
         Self { context, allowance, left, filled: None, window: Box::default(), at: 0, decoder: None }
     }
 
-    /// More of a compressed message's payload came, unmasked; `output` gets what it inflates to, piece by piece.
+    /// Inflates more of a compressed message's unmasked payload; `output` receives the result in pieces.
     ///
     /// # Errors
-    /// The direction cannot be read any further: the inflater must not be asked again.
+    /// The direction cannot be inflated further: the inflater must not be called again.
     pub fn push(&mut self, bytes: &[u8], now: Instant, mut output: impl FnMut(&[u8])) -> Result<(), Unreadable> {
         if self.window.is_empty() {
             self.window = vec![0; self.window_size()].into_boxed_slice();
@@ -133,14 +133,14 @@ impl Inflater {
             match status {
                 TINFLStatus::NeedsMoreInput => return Ok(()),
                 TINFLStatus::HasMoreOutput => {}
-                // Behind a final block the next one begins at a byte, with the same window (RFC 7692 §7.2.3.4).
+                // After a final block the next starts at a byte boundary, with the same window (RFC 7692 §7.2.3.4).
                 TINFLStatus::Done => decoder.init(),
                 _failed => return Err(Unreadable::Broken),
             }
         }
     }
 
-    /// The compressed message has ended; `output` gets the rest of it.
+    /// Ends the compressed message; `output` receives the rest of it.
     ///
     /// # Errors
     /// As for [`Inflater::push`].
@@ -153,7 +153,7 @@ impl Inflater {
         Ok(())
     }
 
-    /// zlib cannot deflate with a window of 256 bytes and takes one of 512 instead.
+    /// zlib cannot deflate with a window of 256 bytes and uses 512 instead.
     fn window_size(&self) -> usize {
         1 << self.context.window_bits.max(9)
     }
@@ -186,7 +186,7 @@ mod tests {
         Inflater::new(context, PLENTY)
     }
 
-    /// Compresses a message as RFC 7692 §7.2.1 has it, with zlib's own code.
+    /// Compresses a message as in RFC 7692 §7.2.1, with zlib's own code.
     fn deflate(compress: &mut Compress, message: &[u8]) -> Vec<u8> {
         let mut out = Vec::with_capacity(message.len() + 1024);
         compress.compress_vec(message, &mut out, FlushCompress::Sync).unwrap();
@@ -195,7 +195,7 @@ mod tests {
         out
     }
 
-    /// A whole message, in pieces of these sizes.
+    /// Inflates a whole message in pieces of these sizes.
     fn inflate(inflater: &mut Inflater, payload: &[u8], sizes: &[usize]) -> Result<Vec<u8>, Unreadable> {
         let (mut out, mut rest, mut sizes, now) = (Vec::new(), payload, sizes.iter().cycle(), Instant::now());
         while !rest.is_empty() {
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn the_handshake_says_how_each_direction_is_compressed() {
+    fn handshake_parameters_apply_to_their_direction() {
         let context = |takeover, window_bits| Context { takeover, window_bits };
         let cases = [
             ("permessage-deflate", context(true, 15), context(true, 15)),
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_permessage_deflate_alone_is_not_read() {
+    fn extensions_other_than_permessage_deflate_alone_are_not_accepted() {
         let lines = [
             "",
             "x-webkit-deflate-frame",
@@ -249,7 +249,7 @@ mod tests {
 
     /// RFC 7692 §7.2.3.
     #[test]
-    fn the_examples_of_the_standard_say_hello() {
+    fn rfc_examples_inflate_to_hello() {
         let examples: [&[&[u8]]; 4] = [
             &[&[0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00], &[0xf2, 0x00, 0x11, 0x00, 0x00]],
             &[&[0x00, 0x05, 0x00, 0xfa, 0xff, 0x48, 0x65, 0x6c, 0x6c, 0x6f, 0x00]],
@@ -268,9 +268,9 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
-        /// Messages that repeat earlier ones from near and from far, up to the window's whole length.
+        /// Messages that repeat earlier ones at short and long distances, up to the window's length.
         #[test]
-        fn any_chunking_of_any_messages_gives_what_was_compressed(
+        fn any_chunking_inflates_to_the_original_messages(
             seeds in vec((any::<u8>(), 1..40_000usize, 1..600usize), 1..8),
             sizes in vec(1..3000usize, 1..8),
             takeover: bool,
@@ -292,19 +292,19 @@ mod tests {
         }
 
         #[test]
-        fn no_bytes_make_it_panic(messages in vec(vec(any::<u8>(), 0..200), 1..5), sizes in vec(1..50usize, 1..4)) {
+        fn random_bytes_never_panic(messages in vec(vec(any::<u8>(), 0..200), 1..5), sizes in vec(1..50usize, 1..4)) {
             let mut inflater = inflater(Context::default());
             let _readable = messages.iter().all(|message| inflate(&mut inflater, message, &sizes).is_ok());
         }
     }
 
     #[test]
-    fn a_block_of_no_known_type_is_broken() {
+    fn unknown_block_type_is_an_error() {
         assert_eq!(inflate(&mut inflater(Context::default()), &[0x06], &[1]), Err(Unreadable::Broken));
     }
 
     #[test]
-    fn nothing_is_kept_before_the_first_message_and_only_the_window_between_two() {
+    fn nothing_is_kept_before_the_first_message_and_only_the_window_between_messages() {
         for takeover in [true, false] {
             let mut inflater = inflater(Context { takeover, window_bits: 12 });
             assert!(inflater.window.is_empty());
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bomb_is_given_up_once_the_allowance_is_spent() {
+    fn inflating_stops_once_the_allowance_is_spent() {
         const MIB: usize = 1 << 20;
         let bomb = deflate(&mut Compress::new(Compression::best(), false), &vec![0; 4 * MIB]);
         assert!(bomb.len() < 5000, "{}", bomb.len());
@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn the_allowance_fills_with_time_up_to_its_burst() {
+    fn allowance_refills_with_time_up_to_its_burst() {
         let message = deflate(&mut Compress::new(Compression::best(), false), &[7; 1000]);
         let mut inflater = Inflater::new(Context::default(), Allowance { burst: 2500, per_second: 1000 });
         let start = Instant::now();

@@ -1,4 +1,4 @@
-//! RFC 6455 on the wire. Pure: bytes in, marks out.
+//! Pure parsing of RFC 6455: bytes in, marks out.
 
 pub mod frame;
 pub mod inflate;

@@ -1,10 +1,10 @@
-//! Walks along one direction of a websocket and marks where frames and messages begin and end.
+//! Parses one direction of a websocket and marks where frames and messages start and end.
 //!
-//! Law: it holds no bytes and sizes nothing by a declared length. What it cannot follow it reports once.
+//! Invariant: it holds no bytes and allocates nothing by a declared length. A protocol error is reported once.
 
 use super::frame::{Header, Opcode};
 
-/// Which end sends the bytes: a browser masks every frame, a server none (RFC 6455 §5.1).
+/// Which endpoint sends the bytes: a browser masks every frame, a server none (RFC 6455 §5.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sender {
     /// Frames are masked.
@@ -13,7 +13,7 @@ pub enum Sender {
     Upstream,
 }
 
-/// Why a stream can no longer be followed.
+/// Why a stream can no longer be parsed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum Lost {
     /// A reserved bit is set that no extension was negotiated for (RFC 6455 §5.2).
@@ -25,23 +25,23 @@ pub enum Lost {
     /// A payload length with its top bit set (RFC 6455 §5.2).
     #[error("a frame declares more than 2^63 - 1 bytes")]
     Length,
-    /// A continuation of nothing, new data inside a message, or a control frame in pieces (RFC 6455 §5.4).
+    /// A continuation without a message, new data inside one, or a fragmented control frame (RFC 6455 §5.4).
     #[error("frames do not add up to messages")]
     Fragmentation,
-    /// Compressed messages that cannot be inflated, or that inflate to too much. Frames can still be followed.
+    /// Compressed messages that cannot be inflated, or that exceed the allowance. Frames can still be parsed.
     #[error("compressed messages cannot be read")]
     Compression,
 }
 
-/// What stands at the front of the bytes.
+/// What is at the front of the bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mark {
-    /// Too few bytes to tell: give the same bytes again with more behind them. Fewer than a header's length, or
-    /// a frame that was asked for whole and is not.
+    /// Too few bytes: an incomplete header, or an incomplete frame that `wanted` selects. Pass the same bytes again
+    /// with more after them.
     Incomplete,
-    /// A frame of which all is there: its header, then its payload.
+    /// The header of a complete frame; its payload follows in the same bytes.
     Whole(Header),
-    /// The header of a frame of which more is to come; its payload follows as [`Mark::Payload`].
+    /// The header of an incomplete frame; its payload follows as [`Mark::Payload`].
     Start(Header),
     /// Bytes of the current frame's payload.
     Payload {
@@ -50,33 +50,32 @@ pub enum Mark {
         /// The frame ends with them.
         ends_frame: bool,
     },
-    /// The stream cannot be followed from here on; the scanner must not be asked again.
+    /// The stream cannot be parsed further; the scanner must not be called again.
     Lost(Lost),
 }
 
-/// Where in the stream the next byte stands.
+/// Where in the stream the next byte is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Position {
     /// Before a frame's header.
     Frame,
-    /// Inside a payload of which so many bytes are to come.
+    /// Inside a payload; the number of bytes to come.
     Payload(u64),
 }
 
-/// The walker of one direction.
+/// The parser of one direction.
 #[derive(Clone, Copy, Debug)]
 pub struct Scanner {
     sender: Sender,
     /// Reserved bits that a negotiated extension may set.
     allowed_reserved: u8,
     position: Position,
-    /// A message has begun whose last frame is still to come.
+    /// A message has started; its last frame is still to come.
     in_message: bool,
 }
 
 impl Scanner {
-    /// A scanner at the first byte after the handshake. `extensions`: some were negotiated, so that reserved bits
-    /// may be set.
+    /// A scanner at the first byte after the handshake. `extensions`: some may be in use, so reserved bits may be set.
     pub fn new(sender: Sender, extensions: bool) -> Self {
         Self {
             sender,
@@ -86,18 +85,18 @@ impl Scanner {
         }
     }
 
-    /// The next byte begins a frame: a control frame may be slipped in before it.
+    /// The next byte starts a frame: a control frame may be inserted before it.
     pub fn between_frames(&self) -> bool {
         self.position == Position::Frame
     }
 
-    /// The next byte begins a frame and no message is under way: a message may be slipped in before it.
+    /// The next byte starts a frame outside a message: a message may be inserted before it.
     pub fn between_messages(&self) -> bool {
         self.between_frames() && !self.in_message
     }
 
-    /// Marks what stands at the front of `bytes`, which must not be empty. `wanted` chooses the frames that are to
-    /// be marked only when all of them is there; it must choose by a bound on the payload.
+    /// Marks what is at the front of `bytes`, which must not be empty. `wanted` selects the frames to mark only when
+    /// complete. It must bound their payload, or a caller would buffer without limit.
     pub fn next(&mut self, bytes: &[u8], wanted: impl Fn(&Header) -> bool) -> Mark {
         match self.position {
             Position::Payload(left) => self.payload(left, bytes.len()),
@@ -108,8 +107,8 @@ impl Scanner {
         }
     }
 
-    /// The payload of a server's message that is all there, in one frame and binary, and what stands behind it: what
-    /// [`Scanner::next`] would mark as whole, in a fifth of the instructions. `None` where anything else stands.
+    /// The payload of a server's complete binary message in one frame, and the bytes after it. [`Scanner::next`] would
+    /// mark it as whole, in five times the instructions. `None` for anything else.
     #[inline]
     pub fn plain_message<'a>(&self, bytes: &'a [u8]) -> Option<(&'a [u8], &'a [u8])> {
         if self.sender != Sender::Upstream || !self.between_messages() {
@@ -156,7 +155,7 @@ impl Scanner {
         Mark::Start(header)
     }
 
-    /// Whether the stream can be followed past this header.
+    /// Whether the stream can be parsed past this header.
     fn judge(&self, header: &Header) -> Result<(), Lost> {
         if header.reserved & !self.allowed_reserved != 0 {
             return Err(Lost::ReservedBits);
@@ -185,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_followed_is_said_once_and_why() {
+    fn protocol_errors_are_reported_with_their_reason() {
         assert_eq!(first(Sender::Upstream, &[0xc2, 0x00]), Mark::Lost(Lost::ReservedBits));
         assert_eq!(first(Sender::Upstream, &[0x82, 0x80, 0, 0, 0, 0]), Mark::Lost(Lost::Masking));
         assert_eq!(first(Sender::Browser, &[0x82, 0x00]), Mark::Lost(Lost::Masking));
@@ -205,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn a_declared_length_of_2_to_the_63_minus_1_is_walked_not_allocated() {
+    fn declared_length_of_2_to_the_63_minus_1_is_not_allocated() {
         let mut scanner = Scanner::new(Sender::Upstream, false);
         let header = [0x82, 0x7f, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff];
         assert!(matches!(scanner.next(&header, |_header| false), Mark::Start(_)));
@@ -214,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_that_was_asked_for_comes_whole_or_not_at_all() {
+    fn wanted_frame_is_marked_only_when_complete() {
         let mut scanner = Scanner::new(Sender::Upstream, false);
         let frame = [0x8a, 0x03, 1, 2, 3];
         for cut in 1..frame.len() {
@@ -225,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plain_message_is_what_would_be_marked_as_whole() {
+    fn plain_message_agrees_with_next_on_whole_messages() {
         let lengths = [0_usize, 125, 126, 65_535, 65_536];
         let frames = lengths.map(|length| {
             let header = match length {
@@ -251,11 +250,11 @@ mod tests {
         }
         let mut inside = Scanner::new(Sender::Upstream, false);
         assert!(matches!(inside.next(&[0x02, 0x00], |_header| false), Mark::Whole(_)));
-        assert_eq!(inside.plain_message(&frames[0]), None, "a message is under way");
+        assert_eq!(inside.plain_message(&frames[0]), None, "inside a message");
     }
 
     #[test]
-    fn control_frames_stand_between_the_pieces_of_a_message() {
+    fn control_frames_may_come_between_fragments_of_a_message() {
         let mut scanner = Scanner::new(Sender::Upstream, false);
         let pieces: [(&[u8], bool); 4] =
             [(&[0x02, 0x00], false), (&[0x89, 0x00], false), (&[0x00, 0x00], false), (&[0x80, 0x00], true)];

@@ -1,4 +1,4 @@
-//! The admin port beside the sessions: it delays none, and floods of its clients delay no probe.
+//! The admin port: it delays no session, and floods of its clients delay no probe.
 
 use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
@@ -10,10 +10,10 @@ use tokio::net::TcpSocket;
 use crate::support::frame::{TEXT, masked, plain};
 use crate::support::{App, Sidecar, Wire, ask_admin, soon};
 
-/// What probes are given by default in Kubernetes.
+/// Default timeout of a Kubernetes probe.
 const PROBE: Duration = Duration::from_secs(1);
 
-/// Asks without leaving the thread: whatever else runs on it stands still.
+/// Sends a request with blocking I/O: nothing else runs on this thread.
 fn ask_standing_still(admin: SocketAddr, path: &str) -> String {
     let mut stream = std::net::TcpStream::connect(admin).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
@@ -25,7 +25,7 @@ fn ask_standing_still(admin: SocketAddr, path: &str) -> String {
 
 /// The relay runs on the thread of the test.
 #[tokio::test]
-async fn pages_are_rendered_beside_the_relay() {
+async fn admin_pages_are_served_while_the_relays_thread_is_blocked() {
     let (app, sidecar) = Sidecar::with_app().await;
     let mut session = sidecar.stream(&app).await;
     for (path, expected) in [
@@ -50,7 +50,7 @@ async fn is_probed_in_time(admin: SocketAddr, what: &str) {
     }
 }
 
-/// A sidecar whose scrape is larger than what the kernel keeps of it for a client that does not read.
+/// A sidecar whose scrape is larger than what the kernel buffers for a client that does not read.
 async fn with_large_scrape() -> Sidecar {
     let config = App::bind().await.config();
     let route = |number: usize| {
@@ -61,7 +61,7 @@ async fn with_large_scrape() -> Sidecar {
     Sidecar::start(Config { routes: (0..20).map(route).collect(), ..config.clone() }).await
 }
 
-/// A client whose kernel takes little of an answer before it is read.
+/// A client with a small receive buffer.
 async fn connect(admin: SocketAddr) -> Wire {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
@@ -69,7 +69,7 @@ async fn connect(admin: SocketAddr) -> Wire {
 }
 
 #[tokio::test]
-async fn floods_of_clients_that_wait_delay_no_probe() {
+async fn floods_of_idle_or_slow_clients_delay_no_probe() {
     let sidecar = with_large_scrape().await;
     let whole = "GET /livez HTTP/1.1\r\nhost: admin\r\n\r\n";
     for (what, request, clients) in [
@@ -94,7 +94,7 @@ async fn floods_of_clients_that_wait_delay_no_probe() {
 }
 
 #[tokio::test]
-async fn an_answer_that_is_being_read_outlives_a_flood() {
+async fn a_response_that_is_being_read_survives_a_flood() {
     let sidecar = with_large_scrape().await;
     let mut scrape = connect(sidecar.admin).await;
     scrape.send("GET /metrics HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n").await;
@@ -105,14 +105,14 @@ async fn an_answer_that_is_being_read_outlives_a_flood() {
         wire.send("GET /livez HTTP/1.1\r\n").await;
         flood.push(wire);
     }
-    // Closed, since later ones came.
+    // Closed to make room for later ones.
     soon(flood[0].rest()).await.ok();
     let length = head.to_ascii_lowercase().split("content-length: ").nth(1).unwrap().lines().next().unwrap().to_owned();
     assert_eq!(scrape.rest().await.unwrap().len(), length.parse::<usize>().unwrap());
 }
 
 #[tokio::test]
-async fn sessions_go_on_while_the_admin_port_is_flooded() {
+async fn sessions_continue_while_the_admin_port_is_flooded() {
     let (app, sidecar) = Sidecar::with_app().await;
     let mut session = sidecar.stream(&app).await;
     let mut flood = Vec::new();

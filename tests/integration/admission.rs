@@ -1,4 +1,4 @@
-//! What is refused before the app sees a byte of it, and what goes on in one form only.
+//! Which requests are rejected before the app receives a byte, and which are normalized.
 
 use std::time::Duration;
 
@@ -8,8 +8,8 @@ use crate::support::{App, KEY, Sidecar, Wire, handshake, soon};
 const GET: &str = "GET / HTTP/1.1\r\nHost: app.test\r\n";
 const POST: &str = "POST / HTTP/1.1\r\nHost: app.test\r\n";
 
-/// The status that a request gets from the sidecar alone, whose connection is then closed. The app must not have heard of
-/// it, and it must be counted.
+/// The status with which the sidecar rejects a request. The connection must close, the app must get nothing, and
+/// `reason` must be counted.
 async fn refused(request: impl AsRef<[u8]>, reason: &str) -> String {
     let (app, sidecar) = Sidecar::with_app().await;
     let mut browser = sidecar.connect().await;
@@ -18,11 +18,11 @@ async fn refused(request: impl AsRef<[u8]>, reason: &str) -> String {
     let answer = String::from_utf8(answer).unwrap();
     assert_eq!(sidecar.metric("http_rejected_total", &[("reason", reason)]).await, 1.0, "{reason}: {answer}");
     assert_eq!(sidecar.metric("http_rejected_total", &[]).await, 1.0);
-    assert!(app.is_untouched(), "the app was asked");
+    assert!(app.is_untouched(), "the app got a connection");
     answer.split(' ').nth(1).unwrap_or("none").to_owned()
 }
 
-/// The head that the app gets of a request.
+/// The head of a request as the app receives it.
 async fn forwarded(request: impl AsRef<[u8]>) -> String {
     let (app, sidecar) = Sidecar::with_app().await;
     let mut browser = sidecar.connect().await;
@@ -33,7 +33,7 @@ async fn forwarded(request: impl AsRef<[u8]>) -> String {
 }
 
 #[tokio::test]
-async fn a_body_whose_length_two_readers_could_take_differently_is_refused() {
+async fn a_body_with_an_ambiguous_length_is_rejected() {
     for lines in [
         "Content-Length: 1\r\nContent-Length: 2\r\n",
         "Content-Length: +1\r\n",
@@ -56,8 +56,8 @@ async fn a_body_whose_length_two_readers_could_take_differently_is_refused() {
     assert_eq!(refused(old, "malformed").await, "400");
 }
 
-/// Sends a request in pieces of this size, so that the sidecar reads several; behind the first one the client is told no
-/// more of what it wrote, since the connection may be closed.
+/// Sends a request in pieces of this size, so that the sidecar reads several. Write errors are ignored, since the
+/// connection may be closed.
 async fn send_in_pieces(client: &mut Wire<Any>, request: &[u8], size: usize) {
     for piece in request.chunks(size) {
         if tokio::io::AsyncWriteExt::write_all(&mut client.stream, piece).await.is_err() {
@@ -69,7 +69,7 @@ async fn send_in_pieces(client: &mut Wire<Any>, request: &[u8], size: usize) {
 }
 
 #[tokio::test]
-async fn a_length_beside_chunks_is_refused_on_every_request_of_a_connection() {
+async fn content_length_with_chunked_is_rejected_on_every_request_of_a_connection() {
     const LENGTH: &str = "Content-Length: 5\r\n";
     const CHUNKED: &str = "Transfer-Encoding: chunked\r\n";
     let between = "X-Between: 1\r\nContent-Type: a/b\r\n";
@@ -94,7 +94,7 @@ async fn a_length_beside_chunks_is_refused_on_every_request_of_a_connection() {
         let sidecar = Sidecar::start(config).await;
         let mut refused = 0.0;
         for (lines, size) in heads.iter().flat_map(|lines| [1, 7, 10_000].map(|size| (lines, size))) {
-            // What came before on the connection: nothing, a request, one with a body, and one in the same segment.
+            // What came before on the connection: nothing, or a request without or with a body, also in one write.
             for (before, separate) in [
                 ("", true),
                 ("GET / HTTP/1.1\r\nHost: app.test\r\n\r\n", true),
@@ -135,13 +135,13 @@ async fn a_length_beside_chunks_is_refused_on_every_request_of_a_connection() {
         let framing = sidecar.metric("http_rejected_total", &[("reason", "framing")]).await;
         let malformed = sidecar.metric("http_rejected_total", &[("reason", "malformed")]).await;
         assert_eq!(framing + malformed, refused);
-        // hyper refuses a length that it cannot read only where it comes first.
+        // hyper rejects an invalid length only if it comes first.
         assert_eq!(malformed, 0.0);
     }
 }
 
 #[tokio::test]
-async fn a_length_or_chunks_alone_reach_the_app_also_behind_each_other() {
+async fn requests_with_only_a_length_or_only_chunks_reach_the_app_in_sequence() {
     let length = format!("{POST}Content-Length: 16\r\nX: Transfer-Encoding: x\r\n\r\nTransfer-Encoding");
     let (length, rest) = length.split_at(length.len() - 1);
     assert_eq!(rest, "g");
@@ -161,14 +161,14 @@ async fn a_length_or_chunks_alone_reach_the_app_also_behind_each_other() {
             upstream.send("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n").await;
             assert!(client.head().await.starts_with("HTTP/1.1 200 "));
         }
-        // Where the chunks end is not followed.
+        // The end of the chunks is not tracked, so the connection closes.
         client.end().await;
         assert_eq!(sidecar.metric("http_rejected_total", &[]).await, 0.0);
     }
 }
 
 #[tokio::test]
-async fn a_header_that_is_none_is_refused() {
+async fn a_malformed_header_line_is_rejected() {
     for lines in
         ["X : 1\r\n", "X: 1\r\n 2\r\n", "X: a\0b\r\n", "X: a\x01b\r\n", "X: a\rb\r\n", "X(: a\r\n", ": a\r\n", "X\r\n"]
     {
@@ -177,13 +177,13 @@ async fn a_header_that_is_none_is_refused() {
 }
 
 #[tokio::test]
-async fn line_ends_reach_the_app_in_one_form() {
+async fn bare_line_feeds_reach_the_app_as_crlf() {
     let head = forwarded("GET / HTTP/1.1\nHost: app.test\nX-One: 1\n\n").await;
     assert!(head.contains("\r\nX-One: 1\r\n") && !head.replace("\r\n", "").contains('\n'), "{head:?}");
 }
 
 #[tokio::test]
-async fn a_request_needs_one_valid_host_that_its_target_agrees_with() {
+async fn a_request_needs_one_valid_host_that_matches_its_target() {
     for lines in ["\r\n", "Host: a\r\nHost: b\r\n\r\n", "Host: a b\r\n\r\n", "Host: a/b\r\n\r\n", "Host: u@a\r\n\r\n"] {
         assert_eq!(refused(format!("GET / HTTP/1.1\r\n{lines}"), "host").await, "400", "{lines:?}");
     }
@@ -200,7 +200,7 @@ async fn a_request_needs_one_valid_host_that_its_target_agrees_with() {
 }
 
 #[tokio::test]
-async fn a_target_without_a_path_asks_for_the_root() {
+async fn an_absolute_target_without_a_path_is_forwarded_as_the_root() {
     for target in ["http://a", "http://a#x", "http://a#?x/y"] {
         let request = format!("GET {target} HTTP/1.1\r\nHost: a\r\n");
         assert!(forwarded(format!("{request}\r\n")).await.starts_with("GET / HTTP/1.1\r\n"), "{target}");
@@ -210,13 +210,13 @@ async fn a_target_without_a_path_asks_for_the_root() {
 }
 
 #[tokio::test]
-async fn methods_that_are_not_for_apps_are_refused() {
+async fn connect_and_trace_get_405() {
     assert_eq!(refused("CONNECT a:80 HTTP/1.1\r\nHost: a:80\r\n\r\n", "method").await, "405");
     assert_eq!(refused("TRACE / HTTP/1.1\r\nHost: a\r\n\r\n", "method").await, "405");
 }
 
 #[tokio::test]
-async fn other_protocols_are_refused() {
+async fn other_protocols_and_http_versions_are_rejected() {
     for request in [
         "GET /\r\n\r\n",
         "GET / HTTP/2.0\r\nHost: a\r\n\r\n",
@@ -228,12 +228,12 @@ async fn other_protocols_are_refused() {
     assert_eq!(
         refused("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "malformed").await,
         "none",
-        "a client of HTTP/2 hears the end"
+        "an HTTP/2 client only receives EOF"
     );
 }
 
 #[tokio::test]
-async fn headers_and_targets_have_bounds() {
+async fn headers_and_targets_over_their_limits_are_rejected() {
     let long = |length| "a".repeat(length);
     assert_eq!(refused(format!("{GET}X: {}\r\n\r\n", long(64 * 1024)), "size").await, "431");
     assert_eq!(refused(format!("{GET}X: {}\r\n\r\n", long(1 << 20)), "size").await, "431");
@@ -244,11 +244,11 @@ async fn headers_and_targets_have_bounds() {
     forwarded(format!("GET /{} HTTP/1.1\r\nHost: a\r\n\r\n", long(16_000))).await;
 }
 
-/// The library that reads requests has bounds of its own, which must not be narrower.
+/// hyper, which reads requests, has its own limits, which must not be narrower.
 #[tokio::test]
-async fn limits_hold_to_the_byte_however_small_or_large_they_are() {
+async fn size_limits_are_exact_to_the_byte_for_small_and_large_values() {
     let head = |target: usize, header: usize, lines: &str| {
-        // As `limits.header_bytes` counts: names, values, and four for each line.
+        // `limits.header_bytes` counts names, values, and four bytes for each line.
         let counted: usize = lines.lines().map(|line| line.len() + 2).sum();
         let [target, value] = ["a".repeat(target - 1), "b".repeat(header - counted - "X".len() - 4)];
         format!("GET /{target} HTTP/1.1\r\n{lines}X: {value}\r\n\r\n")
@@ -283,12 +283,12 @@ async fn limits_hold_to_the_byte_however_small_or_large_they_are() {
 }
 
 #[tokio::test]
-async fn an_unknown_expectation_fails() {
+async fn an_unknown_expectation_gets_417() {
     assert_eq!(refused(format!("{POST}Expect: 200-ok\r\nContent-Length: 1\r\n\r\na"), "expectation").await, "417");
 }
 
 #[tokio::test]
-async fn a_websocket_is_asked_for_as_the_rfc_says() {
+async fn an_invalid_websocket_handshake_is_rejected() {
     let good = handshake("/_stcore/stream", "");
     let key = format!("Sec-WebSocket-Key: {KEY}\r\n");
     for bad in [
@@ -299,11 +299,11 @@ async fn a_websocket_is_asked_for_as_the_rfc_says() {
     ] {
         assert_eq!(refused(&bad, "handshake").await, "400", "{bad}");
     }
-    assert!(forwarded(good.replace("Version: 13", "Version: 12")).await.contains("Version: 12"), "the app judges that");
+    assert!(forwarded(good.replace("Version: 13", "Version: 12")).await.contains("Version: 12"), "the app checks it");
 }
 
 #[tokio::test]
-async fn a_body_that_breaks_its_framing_is_aborted_and_not_ended() {
+async fn a_body_with_invalid_framing_is_aborted_and_not_completed() {
     for chunks in ["1;a\nb\r\na\r\n", "1\r\nab\r\n", "fffffffffffffffff\r\na\r\n", "0x1\r\na\r\n", "-1\r\na\r\n"] {
         let (app, sidecar) = Sidecar::with_app().await;
         let mut browser = sidecar.connect().await;
@@ -317,7 +317,7 @@ async fn a_body_that_breaks_its_framing_is_aborted_and_not_ended() {
 }
 
 #[tokio::test]
-async fn trailers_that_mean_something_to_a_header_are_dropped() {
+async fn forbidden_trailer_fields_are_dropped() {
     let (app, sidecar) = Sidecar::with_app().await;
     let mut browser = sidecar.connect().await;
     let trailers = "X-Sum: 1\r\nHost: evil\r\nContent-Length: 9\r\nTransfer-Encoding: gzip\r\n";
@@ -329,7 +329,7 @@ async fn trailers_that_mean_something_to_a_header_are_dropped() {
 }
 
 #[tokio::test]
-async fn a_slow_header_and_a_paused_body_meet_their_timeouts() {
+async fn a_slow_header_and_a_paused_body_time_out() {
     let app = App::bind().await;
     let mut config = app.config();
     config.limits.idle_timeout = Duration::from_millis(100);
@@ -343,7 +343,7 @@ async fn a_slow_header_and_a_paused_body_meet_their_timeouts() {
     let mut upstream = app.accept().await;
     upstream.head().await;
     upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
-    assert!(idle.rest().await.unwrap().ends_with(b"ok"), "a kept connection ends too, and that is no refusal");
+    assert!(idle.rest().await.unwrap().ends_with(b"ok"), "an idle connection closes too, but is not counted");
     drop(upstream);
     let mut paused = sidecar.connect().await;
     paused.send(format!("{POST}Content-Length: 9\r\n\r\nhalf")).await;
@@ -357,7 +357,7 @@ async fn a_slow_header_and_a_paused_body_meet_their_timeouts() {
 }
 
 #[tokio::test]
-async fn a_peer_that_is_no_trusted_proxy_is_not_believed() {
+async fn forwarding_headers_of_an_untrusted_peer_are_replaced() {
     let app = App::bind().await;
     let mut config = app.config();
     config.trusted_proxies = "192.0.2.0/24".parse().unwrap();
@@ -374,7 +374,7 @@ async fn a_peer_that_is_no_trusted_proxy_is_not_believed() {
 }
 
 #[tokio::test]
-async fn pages_of_other_origins_may_not_open_websockets_if_some_are_listed() {
+async fn with_allowed_origins_set_other_origins_cannot_open_websockets() {
     let app = App::bind().await;
     let mut config = app.config();
     config.allowed_origins = "https://app.test".parse().unwrap();
@@ -393,7 +393,7 @@ async fn pages_of_other_origins_may_not_open_websockets_if_some_are_listed() {
 }
 
 #[tokio::test]
-async fn the_client_is_whom_the_proxy_protocol_names() {
+async fn the_proxy_protocol_source_is_the_client_if_a_trusted_peer_sends_it() {
     let app = App::bind().await;
     let mut config = app.config();
     config.proxy_protocol = true;

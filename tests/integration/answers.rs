@@ -1,4 +1,4 @@
-//! The framing and the version of an app's answers: what each kind of client gets of them.
+//! Framing and HTTP version of an app's responses, as each kind of client receives them.
 
 use http::Request;
 
@@ -6,14 +6,14 @@ use crate::support::http2::{Browser, whole};
 use crate::support::tls::{Pki, Sides};
 use crate::support::{App, Sidecar, handshake, soon, switching};
 
-/// How a client asks, and so what it can be answered.
+/// The kind of request that a client sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Client {
-    /// With this method, in HTTP/1.1.
+    /// HTTP/1.1 with this method.
     Http1(&'static str),
-    /// With this method, in HTTP/2.
+    /// HTTP/2 with this method.
     Http2(&'static str),
-    /// For a websocket, with the connection's first request or with a later one.
+    /// A websocket handshake: the connection's first request, or a later one.
     Handshake { first: bool },
 }
 
@@ -23,7 +23,7 @@ const WITH_BODY: [Client; 4] = [Http1("GET"), Http2("GET"), Handshake { first: t
 const HEAD: [Client; 2] = [Http1("HEAD"), Http2("HEAD")];
 const GET: [Client; 2] = [Http1("GET"), Http2("GET")];
 
-/// What a client has got.
+/// The response that a client received.
 #[derive(Debug)]
 struct Answer {
     /// The status line's version; empty in HTTP/2.
@@ -52,7 +52,7 @@ impl Scene {
         Self { pki, app, plain, encrypted }
     }
 
-    /// What this client gets when the app answers `answer` and closes.
+    /// What this client receives when the app sends `answer` and closes.
     async fn answer(&self, client: Client, answer: &str) -> Answer {
         match client {
             Http2(method) => self.answer_in_http2(method, answer).await,
@@ -109,7 +109,7 @@ impl Scene {
     }
 }
 
-/// What a body in chunks says.
+/// Decodes a chunked body.
 fn dechunked(mut rest: &[u8]) -> Vec<u8> {
     let mut body = Vec::new();
     loop {
@@ -126,9 +126,9 @@ fn dechunked(mut rest: &[u8]) -> Vec<u8> {
 
 const CHUNKS: &str = "5\r\nwhole\r\n0\r\n\r\n";
 
-/// The lengths that a client is told, and the codings: a table's row for clients that get a body.
+/// A table row: the app's response, and the length that clients receive.
 struct Row {
-    /// The app's header fields, and the empty line.
+    /// The app's header fields, without the empty line.
     fields: &'static str,
     body: &'static str,
     length: Option<&'static str>,
@@ -144,7 +144,7 @@ async fn a_body_reaches_every_client_however_the_app_frames_it() {
         ("Content-Length: 0\r\n", "", Some("0")),
         ("Transfer-Encoding: chunked\r\n", CHUNKS, None),
         ("Transfer-Encoding: ChunKed\r\n", CHUNKS, None),
-        // RFC 9112 §6.3: the chunks hold, whatever the length says.
+        // RFC 9112 §6.3: chunked overrides Content-Length.
         ("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n", CHUNKS, None),
         ("Content-Length: 99\r\nTransfer-Encoding: chunked\r\n", CHUNKS, None),
         ("Transfer-Encoding: chunked\r\nContent-Length: 1\r\n", CHUNKS, None),
@@ -173,14 +173,14 @@ async fn passes(scene: &Scene, client: Client, row: &Row) {
 }
 
 #[tokio::test]
-async fn an_answer_whose_length_or_coding_cannot_be_passed_on_is_a_502() {
+async fn a_response_with_an_invalid_length_or_unsupported_coding_is_a_502() {
     let scene = Scene::new().await;
     let answers = [
         ("1.1", "Content-Length: 5\r\nContent-Length: 6\r\n", "whole"),
         ("1.1", "Content-Length: 5, 6\r\n", "whole"),
         ("1.1", "Content-Length: +5\r\n", "whole"),
         ("1.1", "Content-Length: \r\n", "whole"),
-        // Nobody asked for these codings (RFC 9112 §7.4), and the client is not told of them.
+        // No request allows these codings (RFC 9112 §7.4), and the client would not see them.
         ("1.1", "Transfer-Encoding: gzip, chunked\r\n", CHUNKS),
         ("1.1", "Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n", CHUNKS),
         ("1.1", "Transfer-Encoding: gzip\r\n", "whole"),
@@ -202,7 +202,7 @@ async fn an_answer_whose_length_or_coding_cannot_be_passed_on_is_a_502() {
 }
 
 #[tokio::test]
-async fn an_answer_without_a_body_has_at_most_one_length_and_no_coding() {
+async fn a_response_without_a_body_has_at_most_one_length_and_no_coding() {
     let scene = Scene::new().await;
     let rows = [
         (&HEAD, "200 OK", "Content-Length: 5\r\n", Some("5")),
@@ -230,9 +230,9 @@ async fn an_answer_without_a_body_has_at_most_one_length_and_no_coding() {
     }
 }
 
-/// RFC 9112 §2.3: the version is that of the hop.
+/// RFC 9112 §2.3: the version is per hop.
 #[tokio::test]
-async fn answers_of_an_http_1_0_app_are_passed_on_as_http_1_1() {
+async fn responses_of_an_http_1_0_app_are_passed_on_as_http_1_1() {
     let scene = Scene::new().await;
     for (fields, body, length) in [("Content-Length: 5\r\n", "whole", Some("5")), ("", "whole", None)] {
         for client in [Http1("GET"), Handshake { first: true }, Handshake { first: false }] {

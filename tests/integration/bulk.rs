@@ -1,4 +1,4 @@
-//! Large messages, which are read in ever larger pieces: bytes, boundaries and ends stay what they are.
+//! Large messages, which are read in growing pieces: bytes, boundaries and ends stay unchanged.
 
 use heartbeat_sidecar::heartbeat::{Mode, Proof};
 use tokio::io::AsyncWriteExt as _;
@@ -8,7 +8,7 @@ use crate::support::{App, Session, Sidecar, soon};
 
 const MIB: usize = 1 << 20;
 
-/// Bytes that repeat at no power of two, so that a piece in the wrong place shows.
+/// Bytes whose period is not a power of two, so that a misplaced piece shows.
 fn pattern(length: usize) -> Vec<u8> {
     (0..length).map(|at| (at % 251) as u8).collect()
 }
@@ -50,7 +50,7 @@ async fn large_messages_pass_in_both_directions_at_once_byte_for_byte() {
 }
 
 #[tokio::test]
-async fn an_ack_waits_for_the_end_of_a_large_message_and_not_for_the_next_one() {
+async fn an_ack_comes_after_the_current_large_message_and_before_the_next_one() {
     let (_sidecar, Session { mut browser, app: mut upstream }) = answering().await;
     let message = plain(BINARY, pattern(6 * MIB));
     let (first, rest) = message.split_at(4 * MIB);
@@ -58,7 +58,7 @@ async fn an_ack_waits_for_the_end_of_a_large_message_and_not_for_the_next_one() 
     assert!(sent == first);
     browser.send([heartbeat(), masked(TEXT, "seen")].concat()).await;
     upstream.expect(masked(TEXT, "seen")).await;
-    // The heartbeat has been dealt with; the rest of the message and the next one may come in one read.
+    // The heartbeat is processed; the rest of the message and the next one may arrive in one read.
     let next = plain(BINARY, pattern(2 * MIB));
     let all = [rest, &plain(BINARY, COMPATIBLE_ACK), &next].concat();
     let both = [rest, &next].concat();
@@ -67,7 +67,7 @@ async fn an_ack_waits_for_the_end_of_a_large_message_and_not_for_the_next_one() 
 }
 
 #[tokio::test]
-async fn an_end_in_the_middle_of_a_large_message_comes_after_all_of_its_bytes() {
+async fn eof_inside_a_large_message_arrives_after_all_of_its_bytes() {
     let (_sidecar, Session { mut browser, app: mut upstream }) = answering().await;
     let part = [header(BINARY, 64 * MIB as u64, false), pattern(9 * MIB)].concat();
     let (rest, ()) = tokio::join!(browser.rest(), async {
@@ -80,7 +80,7 @@ async fn an_end_in_the_middle_of_a_large_message_comes_after_all_of_its_bytes() 
 }
 
 #[tokio::test]
-async fn a_reset_in_the_middle_of_a_large_message_reaches_its_reader() {
+async fn a_reset_inside_a_large_message_reaches_its_reader() {
     let (sidecar, Session { mut browser, app: mut upstream }) = answering().await;
     let part = [header(BINARY, 64 * MIB as u64, false), pattern(9 * MIB)].concat();
     let (came, ()) = tokio::join!(browser.exactly(part.len()), upstream.send(&part));
@@ -92,7 +92,7 @@ async fn a_reset_in_the_middle_of_a_large_message_reaches_its_reader() {
 }
 
 #[tokio::test]
-async fn a_drain_says_goodbye_at_the_end_of_a_large_message() {
+async fn a_drain_sends_its_close_frame_at_the_end_of_a_large_message() {
     let (mut sidecar, Session { mut browser, app: mut upstream }) = answering().await;
     let message = plain(BINARY, pattern(5 * MIB));
     let (first, rest) = message.split_at(2 * MIB);

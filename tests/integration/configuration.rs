@@ -1,4 +1,4 @@
-//! Whatever `check` accepts can be started with and reloaded to, and never ends the process.
+//! Every configuration that `check` accepts can be started and reloaded, and never ends the process.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -28,7 +28,7 @@ use crate::support::{App, Wire, ask_admin, handshake, metric, soon, switching};
 const GET: &str = "GET / HTTP/1.1\r\nHost: app.test\r\nConnection: close\r\n\r\n";
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok";
 
-/// Panics of this process outside of the tests themselves. A task's panic ends no test, but a release build aborts.
+/// Panics outside the test code. A task's panic does not fail a test, but a release build aborts.
 static PANICS: AtomicUsize = AtomicUsize::new(0);
 
 fn count_panics() {
@@ -44,7 +44,7 @@ fn count_panics() {
     });
 }
 
-/// App servers that answer whatever asks: in the clear, under TLS and at a Unix socket.
+/// App servers that answer every request: on plain TCP, under TLS and on a Unix socket.
 struct Apps {
     pki: Pki,
     world: World,
@@ -87,7 +87,7 @@ impl Apps {
     }
 }
 
-/// Answers one request; behind a handshake it sends back every byte.
+/// Answers one request; after a handshake it echoes every byte.
 async fn answer(mut stream: impl Io) -> std::io::Result<()> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -104,7 +104,7 @@ async fn answer(mut stream: impl Io) -> std::io::Result<()> {
     tokio::io::copy(&mut reader, &mut writer).await.map(|_bytes| ())
 }
 
-/// The first bytes that a client gets, or none if its connection ends. Under TLS it offers this protocol.
+/// The first bytes that a client receives, or none if its connection ends. Under TLS it offers this protocol.
 async fn exchange(address: SocketAddr, tls: Option<(&Pki, &[u8])>, request: &[u8]) -> String {
     let attempt = async {
         let socket = TcpStream::connect(address).await?;
@@ -126,14 +126,14 @@ async fn exchange(address: SocketAddr, tls: Option<(&Pki, &[u8])>, request: &[u8
     String::from_utf8_lossy(&soon(attempt).await.unwrap_or_default()).into_owned()
 }
 
-/// Whether a client that does nothing wrong has to get an answer.
+/// Whether a correct client must get an answer.
 fn answers(config: &Config) -> bool {
     let limits = &config.limits;
     let unlimited = limits.connections.is_none() && limits.connections_per_address.is_none();
     limits.idle_timeout >= Duration::from_secs(1) && !config.proxy_protocol && unlimited
 }
 
-/// The sidecar answers requests and handshakes, and its admin port. Says how many of them were let through.
+/// Checks that requests, handshakes and the admin port are answered. Returns how many reached an app.
 async fn serves(apps: &Apps, config: &Config, address: SocketAddr, admin: SocketAddr) -> usize {
     let tls = config.tls.files().map(|_files| &apps.pki);
     let mut let_through = 0;
@@ -175,8 +175,8 @@ fn sources(path: &Path) -> Sources {
     Sources { config: Some(path.to_owned()), ..Sources::default() }
 }
 
-/// Starts with one configuration, is reloaded to another, and drains. Says how much was let through before the reload and
-/// after it.
+/// Starts with one configuration, reloads another, and drains. Returns how many requests reached an app before the
+/// reload and after it.
 async fn live_through(apps: &Apps, path: &Path, first: Drawn, second: &Drawn, keys: &[&str]) -> [usize; 2] {
     // Shown if the test fails.
     println!("from {first:?} to {second:?}");
@@ -196,7 +196,7 @@ async fn live_through(apps: &Apps, path: &Path, first: Drawn, second: &Drawn, ke
             reloading.apply(&loaded.config).expect("what is accepted can be put in force");
             serves(apps, &loaded.config, address, admin).await
         }
-        // `write` may have put a default where only a restart may.
+        // `write` may have set a default that only a restart can apply.
         Err(Problems(problems)) => {
             let fixed = |problem: &Problem| problem.to_string().contains("while the sidecar runs");
             assert!(problems.iter().all(fixed), "accepted by `check`, refused by a reload: {problems:?}");
@@ -204,7 +204,7 @@ async fn live_through(apps: &Apps, path: &Path, first: Drawn, second: &Drawn, ke
         }
     };
     stop.send(()).expect("it runs");
-    // It may drain for a day; that it has begun to is enough.
+    // It may drain for a day; the start is enough.
     let mut run = run;
     let begun = async {
         loop {
@@ -221,9 +221,9 @@ async fn live_through(apps: &Apps, path: &Path, first: Drawn, second: &Drawn, ke
     [before, after]
 }
 
-/// The start, a request, a handshake, a reload and the begin of a drain, with configurations of every kind.
+/// Start, request, handshake, reload and start of a drain, with configurations of every kind.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn whatever_is_accepted_can_be_started_with_and_reloaded_to() {
+async fn every_accepted_configuration_can_be_started_and_reloaded() {
     count_panics();
     let (apps, folder) = (Apps::start().await, tempfile::tempdir().unwrap());
     let path = folder.path().join("sidecar.toml");
@@ -240,17 +240,17 @@ async fn whatever_is_accepted_can_be_started_with_and_reloaded_to() {
         let [before, after] = live_through(&apps, &path, first, &second, &keys).await;
         passed = [passed[0] + before, passed[1] + after];
     }
-    assert!(passed[0] > 0 && passed[1] > 0, "none of them was ever of use: {passed:?}");
+    assert!(passed[0] > 0 && passed[1] > 0, "no request ever reached an app: {passed:?}");
 }
 
-/// The process itself, with the least and the most of everything.
+/// The process itself, with the minimum and the maximum of every setting.
 #[tokio::test]
 async fn the_process_survives_a_reload_from_one_extreme_to_the_other() {
     let (app, pki, folder) = (App::bind().await, Pki::new(), tempfile::tempdir().unwrap());
     let path = folder.path().join("sidecar.toml");
     let world = World { upstreams: vec![format!("http://{}", app.address())], folder: pki.path("") };
     let keys: Vec<_> = SETTINGS.iter().map(|it| it.key).filter(|key| key.starts_with("limits.")).collect();
-    // Else nobody gets in, or nothing is logged that says that it has.
+    // Otherwise no client gets in, or the reload is not logged.
     let open = |drawn: Drawn| drawn.with("limits.idle_timeout", "75s").with("proxy_protocol", "false");
     let [least, most] = world.extremes().map(open).map(|it| it.with("log_level", "info").with("tls.certificate", ""));
     for (first, second) in [(least.clone(), most.clone()), (most, least)] {

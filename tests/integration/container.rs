@@ -1,4 +1,4 @@
-//! The commands for containers without a shell, as processes of their own.
+//! The commands for containers without a shell, run as processes.
 
 use std::time::Duration;
 
@@ -11,20 +11,20 @@ use crate::support::process::{Process, Signal, command, command_with};
 use crate::support::{App, Session, Sidecar, Wire, ask_admin, handshake, soon, switching};
 
 const GOING_AWAY: [u8; 2] = 1001u16.to_be_bytes();
-/// A delay, and a window, that a test waits for.
+/// A delay or window that a test waits for.
 const SHORT: Duration = Duration::from_secs(2);
-/// One that no test waits for.
+/// A delay that no test waits for.
 const LONG_DELAY: Duration = Duration::from_secs(100);
 const LONG: [&str; 3] = ["--drain-delay=50s", "--drain-window=50s", "--drain-timeout=500s"];
 const HEALTHY: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok";
 
-/// `healthcheck` and its like against a sidecar's admin port.
+/// Runs a command such as `healthcheck` against an admin port.
 async fn asked(line: &str, admin: std::net::SocketAddr) -> (Option<i32>, String) {
     let admin = format!("--admin={admin}");
     command(&line.split_whitespace().chain([admin.as_str()]).collect::<Vec<_>>()).await
 }
 
-/// An address at which nobody is.
+/// An address without a listener.
 async fn nowhere() -> std::net::SocketAddr {
     TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
 }
@@ -42,7 +42,7 @@ async fn a_sidecar_is_healthy_and_ready_without_its_app() {
     }
     sidecar.stop();
     sidecar.until("draining", &[], 1.0).await;
-    assert_eq!(asked("healthcheck", sidecar.admin).await.0, Some(0), "who drains lives");
+    assert_eq!(asked("healthcheck", sidecar.admin).await.0, Some(0), "a draining sidecar is live");
     let (code, told) = asked("healthcheck --ready", sidecar.admin).await;
     let setting = format!("admin = \"{}\" (--admin)", sidecar.admin);
     assert_eq!(
@@ -52,7 +52,7 @@ async fn a_sidecar_is_healthy_and_ready_without_its_app() {
 }
 
 #[tokio::test]
-async fn who_is_not_there_or_does_not_answer_is_named() {
+async fn an_unreachable_or_silent_admin_port_is_named() {
     let admin = nowhere().await;
     for line in ["healthcheck", "drain", "drain --wait"] {
         let (code, told) = asked(line, admin).await;
@@ -71,7 +71,7 @@ async fn who_is_not_there_or_does_not_answer_is_named() {
 }
 
 #[tokio::test]
-async fn every_address_is_this_machine_and_a_broken_file_is_no_broken_sidecar() {
+async fn healthcheck_accepts_the_address_0_0_0_0_and_only_warns_about_an_invalid_file() {
     let (_app, sidecar) = Sidecar::with_app().await;
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("sidecar.toml");
@@ -80,10 +80,10 @@ async fn every_address_is_this_machine_and_a_broken_file_is_no_broken_sidecar() 
     assert_eq!(code, Some(0), "{told}");
     assert!(told.contains("warning: ") && told.contains("sidecar.toml:2: log_level: "), "{told}");
     let (code, told) = command(&["wait", "--config", path.to_str().unwrap()]).await;
-    assert_eq!(code, Some(2), "what run would refuse is not waited for: {told}");
+    assert_eq!(code, Some(2), "`wait` refuses what `run` refuses: {told}");
 }
 
-/// Answers one request of `wait` so.
+/// Answers one request of `wait`.
 async fn answer(mut client: Wire, answer: &str) {
     let head = client.head().await;
     assert!(head.starts_with("GET /team/_stcore/health HTTP/1.1\r\n"), "{head}");
@@ -110,7 +110,7 @@ async fn wait_ends_when_the_app_is_healthy() {
 }
 
 #[tokio::test]
-async fn wait_asks_every_app_below_its_routes_path() {
+async fn wait_checks_every_app_below_its_route_path() {
     let apps = [App::bind().await, App::bind().await];
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("sidecar.toml");
@@ -130,7 +130,7 @@ async fn wait_asks_every_app_below_its_routes_path() {
 }
 
 #[tokio::test]
-async fn wait_reaches_a_unix_socket_and_gives_up_in_time() {
+async fn wait_reaches_a_unix_socket_and_ends_at_its_timeout() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("app.sock");
     let upstream = format!("--upstream=unix:{}", path.display());
@@ -148,7 +148,7 @@ async fn wait_reaches_a_unix_socket_and_gives_up_in_time() {
 }
 
 #[tokio::test]
-async fn drain_begins_the_drain_and_with_wait_sees_its_end() {
+async fn drain_starts_a_drain_and_drain_wait_fails_at_its_timeout() {
     let app = App::bind().await;
     let sidecar = Process::start(&app, &["--drain-window=0s"]).await;
     let admin = sidecar.admin;
@@ -164,7 +164,7 @@ async fn drain_begins_the_drain_and_with_wait_sees_its_end() {
 }
 
 #[tokio::test]
-async fn drain_is_answered_also_where_nothing_is_left_to_wait_for() {
+async fn drain_succeeds_on_an_idle_sidecar() {
     let app = App::bind().await;
     for line in ["drain", "drain --wait"] {
         let sidecar = Process::start(&app, &[]).await;
@@ -173,19 +173,19 @@ async fn drain_is_answered_also_where_nothing_is_left_to_wait_for() {
     }
 }
 
-/// What becomes of the app around the SIGTERM.
+/// What happens to the app around the SIGTERM.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Fate {
     Lives,
-    /// It was gone before.
+    /// It ended before.
     Gone,
-    /// It goes while the sidecar drains after the SIGTERM.
+    /// It ends while the sidecar drains after the SIGTERM.
     Dies,
-    /// It takes no connections any more, and still serves its sessions.
+    /// It refuses new connections, and still serves its sessions.
     Refuses,
 }
 
-/// What asks for the end, in this order.
+/// What requests the shutdown, in this order.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Asked {
     DrainThenSignal,
@@ -193,14 +193,14 @@ enum Asked {
     SignalThenDrain,
 }
 
-/// An app and its sessions, until it goes and takes them along.
+/// An app and its sessions; empty after the app has ended.
 struct Served {
     app: Option<App>,
     sessions: Vec<Session>,
 }
 
 impl Served {
-    /// The process of the app ends.
+    /// Ends the app and its sessions.
     async fn go(&mut self) {
         self.app = None;
         for Session { mut browser, app } in self.sessions.drain(..) {
@@ -209,7 +209,7 @@ impl Served {
         }
     }
 
-    /// Nothing has happened to any session.
+    /// Checks that every session still works.
     async fn are_served(&mut self) {
         for session in &mut self.sessions {
             session.app.send(plain(TEXT, "served")).await;
@@ -217,7 +217,7 @@ impl Served {
         }
     }
 
-    /// Waits until all are closed by the drain, and answers; when the first and the last was.
+    /// Answers the drain's close frames; returns when the first and the last came.
     async fn part(&mut self, begun: Instant) -> Option<(Duration, Duration)> {
         let told = join_all(self.sessions.drain(..).map(|mut session| async move {
             session.browser.expect(plain(CLOSE, GOING_AWAY)).await;
@@ -232,7 +232,7 @@ impl Served {
     }
 }
 
-/// A session of an app that the sidecar also checks: the connection of a check ends without a byte.
+/// A session of an app that the sidecar also checks; a check's connection ends without a byte.
 async fn stream_behind_checks(sidecar: &Sidecar, app: &App) -> Session {
     let mut browser = sidecar.connect().await;
     browser.send(handshake("/_stcore/stream", "")).await;
@@ -246,9 +246,9 @@ async fn stream_behind_checks(sidecar: &Sidecar, app: &App) -> Session {
     Session { browser, app: upstream }
 }
 
-/// One end of a process, from the first request for it to its exit.
+/// One shutdown of a process, from the first request to the exit.
 async fn end_of_a_process(asked_by: Asked, fate: Fate, sessions: usize) {
-    // Only an app that is gone, when the signal comes behind a drain, leaves nothing to wait for.
+    // Only if the app has ended, and the signal follows `drain`, is there nothing to wait for.
     let soon_over = asked_by == Asked::DrainThenSignal && matches!(fate, Fate::Gone | Fate::Dies);
     let (delay, window) = if soon_over { (LONG_DELAY, LONG_DELAY) } else { (SHORT, SHORT) };
     let flags =
@@ -291,13 +291,13 @@ async fn end_of_a_process(asked_by: Asked, fate: Fate, sessions: usize) {
         return;
     }
     if let (Fate::Lives, Some(app)) = (fate, &served.app) {
-        // Everything is served in the delay, what is new too.
+        // During the delay everything is served, new sessions too.
         served.sessions.push(stream_behind_checks(&seen, app).await);
-        assert!(begun.elapsed() < delay, "the machine is too slow to tell: {:?}", begun.elapsed());
+        assert!(begun.elapsed() < delay, "this machine is too slow: {:?}", begun.elapsed());
     }
     if let Some((first, last)) = served.part(begun).await {
         assert!(first >= delay, "closed {first:?} after the drain began");
-        // That all fall into a tenth of the window is one case in ten million.
+        // All within a tenth of the window is one case in ten million.
         assert!(sessions < 8 || last - first > window / 10, "all at once: {first:?} to {last:?}");
     }
     assert_eq!(process.exit_code().await, Some(0));
@@ -305,7 +305,7 @@ async fn end_of_a_process(asked_by: Asked, fate: Fate, sessions: usize) {
 }
 
 #[tokio::test]
-async fn only_an_app_that_is_gone_cuts_a_drain_short() {
+async fn only_an_app_that_has_ended_shortens_a_drain() {
     let ends = [Asked::DrainThenSignal, Asked::Signal, Asked::SignalThenDrain].into_iter().flat_map(|asked_by| {
         let ends = [(Fate::Lives, 0), (Fate::Lives, 8), (Fate::Gone, 0), (Fate::Gone, 2)];
         let more = [(Fate::Dies, 0), (Fate::Dies, 2), (Fate::Refuses, 8)];
@@ -319,7 +319,7 @@ async fn only_an_app_that_is_gone_cuts_a_drain_short() {
 }
 
 #[tokio::test]
-async fn one_app_of_several_that_is_alive_keeps_the_drain_as_planned() {
+async fn a_drain_is_not_shortened_while_one_of_several_apps_is_alive() {
     let apps = [App::bind().await, App::bind().await];
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("sidecar.toml");
@@ -335,7 +335,7 @@ async fn one_app_of_several_that_is_alive_keeps_the_drain_as_planned() {
     process.line("draining").await;
     process.signal(Signal::TERM);
     process.line("stop signal while draining").await;
-    // Asked whether it is there, the one that lives says so, again and again.
+    // The sidecar checks the living app again and again.
     for _look in 0..2 {
         drop(alive.accept().await);
         assert!(ask_admin(process.admin, "/livez").await.0.starts_with("HTTP/1.1 200 "));
@@ -346,7 +346,7 @@ async fn one_app_of_several_that_is_alive_keeps_the_drain_as_planned() {
 }
 
 #[tokio::test]
-async fn a_second_signal_behind_a_drain_ends_at_once() {
+async fn a_second_signal_during_a_drain_ends_the_process_at_once() {
     let app = App::bind().await;
     let mut sidecar = Process::start(&app, &LONG).await;
     let seen = Sidecar::elsewhere(sidecar.address, sidecar.admin);
@@ -359,7 +359,7 @@ async fn a_second_signal_behind_a_drain_ends_at_once() {
 }
 
 #[tokio::test]
-async fn a_wrong_number_of_worker_threads_is_named() {
+async fn an_invalid_number_of_worker_threads_is_reported() {
     for wrong in ["", "0", "-1", "1.5", "1025", "many"] {
         let run = ["run", "--upstream=http://127.0.0.1:1", "--listen=127.0.0.1:0", "--admin=127.0.0.1:0"];
         let (code, told) = command_with(&run, |command| command.env("TOKIO_WORKER_THREADS", wrong)).await;

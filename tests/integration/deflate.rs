@@ -1,4 +1,4 @@
-//! Sessions that negotiated permessage-deflate (RFC 7692): their heartbeats pass, and are answered all the same.
+//! Sessions with permessage-deflate (RFC 7692): their heartbeats pass to the app, and are answered too.
 
 use std::time::Duration;
 
@@ -14,11 +14,11 @@ use crate::support::{App, Session, Sidecar, Wire, handshake};
 
 const STREAM: &str = "/_stcore/stream";
 const NEGOTIATED: &str = "Sec-WebSocket-Extensions: permessage-deflate\r\n";
-/// A binary message whose RSV1 says that it is compressed.
+/// A binary message with RSV1 set: it is compressed.
 const COMPRESSED: u8 = 0xc2;
 const SOON: Duration = Duration::from_millis(50);
 
-/// An end's two contexts, by zlib's own code.
+/// An endpoint's two contexts, by zlib-rs.
 struct Contexts {
     compress: Compress,
     decompress: Decompress,
@@ -37,7 +37,7 @@ impl Contexts {
         payload
     }
 
-    /// What a compressed message says (RFC 7692 §7.2.2).
+    /// The content of a compressed message (RFC 7692 §7.2.2).
     fn inflate(&mut self, payload: &[u8]) -> Vec<u8> {
         let mut message = Vec::with_capacity(1 << 20);
         let payload = [payload, &[0x00, 0x00, 0xff, 0xff]].concat();
@@ -60,14 +60,14 @@ async fn compressed(sidecar: &Sidecar, app: &App) -> Session {
     sidecar.open_with(app, STREAM, NEGOTIATED).await
 }
 
-/// The next frame must be a ping of the sidecar's; gives the pong.
+/// Expects a ping from the sidecar; returns its pong.
 async fn pong(upstream: &mut Wire) -> Vec<u8> {
     let Frame { first, masked, payload } = upstream.frame().await;
     assert_eq!((first, masked, payload.len()), (PING, true, 16), "{payload:02x?}");
     plain(PONG, payload)
 }
 
-/// Answers the ping of a heartbeat and sees its ack.
+/// Answers the ping for a heartbeat and expects its ack.
 async fn prove(browser: &mut Wire, upstream: &mut Wire) {
     let pong = pong(upstream).await;
     upstream.send(pong).await;
@@ -86,7 +86,7 @@ async fn a_compressed_heartbeat_passes_and_is_answered_after_a_proof() {
     let Session { mut browser, app: mut upstream } = compressed(&sidecar, &app).await;
     let mut contexts = Contexts::new();
     for round in 1..=5 {
-        // From the second on it refers back to the first, and is followed by what refers back to it.
+        // From the second round on it refers back to the first; `after` refers back to it.
         let heartbeat = masked(COMPRESSED, contexts.deflate(&HEARTBEAT));
         let after = masked(COMPRESSED, contexts.deflate(&[&[0x5a, 0x02][..], &HEARTBEAT[..2]].concat()));
         browser.send([&heartbeat[..], &after].concat()).await;
@@ -108,7 +108,7 @@ async fn a_compressed_heartbeat_passes_and_is_answered_after_a_proof() {
 }
 
 #[tokio::test]
-async fn both_ends_read_all_that_was_said_while_acks_and_pings_go_in() {
+async fn both_ends_can_decompress_every_message_while_acks_and_pings_are_inserted() {
     const ROUNDS: usize = 60;
     let (app, sidecar) = start(|_config| {}).await;
     let Session { mut browser, app: mut upstream } = compressed(&sidecar, &app).await;
@@ -159,7 +159,7 @@ async fn both_ends_read_all_that_was_said_while_acks_and_pings_go_in() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_gives_no_sign_of_life_gets_no_ack() {
+async fn no_ack_is_sent_for_an_upstream_that_does_not_pong() {
     let (app, sidecar) = start(|config| config.heartbeat.stall_after = SOON).await;
     let Session { mut browser, app: mut upstream } = compressed(&sidecar, &app).await;
     browser.send(masked(COMPRESSED, Contexts::new().deflate(&HEARTBEAT))).await;
@@ -170,7 +170,7 @@ async fn an_upstream_that_gives_no_sign_of_life_gets_no_ack() {
 }
 
 #[tokio::test]
-async fn an_upstream_whose_own_acks_cannot_be_seen_is_not_taken_for_a_silent_one() {
+async fn an_upstream_whose_compressed_acks_cannot_be_read_stays_native() {
     let (app, sidecar) = start(|_config| {}).await;
     let Session { mut browser, app: mut upstream } = compressed(&sidecar, &app).await;
     let (mut page, mut server) = (Contexts::new(), Contexts::new());
@@ -189,7 +189,7 @@ async fn an_upstream_whose_own_acks_cannot_be_seen_is_not_taken_for_a_silent_one
     }
     assert_eq!(sidecar.metric("upstream_acks_natively", &[]).await, 1.0);
     assert_eq!(sidecar.metric("native_acks_missed_total", &[]).await, 0.0);
-    // Another session of the same upstream, whose acks can be seen, leaves them to it.
+    // In an uncompressed session of the same upstream, only the upstream acks.
     let Session { mut browser, app: mut upstream } = sidecar.stream(&app).await;
     browser.send(heartbeat()).await;
     upstream.expect(heartbeat()).await;
@@ -199,7 +199,7 @@ async fn an_upstream_whose_own_acks_cannot_be_seen_is_not_taken_for_a_silent_one
 }
 
 #[tokio::test]
-async fn a_version_that_came_compressed_is_known_to_every_session() {
+async fn a_version_from_a_compressed_message_applies_to_every_session() {
     let (app, sidecar) = start(|_config| {}).await;
     let mut session = compressed(&sidecar, &app).await;
     let named = compressed_new_session(&mut Contexts::new(), "1.53.1");
@@ -211,7 +211,7 @@ async fn a_version_that_came_compressed_is_known_to_every_session() {
 }
 
 #[tokio::test]
-async fn a_session_whose_id_came_compressed_is_taken_over() {
+async fn a_session_whose_id_was_compressed_can_be_taken_over() {
     let (app, sidecar) = start(|_config| {}).await;
     let mut old = compressed(&sidecar, &app).await;
     let named = compressed_new_session(&mut Contexts::new(), "1.53.1");
@@ -223,7 +223,7 @@ async fn a_session_whose_id_came_compressed_is_taken_over() {
 }
 
 #[tokio::test]
-async fn a_message_that_is_not_compressed_may_be_a_heartbeat_too() {
+async fn an_uncompressed_heartbeat_in_a_compressed_session_is_answered() {
     let (app, sidecar) = start(|_config| {}).await;
     let Session { mut browser, app: mut upstream } = compressed(&sidecar, &app).await;
     let mut contexts = Contexts::new();
@@ -235,7 +235,7 @@ async fn a_message_that_is_not_compressed_may_be_a_heartbeat_too() {
 }
 
 #[tokio::test]
-async fn contexts_are_as_they_were_negotiated() {
+async fn negotiated_context_and_window_parameters_are_used() {
     let (app, sidecar) = start(|_config| {}).await;
     let parameters = "client_no_context_takeover; client_max_window_bits=9; server_max_window_bits=\"10\"";
     let lines = format!("Sec-WebSocket-Extensions: permessage-deflate; {parameters}\r\n");
@@ -251,14 +251,14 @@ async fn contexts_are_as_they_were_negotiated() {
 }
 
 #[tokio::test]
-async fn the_modes_hold_for_compressed_sessions_too() {
+async fn forward_mode_and_connection_proof_work_in_compressed_sessions() {
     let heartbeat = masked(COMPRESSED, Contexts::new().deflate(&HEARTBEAT));
     let (app, sidecar) = start(|config| config.heartbeat.mode = Mode::Forward).await;
     let Session { mut browser, app: mut upstream } = compressed(&sidecar, &app).await;
     browser.send([&heartbeat[..], &masked(TEXT, "no ping before this")].concat()).await;
     upstream.expect([&heartbeat[..], &masked(TEXT, "no ping before this")].concat()).await;
     assert_eq!(sidecar.metric("heartbeats_total", &[]).await, 1.0);
-    assert_eq!(sidecar.metric("acks_withheld_total", &[]).await, 0.0, "its own ack would not be seen");
+    assert_eq!(sidecar.metric("acks_withheld_total", &[]).await, 0.0, "its own ack cannot be read");
     let (app, sidecar) = start(|config| config.heartbeat.proof = Proof::Connection).await;
     let Session { mut browser, app: mut upstream } = compressed(&sidecar, &app).await;
     browser.send(&heartbeat).await;
@@ -267,7 +267,7 @@ async fn the_modes_hold_for_compressed_sessions_too() {
 }
 
 #[tokio::test]
-async fn a_bomb_passes_and_costs_its_session_the_acks_and_nobody_else() {
+async fn a_decompression_bomb_passes_and_disables_acks_only_in_its_own_session() {
     const SIZE: usize = 1 << 20;
     let (app, sidecar) = start(|_config| {}).await;
     let Session { mut browser, app: mut upstream } = compressed(&sidecar, &app).await;

@@ -1,4 +1,4 @@
-//! The end of a sidecar: new work is refused, what is under way finishes, websockets are told, and a deadline holds.
+//! The drain: new work is refused, work in progress finishes, websockets get close frames, and a deadline holds.
 
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ const STREAM: &str = "/_stcore/stream";
 const LONG: Duration = Duration::from_secs(600);
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
-/// A sidecar whose drain is set up so.
+/// A sidecar with these drain settings.
 async fn start(set_up: impl FnOnce(&mut DrainSettings)) -> (App, Sidecar) {
     let app = App::bind().await;
     let mut config = app.config();
@@ -33,7 +33,7 @@ async fn patient() -> (App, Sidecar) {
     start(|_drain| {}).await
 }
 
-/// Asks, and has the app answer; the head of the answer.
+/// Sends a request that the app answers; returns the response's head.
 async fn ask(browser: &mut Wire, upstream: &mut Wire) -> String {
     browser.send(GET).await;
     upstream.head().await;
@@ -43,12 +43,12 @@ async fn ask(browser: &mut Wire, upstream: &mut Wire) -> String {
     head
 }
 
-/// Waits until nobody can connect.
+/// Waits until connections are refused.
 async fn refused(sidecar: &Sidecar) {
     soon(async { while TcpStream::connect(sidecar.address).await.is_ok() {} }).await;
 }
 
-/// Answers the close frames that both ends were sent, and sees both connections end.
+/// Answers the close frames of both ends, and expects both connections to end.
 async fn part(mut session: Session, sidecar: Sidecar) {
     session.browser.send(masked(CLOSE, GOING_AWAY)).await;
     session.app.send(plain(CLOSE, GOING_AWAY)).await;
@@ -58,7 +58,7 @@ async fn part(mut session: Session, sidecar: Sidecar) {
 }
 
 #[tokio::test]
-async fn a_request_under_way_is_answered_and_nothing_new_is_accepted() {
+async fn a_request_in_progress_is_answered_and_new_connections_are_refused() {
     let (app, mut sidecar) = patient().await;
     assert!(sidecar.admin("/readyz").await.0.starts_with("HTTP/1.1 200 "));
     let mut browser = sidecar.connect().await;
@@ -81,14 +81,14 @@ async fn a_request_under_way_is_answered_and_nothing_new_is_accepted() {
 }
 
 #[tokio::test]
-async fn a_sidecar_that_does_nothing_stops_at_once() {
+async fn an_idle_sidecar_stops_at_once() {
     let (_app, mut sidecar) = patient().await;
     sidecar.stop();
     sidecar.stopped().await;
 }
 
 #[tokio::test]
-async fn kept_connections_that_ask_nothing_are_closed() {
+async fn idle_connections_are_closed() {
     let (app, mut sidecar) = patient().await;
     let (mut asked, mut silent) = (sidecar.connect().await, sidecar.connect().await);
     let (head, _upstream) = tokio::join!(
@@ -112,7 +112,7 @@ async fn kept_connections_that_ask_nothing_are_closed() {
 }
 
 #[tokio::test]
-async fn everything_is_served_in_the_delay_and_nothing_new_after_it() {
+async fn new_work_is_served_during_the_delay_and_refused_after_it() {
     let delay = Duration::from_millis(1500);
     let (app, mut sidecar) = start(|drain| drain.delay = delay).await;
     let mut old = sidecar.stream(&app).await;
@@ -130,7 +130,7 @@ async fn everything_is_served_in_the_delay_and_nothing_new_after_it() {
     sidecar.until("draining", &[], 1.0).await;
     assert!(sidecar.admin("/readyz").await.0.starts_with("HTTP/1.1 503 "));
     let head = ask(&mut kept, &mut upstream).await;
-    assert!(head.contains("connection: close"), "who keeps a connection is sent elsewhere in time: {head}");
+    assert!(head.contains("connection: close"), "keep-alive clients must move elsewhere in time: {head}");
     kept.end().await;
     let head = ask(&mut sidecar.connect().await, &mut upstream).await;
     assert!(head.contains("connection: close"), "{head}");
@@ -139,7 +139,7 @@ async fn everything_is_served_in_the_delay_and_nothing_new_after_it() {
         session.app.send(plain(TEXT, "served")).await;
         session.browser.expect(plain(TEXT, "served")).await;
     }
-    assert!(begun.elapsed() < delay, "the machine is too slow to tell: {:?}", begun.elapsed());
+    assert!(begun.elapsed() < delay, "this machine is too slow: {:?}", begun.elapsed());
 
     refused(&sidecar).await;
     assert!(begun.elapsed() >= delay, "{:?}", begun.elapsed());
@@ -155,10 +155,10 @@ async fn everything_is_served_in_the_delay_and_nothing_new_after_it() {
 }
 
 #[tokio::test]
-async fn who_was_connected_in_time_is_served() {
+async fn a_connection_in_the_backlog_when_the_drain_starts_is_served() {
     let (app, mut sidecar) = patient().await;
     sidecar.stop();
-    // Nothing here lets the sidecar run before all of this has happened.
+    // Without an await, the sidecar cannot run before the request is sent.
     let mut stream = std::net::TcpStream::connect(sidecar.address).unwrap();
     std::io::Write::write_all(&mut stream, GET.as_bytes()).unwrap();
     stream.set_nonblocking(true).unwrap();
@@ -173,7 +173,7 @@ async fn who_was_connected_in_time_is_served() {
 }
 
 #[tokio::test]
-async fn who_has_not_said_for_whom_it_is_holds_nothing_up() {
+async fn an_incomplete_proxy_protocol_header_does_not_delay_the_drain() {
     let app = App::bind().await;
     let mut config = app.config();
     (config.proxy_protocol, config.drain.timeout) = (true, LONG);
@@ -186,7 +186,7 @@ async fn who_has_not_said_for_whom_it_is_holds_nothing_up() {
 }
 
 #[tokio::test]
-async fn websockets_are_closed_one_by_one_all_over_the_window() {
+async fn websocket_closes_are_spread_over_the_window() {
     const SESSIONS: usize = 40;
     let window = Duration::from_secs(1);
     let (app, mut sidecar) = start(|drain| drain.window = window).await;
@@ -206,13 +206,13 @@ async fn websockets_are_closed_one_by_one_all_over_the_window() {
     });
     let told = join_all(closed).await;
     sidecar.stopped().await;
-    // That one half of the window stays empty is as likely as forty tails in a row.
+    // An empty half of the window is as unlikely as forty tails in a row.
     assert!(told.iter().any(|told| *told < window / 2) && told.iter().any(|told| *told > window / 2), "{told:?}");
     assert!(told.iter().all(|told| *told < window * 3), "{told:?}");
 }
 
 #[tokio::test]
-async fn a_drain_whose_sessions_have_gone_does_not_wait_for_its_window() {
+async fn a_drain_without_remaining_sessions_ends_before_its_window() {
     let (app, mut sidecar) = start(|drain| drain.window = LONG).await;
     let Session { browser, mut app } = sidecar.stream(&app).await;
     sidecar.stop();
@@ -224,7 +224,7 @@ async fn a_drain_whose_sessions_have_gone_does_not_wait_for_its_window() {
 }
 
 #[tokio::test]
-async fn the_close_may_say_that_the_service_restarts() {
+async fn the_close_code_can_be_1012_service_restart() {
     let (app, mut sidecar) = start(|drain| drain.close_code = DrainCode::ServiceRestart).await;
     let mut session = sidecar.stream(&app).await;
     sidecar.stop();
@@ -233,16 +233,16 @@ async fn the_close_may_say_that_the_service_restarts() {
     part(session, sidecar).await;
 }
 
-/// From one message of an end to its next.
+/// Interval of an endpoint's messages.
 const PACE: Duration = Duration::from_millis(50);
 
-/// The message of this number; its header has every form in turn.
+/// The message of this number; header lengths take every form in turn.
 fn message(number: usize) -> Vec<u8> {
     const LENGTHS: [usize; 6] = [1, 125, 126, 9000, 65_535, 65_536];
     vec![number as u8; LENGTHS[number % LENGTHS.len()]]
 }
 
-/// Sends and takes whole messages until the close comes, and answers that; what it came with, and how many came before.
+/// Sends and receives messages until a close frame, and answers it; returns that frame and the messages before it.
 async fn converse(wire: Wire, frame: fn(u8, Vec<u8>) -> Vec<u8>, warm: CancellationToken) -> (Frame, usize) {
     let (mut reader, mut writer) = wire.stream.into_split();
     let closed = CancellationToken::new();
@@ -266,7 +266,7 @@ async fn converse(wire: Wire, frame: fn(u8, Vec<u8>) -> Vec<u8>, warm: Cancellat
                 break close;
             }
             Some((whole, length)) => {
-                assert!(whole.is(BINARY, message(taken)), "message {taken} is torn");
+                assert!(whole.is(BINARY, message(taken)), "message {taken} is damaged");
                 came.drain(..length);
                 taken += 1;
                 if taken == 20 {
@@ -286,13 +286,13 @@ async fn converse(wire: Wire, frame: fn(u8, Vec<u8>) -> Vec<u8>, warm: Cancellat
 }
 
 #[tokio::test]
-async fn no_message_is_torn_when_sigterm_comes_under_load() {
+async fn no_message_is_truncated_when_sigterm_arrives_under_load() {
     for workers in ["1", "2"] {
         no_message_is_torn_by(workers).await;
     }
 }
 
-/// One worker thread runs on another kind of runtime than several.
+/// One worker thread uses another kind of runtime than several.
 async fn no_message_is_torn_by(workers: &str) {
     const SESSIONS: usize = 20;
     let app = App::bind().await;
@@ -320,7 +320,7 @@ async fn no_message_is_torn_by(workers: &str) {
     assert_eq!(process.exit_code().await, Some(0));
 }
 
-/// A session, seen from both ends, through a process.
+/// Both ends of a session through a process.
 async fn stream(process: &Process, app: &App) -> Session {
     let mut browser = Wire::connect(process.address).await;
     browser.send(handshake(STREAM, "")).await;
@@ -330,7 +330,7 @@ async fn stream(process: &Process, app: &App) -> Session {
 }
 
 #[tokio::test]
-async fn every_phase_has_its_line_and_an_overrun_says_what_was_left() {
+async fn every_phase_is_logged_and_a_timeout_logs_what_remained() {
     let app = App::bind().await;
     let flags = ["--drain-delay=100ms", "--drain-window=100ms", "--drain-timeout=1s"];
     let mut process = Process::start(&app, &flags).await;
@@ -356,7 +356,7 @@ async fn every_phase_has_its_line_and_an_overrun_says_what_was_left() {
 }
 
 #[tokio::test]
-async fn a_second_signal_ends_it_at_once() {
+async fn a_second_signal_ends_the_process_at_once() {
     for (first, second) in [(Signal::TERM, Signal::TERM), (Signal::INT, Signal::TERM), (Signal::TERM, Signal::INT)] {
         let app = App::bind().await;
         let mut process = Process::start(&app, &["--drain-delay=1h", "--drain-timeout=2h"]).await;
@@ -371,7 +371,7 @@ async fn a_second_signal_ends_it_at_once() {
 }
 
 #[tokio::test]
-async fn both_ends_of_a_websocket_are_told_and_waited_for() {
+async fn both_ends_of_a_websocket_get_a_close_frame_and_are_waited_for() {
     for (path, lines) in [(STREAM, ""), ("/other", ""), (STREAM, "Sec-WebSocket-Extensions: permessage-deflate\r\n")] {
         let (app, mut sidecar) = patient().await;
         let mut session = sidecar.open_with(&app, path, lines).await;
@@ -384,7 +384,7 @@ async fn both_ends_of_a_websocket_are_told_and_waited_for() {
 }
 
 #[tokio::test]
-async fn a_message_under_way_is_finished_before_the_close() {
+async fn a_message_in_progress_is_finished_before_the_close_frame() {
     let (app, mut sidecar) = patient().await;
     let mut session = sidecar.stream(&app).await;
     let pieces = [plain(0x02, vec![1; 100_000]), plain(0x80, vec![2; 500_000])].concat();
@@ -392,7 +392,7 @@ async fn a_message_under_way_is_finished_before_the_close() {
     session.browser.expect(&pieces[..150_000]).await;
     sidecar.stop();
     sidecar.until("draining", &[], 1.0).await;
-    // The app is not told before the browser: it would drop what it still has to send.
+    // The app must not get its close frame first: it would drop unsent data.
     session.browser.send(masked(TEXT, "still open")).await;
     session.app.expect(masked(TEXT, "still open")).await;
     session.app.send(&pieces[150_000..]).await;
@@ -403,7 +403,7 @@ async fn a_message_under_way_is_finished_before_the_close() {
 }
 
 #[tokio::test]
-async fn a_frame_of_the_browser_is_finished_before_the_close() {
+async fn a_browser_frame_in_progress_is_finished_before_the_close_frame() {
     let (app, mut sidecar) = patient().await;
     let mut session = sidecar.stream(&app).await;
     let frame = masked(BINARY, vec![1; 200_000]);
@@ -418,7 +418,7 @@ async fn a_frame_of_the_browser_is_finished_before_the_close() {
 }
 
 #[tokio::test]
-async fn nothing_follows_the_close() {
+async fn nothing_follows_the_close_frame() {
     let (app, mut sidecar) = patient().await;
     let mut session = sidecar.stream(&app).await;
     session.app.send(new_session("1.53.1")).await;
@@ -432,7 +432,7 @@ async fn nothing_follows_the_close() {
 }
 
 #[tokio::test]
-async fn a_handshake_under_way_is_finished_and_then_closed() {
+async fn a_handshake_in_progress_is_finished_and_then_closed() {
     let (app, mut sidecar) = patient().await;
     let mut browser = sidecar.connect().await;
     browser.send(handshake(STREAM, "")).await;
@@ -450,7 +450,7 @@ async fn a_handshake_under_way_is_finished_and_then_closed() {
 }
 
 #[tokio::test]
-async fn who_was_closing_already_is_not_told_twice() {
+async fn an_app_that_already_has_a_close_frame_gets_no_second_one() {
     let (app, mut sidecar) = patient().await;
     let mut session = sidecar.stream(&app).await;
     session.browser.send(masked(CLOSE, 1000u16.to_be_bytes())).await;
@@ -464,10 +464,10 @@ async fn who_was_closing_already_is_not_told_twice() {
 }
 
 #[tokio::test]
-async fn a_drain_ends_at_its_deadline_whatever_is_left() {
+async fn a_drain_ends_at_its_timeout_whatever_remains() {
     let deadline = Duration::from_millis(300);
     let (app, mut sidecar) = start(|drain| drain.timeout = deadline).await;
-    // One that never finishes its message, one that cannot be followed, one that never answers.
+    // An unfinished message, a stream that cannot be parsed, and an app that never answers.
     let mut unfinished = sidecar.stream(&app).await;
     unfinished.app.send(&plain(BINARY, [7; 1000])[..500]).await;
     unfinished.browser.exactly(500).await;

@@ -1,4 +1,4 @@
-//! Byte-exactness: whatever is sent, however it is cut, comes out the same, but for what the sidecar says it does.
+//! Byte-exactness: any bytes in any pieces arrive unchanged, except for heartbeats, acks and the sidecar's pings.
 
 use heartbeat_sidecar::config::Config;
 use heartbeat_sidecar::heartbeat::{Mode, Proof};
@@ -12,7 +12,7 @@ use crate::support::tls::{Any, ENCRYPTED, Pki, Session, Sides};
 
 const LAST: &str = "the last message";
 
-/// What one end sends, and the sizes of its writes in turn.
+/// What one end sends, and the sizes of its writes, repeated.
 #[derive(Clone, Debug)]
 struct Script {
     bytes: Vec<u8>,
@@ -32,7 +32,7 @@ impl Script {
     }
 }
 
-/// Sends all, then the end of the stream.
+/// Sends everything, then EOF.
 async fn send_all(script: &Script, mut end: WriteHalf<Any>) {
     script.play(&mut end).await;
     end.shutdown().await.unwrap();
@@ -44,7 +44,7 @@ async fn read_all(mut end: ReadHalf<Any>) -> Vec<u8> {
     came
 }
 
-/// Reads until `last` has come.
+/// Reads until `last` has arrived.
 async fn read_through(end: &mut ReadHalf<Any>, last: &[u8]) -> Vec<u8> {
     let (mut came, mut searched) = (Vec::new(), 0);
     while !came[searched..].windows(last.len()).any(|window| window == last) {
@@ -54,7 +54,7 @@ async fn read_through(end: &mut ReadHalf<Any>, last: &[u8]) -> Vec<u8> {
     came
 }
 
-/// The bytes without the frames that `taken` says, and how many those were.
+/// The bytes without the frames that `taken` selects, and how many those are.
 fn without(mut bytes: &[u8], taken: impl Fn(&Frame) -> bool) -> (Vec<u8>, usize) {
     let (mut kept, mut count) = (Vec::new(), 0);
     while let Some((frame, length)) = Frame::parse(bytes) {
@@ -82,7 +82,7 @@ fn run<T>(test: impl Future<Output = T>) -> T {
     runtime.block_on(soon(test))
 }
 
-/// A session through a sidecar of its own, as the halves of both connections.
+/// A session through a new sidecar, as the halves of both connections.
 async fn split(sides: Sides, path: &str, settings: impl FnOnce(&mut Config)) -> [(ReadHalf<Any>, WriteHalf<Any>); 2] {
     let versions = if rand::random() { rustls::ALL_VERSIONS } else { &[&rustls::version::TLS12] };
     let (_sidecar, Session { browser, app }) = Pki::new().session(sides, versions, path, settings).await;
@@ -103,7 +103,7 @@ fn relayed(sides: Sides, path: &str, browser: &Script, app: &Script) -> (Vec<u8>
     })
 }
 
-/// Not small ones alone: 200 KB byte by byte takes a busy machine longer than the tests have patience.
+/// At least one is large: 200 KB byte by byte exceeds the tests' timeout on a busy machine.
 fn writes() -> impl Strategy<Value = Vec<usize>> {
     (vec(prop_oneof![1..4usize, 1..200usize, 1000..70_000usize], 0..8), 1000..70_000usize)
         .prop_map(|(sizes, large)| sizes.into_iter().chain([large]).collect())
@@ -113,7 +113,7 @@ fn script(bytes: impl Strategy<Value = Vec<u8>>) -> impl Strategy<Value = Script
     (bytes, writes()).prop_map(|(bytes, writes)| Script { bytes, writes })
 }
 
-/// A frame with any flags, opcode and mask, whose length may be written too long and may be a lie.
+/// A frame with any flags, opcode and mask; its length may be non-minimal, or false.
 fn hostile_frame() -> impl Strategy<Value = Vec<u8>> {
     let length = prop_oneof![4 => Just(None), 1 => prop::sample::select(&[0, 1, 125, 126, 1 << 40, u64::MAX][..]).prop_map(Some)];
     (any::<u8>(), any::<bool>(), 0..3u8, length, vec(any::<u8>(), 0..200)).prop_map(
@@ -142,8 +142,8 @@ fn any_stream() -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
-/// Messages, whole and in pieces, and control frames, as a browser or a server would send them; no heartbeat, no ack,
-/// and nothing that looks like a ping of the sidecar's.
+/// Whole and fragmented messages and control frames of a browser or a server; no heartbeat, no ack, and nothing that
+/// looks like a ping of the sidecar.
 fn valid_frames(browser: bool) -> impl Strategy<Value = Vec<u8>> {
     let frame = move |first, payload: &[u8]| if browser { masked(first, payload) } else { plain(first, payload) };
     let size = prop_oneof![8 => 0..80usize, 4 => 120..130usize, 4 => 1000..1100usize, 1 => 65_530..65_540usize];
@@ -162,7 +162,7 @@ fn valid_frames(browser: bool) -> impl Strategy<Value = Vec<u8>> {
     vec(message, 0..12).prop_map(|messages| messages.concat())
 }
 
-/// A browser's messages with heartbeats between them, and how many those are.
+/// A browser's messages with heartbeats between them, and the number of heartbeats.
 fn with_heartbeats() -> impl Strategy<Value = (Vec<u8>, usize)> {
     vec((valid_frames(true), 1..4usize), 1..6).prop_map(|parts| {
         let beats = parts.iter().map(|(_, beats)| beats).sum();

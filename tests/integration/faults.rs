@@ -1,4 +1,4 @@
-//! What breaks, breaks one session: both sides learn of it as it was, it is counted, nothing stays, the next one works.
+//! Faults: each affects one session, reaches the other side as it was, is counted, and leaves nothing behind.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::support::{ACCEPT, App, Session, Sidecar, Wire, handshake, soon, switc
 const STREAM: &str = "/_stcore/stream";
 const NORMAL: [u8; 2] = 1000u16.to_be_bytes();
 
-/// How a process leaves: the system says so for it, with an end of stream or, if it had not read everything, a reset.
+/// How a process's connection ends: the kernel sends EOF or, if data was unread, a reset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Leave {
     End,
@@ -30,13 +30,13 @@ impl Leave {
         }
     }
 
-    /// The other side learns of it as it was; only then does it leave too.
+    /// Expects the same kind of end on the other side, then closes it.
     async fn reaches(self, mut wire: Wire) {
         assert_eq!(wire.rest().await.is_err(), self == Self::Reset, "{self:?}");
     }
 }
 
-/// A sidecar that leaves no time to what does not end by itself.
+/// A sidecar whose drain waits long for anything that does not end.
 async fn start(app: &App, set_up: impl FnOnce(&mut Config)) -> Sidecar {
     let mut config = app.config();
     (config.drain.window, config.drain.timeout) = (Duration::ZERO, Duration::from_secs(600));
@@ -48,7 +48,7 @@ async fn closed(sidecar: &Sidecar, initiator: &str, code: &str) -> f64 {
     sidecar.metric("connections_closed_total", &[("initiator", initiator), ("code", code)]).await
 }
 
-/// After so many sessions, each ended by `initiator` without a close frame: nothing is left of them and nobody minds.
+/// After `ended` sessions, each ended by `initiator` without a close frame: nothing is left, and the next one works.
 async fn recovered(app: &App, mut sidecar: Sidecar, initiator: &str, ended: usize) {
     sidecar.until("connections", &[], 0.0).await;
     assert_eq!(sidecar.admin("/sessions").await.1, "[]");
@@ -65,13 +65,13 @@ async fn recovered(app: &App, mut sidecar: Sidecar, initiator: &str, ended: usiz
     drop((browser, upstream));
     sidecar.until("connections", &[], 0.0).await;
     assert_eq!(closed(&sidecar, "browser", "1000").await, 1.0);
-    // It waits for everything that lives, and would wait long.
+    // The drain would wait long for anything that is left.
     sidecar.stop();
     sidecar.stopped().await;
 }
 
 #[tokio::test]
-async fn an_upstream_that_dies_ends_its_sessions_as_it_left_and_its_successor_is_learned_anew() {
+async fn an_upstream_that_dies_ends_its_sessions_and_its_successors_version_is_learned() {
     for leave in BOTH {
         let mut app = App::bind().await;
         let sidecar = start(&app, |_config| {}).await;
@@ -111,7 +111,7 @@ async fn an_upstream_that_dies_ends_its_sessions_as_it_left_and_its_successor_is
 }
 
 #[tokio::test]
-async fn an_upstream_that_is_reset_within_a_message_resets_the_browser() {
+async fn an_end_or_reset_by_the_upstream_within_a_message_reaches_the_browser() {
     for leave in BOTH {
         let app = App::bind().await;
         let sidecar = start(&app, |_config| {}).await;
@@ -126,7 +126,7 @@ async fn an_upstream_that_is_reset_within_a_message_resets_the_browser() {
 }
 
 #[tokio::test]
-async fn an_upstream_frozen_before_the_101_is_given_up_and_let_go() {
+async fn a_handshake_to_a_frozen_upstream_is_a_504_and_its_connection_is_closed() {
     let app = App::bind().await;
     let sidecar = start(&app, |config| config.handshake_timeout = Duration::from_millis(200)).await;
     let mut browser = sidecar.connect().await;
@@ -141,7 +141,7 @@ async fn an_upstream_frozen_before_the_101_is_given_up_and_let_go() {
 }
 
 #[tokio::test]
-async fn a_frozen_upstream_gets_no_ack_said_for_it_and_goes_when_its_browser_is_reset() {
+async fn no_ack_is_sent_for_a_frozen_upstream_and_it_is_reset_with_its_browser() {
     let app = App::bind().await;
     let sidecar = start(&app, |config| config.heartbeat.stall_after = Duration::from_millis(100)).await;
     let Session { mut browser, app: frozen } = sidecar.stream(&app).await;
@@ -154,14 +154,14 @@ async fn a_frozen_upstream_gets_no_ack_said_for_it_and_goes_when_its_browser_is_
 }
 
 #[tokio::test]
-async fn a_frozen_upstream_whose_browser_has_ended_goes_when_it_thaws() {
+async fn a_half_closed_session_of_a_frozen_upstream_ends_when_it_thaws() {
     let app = App::bind().await;
     let sidecar = start(&app, |_config| {}).await;
     let Session { mut browser, app: mut frozen } = sidecar.stream(&app).await;
     let message = masked(BINARY, vec![7; 1_000_000]);
     browser.send(&message).await;
     browser.finish().await;
-    // Nobody tells a frozen process from one that thinks: the half-open session stays, since an answer may come.
+    // A frozen process looks like a busy one: the half-open session stays, since an answer may come.
     sidecar.until("connections", &[], 1.0).await;
     frozen.expect(&message).await;
     frozen.end().await;
@@ -171,7 +171,7 @@ async fn a_frozen_upstream_whose_browser_has_ended_goes_when_it_thaws() {
 }
 
 #[tokio::test]
-async fn an_upstream_without_file_handles_accepts_late_and_is_waited_for() {
+async fn handshakes_wait_for_an_upstream_that_accepts_late() {
     let app = App::bind().await;
     let sidecar = start(&app, |_config| {}).await;
     let mut waiting = Vec::new();
@@ -180,7 +180,7 @@ async fn an_upstream_without_file_handles_accepts_late_and_is_waited_for() {
         browser.send(handshake(STREAM, "")).await;
         waiting.push(browser);
     }
-    // The system has taken the connections for it: the sidecar's requests wait there.
+    // The kernel has accepted the connections for it: the sidecar's requests wait there.
     assert_eq!(sidecar.metric("handshakes_total", &[]).await, 0.0);
     for _browser in &waiting {
         let (_head, upstream) = app.shake_hands("").await;
@@ -194,7 +194,7 @@ async fn an_upstream_without_file_handles_accepts_late_and_is_waited_for() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_breaks_the_handshake_is_a_502() {
+async fn an_invalid_or_truncated_handshake_response_is_a_502() {
     let wrong = switching("").replace(ACCEPT, "AAAAAAAAAAAAAAAAAAAAAAAAAAA=");
     let answers: [&[u8]; 7] = [
         b"",
@@ -224,7 +224,7 @@ async fn an_upstream_that_breaks_the_handshake_is_a_502() {
 }
 
 #[tokio::test]
-async fn garbage_behind_the_101_passes_and_costs_only_the_tap() {
+async fn garbage_after_the_101_passes_and_disables_only_the_tap() {
     for leave in BOTH {
         let app = App::bind().await;
         let sidecar = start(&app, |_config| {}).await;
@@ -240,7 +240,7 @@ async fn garbage_behind_the_101_passes_and_costs_only_the_tap() {
 }
 
 #[tokio::test]
-async fn a_browser_that_vanishes_before_its_request_is_whole_reaches_nobody() {
+async fn an_incomplete_request_of_a_vanished_browser_never_reaches_the_app() {
     for leave in BOTH {
         let app = App::bind().await;
         let sidecar = start(&app, |_config| {}).await;
@@ -250,14 +250,14 @@ async fn a_browser_that_vanishes_before_its_request_is_whole_reaches_nobody() {
             browser.send(&whole[..part]).await;
             leave.of(browser);
         }
-        // The next one comes behind them, and the app sees it first.
+        // The next session comes after them, and is the app's first.
         recovered(&app, sidecar, "browser", 0).await;
         assert!(app.is_untouched());
     }
 }
 
 #[tokio::test]
-async fn a_browser_that_is_reset_before_the_101_takes_its_handshake_along() {
+async fn a_browser_reset_before_the_101_aborts_its_handshake() {
     for first in [true, false] {
         let app = App::bind().await;
         let sidecar = start(&app, |_config| {}).await;
@@ -274,7 +274,7 @@ async fn a_browser_that_is_reset_before_the_101_takes_its_handshake_along() {
 }
 
 #[tokio::test]
-async fn a_browser_that_has_closed_before_the_101_is_noticed_once_the_app_answers_or_the_handshake_takes_too_long() {
+async fn a_browser_closed_before_the_101_is_detected_at_the_apps_answer_or_the_handshake_timeout() {
     for (first, answers) in [(true, true), (false, true), (true, false), (false, false)] {
         let app = App::bind().await;
         let sidecar = start(&app, |config| config.handshake_timeout = Duration::from_millis(500)).await;
@@ -298,7 +298,7 @@ async fn a_browser_that_has_closed_before_the_101_is_noticed_once_the_app_answer
 }
 
 #[tokio::test]
-async fn a_browser_that_vanishes_within_a_message_leaves_as_it_does_without_the_sidecar() {
+async fn an_end_or_reset_by_the_browser_within_a_message_reaches_the_app() {
     for leave in BOTH {
         let app = App::bind().await;
         let sidecar = start(&app, |_config| {}).await;
@@ -321,14 +321,14 @@ async fn a_browser_that_vanishes_within_a_message_leaves_as_it_does_without_the_
 }
 
 #[tokio::test]
-async fn a_browser_that_vanishes_while_it_is_sent_to_lets_the_upstream_know() {
+async fn a_browser_that_vanishes_while_receiving_resets_the_upstream() {
     let app = App::bind().await;
     let sidecar = start(&app, |_config| {}).await;
     let Session { mut browser, app: mut upstream } = sidecar.stream(&app).await;
     upstream.send(header(BINARY, 1 << 40, false)).await;
     browser.exactly(10).await;
     while upstream.stream.try_write(&[7; 65_536]).is_ok() {}
-    // There is more than it has read, so the system resets for it.
+    // Data is unread, so the kernel sends a reset.
     soon(browser.stream.peek(&mut [0])).await.unwrap();
     drop(browser);
     Leave::Reset.reaches(upstream).await;
@@ -336,8 +336,8 @@ async fn a_browser_that_vanishes_while_it_is_sent_to_lets_the_upstream_know() {
 }
 
 #[tokio::test]
-async fn a_log_that_nobody_reads_stops_no_session() {
-    /// Each leaves a line of more than a hundred bytes, and a pipe holds 64 KiB.
+async fn an_unread_log_pipe_does_not_block_requests() {
+    /// Each logs more than a hundred bytes, and a pipe holds 64 KiB.
     const REFUSED: usize = 2000;
     let app = App::bind().await;
     let process = Process::start(&app, &["--log-level=debug"]).await;
@@ -349,7 +349,7 @@ async fn a_log_that_nobody_reads_stops_no_session() {
 }
 
 #[tokio::test]
-async fn an_app_that_is_down_makes_one_line_however_often_it_is_asked() {
+async fn repeated_failures_of_an_app_that_is_down_log_one_line() {
     let app = App::bind().await;
     let process = Process::start(&app, &[]).await;
     let address = app.address();

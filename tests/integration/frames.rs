@@ -1,4 +1,4 @@
-//! Frames that no well-behaved end sends: they pass as without a sidecar, and the tap is off where it cannot follow.
+//! Frames that no correct endpoint sends: they pass unchanged, and the tap turns off if it cannot parse them.
 
 use heartbeat_sidecar::heartbeat::{Mode, Proof};
 
@@ -9,7 +9,7 @@ use crate::support::{App, Session, Sidecar, handshake, switching};
 
 const STREAM: &str = "/_stcore/stream";
 
-/// Who sends a row of the table.
+/// The sender of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum From {
     Browser,
@@ -37,7 +37,7 @@ impl From {
         header(first, length, self == Self::Browser)
     }
 
-    /// A frame of three zeros whose length is written in so many bytes more than it takes.
+    /// A frame of three zeros whose length takes `extra` bytes more than necessary.
     fn padded(self, extra: u8) -> Vec<u8> {
         let mut frame = self.header(BINARY, 3);
         let form = if extra == 2 { 126 } else { 127 };
@@ -51,19 +51,19 @@ impl From {
 /// What the tap does after the bytes of a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Tap {
-    /// It follows: the next heartbeat is answered.
+    /// The next heartbeat is answered.
     On,
-    /// It is off, for this reason.
+    /// Off, for this reason.
     Off(&'static str),
-    /// Somebody has closed: heartbeats pass unanswered.
+    /// A close frame has passed: heartbeats pass unanswered.
     Closed,
-    /// What comes next belongs to the frame under way.
+    /// The next bytes belong to the current frame.
     Inside,
 }
 
 type Row = (&'static str, Vec<u8>, Tap);
 
-/// Headers that say something odd.
+/// Unusual or invalid headers.
 fn odd_headers(from: From) -> Vec<Row> {
     let data = |first| from.frame(first, "data");
     vec![
@@ -84,7 +84,7 @@ fn odd_headers(from: From) -> Vec<Row> {
     ]
 }
 
-/// Frames that do not add up, or do so at length.
+/// Invalid or very long sequences of frames.
 fn odd_sequences(from: From) -> Vec<Row> {
     let data = |first| from.frame(first, "data");
     let large = |first, size| from.frame(first, vec![b'c'; size]);
@@ -108,7 +108,7 @@ fn odd_sequences(from: From) -> Vec<Row> {
     ]
 }
 
-/// Payloads that say something odd.
+/// Unusual or invalid payloads.
 fn odd_payloads(from: From) -> Vec<Row> {
     let close = |payload: &[u8]| from.frame(CLOSE, payload);
     let code = |code: u16| from.frame(CLOSE, code.to_be_bytes());
@@ -139,7 +139,7 @@ async fn start() -> (App, Sidecar) {
     (app, sidecar)
 }
 
-/// Sends a row, then a heartbeat, then a mark each way, and sees all of it arrive in order.
+/// Sends a row, then a heartbeat, then a mark each way, and expects all of it in order.
 async fn check(sidecar: &Sidecar, app: &App, from: From, (name, bytes, tap): Row) {
     println!("{name}, from {from:?}");
     let off = async || match tap {
@@ -173,7 +173,7 @@ async fn check(sidecar: &Sidecar, app: &App, from: From, (name, bytes, tap): Row
 }
 
 #[tokio::test]
-async fn odd_frames_of_a_browser_pass_byte_for_byte_and_the_tap_follows_what_it_can() {
+async fn odd_browser_frames_pass_unchanged_and_turn_the_tap_off_if_it_cannot_parse_them() {
     let (app, sidecar) = start().await;
     for row in table(From::Browser) {
         check(&sidecar, &app, From::Browser, row).await;
@@ -182,7 +182,7 @@ async fn odd_frames_of_a_browser_pass_byte_for_byte_and_the_tap_follows_what_it_
 }
 
 #[tokio::test]
-async fn odd_frames_of_an_upstream_pass_byte_for_byte_and_the_tap_follows_what_it_can() {
+async fn odd_upstream_frames_pass_unchanged_and_turn_the_tap_off_if_it_cannot_parse_them() {
     let (app, sidecar) = start().await;
     for row in table(From::Upstream) {
         check(&sidecar, &app, From::Upstream, row).await;
@@ -191,7 +191,7 @@ async fn odd_frames_of_an_upstream_pass_byte_for_byte_and_the_tap_follows_what_i
 }
 
 #[tokio::test]
-async fn odd_frames_pass_where_there_is_no_tap() {
+async fn odd_frames_pass_unchanged_without_a_tap() {
     let (app, sidecar) = start().await;
     let Session { mut browser, app: mut upstream } = sidecar.open(&app, "/other").await;
     let both = [From::Browser, From::Upstream];
@@ -204,7 +204,7 @@ async fn odd_frames_pass_where_there_is_no_tap() {
 }
 
 #[tokio::test]
-async fn odd_frames_around_the_handshake_pass_in_order() {
+async fn odd_frames_sent_with_the_handshake_pass_in_order() {
     let (app, sidecar) = start().await;
     for ((name, early, _), (_, glued, _)) in table(From::Browser).into_iter().zip(table(From::Upstream)) {
         println!("{name}");
@@ -223,7 +223,7 @@ async fn odd_frames_around_the_handshake_pass_in_order() {
 }
 
 #[tokio::test]
-async fn a_reset_inside_anything_ends_the_other_side() {
+async fn a_reset_anywhere_in_the_stream_resets_the_other_side() {
     let (app, sidecar) = start().await;
     let mut resets = 0.0;
     for from in [From::Browser, From::Upstream] {

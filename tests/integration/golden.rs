@@ -1,4 +1,4 @@
-//! The bytes of the ack as old and new frontends read them, and recorded sessions as the tap reads them.
+//! The ack's bytes as old and new frontends read them, and recorded sessions as the tap reads them.
 
 use std::path::PathBuf;
 
@@ -11,7 +11,7 @@ use protox::file::{File, FileResolver};
 
 use crate::support::frame::Frame;
 
-/// ForwardMsg as a frontend before 1.55.0 knows it: no field 26.
+/// ForwardMsg before 1.55.0: no field 26.
 const OLD: &str = r#"
     syntax = "proto3";
     message ForwardMsg {
@@ -35,7 +35,7 @@ const NEW: &str = r#"
     }
 "#;
 
-/// Serves one text as the file that is asked for.
+/// Serves one text for every file name.
 struct Text(&'static str);
 
 impl FileResolver for Text {
@@ -70,17 +70,17 @@ fn the_compatible_ack_is_an_ack_to_new_frontends_and_an_empty_event_to_old_ones(
     assert_eq!(member.as_deref(), Some("session_event"));
     let event = message.get_field_by_name("session_event").unwrap();
     let event = event.as_message().unwrap();
-    assert_eq!(event.fields().count(), 0, "an event that says nothing");
+    assert_eq!(event.fields().count(), 0, "the event is empty");
 }
 
 #[test]
-fn the_order_of_the_two_members_matters() {
+fn the_ack_must_be_the_last_member_on_the_wire() {
     let (member, _message) = read(NEW, &[0xd0, 0x01, 0x01, 0x52, 0x00]);
     assert_eq!(member.as_deref(), Some("session_event"), "the last one on the wire wins");
 }
 
 #[test]
-fn a_plain_ack_is_nothing_at_all_to_old_frontends() {
+fn a_plain_ack_has_no_known_type_for_old_frontends() {
     assert_eq!(PLAIN, [0xd0, 0x01, 0x01]);
     assert_eq!(read(NEW, &PLAIN).0.as_deref(), Some("heartbeat_ack"));
     assert_eq!(read(OLD, &PLAIN).0, None);
@@ -130,7 +130,7 @@ impl Seen {
         self.messages += 1;
         let front = &payload[..payload.len().min(messages::FORWARD_PREFIX)];
         let read = messages::forward(front, front.len() == payload.len());
-        // A message that is looked at whole reads as its front does.
+        // The whole message is classified like its prefix.
         assert_eq!(read.kind(), messages::forward(payload, true).kind());
         match read {
             Forward::NewSession(announcement) => {
@@ -174,7 +174,7 @@ fn captures() -> Vec<(String, Vec<Record>)> {
 }
 
 #[test]
-fn recorded_sessions_are_read_as_what_they_are() {
+fn recorded_sessions_are_classified_correctly() {
     let captures = captures();
     assert!(captures.len() >= 8, "only {} recordings", captures.len());
     for (version, records) in captures {

@@ -1,4 +1,4 @@
-//! Clients that end their side after a request: they get their answer, and those that are really gone hold nothing.
+//! Clients that half-close after a request get their response; clients that are gone hold no resources.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -11,10 +11,10 @@ use crate::support::tls::{Any, Pki, Sides};
 use crate::support::{App, Sidecar, Wire, handshake, soon, switching};
 
 const STREAM: &str = "/_stcore/stream";
-/// Short, so that a test need not wait for long.
+/// Short to keep tests fast.
 const SHORT: Duration = Duration::from_millis(300);
 
-/// A sidecar, in the clear or under TLS, with its app.
+/// A sidecar, with or without TLS, and its app.
 struct Scene {
     app: App,
     sidecar: Sidecar,
@@ -38,7 +38,7 @@ impl Scene {
         Self { app, sidecar, pki }
     }
 
-    /// A connection, which may have had a request before.
+    /// A connection; unless `first`, it has had a request before.
     async fn browser(&self, first: bool) -> Wire<Any> {
         let mut browser: Wire<Any> = match &self.pki {
             Some(pki) => Wire::new(Box::new(pki.connect(self.sidecar.address).await.stream)),
@@ -54,7 +54,7 @@ impl Scene {
         browser
     }
 
-    /// Resolves once the sidecar has dealt with all that has reached it before.
+    /// Waits until the sidecar has processed everything that reached it before.
     async fn settled(&self) {
         for _round in 0..3 {
             self.sidecar.admin("/livez").await;
@@ -62,7 +62,7 @@ impl Scene {
     }
 }
 
-/// Every kind of connection, each with a first request and with a later one, answered at once and late.
+/// Plain and TLS connections, each with a first request and a later one, answered at once and late.
 fn cases() -> impl Iterator<Item = (bool, bool, bool)> {
     let both = [false, true];
     both.into_iter().flat_map(move |a| both.into_iter().flat_map(move |b| both.into_iter().map(move |c| (a, b, c))))
@@ -107,7 +107,7 @@ async fn a_request_before_a_half_close_is_answered() {
 }
 
 #[tokio::test]
-async fn a_large_answer_behind_a_half_close_comes_whole() {
+async fn a_large_response_after_a_half_close_arrives_whole() {
     let body: Vec<u8> = (0..16 << 20).map(|at: u32| (at % 251) as u8).collect();
     for (encrypted, request) in [
         (false, "GET / HTTP/1.1\r\nHost: app.test\r\n\r\n"),
@@ -133,7 +133,7 @@ async fn a_large_answer_behind_a_half_close_comes_whole() {
 }
 
 #[tokio::test]
-async fn a_websocket_whose_browser_has_ended_its_side_before_the_101_is_relayed_in_order() {
+async fn a_websocket_half_closed_before_the_101_is_relayed_in_order() {
     let said = [masked(TEXT, "one"), masked(TEXT, "two")].concat();
     for (encrypted, first, late) in cases() {
         let scene = Scene::new(encrypted).await;
@@ -162,7 +162,7 @@ async fn a_websocket_whose_browser_has_ended_its_side_before_the_101_is_relayed_
 }
 
 #[tokio::test]
-async fn a_refused_handshake_reaches_a_browser_that_has_ended_its_side() {
+async fn a_rejected_handshake_reaches_a_half_closed_browser() {
     for (encrypted, first, late) in cases() {
         let scene = Scene::new(encrypted).await;
         let mut browser = scene.browser(first).await;
@@ -179,7 +179,7 @@ async fn a_refused_handshake_reaches_a_browser_that_has_ended_its_side() {
     }
 }
 
-/// A connection in the clear, which may have had a request before.
+/// A plain connection; unless `first`, it has had a request before.
 async fn connect(app: &App, sidecar: &Sidecar, first: bool) -> Wire {
     if first { sidecar.connect().await } else { sidecar.connect_used(app).await }
 }
@@ -187,12 +187,12 @@ async fn connect(app: &App, sidecar: &Sidecar, first: bool) -> Wire {
 const PENDING: [&str; 3] = [
     "GET / HTTP/1.1\r\nHost: app.test\r\n\r\n",
     "POST / HTTP/1.1\r\nHost: app.test\r\nContent-Length: 4\r\n\r\nbody",
-    // A further request waits behind it, unread.
+    // A second request waits behind it, unread.
     "GET / HTTP/1.1\r\nHost: app.test\r\n\r\nGET /next HTTP/1.1\r\nHost: app.test\r\n\r\n",
 ];
 
 #[tokio::test]
-async fn a_browser_that_resets_takes_its_request_along_also_after_a_half_close() {
+async fn a_reset_by_the_browser_aborts_its_request_even_after_a_half_close() {
     for (first, ended) in [(true, false), (true, true), (false, false), (false, true)] {
         let (app, sidecar) = Sidecar::with_app().await;
         for request in PENDING.map(str::to_owned).into_iter().chain([handshake(STREAM, "")]) {
@@ -213,7 +213,7 @@ async fn a_browser_that_resets_takes_its_request_along_also_after_a_half_close()
 }
 
 #[tokio::test]
-async fn a_browser_that_has_ended_its_side_waits_for_a_silent_app_until_the_idle_timeout() {
+async fn a_half_closed_browser_waits_for_a_silent_app_until_the_idle_timeout() {
     for (encrypted, answered) in [(false, false), (false, true), (true, false), (true, true)] {
         let scene = Scene::with_idle_timeout(encrypted, SHORT).await;
         for request in PENDING {
@@ -233,7 +233,7 @@ async fn a_browser_that_has_ended_its_side_waits_for_a_silent_app_until_the_idle
 }
 
 #[tokio::test]
-async fn an_app_that_goes_on_answering_is_waited_for_as_long_as_it_does() {
+async fn a_half_closed_browser_receives_a_response_that_outlasts_the_idle_timeout() {
     let scene = Scene::with_idle_timeout(false, SHORT).await;
     let mut browser = scene.browser(true).await;
     browser.send("GET / HTTP/1.0\r\nHost: app.test\r\n\r\n").await;
@@ -243,7 +243,7 @@ async fn an_app_that_goes_on_answering_is_waited_for_as_long_as_it_does() {
     upstream.send("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n").await;
     browser.head().await;
     for _piece in 0..8 {
-        // The pause is what is tried: less than the timeout at a time, more than it altogether.
+        // Each pause is shorter than the timeout; their sum is longer.
         tokio::time::sleep(SHORT / 4).await;
         upstream.send("piece").await;
         browser.expect("piece").await;
@@ -253,20 +253,20 @@ async fn an_app_that_goes_on_answering_is_waited_for_as_long_as_it_does() {
 }
 
 #[tokio::test]
-async fn a_browser_that_has_not_ended_its_side_is_not_subject_to_the_idle_timeout_while_it_waits() {
+async fn the_idle_timeout_does_not_apply_to_an_open_browser_that_waits() {
     let scene = Scene::with_idle_timeout(false, SHORT).await;
     let mut browser = scene.browser(true).await;
     browser.send(PENDING[2]).await;
     let mut upstream = scene.app.accept().await;
     upstream.head().await;
-    // Nothing happens meanwhile, and that is what is looked for.
-    assert!(upstream.is_silent_for(SHORT * 5).await, "the request was given up");
+    // Nothing may happen meanwhile.
+    assert!(upstream.is_silent_for(SHORT * 5).await, "the request was aborted");
     upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
     assert!(browser.head().await.starts_with("HTTP/1.1 200 "));
 }
 
 #[tokio::test]
-async fn a_browser_that_has_closed_is_noticed_when_it_is_written_to() {
+async fn a_closed_browser_is_detected_when_the_sidecar_writes_to_it() {
     let (app, sidecar) = Sidecar::with_app().await;
     let mut browser = sidecar.connect().await;
     browser.send(PENDING[0]).await;
@@ -285,12 +285,12 @@ async fn a_browser_that_has_closed_is_noticed_when_it_is_written_to() {
     sidecar.until("client_connections", &[], 0.0).await;
 }
 
-/// A client that sends a request and ends its side within one segment, before the sidecar reads anything.
+/// A client that sends a request and half-closes before the sidecar reads anything.
 #[tokio::test]
-async fn a_request_that_comes_along_with_the_end_of_the_stream_is_answered() {
+async fn a_request_that_arrives_together_with_eof_is_answered() {
     async fn connect(address: SocketAddr) -> Wire {
         let stream = std::net::TcpStream::connect(address).unwrap();
-        // Nothing here lets the sidecar run before all of this has happened.
+        // Without an await, the sidecar cannot run before all of this is done.
         std::io::Write::write_all(&mut &stream, PENDING[0].as_bytes()).unwrap();
         SockRef::from(&stream).shutdown(std::net::Shutdown::Write).unwrap();
         stream.set_nonblocking(true).unwrap();

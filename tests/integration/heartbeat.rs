@@ -1,4 +1,4 @@
-//! Heartbeats over real sockets: who answers, with which bytes, when, and what is counted.
+//! Heartbeats over real sockets: which side acks, with which bytes, when, and what is counted.
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ async fn start(settings: impl FnOnce(&mut Config)) -> (App, Sidecar) {
     (app, sidecar)
 }
 
-/// A session with an upstream that has told its version.
+/// A session whose upstream has sent its version.
 async fn session(sidecar: &Sidecar, app: &App, version: &str) -> Session {
     let mut session = sidecar.stream(app).await;
     session.app.send(new_session(version)).await;
@@ -36,7 +36,7 @@ async fn session(sidecar: &Sidecar, app: &App, version: &str) -> Session {
 }
 
 impl Wire {
-    /// The next frame must be a ping of the sidecar's; gives its payload.
+    /// Expects a ping from the sidecar; returns its payload.
     async fn ping(&mut self) -> Vec<u8> {
         let Frame { first, masked, payload } = self.frame().await;
         assert_eq!((first, masked, payload.len()), (PING, true, 16), "{payload:02x?}");
@@ -47,12 +47,12 @@ impl Wire {
         self.send(plain(PONG, payload)).await;
     }
 
-    /// Says something that nobody asked for, to show what came before it.
+    /// Sends a marker that shows what came before it.
     async fn mark(&mut self) {
         self.send(plain(TEXT, "mark")).await;
     }
 
-    /// Nothing came before the mark.
+    /// Expects the marker, and nothing before it.
     async fn expect_mark(&mut self) {
         self.expect(plain(TEXT, "mark")).await;
     }
@@ -65,7 +65,7 @@ impl Sidecar {
 }
 
 #[tokio::test]
-async fn a_silent_upstream_is_proved_alive_and_never_sees_the_heartbeat() {
+async fn a_silent_upstream_is_pinged_and_never_receives_the_heartbeat() {
     let (app, sidecar) = start(|_config| {}).await;
     let Session { mut browser, app: mut upstream } = session(&sidecar, &app, SILENT).await;
     for round in 1..=3 {
@@ -91,14 +91,14 @@ async fn a_silent_upstream_is_proved_alive_and_never_sees_the_heartbeat() {
 }
 
 #[tokio::test]
-async fn only_the_pong_of_our_ping_releases_the_ack() {
+async fn only_the_pong_for_the_sidecars_ping_releases_the_ack() {
     let (app, sidecar) = start(|_config| {}).await;
     let Session { mut browser, app: mut upstream } = session(&sidecar, &app, SILENT).await;
     browser.send(heartbeat()).await;
     let tag = upstream.ping().await;
     let mut forged = tag.clone();
     forged[15] ^= 1;
-    // Pongs of somebody else's pass; one with our nonce but another count is swallowed. None proves anything.
+    // Foreign pongs pass; one with our nonce and another count is dropped. None of them is a proof.
     let foreign = [plain(PONG, ""), plain(PONG, "0123456789abcdef"), plain(PONG, "unasked")].concat();
     upstream.send([foreign.clone(), plain(PONG, forged)].concat()).await;
     upstream.mark().await;
@@ -106,7 +106,7 @@ async fn only_the_pong_of_our_ping_releases_the_ack() {
     browser.expect_mark().await;
     upstream.pong(&tag).await;
     assert!(browser.frame().await.is(BINARY, COMPATIBLE_ACK));
-    // The same pong once more is nobody's.
+    // The same pong again is dropped.
     upstream.pong(&tag).await;
     upstream.mark().await;
     browser.expect_mark().await;
@@ -114,7 +114,7 @@ async fn only_the_pong_of_our_ping_releases_the_ack() {
 }
 
 #[tokio::test]
-async fn a_native_upstream_answers_by_itself_once() {
+async fn a_native_upstreams_own_ack_is_the_only_one() {
     let (app, sidecar) = start(|_config| {}).await;
     let Session { mut browser, app: mut upstream } = session(&sidecar, &app, NATIVE).await;
     browser.send(heartbeat()).await;
@@ -130,7 +130,7 @@ async fn a_native_upstream_answers_by_itself_once() {
 }
 
 #[tokio::test]
-async fn an_unknown_upstream_that_answers_is_learned_as_native() {
+async fn an_unknown_upstream_that_acks_is_learned_as_native() {
     let (app, sidecar) = start(|_config| {}).await;
     let Session { mut browser, app: mut upstream } = sidecar.stream(&app).await;
     browser.send(heartbeat()).await;
@@ -142,7 +142,7 @@ async fn an_unknown_upstream_that_answers_is_learned_as_native() {
 }
 
 #[tokio::test]
-async fn an_unknown_upstream_that_stays_silent_is_learned_as_silent() {
+async fn an_unknown_upstream_that_does_not_ack_is_learned_as_silent() {
     let (app, sidecar) = start(|config| config.heartbeat.native_deadline = SOON).await;
     let Session { mut browser, app: mut upstream } = sidecar.stream(&app).await;
     browser.send(heartbeat()).await;
@@ -150,7 +150,7 @@ async fn an_unknown_upstream_that_stays_silent_is_learned_as_silent() {
     let tag = upstream.ping().await;
     upstream.pong(&tag).await;
     assert!(browser.frame().await.is(BINARY, COMPATIBLE_ACK));
-    assert_eq!(sidecar.metric("native_acks_missed_total", &[]).await, 0.0, "nobody knew that it should answer");
+    assert_eq!(sidecar.metric("native_acks_missed_total", &[]).await, 0.0, "no ack was expected of it");
     browser.send(heartbeat()).await;
     let tag = upstream.ping().await;
     upstream.pong(&tag).await;
@@ -159,7 +159,7 @@ async fn an_unknown_upstream_that_stays_silent_is_learned_as_silent() {
 }
 
 #[tokio::test]
-async fn a_native_ack_that_is_lost_is_made_up_for() {
+async fn a_lost_native_ack_is_replaced_by_the_sidecars() {
     let (app, sidecar) = start(|config| config.heartbeat.native_deadline = SOON).await;
     let Session { mut browser, app: mut upstream } = session(&sidecar, &app, NATIVE).await;
     browser.send(heartbeat()).await;
@@ -170,14 +170,14 @@ async fn a_native_ack_that_is_lost_is_made_up_for() {
     upstream.pong(&tag).await;
     assert!(browser.frame().await.is(BINARY, COMPATIBLE_ACK));
     assert_eq!(sidecar.metric("native_acks_missed_total", &[]).await, 1.0);
-    assert_eq!(sidecar.metric("upstream_acks_natively", &[]).await, 1.0, "one loss unlearns nothing");
+    assert_eq!(sidecar.metric("upstream_acks_natively", &[]).await, 1.0, "one lost ack changes nothing");
     assert_eq!((sidecar.acks("upstream").await, sidecar.acks("sidecar").await), (0.0, 1.0));
     browser.send(heartbeat()).await;
     upstream.expect(heartbeat()).await;
 }
 
 #[tokio::test]
-async fn mode_answer_withholds_from_everybody() {
+async fn mode_answer_withholds_heartbeats_even_from_native_upstreams() {
     let (app, sidecar) = start(|config| config.heartbeat.mode = Mode::Answer).await;
     let Session { mut browser, app: mut upstream } = session(&sidecar, &app, NATIVE).await;
     browser.send([heartbeat(), masked(TEXT, "after")].concat()).await;
@@ -188,7 +188,7 @@ async fn mode_answer_withholds_from_everybody() {
 }
 
 #[tokio::test]
-async fn mode_forward_answers_nobody() {
+async fn mode_forward_never_acks() {
     let (app, sidecar) = start(|config| {
         config.heartbeat.mode = Mode::Forward;
         config.heartbeat.native_deadline = SOON;
@@ -216,7 +216,7 @@ async fn an_open_connection_is_proof_enough_if_told_so() {
 }
 
 #[tokio::test]
-async fn a_plain_ack_is_sent_if_told_so() {
+async fn the_plain_ack_is_sent_if_configured() {
     let (app, sidecar) = start(|config| config.heartbeat.ack = AckForm::Plain).await;
     let Session { mut browser, app: mut upstream } = session(&sidecar, &app, SILENT).await;
     browser.send(heartbeat()).await;
@@ -226,10 +226,10 @@ async fn a_plain_ack_is_sent_if_told_so() {
 }
 
 #[tokio::test]
-async fn what_was_learned_belongs_to_the_upstream_and_not_to_the_connection() {
+async fn a_learned_version_applies_to_later_connections_of_the_upstream() {
     let (app, sidecar) = start(|_config| {}).await;
     let _first = session(&sidecar, &app, SILENT).await;
-    // After a quick reconnect no new_session comes.
+    // A quick reconnect gets no new_session.
     let Session { mut browser, app: mut upstream } = sidecar.stream(&app).await;
     browser.send(heartbeat()).await;
     let tag = upstream.ping().await;
@@ -238,7 +238,7 @@ async fn what_was_learned_belongs_to_the_upstream_and_not_to_the_connection() {
 }
 
 #[tokio::test]
-async fn another_version_behind_the_same_address_is_learned_anew() {
+async fn a_new_version_at_the_same_address_replaces_the_learned_one() {
     let (app, sidecar) = start(|_config| {}).await;
     let _old = session(&sidecar, &app, SILENT).await;
     let Session { mut browser, app: mut upstream } = session(&sidecar, &app, NATIVE).await;
@@ -250,7 +250,7 @@ async fn another_version_behind_the_same_address_is_learned_anew() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_vanished_is_forgotten() {
+async fn the_learned_version_is_forgotten_when_the_upstream_vanishes() {
     let (app, sidecar) = start(|_config| {}).await;
     let Session { mut browser, app: upstream } = session(&sidecar, &app, SILENT).await;
     drop(upstream);
@@ -263,9 +263,9 @@ async fn an_upstream_that_vanished_is_forgotten() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_refuses_connections_is_forgotten() {
+async fn the_learned_version_is_forgotten_when_the_upstream_refuses_connections() {
     let (app, sidecar) = start(|_config| {}).await;
-    // It stays open, so that only the refusal can unlearn.
+    // It stays open, so only the refusal can be the cause.
     let _old = session(&sidecar, &app, SILENT).await;
     let address = app.address();
     drop(app);
@@ -309,7 +309,7 @@ async fn an_ack_waits_for_the_end_of_a_large_frame() {
 }
 
 #[tokio::test]
-async fn a_ping_waits_for_the_end_of_a_frame_of_the_browser() {
+async fn a_ping_waits_for_the_end_of_the_browsers_frame() {
     let (app, sidecar) = start(|config| config.heartbeat.native_deadline = SOON).await;
     let Session { mut browser, app: mut upstream } = session(&sidecar, &app, NATIVE).await;
     let frame = masked(BINARY, vec![7; 10_000]);
@@ -366,7 +366,7 @@ async fn nothing_is_sent_after_a_close_frame() {
 }
 
 #[tokio::test]
-async fn a_frozen_upstream_gets_no_ack_and_is_counted_once() {
+async fn a_heartbeat_to_a_frozen_upstream_is_not_acked_and_counted_once() {
     let (app, sidecar) = start(|config| config.heartbeat.stall_after = SOON).await;
     let Session { mut browser, app: mut upstream } = session(&sidecar, &app, SILENT).await;
     browser.send(heartbeat()).await;
@@ -375,14 +375,14 @@ async fn a_frozen_upstream_gets_no_ack_and_is_counted_once() {
     upstream.mark().await;
     browser.expect_mark().await;
     assert_eq!(sidecar.metric("acks_total", &[]).await, 0.0);
-    // It wakes up: a late ack, as a busy server's own would be late.
+    // It thaws: the ack is late, as a busy server's own would be.
     upstream.pong(&tag).await;
     assert!(browser.frame().await.is(BINARY, COMPATIBLE_ACK));
     assert_eq!(sidecar.metric("acks_withheld_total", &[]).await, 1.0);
 }
 
 #[tokio::test]
-async fn an_upstream_that_closes_on_a_waiting_heartbeat_is_counted() {
+async fn an_ack_withheld_because_the_upstream_closed_is_counted() {
     let (app, sidecar) = start(|_config| {}).await;
     let closed = [("reason", "upstream_closed")];
     for (count, how) in [(1.0, "close frame"), (2.0, "end"), (3.0, "reset")] {
@@ -401,7 +401,7 @@ async fn an_upstream_that_closes_on_a_waiting_heartbeat_is_counted() {
 }
 
 #[tokio::test]
-async fn a_flood_of_heartbeats_has_one_ping_outstanding_and_harms_nobody() {
+async fn a_flood_of_heartbeats_causes_one_ping_at_a_time_and_few_acks() {
     const FLOOD: usize = 20_000;
     let (app, sidecar) = start(|_config| {}).await;
     let Session { mut browser, app: mut upstream } = session(&sidecar, &app, SILENT).await;
@@ -411,7 +411,7 @@ async fn a_flood_of_heartbeats_has_one_ping_outstanding_and_harms_nobody() {
     upstream.expect(masked(TEXT, "after the flood")).await;
     assert_eq!(sidecar.metric("heartbeats_total", &[]).await, FLOOD as f64);
     assert_eq!(sidecar.metric("acks_total", &[]).await, 0.0);
-    // Samples lie in memory until they are folded: a flood may leave next to none.
+    // Samples stay in memory until they are folded, so a flood may add few.
     for histogram in ["heartbeat_interval_seconds_count", "browser_rtt_seconds_count"] {
         let samples = sidecar.metric(histogram, &[]).await;
         assert!(samples < FLOOD as f64 / 20.0, "{histogram}: {samples}");
@@ -426,7 +426,7 @@ async fn a_flood_of_heartbeats_has_one_ping_outstanding_and_harms_nobody() {
     }
     assert!((2..=16).contains(&acks), "{acks} acks for what came during one ping");
     assert_eq!(sidecar.acks("sidecar").await, f64::from(acks));
-    // And it goes on as before.
+    // Then it works as before.
     browser.send(heartbeat()).await;
     tag = upstream.ping().await;
     upstream.pong(&tag).await;
@@ -434,7 +434,7 @@ async fn a_flood_of_heartbeats_has_one_ping_outstanding_and_harms_nobody() {
 }
 
 #[tokio::test]
-async fn what_only_looks_like_a_heartbeat_passes_unanswered() {
+async fn messages_that_only_resemble_a_heartbeat_pass_unanswered() {
     let (app, sidecar) = start(|_config| {}).await;
     let Session { mut browser, app: mut upstream } = session(&sidecar, &app, SILENT).await;
     let long = [&HEARTBEAT[..], &[0x6a, 62], &[b'x'; 62]].concat();
@@ -458,7 +458,7 @@ async fn what_only_looks_like_a_heartbeat_passes_unanswered() {
 }
 
 #[tokio::test]
-async fn odd_spellings_of_a_heartbeat_are_answered() {
+async fn unusual_encodings_of_a_heartbeat_are_answered() {
     let (app, sidecar) = start(|config| config.heartbeat.proof = Proof::Connection).await;
     let Session { mut browser, app: mut upstream } = session(&sidecar, &app, SILENT).await;
     let spellings: [&[u8]; 4] = [
@@ -471,7 +471,7 @@ async fn odd_spellings_of_a_heartbeat_are_answered() {
         browser.send(masked(BINARY, spelling)).await;
         assert!(browser.frame().await.is(BINARY, COMPATIBLE_ACK), "{spelling:02x?}");
     }
-    // A length of more bytes than it takes is followed all the same.
+    // A length in more bytes than necessary is accepted too.
     let mut padded = vec![0x82, 0xfe, 0x00, 0x03, 0, 0, 0, 0];
     padded.extend(HEARTBEAT);
     browser.send([padded, masked(TEXT, "after")].concat()).await;
@@ -480,7 +480,7 @@ async fn odd_spellings_of_a_heartbeat_are_answered() {
 }
 
 #[tokio::test]
-async fn a_stream_that_cannot_be_followed_is_relayed_and_counted() {
+async fn a_stream_that_cannot_be_parsed_is_relayed_and_counted() {
     let (app, sidecar) = start(|_config| {}).await;
     for (reason, broken) in [
         ("reserved_bits", masked(0xc2, "x")),

@@ -1,4 +1,4 @@
-//! Plain HTTP: bodies, status and header fields pass; failures of the upstream are told as what they are.
+//! Plain HTTP: bodies, status and header fields pass; upstream failures become matching 5xx responses.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::support::{App, Sidecar, Wire, config, soon};
 const GET: &str = "GET / HTTP/1.1\r\nHost: app.test\r\n\r\n";
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
-/// The values of a header field, with its name's case as it stands.
+/// The values of a header field; its name is case-sensitive here.
 fn values<'a>(head: &'a str, name: &str) -> Vec<&'a str> {
     head.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix(": ")).collect()
 }
@@ -64,7 +64,7 @@ async fn header_fields_pass_as_bytes_with_their_case_and_order() {
 }
 
 #[tokio::test]
-async fn the_upstream_is_told_for_whom_a_request_is() {
+async fn the_upstream_receives_x_forwarded_headers() {
     let (app, sidecar) = Sidecar::with_app().await;
     let mut browser = sidecar.connect().await;
     browser.send(GET).await;
@@ -85,7 +85,7 @@ async fn the_upstream_is_told_for_whom_a_request_is() {
 }
 
 #[tokio::test]
-async fn fields_of_one_hop_stay_on_it_in_both_directions() {
+async fn hop_by_hop_fields_are_removed_in_both_directions() {
     let (app, sidecar) = Sidecar::with_app().await;
     let mut browser = sidecar.connect().await;
     let lines = "Connection: X-Hop, Cookie, Host, Authorization, X-Forwarded-For\r\nX-Hop: 1\r\nX-Stay: 1\r\n\
@@ -165,7 +165,7 @@ async fn bodies_of_a_known_length_keep_it() {
 }
 
 #[tokio::test]
-async fn answers_without_a_body_leave_the_connection_usable() {
+async fn responses_without_a_body_leave_the_connection_usable() {
     let (app, sidecar) = Sidecar::with_app().await;
     let mut browser = sidecar.connect().await;
     browser.send("HEAD /file HTTP/1.1\r\nHost: app.test\r\n\r\n").await;
@@ -190,7 +190,7 @@ async fn answers_without_a_body_leave_the_connection_usable() {
 }
 
 #[tokio::test]
-async fn a_range_is_answered_with_a_part() {
+async fn range_requests_and_partial_responses_pass() {
     let (app, sidecar) = Sidecar::with_app().await;
     let mut browser = sidecar.connect().await;
     browser.send("GET /media/1.mp4 HTTP/1.1\r\nHost: app.test\r\nRange: bytes=2-4\r\n\r\n").await;
@@ -205,7 +205,7 @@ async fn a_range_is_answered_with_a_part() {
 }
 
 #[tokio::test]
-async fn connections_are_kept_and_pooled() {
+async fn client_and_upstream_connections_are_reused() {
     let (app, sidecar) = Sidecar::with_app().await;
     let mut upstream = None;
     for _browser in 0..2 {
@@ -225,12 +225,12 @@ async fn connections_are_kept_and_pooled() {
 }
 
 #[tokio::test]
-async fn a_body_that_waits_for_100_is_asked_for() {
+async fn a_client_that_expects_100_continue_receives_it() {
     let (app, sidecar) = Sidecar::with_app().await;
     let mut browser = sidecar.connect().await;
     let lines = "Expect: 100-continue\r\nContent-Length: 4";
     browser.send(format!("PUT / HTTP/1.1\r\nHost: app.test\r\n{lines}\r\n\r\n")).await;
-    // An app server sends its 100 once it has read the head; whoever asks for the body, it must be asked for.
+    // An app server sends its 100 after reading the head; either it or the sidecar must send one.
     let mut upstream = app.accept().await;
     let head = upstream.head().await;
     if has_field(&head, "expect") {
@@ -274,7 +274,7 @@ async fn full_listener() -> (Socket, Vec<Socket>) {
 }
 
 #[tokio::test]
-async fn an_upstream_that_takes_no_connection_is_a_504() {
+async fn an_upstream_that_accepts_no_connection_is_a_504() {
     let (listener, _queued) = full_listener().await;
     let port = listener.local_addr().unwrap().as_socket().unwrap().port();
     let upstream = UpstreamAddress::Http { host: "127.0.0.1".to_owned(), port };
@@ -290,7 +290,7 @@ async fn an_upstream_that_takes_no_connection_is_a_504() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_talks_no_http_is_a_502() {
+async fn an_upstream_that_does_not_speak_http_is_a_502() {
     for nonsense in ["", "SSH-2.0-OpenSSH_9.2\r\n", "HTTP/1.1 200 OK\r\nContent-Le"] {
         let (app, sidecar) = Sidecar::with_app().await;
         let mut browser = sidecar.connect().await;
@@ -305,7 +305,7 @@ async fn an_upstream_that_talks_no_http_is_a_502() {
 }
 
 #[tokio::test]
-async fn a_response_that_is_cut_is_aborted_and_not_ended() {
+async fn a_truncated_response_is_aborted_and_not_completed() {
     let (app, sidecar) = Sidecar::with_app().await;
     for framing in ["Content-Length: 100\r\n\r\nhalf", "Transfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n"] {
         let mut browser = sidecar.connect().await;
@@ -323,7 +323,7 @@ async fn a_response_that_is_cut_is_aborted_and_not_ended() {
 }
 
 #[tokio::test]
-async fn an_upload_that_is_cut_is_aborted_and_not_ended() {
+async fn a_truncated_upload_is_aborted_and_not_completed() {
     let (app, sidecar) = Sidecar::with_app().await;
     for framing in ["Content-Length: 100\r\n\r\nhalf", "Transfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n"] {
         let mut browser = sidecar.connect().await;
@@ -339,7 +339,7 @@ async fn an_upload_that_is_cut_is_aborted_and_not_ended() {
 }
 
 #[tokio::test]
-async fn a_browser_that_leaves_before_the_answer_frees_the_upstream() {
+async fn a_browser_reset_before_the_response_frees_the_upstream() {
     let (app, sidecar) = Sidecar::with_app().await;
     let mut browser = sidecar.connect().await;
     browser.send(GET).await;
@@ -350,7 +350,7 @@ async fn a_browser_that_leaves_before_the_answer_frees_the_upstream() {
 }
 
 #[tokio::test]
-async fn a_unix_socket_is_an_upstream() {
+async fn an_upstream_can_be_a_unix_socket() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("app.sock");
     let listener = UnixListener::bind(&path).unwrap();
@@ -377,7 +377,7 @@ async fn a_unix_socket_is_an_upstream() {
 }
 
 #[tokio::test]
-async fn a_101_that_nobody_asked_for_is_a_502() {
+async fn an_unrequested_101_is_a_502() {
     let (app, sidecar) = Sidecar::with_app().await;
     let mut browser = sidecar.connect().await;
     browser.send("POST / HTTP/1.1\r\nHost: app.test\r\nContent-Length: 0\r\n\r\n").await;
@@ -402,7 +402,7 @@ async fn an_absolute_target_reaches_the_upstream_as_a_path() {
 }
 
 #[tokio::test]
-async fn the_options_of_a_whole_server_keep_their_asterisk() {
+async fn options_with_an_asterisk_target_passes_unchanged() {
     let (app, sidecar) = Sidecar::with_app().await;
     let mut browser = sidecar.connect().await;
     browser.send("OPTIONS * HTTP/1.1\r\nHost: app.test\r\n\r\n").await;
@@ -411,7 +411,7 @@ async fn the_options_of_a_whole_server_keep_their_asterisk() {
 }
 
 #[tokio::test]
-async fn an_http_1_0_client_gets_an_answer_that_it_can_read() {
+async fn an_http_1_0_client_receives_a_response_without_chunks() {
     let (app, sidecar) = Sidecar::with_app().await;
     let mut browser = sidecar.connect().await;
     browser.send("GET /old HTTP/1.0\r\nHost: app.test\r\n\r\n").await;
@@ -424,7 +424,7 @@ async fn an_http_1_0_client_gets_an_answer_that_it_can_read() {
 }
 
 #[tokio::test]
-async fn a_kept_connection_that_the_upstream_closed_is_no_error() {
+async fn a_pooled_connection_that_the_upstream_closed_is_not_an_error() {
     let (app, sidecar) = Sidecar::with_app().await;
     let mut browser = sidecar.connect().await;
     browser.send(GET).await;
@@ -434,7 +434,7 @@ async fn a_kept_connection_that_the_upstream_closed_is_no_error() {
     browser.head().await;
     browser.expect("ok").await;
 
-    // It closes just as the next request comes in: the sidecar has sent it, and no answer comes.
+    // It closes after the sidecar has sent the next request, without an answer.
     browser.send(GET).await;
     upstream.head().await;
     drop(upstream);
@@ -444,7 +444,7 @@ async fn a_kept_connection_that_the_upstream_closed_is_no_error() {
     assert!(browser.head().await.starts_with("HTTP/1.1 200 "));
     browser.expect("ok").await;
 
-    // It closes in between.
+    // It closes between requests.
     drop(upstream);
     browser.send(GET).await;
     let mut upstream = app.accept().await;
@@ -454,7 +454,7 @@ async fn a_kept_connection_that_the_upstream_closed_is_no_error() {
 }
 
 #[tokio::test]
-async fn a_connection_with_bytes_after_its_answer_is_not_used_again() {
+async fn an_upstream_connection_with_bytes_after_its_response_is_not_reused() {
     let (app, sidecar) = Sidecar::with_app().await;
     let mut browser = sidecar.connect().await;
     browser.send(GET).await;
@@ -472,7 +472,7 @@ async fn a_connection_with_bytes_after_its_answer_is_not_used_again() {
 }
 
 #[tokio::test]
-async fn nothing_of_the_admin_port_is_on_the_public_one() {
+async fn admin_paths_are_not_served_on_the_public_port() {
     let (app, sidecar) = Sidecar::with_app().await;
     let mut upstream = None;
     for path in ["/metrics", "/livez", "/readyz", "/sessions", "/status.json"] {
@@ -490,7 +490,7 @@ async fn nothing_of_the_admin_port_is_on_the_public_one() {
 }
 
 #[tokio::test]
-async fn ipv6_peers_are_named_without_brackets() {
+async fn ipv6_clients_are_forwarded_without_brackets() {
     let app = App::bind().await;
     let mut config = app.config();
     config.listen.set_ip(std::net::Ipv6Addr::LOCALHOST.into());

@@ -1,5 +1,4 @@
-//! HTTP/2 under TLS: requests reach the app as those of HTTP/1.1 do, what is refused there is refused here, and no client
-//! has the connection for ever.
+//! HTTP/2 under TLS: requests reach the app as HTTP/1.1, the same rejections apply, and no connection stays for ever.
 
 use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
@@ -16,12 +15,12 @@ use crate::support::tls::{Pki, Sides};
 use crate::support::{App, Sidecar, Wire, soon};
 
 const MIB: usize = 1 << 20;
-/// Short, so that a test need not wait for long; nothing here is wrong if it takes longer.
+/// Short to keep tests fast; nothing fails if it takes longer.
 const SHORT: Duration = Duration::from_millis(300);
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 const PROTOCOL_ERROR: [u8; 4] = [0, 0, 0, 1];
 const ENHANCE_YOUR_CALM: [u8; 4] = [0, 0, 0, 11];
-/// `:status: 400` as HPACK has it (RFC 7541 Appendix A).
+/// `:status: 400` in HPACK (RFC 7541 Appendix A).
 const BAD_REQUEST: u8 = 0x8c;
 
 struct Scene {
@@ -56,7 +55,7 @@ impl Scene {
         self.sidecar.metric("http_rejected_total", &[("reason", reason)]).await
     }
 
-    /// The head that the app gets of a request, in lower case; it answers `answer`.
+    /// The head of a request as the app receives it; the app answers 200.
     async fn forwarded(&self, browser: &mut Browser, request: Request<()>) -> String {
         let (answer, head) = tokio::join!(browser.ask(request), async {
             let mut upstream = self.app.accept().await;
@@ -76,7 +75,7 @@ fn pattern(length: usize) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn who_offers_it_speaks_it_and_nobody_else_does() {
+async fn http_2_is_used_only_if_the_client_offers_it_by_alpn() {
     let scene = Scene::new().await;
     for (offered, chosen) in [
         (&[&b"h2"[..], b"http/1.1"][..], Some(&b"h2"[..])),
@@ -96,7 +95,7 @@ async fn who_offers_it_speaks_it_and_nobody_else_does() {
         upstream.send("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n").await;
         assert!(browser.head().await.starts_with("HTTP/1.1 200 OK\r\n"));
     }
-    // Nobody else is answered in HTTP/2, however he begins.
+    // Other clients get no HTTP/2, even after its preface.
     let (_app, plain) = Sidecar::with_app().await;
     let mut browser = plain.connect().await;
     browser.send(PREFACE).await;
@@ -108,14 +107,14 @@ async fn who_offers_it_speaks_it_and_nobody_else_does() {
 }
 
 #[tokio::test]
-async fn it_can_be_left_out() {
+async fn http_2_can_be_disabled() {
     let scene = Scene::with(|config| config.tls.http2 = false).await;
     let stream = scene.pki.offer(scene.sidecar.address, &[b"h2", b"http/1.1"]).await;
     assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"http/1.1"[..]));
 }
 
 #[tokio::test]
-async fn the_app_gets_a_request_of_http_1_1() {
+async fn the_app_receives_an_http_2_request_as_http_1_1() {
     let scene = Scene::new().await;
     let mut browser = scene.browser().await;
     let request = Request::get("https://App.Test:8501/a/b?c=%20d")
@@ -150,7 +149,7 @@ async fn the_app_gets_a_request_of_http_1_1() {
 }
 
 #[tokio::test]
-async fn a_target_keeps_its_form() {
+async fn http_2_paths_pass_unchanged_except_for_fragments_and_a_missing_slash() {
     let scene = Scene::new().await;
     let (mut frames, mut upstreams) = (scene.frames().await, Vec::new());
     for (stream, (path, line)) in [
@@ -174,7 +173,7 @@ async fn a_target_keeps_its_form() {
 }
 
 #[tokio::test]
-async fn an_answer_says_nothing_of_the_apps_connection() {
+async fn hop_by_hop_fields_of_the_apps_response_are_removed() {
     let scene = Scene::new().await;
     let mut browser = scene.browser().await;
     let (answer, ()) = tokio::join!(browser.ask(get("/")), async {
@@ -224,7 +223,7 @@ async fn bodies_of_known_and_unknown_length_reach_the_app_with_any_method() {
 }
 
 #[tokio::test]
-async fn large_bodies_pass_byte_for_byte_side_by_side() {
+async fn concurrent_large_bodies_pass_unchanged() {
     let scene = Scene::new().await;
     let mut browser = scene.browser().await;
     let (up, down) = (pattern(5 * MIB + 7), pattern(6 * MIB + 1));
@@ -254,7 +253,7 @@ async fn large_bodies_pass_byte_for_byte_side_by_side() {
 }
 
 #[tokio::test]
-async fn an_app_that_reads_nothing_stops_the_browser_and_no_other_request() {
+async fn an_app_that_reads_nothing_blocks_only_that_request() {
     let scene = Scene::new().await;
     let mut browser = scene.browser().await;
     let (_answer, mut body) = browser.begin(Request::post("https://app.test/").body(()).unwrap());
@@ -262,22 +261,22 @@ async fn an_app_that_reads_nothing_stops_the_browser_and_no_other_request() {
     upstream.head().await;
     body.reserve_capacity(64 * MIB);
     let mut sent = 0;
-    // No event tells that it will never be more.
+    // No event shows that the window stays closed.
     while let Ok(capacity) = tokio::time::timeout(SHORT, std::future::poll_fn(|cx| body.poll_capacity(cx))).await {
         let piece = capacity.unwrap().unwrap();
         body.send_data(vec![7; piece].into(), false).unwrap();
         sent += piece;
-        assert!(sent < 32 * MIB, "it goes somewhere");
+        assert!(sent < 32 * MIB, "32 MiB were accepted");
     }
     assert!(sent >= MIB, "{sent}");
     scene.forwarded(&mut browser, get("/")).await;
-    // What was taken, but for what lies in chunks, comes at last.
+    // What was accepted arrives; chunk headers count here too.
     let chunks = tokio::spawn(async move { upstream.exactly(sent).await });
     assert!(soon(chunks).await.unwrap().len() == sent);
 }
 
 #[tokio::test]
-async fn a_browser_that_reads_nothing_stops_the_app_and_no_other_request() {
+async fn a_browser_that_reads_nothing_blocks_only_that_request() {
     let scene = Scene::new().await;
     let mut browser = scene.browser().await;
     let answer = browser.ask(get("/"));
@@ -289,16 +288,16 @@ async fn a_browser_that_reads_nothing_stops_the_app_and_no_other_request() {
         soon(tokio::io::AsyncWriteExt::write_all(&mut upstream.stream, &vec![7; length])).await.unwrap();
     });
     let mut answer = answer.await.unwrap();
-    assert!(soon(answer.body_mut().data()).await.unwrap().is_ok(), "its first byte leaves before its last has come");
-    // No event tells that a writer will wait for ever.
-    assert!(tokio::time::timeout(SHORT, &mut writing).await.is_err(), "64 MiB went somewhere");
+    assert!(soon(answer.body_mut().data()).await.unwrap().is_ok(), "the response is streamed");
+    // No event shows that a writer waits for ever.
+    assert!(tokio::time::timeout(SHORT, &mut writing).await.is_err(), "all 64 MiB written");
     scene.forwarded(&mut browser, get("/")).await;
     drop(answer);
-    assert!(soon(writing).await.is_err(), "who wants no more of it lets the app know");
+    assert!(soon(writing).await.is_err(), "the app's write must fail after the reset");
 }
 
 #[tokio::test]
-async fn what_http_1_1_refuses_is_refused_and_counted_alike() {
+async fn requests_that_http_1_1_rejects_are_rejected_and_counted_alike() {
     let scene = Scene::with(|config| config.limits.header_bytes = 8 * 1024).await;
     let mut browser = scene.browser().await;
     let builder = |uri: &str| Request::builder().uri(uri.to_owned());
@@ -325,18 +324,18 @@ async fn what_http_1_1_refuses_is_refused_and_counted_alike() {
         assert!(!answer.headers().contains_key("connection"));
         assert_eq!(scene.rejected(reason).await, before + 1.0, "{told}");
     }
-    // Far too large is refused before it is looked at.
+    // A far too large header is rejected before it is parsed.
     let answer =
         browser.ask(builder("https://a.test/").header("x-long", &long).header("x-longer", &long).body(()).unwrap());
     assert_eq!(answer.await.unwrap().status(), StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE);
     assert!(scene.app.is_untouched());
-    // None of them harms the next one.
+    // The connection still works.
     scene.forwarded(&mut browser, get("/")).await;
 }
 
-/// h2 counts 32 bytes for each field and has a bound of its own, which must not be narrower.
+/// h2 counts 32 bytes for each field; its own limit must not be narrower.
 #[tokio::test]
-async fn limits_hold_to_the_byte_however_many_fields_a_header_has() {
+async fn size_limits_are_exact_to_the_byte_for_a_header_of_many_fields() {
     let (uri_bytes, header_bytes) = (256, 1024);
     let scene = Scene::with(|config| {
         (config.limits.uri_bytes, config.limits.header_bytes) = (uri_bytes, header_bytes);
@@ -344,7 +343,7 @@ async fn limits_hold_to_the_byte_however_many_fields_a_header_has() {
     .await;
     let mut browser = scene.browser().await;
     let request = |target: usize, header: usize| {
-        // Four bytes for each field beside its name and value; the authority counts as the host that it becomes.
+        // Four bytes for each field besides its name and value; the authority counts as a host field.
         let many = (10..99).map(|number| format!("{number}"));
         let rest = header - ("host".len() + "a.test".len() + 4) - 89 * (2 + 4) - ("x".len() + 4);
         let path = "p".repeat(target - 1);
@@ -360,7 +359,7 @@ async fn limits_hold_to_the_byte_however_many_fields_a_header_has() {
 }
 
 #[tokio::test]
-async fn a_request_without_a_host_is_refused() {
+async fn a_request_without_authority_or_host_is_rejected() {
     let scene = Scene::new().await;
     let mut frames = scene.frames().await;
     let block = fields(&[(":method", "GET"), (":scheme", "https"), (":path", "/")]);
@@ -374,7 +373,7 @@ async fn a_request_without_a_host_is_refused() {
 }
 
 #[tokio::test]
-async fn what_http_2_forbids_never_reaches_the_app() {
+async fn requests_that_http_2_forbids_never_reach_the_app() {
     let scene = Scene::new().await;
     let mut frames = scene.frames().await;
     let bad: Vec<Vec<u8>> = [
@@ -426,7 +425,7 @@ async fn what_http_2_forbids_never_reaches_the_app() {
                 RST_STREAM => {
                     assert_eq!((answered, &payload[..]), (stream, &PROTOCOL_ERROR[..]), "{}", block.escape_ascii())
                 }
-                // A header that is none ends the connection (RFC 7541 §5.2), extended CONNECT is answered.
+                // An invalid header block ends the connection (RFC 7541 §5.2); extended CONNECT is answered.
                 GOAWAY => frames = scene.frames().await,
                 HEADERS => assert!(block.windows(7).any(|window| window == b"CONNECT"), "{}", block.escape_ascii()),
                 _ => continue,
@@ -440,7 +439,7 @@ async fn what_http_2_forbids_never_reaches_the_app() {
 }
 
 #[tokio::test]
-async fn a_body_that_is_not_as_long_as_it_says_breaks_off_at_the_app() {
+async fn a_body_that_differs_from_its_content_length_is_aborted_at_the_app() {
     for body in ["shor", "too long"] {
         let scene = Scene::new().await;
         let mut frames = scene.frames().await;
@@ -463,7 +462,7 @@ async fn a_body_that_is_not_as_long_as_it_says_breaks_off_at_the_app() {
 }
 
 #[tokio::test]
-async fn a_body_that_pauses_for_too_long_is_told_so_and_harms_no_other_request() {
+async fn a_body_that_pauses_too_long_gets_a_408_and_other_requests_continue() {
     let scene = Scene::with(|config| config.limits.body_timeout = SHORT).await;
     let mut browser = scene.browser().await;
     let (answer, mut body) = browser.begin(Request::post("https://app.test/").body(()).unwrap());
@@ -477,7 +476,7 @@ async fn a_body_that_pauses_for_too_long_is_told_so_and_harms_no_other_request()
 }
 
 #[tokio::test]
-async fn an_answer_that_breaks_off_is_no_whole_one() {
+async fn a_truncated_response_is_not_delivered_as_complete() {
     let scene = Scene::new().await;
     let mut browser = scene.browser().await;
     for framing in ["Content-Length: 5", "Transfer-Encoding: chunked"] {
@@ -486,7 +485,7 @@ async fn an_answer_that_breaks_off_is_no_whole_one() {
         upstream.head().await;
         upstream.send(format!("HTTP/1.1 200 OK\r\n{framing}\r\n\r\n2\r\n")).await;
         drop(upstream);
-        // What was under way may go with the reset.
+        // The reset may drop data in transit.
         let broken = match answer.await {
             Ok(mut answer) => whole(answer.body_mut()).await.is_err(),
             Err(_reset) => true,
@@ -496,18 +495,18 @@ async fn an_answer_that_breaks_off_is_no_whole_one() {
 }
 
 #[tokio::test]
-async fn a_websocket_is_not_offered() {
+async fn websockets_over_http_2_are_not_offered() {
     let scene = Scene::new().await;
     let mut frames = scene.frames().await;
     let (_stream, settings) = frames.until(SETTINGS).await;
     let said: Vec<_> = settings.chunks(6).map(|setting| (setting[1], setting[2..].to_vec())).collect();
-    // SETTINGS_ENABLE_CONNECT_PROTOCOL (RFC 8441 §3), and SETTINGS_MAX_CONCURRENT_STREAMS (RFC 9113 §6.5.2).
+    // No SETTINGS_ENABLE_CONNECT_PROTOCOL (RFC 8441 §3); SETTINGS_MAX_CONCURRENT_STREAMS is 100 (RFC 9113 §6.5.2).
     assert!(!said.is_empty() && said.iter().all(|(name, _value)| *name != 8), "{said:?}");
     assert!(said.contains(&(3, vec![0, 0, 0, 100])), "{said:?}");
 }
 
 #[tokio::test]
-async fn requests_that_are_taken_back_at_once_end_the_connection() {
+async fn a_flood_of_requests_that_are_reset_at_once_ends_the_connection() {
     let scene = Scene::new().await;
     let mut frames = scene.frames().await;
     let storm: Vec<u8> = (0..1000)
@@ -525,7 +524,7 @@ async fn requests_that_are_taken_back_at_once_end_the_connection() {
 }
 
 #[tokio::test]
-async fn an_endless_header_ends_the_connection() {
+async fn an_endless_header_block_ends_the_connection() {
     let scene = Scene::new().await;
     let mut frames = scene.frames().await;
     let mut flood = frame(HEADERS, END_STREAM, 1, request(&[]));
@@ -543,10 +542,10 @@ async fn an_endless_header_ends_the_connection() {
 }
 
 #[tokio::test]
-async fn a_connection_without_a_request_is_closed_after_idle_timeout_and_a_used_one_is_not() {
+async fn only_connections_without_an_open_request_close_after_idle_timeout() {
     let scene = Scene::with(|config| config.limits.idle_timeout = SHORT).await;
     let mut browser = scene.browser().await;
-    // Longer than idle_timeout altogether, and with an answer that alone takes longer.
+    // Busy for longer than idle_timeout, then with a response that alone takes longer.
     let begun = Instant::now();
     while begun.elapsed() < SHORT * 2 {
         scene.forwarded(&mut browser, get("/")).await;
@@ -554,7 +553,7 @@ async fn a_connection_without_a_request_is_closed_after_idle_timeout_and_a_used_
     let answer = browser.ask(get("/"));
     let mut upstream = scene.app.accept().await;
     upstream.head().await;
-    // Another one that came later and asks nothing has its time in the meantime.
+    // Meanwhile a later connection without a request is closed.
     scene.browser().await.ended().await.unwrap();
     upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nok").await;
     let mut answer = answer.await.unwrap();
@@ -568,7 +567,7 @@ async fn a_connection_without_a_request_is_closed_after_idle_timeout_and_a_used_
 }
 
 #[tokio::test]
-async fn who_says_nothing_or_takes_no_notice_of_the_end_is_cut() {
+async fn a_client_that_never_completes_a_request_is_disconnected() {
     let scene = Scene::with(|config| config.limits.idle_timeout = SHORT).await;
     for said in [&b""[..], &PREFACE[..10], &[PREFACE, &frame(SETTINGS, 0, 0, []), &frame(HEADERS, 0, 1, [])].concat()] {
         let mut silent = Wire::new(scene.pki.offer(scene.sidecar.address, &[b"h2"]).await);
@@ -579,7 +578,7 @@ async fn who_says_nothing_or_takes_no_notice_of_the_end_is_cut() {
 }
 
 #[tokio::test]
-async fn a_drain_says_goaway_and_serves_what_has_begun() {
+async fn a_drain_sends_goaway_and_finishes_open_requests() {
     let mut scene = Scene::new().await;
     let (mut busy, idle) = (scene.browser().await, scene.browser().await);
     let answer = busy.ask(get("/"));
@@ -597,7 +596,7 @@ async fn a_drain_says_goaway_and_serves_what_has_begun() {
 }
 
 #[tokio::test]
-async fn requests_side_by_side_take_places_and_wait_where_there_is_none() {
+async fn concurrent_requests_over_limits_connections_wait() {
     let scene = Scene::with(|config| config.limits.connections = NonZeroUsize::new(3)).await;
     let mut browser = scene.browser().await;
     let answers: Vec<_> = (0..20).map(|_request| tokio::spawn(browser.ask(get("/")))).collect();
@@ -609,7 +608,7 @@ async fn requests_side_by_side_take_places_and_wait_where_there_is_none() {
     for upstream in &mut upstreams {
         upstream.head().await;
     }
-    assert!(scene.app.is_untouched(), "each of them takes a file handle");
+    assert!(scene.app.is_untouched(), "requests over the limit wait");
     let apps: Vec<_> = upstreams
         .into_iter()
         .map(|mut upstream| {
@@ -636,7 +635,7 @@ async fn requests_side_by_side_take_places_and_wait_where_there_is_none() {
 }
 
 #[tokio::test]
-async fn one_address_gets_no_more_places_than_it_may_have() {
+async fn concurrent_requests_count_against_connections_per_address() {
     let scene = Scene::with(|config| {
         config.limits.connections_per_address = NonZeroUsize::new(2);
         config.trusted_proxies = "192.0.2.0/24".parse().unwrap();

@@ -1,4 +1,4 @@
-//! Limits of connections, sessions and handshakes: who is refused, how, and that there is room again when others leave.
+//! Limits of connections, sessions and handshakes: what is rejected, how, and that slots become free again.
 
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
@@ -16,7 +16,7 @@ use crate::support::{App, Session, Sidecar, Wire, handshake, soon};
 const GET: &str = "GET / HTTP/1.1\r\nHost: app.test\r\n\r\n";
 const STREAM: &str = "/_stcore/stream";
 
-/// A sidecar with these limits, whose clients on this machine are no trusted proxies.
+/// A sidecar with these limits, which trusts no proxy.
 async fn limited(limit: impl FnOnce(&mut Limits)) -> (App, Sidecar) {
     let app = App::bind().await;
     let mut config = app.config();
@@ -25,7 +25,7 @@ async fn limited(limit: impl FnOnce(&mut Limits)) -> (App, Sidecar) {
     (app, Sidecar::start(config).await)
 }
 
-/// As [`limited`], behind a balancer on this machine that says who the client is.
+/// Like [`limited`], behind a balancer on this machine that sends the PROXY protocol.
 async fn balanced(limit: impl FnOnce(&mut Limits)) -> (App, Sidecar) {
     let app = App::bind().await;
     let mut config = app.config();
@@ -39,7 +39,7 @@ fn one() -> Option<NonZeroUsize> {
     NonZeroUsize::new(1)
 }
 
-/// Connects and asks, and sees that it is refused with this status and for this reason, once more than before.
+/// Sends a request and expects a rejection with this status, counted once for this reason.
 async fn refused(sidecar: &Sidecar, request: &str, status: &str, reason: &str) {
     let before = sidecar.metric("http_rejected_total", &[("reason", reason)]).await;
     let mut client = sidecar.connect().await;
@@ -56,7 +56,7 @@ async fn refused(sidecar: &Sidecar, request: &str, status: &str, reason: &str) {
     assert_eq!(after, before + 1.0, "{reason}");
 }
 
-/// A client that has been answered and keeps its connection.
+/// A client that got a response and keeps its connection.
 async fn served(app: &App, mut client: Wire, opening: &str) -> (Wire, Wire) {
     client.send(format!("{opening}{GET}")).await;
     let mut upstream = app.accept().await;
@@ -71,7 +71,7 @@ async fn closed(sidecar: &Sidecar, open: f64) {
     sidecar.until("client_connections", &[], open).await;
 }
 
-/// The app and the browser take leave of each other.
+/// App and browser close the session with close frames.
 async fn part(Session { mut browser, mut app }: Session) {
     browser.send(masked(CLOSE, 1000u16.to_be_bytes())).await;
     app.expect(masked(CLOSE, 1000u16.to_be_bytes())).await;
@@ -82,7 +82,7 @@ async fn part(Session { mut browser, mut app }: Session) {
 }
 
 #[tokio::test]
-async fn nobody_is_refused_for_one_address_or_many_handshakes_by_default() {
+async fn by_default_neither_address_nor_handshake_limits_apply() {
     let app = App::bind().await;
     let mut config = app.config();
     config.trusted_proxies = "none".parse().unwrap();
@@ -97,7 +97,7 @@ async fn nobody_is_refused_for_one_address_or_many_handshakes_by_default() {
 }
 
 #[tokio::test]
-async fn a_connection_over_the_limit_is_refused_until_another_one_closes() {
+async fn a_connection_over_the_limit_gets_503_until_another_closes() {
     let (app, sidecar) = limited(|limits| limits.connections = NonZeroUsize::new(2)).await;
     assert_eq!(sidecar.metric("client_connections_limit", &[]).await, 2.0);
     let (first, _app) = served(&app, sidecar.connect().await, "").await;
@@ -106,15 +106,15 @@ async fn a_connection_over_the_limit_is_refused_until_another_one_closes() {
         refused(&sidecar, GET, "503", "connections").await;
     }
     refused(&sidecar, &handshake(STREAM, ""), "503", "connections").await;
-    assert!(app.is_untouched(), "the app was asked");
-    assert_eq!(sidecar.metric("client_connections", &[]).await, 2.0, "who is refused counts no longer");
+    assert!(app.is_untouched(), "the app got a connection");
+    assert_eq!(sidecar.metric("client_connections", &[]).await, 2.0, "rejected connections do not count");
     drop(first);
     closed(&sidecar, 1.0).await;
     served(&app, sidecar.connect().await, "").await;
 }
 
 #[tokio::test]
-async fn a_websocket_is_a_connection_until_its_socket_closes() {
+async fn a_websocket_counts_as_a_connection_until_its_socket_closes() {
     let (app, sidecar) = limited(|limits| limits.connections = one()).await;
     let session = sidecar.stream(&app).await;
     assert_eq!(sidecar.metric("client_connections", &[]).await, 1.0);
@@ -129,7 +129,7 @@ async fn a_websocket_is_a_connection_until_its_socket_closes() {
 }
 
 #[tokio::test]
-async fn an_answer_is_not_lost_behind_a_request_with_a_body() {
+async fn a_503_is_not_lost_if_the_request_has_a_body() {
     let (app, sidecar) = limited(|limits| limits.connections = one()).await;
     let _session = sidecar.stream(&app).await;
     let body = "x".repeat(20_000);
@@ -138,7 +138,7 @@ async fn an_answer_is_not_lost_behind_a_request_with_a_body() {
 }
 
 #[tokio::test]
-async fn clients_that_ask_nothing_hold_nobody_up_and_are_hung_up_on() {
+async fn silent_clients_over_the_limit_are_disconnected_and_do_not_delay_others() {
     const ANSWERS: usize = 64;
     let (app, sidecar) = limited(|limits| limits.connections = one()).await;
     let session = sidecar.stream(&app).await;
@@ -160,7 +160,7 @@ async fn clients_that_ask_nothing_hold_nobody_up_and_are_hung_up_on() {
 }
 
 #[tokio::test]
-async fn an_address_has_its_own_share_of_the_connections() {
+async fn a_client_over_its_connection_quota_gets_429() {
     let (app, sidecar) = limited(|limits| limits.connections_per_address = one()).await;
     let session = sidecar.stream(&app).await;
     refused(&sidecar, GET, "429", "connections_per_address").await;
@@ -174,7 +174,7 @@ async fn an_address_has_its_own_share_of_the_connections() {
 }
 
 #[tokio::test]
-async fn the_address_is_the_clients_and_the_balancers_own_is_none() {
+async fn the_quota_counts_the_proxy_protocol_source_and_never_the_balancer() {
     let (app, sidecar) = balanced(|limits| limits.connections_per_address = one()).await;
     let opening = |client: &str| format!("PROXY TCP6 {client} 2001:db8::1 4711 80\r\n");
     let (_first, _app) = served(&app, sidecar.connect().await, &opening("2001:db8:0:7::1")).await;
@@ -189,7 +189,7 @@ async fn the_address_is_the_clients_and_the_balancers_own_is_none() {
 }
 
 #[tokio::test]
-async fn sessions_have_a_limit_of_their_own() {
+async fn a_handshake_over_the_session_limit_gets_503() {
     let (app, sidecar) = limited(|limits| limits.sessions = one()).await;
     let session = sidecar.stream(&app).await;
     refused(&sidecar, &handshake(STREAM, ""), "503", "sessions").await;
@@ -208,7 +208,7 @@ async fn sessions_have_a_limit_of_their_own() {
 }
 
 #[tokio::test]
-async fn a_reconnect_at_the_limit_takes_the_place_of_its_own_session() {
+async fn a_reconnect_at_the_session_limit_replaces_its_own_session() {
     let (app, sidecar) = limited(|limits| limits.sessions = one()).await;
     let mut old = sidecar.stream(&app).await;
     old.app.send(new_session("1.53.1")).await;
@@ -222,7 +222,7 @@ async fn a_reconnect_at_the_limit_takes_the_place_of_its_own_session() {
     assert_eq!(sidecar.metric("http_rejected_total", &[]).await, 0.0);
 }
 
-/// Whether a handshake goes through to the app, which is gone.
+/// Whether a handshake passes the limits; with the app gone, that is a 502.
 async fn passes(sidecar: &Sidecar, opening: &str, lines: &str) -> bool {
     let mut browser = sidecar.connect().await;
     browser.send(format!("{opening}{}", handshake(STREAM, lines))).await;
@@ -236,7 +236,7 @@ fn one_a_second(limits: &mut Limits) {
 }
 
 #[tokio::test]
-async fn handshakes_of_an_address_pass_in_a_burst_and_then_at_their_rate() {
+async fn handshakes_of_an_address_pass_in_a_burst_and_then_at_the_configured_rate() {
     let (app, sidecar) = limited(one_a_second).await;
     drop(app);
     let begun = Instant::now();
@@ -259,7 +259,7 @@ async fn handshakes_of_an_address_pass_in_a_burst_and_then_at_their_rate() {
     assert!(sidecar.metric("http_rejected_total", &[("reason", "handshakes_per_second")]).await >= 1.0);
 }
 
-/// How many of fifty handshakes at once pass.
+/// How many of fifty immediate handshakes pass.
 async fn passed(sidecar: &Sidecar, opening: &str, lines: &str) -> usize {
     let mut passed = 0;
     for _attempt in 0..50 {
@@ -269,26 +269,26 @@ async fn passed(sidecar: &Sidecar, opening: &str, lines: &str) -> usize {
 }
 
 #[tokio::test]
-async fn the_rate_is_that_of_whom_the_proxy_names_and_not_the_proxys_own() {
+async fn the_handshake_rate_applies_to_the_right_most_untrusted_address() {
     let app = App::bind().await;
     let mut config = app.config();
     one_a_second(&mut config.limits);
     drop(app);
     let sidecar = Sidecar::start(config).await;
     let few = 10..40;
-    assert_eq!(passed(&sidecar, "", "").await, 50, "a trusted proxy that names nobody");
-    assert_eq!(passed(&sidecar, "", "X-Forwarded-For: 10.0.0.7\r\n").await, 50, "one that names another one");
+    assert_eq!(passed(&sidecar, "", "").await, 50, "a trusted proxy that names no client");
+    assert_eq!(passed(&sidecar, "", "X-Forwarded-For: 10.0.0.7\r\n").await, 50, "one that names another proxy");
     let spoofed = "X-Forwarded-For: 198.51.100.1, 192.0.2.1\r\nX-Forwarded-For: 10.0.0.7\r\n";
     assert!(few.contains(&passed(&sidecar, "", spoofed).await));
     let again = "X-Forwarded-For: 198.51.100.2, 192.0.2.1, 10.0.0.7\r\n";
-    assert!(passed(&sidecar, "", again).await < 10, "what a client writes before its own address counts for nothing");
+    assert!(passed(&sidecar, "", again).await < 10, "addresses before the client's own are ignored");
     assert!(few.contains(&passed(&sidecar, "", "X-Forwarded-For: 192.0.2.2\r\n").await));
     assert!(few.contains(&passed(&sidecar, "", "X-Forwarded-For: 2001:db8::1\r\n").await));
     assert!(passed(&sidecar, "", "X-Forwarded-For: 2001:db8::ffff:1\r\n").await < 10, "a /64 is one client");
 }
 
 #[tokio::test]
-async fn a_client_behind_the_proxy_protocol_names_nobody_else() {
+async fn x_forwarded_for_of_a_client_behind_the_proxy_protocol_is_ignored() {
     let (app, sidecar) = balanced(one_a_second).await;
     drop(app);
     let opening = "PROXY TCP4 203.0.113.7 10.0.0.1 1 80\r\n";
@@ -296,7 +296,7 @@ async fn a_client_behind_the_proxy_protocol_names_nobody_else() {
     assert!(passed(&sidecar, opening, "X-Forwarded-For: 192.0.2.2\r\n").await < 10);
 }
 
-/// A sidecar in a process of its own, which may have so many file handles.
+/// A sidecar process with a file descriptor limit.
 struct Process {
     child: Child,
     sidecar: Sidecar,
@@ -328,7 +328,7 @@ impl Process {
         self.log.lock().unwrap().iter().filter(|line| line.contains(text)).count()
     }
 
-    /// Ticks of the processor that it has used (proc(5): 100 a second).
+    /// CPU ticks that it has used (proc(5): 100 a second).
     fn ticks(&self) -> u64 {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
         let fields: Vec<_> = stat.rsplit(") ").next().unwrap().split(' ').collect();
@@ -344,7 +344,7 @@ impl Drop for Process {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn few_file_handles_are_a_limit_that_leaves_enough_for_the_rest() {
+async fn a_low_descriptor_limit_lowers_the_connection_limit_and_leaves_a_reserve() {
     let app = App::bind().await;
     let process = Process::start(&app, 64);
     let sidecar = &process.sidecar;
@@ -364,11 +364,11 @@ async fn few_file_handles_are_a_limit_that_leaves_enough_for_the_rest() {
     sessions.push(sidecar.stream(&app).await);
     assert_eq!(process.lines_with("cannot accept"), 0);
     let warnings = process.lines_with("a limit is reached");
-    assert!((1..=2).contains(&warnings), "{warnings} lines of 100 refusals: {:?}", process.log.lock().unwrap());
+    assert!((1..=2).contains(&warnings), "{warnings} lines, 100 rejections: {:?}", process.log.lock().unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn exhausted_file_handles_neither_spin_nor_flood_the_log_and_do_not_last() {
+async fn running_out_of_descriptors_neither_spins_nor_floods_the_log_and_recovers() {
     const REST: Duration = Duration::from_millis(1500);
     let app = App::bind().await;
     let process = Process::start(&app, 64);
@@ -378,7 +378,7 @@ async fn exhausted_file_handles_neither_spin_nor_flood_the_log_and_do_not_last()
     for _session in 1..most - 2 {
         sessions.push(sidecar.stream(&app).await);
     }
-    // The admin port's connections are not clients', and take what was left.
+    // Admin connections do not count as clients, and use the remaining descriptors.
     let mut thieves = Vec::new();
     for _thief in 0..64 {
         thieves.push(Wire::connect(sidecar.admin).await);
@@ -391,8 +391,8 @@ async fn exhausted_file_handles_neither_spin_nor_flood_the_log_and_do_not_last()
     soon(exhausted).await;
     let (mut waiting, before) = (sidecar.connect().await, process.ticks());
     waiting.send(handshake(STREAM, "")).await;
-    // Nothing happens meanwhile, and that is what is looked for.
-    assert!(waiting.is_silent_for(REST).await, "there is no handle for it");
+    // Nothing may happen meanwhile.
+    assert!(waiting.is_silent_for(REST).await, "no descriptor is free");
     let used = process.ticks() - before;
     assert!(used <= 30, "{used} ticks in {REST:?}");
     let lines = process.lines_with("cannot accept");

@@ -1,4 +1,4 @@
-//! The sidecar over real sockets: what goes in on one side and what comes out on the other.
+//! The sidecar over real sockets: input on one side, output on the other.
 
 mod admin;
 mod admission;

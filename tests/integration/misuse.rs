@@ -1,4 +1,4 @@
-//! Arguments and configurations that are not valid: the exit code, the reason, and the form of the log.
+//! Invalid arguments and configurations: the exit code, the reason, and the log format.
 
 use std::fs;
 
@@ -10,7 +10,7 @@ use crate::support::process::{command, command_with};
 const LOCAL: [&str; 2] = ["--listen=127.0.0.1:0", "--admin=127.0.0.1:0"];
 
 #[tokio::test]
-async fn invalid_arguments_end_with_2_and_check_answers_1_for_an_invalid_configuration() {
+async fn invalid_arguments_exit_with_2_and_check_exits_with_1_for_an_invalid_configuration() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("sidecar.toml");
     fs::write(&file, "[drain]\ntimeout = 5\n").unwrap();
@@ -33,7 +33,7 @@ async fn invalid_arguments_end_with_2_and_check_answers_1_for_an_invalid_configu
             assert_eq!(code, Some(answer), "{verb} {argument} {variable:?}: {said}");
             assert!(said.contains(told), "{verb} {argument} {variable:?}: {said}");
         }
-        // As people write it.
+        // With a space.
         let (code, said) = command(&[verb, "--limits-connections", "-1"]).await;
         assert!(code == Some(if verb == "check" { 1 } else { 2 }) && said.contains(number), "{said}");
     }
@@ -51,7 +51,7 @@ async fn invalid_arguments_end_with_2_and_check_answers_1_for_an_invalid_configu
 }
 
 #[tokio::test]
-async fn what_keeps_the_sidecar_from_starting_is_logged_in_the_configured_form() {
+async fn startup_errors_are_logged_in_the_configured_format() {
     let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let taken = format!("--admin={}", taken.local_addr().unwrap());
     let folder = tempfile::tempdir().unwrap();
@@ -84,7 +84,7 @@ async fn what_keeps_the_sidecar_from_starting_is_logged_in_the_configured_form()
             assert!(error["timestamp"].is_string() && error["target"].is_string(), "{error}");
         }
     }
-    // People get text.
+    // The default is text.
     for (argument, told) in
         [("--nope", "error: unexpected argument '--nope' found"), ("--admin=x", "heartbeat-sidecar: ")]
     {

@@ -1,4 +1,4 @@
-//! Peers that are silent, and pings beside the heartbeats: who is given up, and how that is told to the other side.
+//! Silent peers, and pings besides the heartbeats: which peers are disconnected, and what the other side sees.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use heartbeat_sidecar::config::SessionSettings;
 use crate::support::frame::{BINARY, PING, PONG, header, masked, plain};
 use crate::support::{App, Session, Sidecar};
 
-/// Short, so that a test need not wait for long; nothing here is wrong if it takes longer.
+/// Short to keep tests fast; nothing fails if it takes longer.
 const SHORT: Duration = Duration::from_millis(300);
 /// Never within a test.
 const LONG: Duration = Duration::from_secs(3600);
@@ -21,7 +21,7 @@ async fn with(settings: impl FnOnce(&mut SessionSettings)) -> (Sidecar, Session)
     (sidecar, session)
 }
 
-/// The session was cut by the sidecar for this reason, the app's side was reset, and nothing is left.
+/// Expects that the sidecar closed the session for this reason, and that nothing is left.
 async fn is_cut(sidecar: &Sidecar, reason: &str) {
     sidecar.until("connections", &[], 0.0).await;
     assert_eq!(sidecar.metric("peers_lost_total", &[("reason", reason)]).await, 1.0);
@@ -32,7 +32,7 @@ async fn is_cut(sidecar: &Sidecar, reason: &str) {
 }
 
 #[tokio::test]
-async fn the_upstreams_pings_are_answered_for_a_shielded_browser() {
+async fn with_shield_pings_the_sidecar_answers_the_upstreams_pings() {
     let (_sidecar, mut session) = with(|session| session.shield_pings = true).await;
     session.app.send(plain(PING, "1")).await;
     let pong = session.app.frame().await;
@@ -48,7 +48,7 @@ async fn the_upstreams_pings_are_answered_for_a_shielded_browser() {
 }
 
 #[tokio::test]
-async fn a_browser_that_answers_its_pings_stays_and_the_upstream_sees_none_of_it() {
+async fn a_browser_that_answers_pings_stays_and_the_upstream_sees_none_of_them() {
     let (sidecar, mut session) = with(|session| session.browser_ping_interval = Some(SHORT)).await;
     for _ping in 0..3 {
         let ping = session.browser.frame().await;
@@ -64,7 +64,7 @@ async fn a_browser_that_answers_its_pings_stays_and_the_upstream_sees_none_of_it
 }
 
 #[tokio::test]
-async fn a_browser_that_is_there_but_answers_no_ping_is_given_up() {
+async fn a_connected_browser_that_answers_no_ping_is_disconnected() {
     let (sidecar, mut session) = with(|session| {
         (session.browser_ping_interval, session.timeouts.dead_peer) = (Some(SHORT), SHORT);
     })
@@ -76,7 +76,7 @@ async fn a_browser_that_is_there_but_answers_no_ping_is_given_up() {
 }
 
 #[tokio::test]
-async fn a_browser_that_takes_nothing_is_given_up_and_frees_the_apps_side() {
+async fn a_browser_that_reads_nothing_is_disconnected_and_the_apps_side_is_reset() {
     let (sidecar, mut session) = with(|session| session.timeouts.write_stall = SHORT).await;
     let more_than_sockets_hold = vec![0; 32 << 20];
     session.app.send(header(BINARY, 1 << 40, false)).await;
@@ -86,7 +86,7 @@ async fn a_browser_that_takes_nothing_is_given_up_and_frees_the_apps_side() {
 }
 
 #[tokio::test]
-async fn a_hung_app_does_not_keep_the_session_of_a_closed_tab_whose_upload_it_does_not_take() {
+async fn a_session_ends_if_its_tab_closes_while_a_hung_app_does_not_read_an_upload() {
     let (sidecar, mut session) = with(|session| session.timeouts.write_stall = SHORT).await;
     let more_than_sockets_hold = vec![0; 32 << 20];
     session.browser.send(header(BINARY, 1 << 40, true)).await;
@@ -101,7 +101,7 @@ async fn a_hung_app_does_not_keep_the_session_of_a_closed_tab_whose_upload_it_do
 }
 
 #[tokio::test]
-async fn a_hung_app_does_not_keep_a_session_that_its_browser_has_ended() {
+async fn a_half_closed_session_ends_if_the_app_stays_silent() {
     let (sidecar, mut session) = with(|session| session.timeouts.write_stall = SHORT).await;
     session.browser.finish().await;
     session.browser.end().await;
@@ -111,7 +111,7 @@ async fn a_hung_app_does_not_keep_a_session_that_its_browser_has_ended() {
 }
 
 #[tokio::test]
-async fn a_session_that_its_browser_has_ended_goes_on_while_the_app_sends() {
+async fn a_half_closed_session_continues_while_the_app_sends() {
     let (sidecar, mut session) = with(|session| session.timeouts.write_stall = SHORT).await;
     session.browser.finish().await;
     session.app.end().await;
@@ -127,7 +127,7 @@ async fn a_session_that_its_browser_has_ended_goes_on_while_the_app_sends() {
 }
 
 #[tokio::test]
-async fn a_slow_browser_gets_all_that_its_app_sent_before_it_left() {
+async fn a_slow_browser_receives_everything_the_app_sent_before_closing() {
     let (sidecar, mut session) = with(|session| session.timeouts.write_stall = SHORT).await;
     let message = plain(BINARY, vec![7; 4 << 20]);
     let (mut app, sent) = (session.app, message.clone());
@@ -147,7 +147,7 @@ async fn a_slow_browser_gets_all_that_its_app_sent_before_it_left() {
 }
 
 #[tokio::test]
-async fn a_browser_that_takes_a_little_now_and_then_stays() {
+async fn a_browser_that_reads_in_bursts_is_not_a_dead_peer() {
     let (sidecar, session) = with(|session| {
         (session.timeouts.write_stall, session.timeouts.dead_peer) = (LONG, SHORT);
     })
@@ -158,7 +158,7 @@ async fn a_browser_that_takes_a_little_now_and_then_stays() {
         app.send(message).await;
         app
     });
-    // A reader that rests for as long as a dead peer is waited for: it is not dead, its window is shut.
+    // The reader pauses longer than the timeout of dead peers: it is not dead, its window is closed.
     let mut rests = tokio::time::interval(2 * SHORT);
     for _part in 0..8 {
         rests.tick().await;
@@ -171,7 +171,7 @@ async fn a_browser_that_takes_a_little_now_and_then_stays() {
 }
 
 #[tokio::test]
-async fn an_app_that_takes_nothing_is_busy_not_gone() {
+async fn an_app_that_reads_nothing_for_a_while_stays_connected() {
     let (sidecar, mut session) = with(|session| {
         (session.timeouts.write_stall, session.timeouts.dead_peer) = (SHORT, LONG);
     })

@@ -1,4 +1,4 @@
-//! `probe` as a process of its own, before an app server that the test plays by hand.
+//! `probe` as a child process, against an app server driven by the test.
 
 use serde_json::Value;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
@@ -7,7 +7,7 @@ use crate::support::frame::{BINARY, CLOSE, COMPATIBLE_ACK, HEARTBEAT, new_sessio
 use crate::support::process::printed;
 use crate::support::{App, Wire};
 
-/// A message stream with a probe, whose session has begun.
+/// A message stream with a probe, whose session has started.
 async fn stream(app: &App) -> Wire {
     let mut probe = app.accept().await;
     let head = probe.head().await;
@@ -28,7 +28,7 @@ async fn stream(app: &App) -> Wire {
     probe
 }
 
-/// Takes this many heartbeats and answers each.
+/// Receives this many heartbeats and acks each.
 async fn answer(probe: &mut Wire, heartbeats: usize) {
     for _heartbeat in 0..heartbeats {
         assert!(probe.frame().await.is(BINARY, HEARTBEAT));
@@ -37,8 +37,8 @@ async fn answer(probe: &mut Wire, heartbeats: usize) {
 }
 
 #[tokio::test]
-async fn heartbeats_that_were_never_sent_are_not_missed() {
-    // How many come before the close, whether the last of them is answered, and the expected ends.
+async fn heartbeats_that_were_never_sent_do_not_count_as_missed() {
+    // Heartbeats before the close, whether the last of them is acked, and the expected results.
     let ends = [
         (3, true, "3 sent, 3 acked, 0 missed, 37 not sent", [3, 3, 0, 37]),
         (3, false, "3 sent, 2 acked, 1 missed, 37 not sent", [3, 2, 1, 37]),
@@ -47,7 +47,7 @@ async fn heartbeats_that_were_never_sent_are_not_missed() {
         for json in [false, true] {
             let app = App::bind().await;
             let url = format!("http://{}/", app.address());
-            // Long enough that none is sent while the close is on its way.
+            // Long enough that none is sent while the close is in transit.
             let mut arguments = vec!["probe", &url, "--count=40", "--interval=500ms"];
             arguments.extend(json.then_some("--json"));
             let served = async {
@@ -75,7 +75,7 @@ async fn heartbeats_that_were_never_sent_are_not_missed() {
 }
 
 #[tokio::test]
-async fn only_all_heartbeats_acked_are_success() {
+async fn probe_succeeds_if_every_heartbeat_is_acked() {
     let app = App::bind().await;
     let url = format!("http://{}/", app.address());
     let served = async {

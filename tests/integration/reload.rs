@@ -1,4 +1,4 @@
-//! A configuration that changes while the real sidecar runs: new ones have it, live ones go on, bad ones are refused.
+//! Reloads of a running sidecar: new sessions use the new configuration, live ones continue, invalid files are refused.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -14,7 +14,7 @@ use crate::support::{App, Session, Sidecar, Wire, ask_admin, handshake, metric, 
 
 const STREAM: &str = "/_stcore/stream";
 
-/// A running sidecar and its file.
+/// A running sidecar and its configuration file.
 struct Running {
     _folder: tempfile::TempDir,
     file: PathBuf,
@@ -32,7 +32,7 @@ impl Running {
         Self { _folder: folder, file, process, sidecar }
     }
 
-    /// Replaces the file and waits for the word about it.
+    /// Replaces the file and waits for the log line about it.
     async fn change(&mut self, text: String, word: &str) -> String {
         fs::write(&self.file, text).unwrap();
         self.told(word).await
@@ -46,7 +46,7 @@ impl Running {
         metric(self.process.admin, "config_reloads_total", &[("result", result)]).await
     }
 
-    /// Whether the status page says of the last reload that it is in force.
+    /// Whether the status page shows the last reload as accepted.
     async fn shown_accepted(&self) -> bool {
         let (_head, body) = ask_admin(self.process.admin, "/status.json").await;
         let status: serde_json::Value = serde_json::from_str(&body).unwrap();
@@ -76,7 +76,7 @@ async fn lives(session: &mut Session) {
 }
 
 #[tokio::test]
-async fn new_sessions_go_to_the_new_app_and_live_ones_stay() {
+async fn after_a_reload_new_sessions_use_the_new_app_and_live_ones_stay() {
     let [old, new] = [App::bind().await, App::bind().await];
     let mut running = Running::start(upstream(&old)).await;
     let mut before = running.sidecar.stream(&old).await;
@@ -97,7 +97,7 @@ async fn new_sessions_go_to_the_new_app_and_live_ones_stay() {
 }
 
 #[tokio::test]
-async fn a_bad_change_is_refused_by_its_line_and_what_was_in_force_stays() {
+async fn an_invalid_file_is_rejected_with_its_line_and_the_old_configuration_stays() {
     let app = App::bind().await;
     let mut running = Running::start(upstream(&app)).await;
     for (text, problem) in [
@@ -123,7 +123,7 @@ async fn a_bad_change_is_refused_by_its_line_and_what_was_in_force_stays() {
 }
 
 #[tokio::test]
-async fn sighup_reads_at_once_what_is_there() {
+async fn sighup_reloads_the_file_at_once() {
     let app = App::bind().await;
     let mut running = Running::start(upstream(&app)).await;
     running.process.signal(Signal::HUP);
@@ -134,9 +134,9 @@ async fn sighup_reads_at_once_what_is_there() {
     lives(&mut running.sidecar.stream(&app).await).await;
 }
 
-/// As the kubelet does it: the file is a link through a folder that is a link, which is swapped.
+/// As the kubelet does: the file is a link through a folder link, which is swapped.
 #[tokio::test]
-async fn a_mounted_configmap_is_followed_when_its_link_is_swapped() {
+async fn a_mounted_configmap_is_reloaded_when_its_link_is_swapped() {
     let [old, new] = [App::bind().await, App::bind().await];
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
@@ -157,7 +157,7 @@ async fn a_mounted_configmap_is_followed_when_its_link_is_swapped() {
 }
 
 #[tokio::test]
-async fn a_session_that_began_before_a_reload_can_be_taken_over_after_it() {
+async fn a_session_from_before_a_reload_can_be_taken_over_after_it() {
     let app = App::bind().await;
     let mut running = Running::start(upstream(&app)).await;
     let mut old = running.sidecar.stream(&app).await;
@@ -171,7 +171,7 @@ async fn a_session_that_began_before_a_reload_can_be_taken_over_after_it() {
 }
 
 #[tokio::test]
-async fn an_app_under_tls_takes_the_place_of_one_in_the_clear() {
+async fn a_reload_can_replace_a_plain_app_by_one_under_tls() {
     let ([old, new], pki) = ([App::bind().await, App::bind().await], Pki::new());
     let trust = format!("[upstream_tls]\nca = '{}'\n", pki.path("ca.crt").display());
     let mut running = Running::start(upstream(&old) + &trust).await;
@@ -189,7 +189,7 @@ async fn an_app_under_tls_takes_the_place_of_one_in_the_clear() {
 }
 
 #[tokio::test]
-async fn heartbeats_and_limits_of_new_sessions_are_the_new_ones() {
+async fn new_sessions_use_the_reloaded_heartbeat_settings_and_limits() {
     let app = App::bind().await;
     let mut running = Running::start(upstream(&app) + "[heartbeat]\nmode = 'answer'\nproof = 'connection'\n").await;
     let mut first = running.sidecar.stream(&app).await;
@@ -202,14 +202,14 @@ async fn heartbeats_and_limits_of_new_sessions_are_the_new_ones() {
     second.app.expect(heartbeat()).await;
     let mut third = running.sidecar.connect().await;
     third.send(handshake(STREAM, "")).await;
-    assert!(third.head().await.starts_with("HTTP/1.1 503 "), "the first counts though it began without a limit");
+    assert!(third.head().await.starts_with("HTTP/1.1 503 "), "the first counts, though it started without a limit");
     drop(first);
     running.sidecar.until("connections", &[], 1.0).await;
     lives(&mut running.sidecar.stream(&app).await).await;
 }
 
 #[tokio::test]
-async fn an_app_that_moved_has_one_quota_and_one_gauge() {
+async fn an_app_with_a_new_address_keeps_one_session_quota_and_one_gauge() {
     let [old, new] = [App::bind().await, App::bind().await];
     let limits = "[limits]\nsessions = 1\n";
     let mut running = Running::start(upstream(&old) + limits).await;
@@ -226,7 +226,7 @@ async fn an_app_that_moved_has_one_quota_and_one_gauge() {
     refused.send(handshake(STREAM, "")).await;
     assert!(refused.head().await.starts_with("HTTP/1.1 503 "), "the session at the old address counts");
     says_its_version(&mut before).await;
-    assert_eq!(running.sidecar.metric("upstream_acks_natively", &[]).await, 0.0, "nothing is known of the new address");
+    assert_eq!(running.sidecar.metric("upstream_acks_natively", &[]).await, 0.0, "the new address is still unknown");
 
     drop(before);
     running.sidecar.until("connections", &[], 0.0).await;

@@ -1,4 +1,4 @@
-//! How often an app sees a request: once on a new connection, and once more only if a kept connection closed under it.
+//! Retries: an app receives a request once, and again only if a reused connection closed without an answer.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -7,12 +7,12 @@ use crate::support::{App, Sidecar, Wire};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
-/// How an app fails once it has read a request.
+/// How an app fails after reading a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Failure {
     End,
     Reset,
-    /// What it answers before its connection ends, or is reset.
+    /// It sends this, then EOF, or a reset if `true`.
     After(&'static str, bool),
 }
 
@@ -44,13 +44,13 @@ impl Failure {
         }
     }
 
-    /// Whether no byte of an answer came.
+    /// Whether it sends no byte of an answer.
     fn is_silent(self) -> bool {
         matches!(self, End | Reset)
     }
 
-    /// What the client gets: a 502, or the head of an answer that breaks off. An answer to HEAD has no body that could break
-    /// off or be misread.
+    /// What the client gets: a 502, or the head of a truncated response. A response to HEAD has no body that could be
+    /// truncated or misread.
     fn status(self, method: &str) -> &'static str {
         match self {
             After(answer, _) if answer.ends_with("half") => "200",
@@ -60,7 +60,7 @@ impl Failure {
     }
 }
 
-/// An app that answers `/first`, and fails whenever it is asked for `/probe`, which it counts.
+/// An app that answers `/first`, and fails on every `/probe`, which it counts.
 async fn fail(app: App, failure: Failure, seen: Arc<AtomicUsize>) {
     loop {
         let mut wire = app.accept().await;
@@ -82,7 +82,7 @@ async fn fail(app: App, failure: Failure, seen: Arc<AtomicUsize>) {
 }
 
 #[tokio::test]
-async fn only_a_request_that_a_closing_connection_met_is_sent_again() {
+async fn only_a_safe_request_on_a_reused_connection_that_closed_unanswered_is_retried() {
     for (method, body) in [("GET", ""), ("HEAD", ""), ("OPTIONS", ""), ("POST", ""), ("GET", "body"), ("POST", "body")]
     {
         for failure in FAILURES {
@@ -113,9 +113,9 @@ async fn only_a_request_that_a_closing_connection_met_is_sent_again() {
     }
 }
 
-/// The second time it meets an app that is there.
+/// Another idle connection might close as well.
 #[tokio::test]
-async fn a_request_that_many_closing_connections_could_meet_is_answered() {
+async fn a_retry_uses_a_new_connection_even_if_others_are_idle() {
     let (app, sidecar) = Sidecar::with_app().await;
     let mut browsers = Vec::new();
     let mut upstreams = Vec::new();
@@ -132,7 +132,7 @@ async fn a_request_that_many_closing_connections_could_meet_is_answered() {
         browser.head().await;
         browser.expect("ok").await;
     }
-    // All of them are kept, and each is closed when something comes over it.
+    // All of them are kept, and each closes when data arrives on it.
     let closing: Vec<_> = upstreams
         .into_iter()
         .map(|upstream| {

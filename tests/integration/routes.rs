@@ -1,4 +1,4 @@
-//! Several apps behind one sidecar: whose a request is, and what each app has of its own.
+//! Several apps behind one sidecar: routing, and the state that each app has separately.
 
 use heartbeat_sidecar::config::{Config, Route};
 use heartbeat_sidecar::heartbeat::Mode;
@@ -6,7 +6,7 @@ use heartbeat_sidecar::heartbeat::Mode;
 use crate::support::frame::{BINARY, CLOSE, SESSION_ID, heartbeat, masked, new_session, plain};
 use crate::support::{App, Session, Sidecar, handshake, soon};
 
-/// What the sidecar makes, which every page takes.
+/// The sidecar's ack, which every page accepts.
 const ACK: [u8; 5] = [0x52, 0, 0xd0, 1, 1];
 
 fn route(name: &str, host: Option<&str>, path: &str, app: &App) -> Route {
@@ -24,7 +24,7 @@ fn get(host: &str, path: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")
 }
 
-/// Which of the apps a request comes to, with target and `Host` as they were.
+/// The index of the app that receives a request, with target and `Host` unchanged.
 async fn taken(sidecar: &Sidecar, apps: &[App], host: &str, path: &str) -> usize {
     let mut browser = sidecar.connect().await;
     browser.send(get(host, path)).await;
@@ -39,7 +39,7 @@ async fn taken(sidecar: &Sidecar, apps: &[App], host: &str, path: &str) -> usize
 }
 
 #[tokio::test]
-async fn the_route_that_says_most_of_a_request_has_it() {
+async fn the_most_specific_route_gets_the_request() {
     let apps = [App::bind().await, App::bind().await, App::bind().await, App::bind().await];
     let sidecar = start(vec![
         route("rest", None, "/", &apps[0]),
@@ -67,7 +67,7 @@ async fn the_route_that_says_most_of_a_request_has_it() {
 }
 
 #[tokio::test]
-async fn a_request_for_no_app_is_told_so() {
+async fn a_request_that_matches_no_route_is_a_404() {
     let app = App::bind().await;
     let sidecar = start(vec![route("only", Some("app.test"), "/a", &app)]).await;
     for (count, request) in
@@ -92,7 +92,7 @@ async fn each_app_has_its_own_sessions_and_heartbeats() {
     let sidecar = start(routes).await;
     let mut first = sidecar.open(&quiet, "/quiet/_stcore/stream").await;
     let mut second = sidecar.open(&native, "/native/_stcore/stream").await;
-    // Both apps are of one make: they may well name their sessions alike.
+    // Both apps may use the same session id.
     for Session { browser, app } in [&mut first, &mut second] {
         app.send(new_session("1.53.1")).await;
         browser.expect(new_session("1.53.1")).await;

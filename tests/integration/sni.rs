@@ -1,4 +1,4 @@
-//! Several certificates behind one address: each browser gets that of the name which it asks for.
+//! Several certificates on one address: each browser gets the certificate for its SNI name.
 
 use std::fs;
 use std::process::Command;
@@ -12,7 +12,7 @@ use tokio_rustls::TlsConnector;
 use crate::support::tls::{Pki, Sides};
 use crate::support::{App, Sidecar, soon};
 
-/// The certificate that a browser is shown which asks for `name` and believes it; for an address it asks for no name.
+/// The certificate that a browser receives for `name` and accepts; for an IP address it sends no SNI.
 async fn shown(pki: &Pki, sidecar: &Sidecar, name: &'static str) -> Option<Vec<u8>> {
     let connector = TlsConnector::from(Arc::new(pki.client(rustls::ALL_VERSIONS, false)));
     let name = ServerName::try_from(name).unwrap();
@@ -31,7 +31,7 @@ async fn scene(pki: &Pki) -> Sidecar {
 }
 
 #[tokio::test]
-async fn each_name_gets_its_certificate_and_all_others_the_first() {
+async fn each_name_gets_its_certificate_and_unknown_names_the_first() {
     let pki = Pki::new();
     let sidecar = scene(&pki).await;
     let first = shown(&pki, &sidecar, "app.test").await.unwrap();
@@ -40,13 +40,13 @@ async fn each_name_gets_its_certificate_and_all_others_the_first() {
     assert!(first != blue && blue != wild && wild != first);
     assert_eq!(shown(&pki, &sidecar, "127.0.0.1").await, Some(first));
     assert_eq!(shown(&pki, &sidecar, "wild.example").await, Some(wild));
-    assert_eq!(shown(&pki, &sidecar, "deep.green.apps.test").await, None, "the first one, which is not for it");
-    // The first that expires.
+    assert_eq!(shown(&pki, &sidecar, "deep.green.apps.test").await, None, "the first, which is not for this name");
+    // The earliest expiry.
     assert_eq!(sidecar.metric("tls_certificate_not_after_seconds", &[]).await, 2_177_452_800.0);
 }
 
 #[tokio::test]
-async fn all_change_together_and_a_broken_one_keeps_all_as_they_were() {
+async fn certificates_are_reloaded_together_and_a_broken_one_keeps_all_old_ones() {
     let pki = Pki::new();
     let sidecar = scene(&pki).await;
     let all = async || {
@@ -71,7 +71,7 @@ async fn all_change_together_and_a_broken_one_keeps_all_as_they_were() {
 }
 
 #[test]
-fn check_prints_a_file_of_the_same_certificates_or_names_the_one_that_is_broken() {
+fn check_prints_the_certificates_or_names_the_broken_one() {
     let pki = Pki::new();
     pki.issue_for("blue", &["blue.test"], 2041);
     pki.issue_for("nobody", &["192.0.2.1"], 2041);

@@ -1,4 +1,4 @@
-//! Clients that do not take their answers: nobody waits for them for ever, and who takes them slowly gets all of them.
+//! Clients that stop reading a response are disconnected; clients that read slowly receive all of it.
 
 use std::time::{Duration, Instant};
 
@@ -16,9 +16,9 @@ use crate::support::{App, Sidecar, Wire, soon};
 
 const MIB: usize = 1 << 20;
 const GET: &str = "GET / HTTP/1.1\r\nHost: app.test\r\n\r\n";
-/// Of `session.write_stall_timeout`.
+/// `session.write_stall_timeout`.
 const LIMIT: Duration = Duration::from_millis(600);
-/// More than all buffers on the way hold.
+/// Bytes; more than all buffers on the way hold.
 const LARGE: usize = 32 * MIB;
 const WINDOW_UPDATE: u8 = 8;
 
@@ -29,14 +29,14 @@ struct Scene {
     encrypted: bool,
 }
 
-/// How a client does not take its answer.
+/// How much of its response a client reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Taking {
     /// It reads nothing.
     Nothing,
-    /// It reads a part, and then no more.
+    /// It reads a part, then stops.
     Part,
-    /// It ends its side and reads nothing.
+    /// It half-closes and reads nothing.
     NothingAndEnds,
 }
 
@@ -69,7 +69,7 @@ impl Scene {
         Wire::new(Box::new(self.sidecar.connect().await.stream))
     }
 
-    /// Takes the next request and answers it with this; resolves with what became of that.
+    /// Answers the next request with `body`; returns the result of that write.
     async fn answers(&self, body: Vec<u8>) -> JoinHandle<std::io::Result<()>> {
         let mut upstream = self.app.accept().await;
         upstream.head().await;
@@ -89,7 +89,7 @@ fn pattern(length: usize) -> Vec<u8> {
     (0..length).map(|at| (at % 251) as u8).collect()
 }
 
-/// A client that has asked and does not take its answer; it is there as long as this is.
+/// A client that has sent a request and stops reading; connected until dropped.
 async fn idler(scene: &Scene, taking: Taking) -> (Wire<Any>, JoinHandle<std::io::Result<()>>) {
     let mut browser = scene.browser().await;
     browser.send(GET).await;
@@ -104,12 +104,12 @@ async fn idler(scene: &Scene, taking: Taking) -> (Wire<Any>, JoinHandle<std::io:
 }
 
 #[tokio::test]
-async fn a_client_that_takes_nothing_of_its_answer_is_given_up() {
+async fn a_client_that_stops_reading_its_response_is_disconnected() {
     for encrypted in [false, true] {
         for taking in TAKINGS {
             let scene = Scene::new(encrypted).await;
             let (browser, answer) = idler(&scene, taking).await;
-            assert!(soon(answer).await.unwrap().is_err(), "encrypted {encrypted}, {taking:?}: 32 MiB went somewhere");
+            assert!(soon(answer).await.unwrap().is_err(), "encrypted {encrypted}, {taking:?}: all 32 MiB written");
             scene.sidecar.until("client_connections", &[], 0.0).await;
             assert_eq!(scene.stalled().await, 1.0, "encrypted {encrypted}, {taking:?}");
             drop(browser);
@@ -117,7 +117,7 @@ async fn a_client_that_takes_nothing_of_its_answer_is_given_up() {
     }
 }
 
-/// A scene whose drain is ended by neither of its timeouts.
+/// A scene whose timeouts are too long to end the drain.
 async fn patient(encrypted: bool) -> Scene {
     let long = Duration::from_secs(600);
     Scene::with(encrypted, |config| {
@@ -128,7 +128,7 @@ async fn patient(encrypted: bool) -> Scene {
 }
 
 #[tokio::test]
-async fn a_drain_does_not_wait_for_clients_that_take_nothing() {
+async fn a_drain_does_not_wait_for_clients_that_stop_reading() {
     let cases = [false, true].into_iter().flat_map(|encrypted| TAKINGS.map(|taking| (encrypted, taking)));
     let drained = cases.map(|(encrypted, taking)| async move {
         let mut scene = patient(encrypted).await;
@@ -142,7 +142,7 @@ async fn a_drain_does_not_wait_for_clients_that_take_nothing() {
 }
 
 #[tokio::test]
-async fn a_client_that_takes_its_answer_slowly_gets_all_of_it() {
+async fn a_client_that_reads_slowly_receives_the_whole_response() {
     const LENGTH: usize = 16 * MIB;
     for encrypted in [false, true] {
         let scene = Scene::new(encrypted).await;
@@ -153,7 +153,7 @@ async fn a_client_that_takes_its_answer_slowly_gets_all_of_it() {
         browser.head().await;
         let mut came = Vec::new();
         while came.len() < LENGTH {
-            // A pause is what makes it slow.
+            // The pause makes the client slow.
             tokio::time::sleep(LIMIT / 12).await;
             came.extend(browser.exactly((LENGTH - came.len()).min(LENGTH / 50)).await);
         }
@@ -165,23 +165,23 @@ async fn a_client_that_takes_its_answer_slowly_gets_all_of_it() {
 }
 
 #[tokio::test]
-async fn a_kept_connection_is_not_subject_to_the_stall_timeout() {
+async fn the_stall_timeout_does_not_apply_to_idle_connections() {
     let scene = Scene::with(false, |config| config.session.timeouts.write_stall = LIMIT).await;
     let mut browser = scene.browser().await;
     for _request in 0..2 {
         browser.send(GET).await;
-        // Large enough that a write of it has to wait now and then.
+        // Large enough that writes block now and then.
         let answer = scene.answers(vec![7; 8 * MIB]).await;
         browser.head().await;
         browser.exactly(8 * MIB).await;
         soon(answer).await.unwrap().unwrap();
-        // Nothing happens meanwhile, and that is what is looked for.
+        // Nothing may happen meanwhile.
         assert!(browser.is_silent_for(LIMIT * 2).await);
     }
     assert_eq!(scene.stalled().await, 0.0);
 }
 
-/// A client of HTTP/2 that has sent these settings and this much more of a window for the connection.
+/// An HTTP/2 client that has sent these settings and this window update for the connection.
 async fn frames(scene: &Scene, settings: &[(u16, u32)], window: u32) -> Frames {
     let mut wire = Wire::new(scene.pki.offer(scene.sidecar.address, &[b"h2"]).await);
     let settings: Vec<u8> =
@@ -197,7 +197,7 @@ const INITIAL_WINDOW_SIZE: u16 = 4;
 const LARGEST_WINDOW: u32 = (1 << 31) - 1;
 
 #[tokio::test]
-async fn a_client_of_http_2_that_takes_nothing_of_its_answer_is_given_up() {
+async fn an_http_2_client_that_stops_reading_its_response_is_disconnected() {
     for taking in TAKINGS {
         let scene = Scene::new(true).await;
         let mut frames = frames(&scene, &[(INITIAL_WINDOW_SIZE, LARGEST_WINDOW)], LARGEST_WINDOW - 65_535).await;
@@ -209,7 +209,7 @@ async fn a_client_of_http_2_that_takes_nothing_of_its_answer_is_given_up() {
         if taking == Taking::Part {
             frames.0.exactly(3 * MIB).await;
         }
-        assert!(soon(answer).await.unwrap().is_err(), "{taking:?}: 32 MiB went somewhere");
+        assert!(soon(answer).await.unwrap().is_err(), "{taking:?}: all 32 MiB written");
         scene.sidecar.until("client_connections", &[], 0.0).await;
         if taking != Taking::NothingAndEnds {
             assert_eq!(scene.stalled().await, 1.0, "{taking:?}");
@@ -219,8 +219,8 @@ async fn a_client_of_http_2_that_takes_nothing_of_its_answer_is_given_up() {
 }
 
 #[tokio::test]
-async fn a_stream_without_window_is_given_up_and_no_other_one() {
-    // From the begin, after a part, and for all streams together.
+async fn a_stream_without_window_is_reset_and_other_streams_continue() {
+    // No window from the start, after a part, and for all streams together.
     for (initial, window) in [(0, LARGEST_WINDOW - 65_535), (100_000, LARGEST_WINDOW - 65_535), (LARGEST_WINDOW, 0)] {
         let scene = Scene::with(true, |config| config.session.timeouts.write_stall = LIMIT).await;
         let mut frames = frames(&scene, &[(INITIAL_WINDOW_SIZE, initial)], window).await;
@@ -228,7 +228,7 @@ async fn a_stream_without_window_is_given_up_and_no_other_one() {
         let answer = scene.answers(vec![7; LARGE]).await;
         let (stream, code) = frames.until(RST_STREAM).await;
         assert_eq!((stream, &code[..]), (1, &[0, 0, 0, 8][..]), "CANCEL (RFC 9113 §7)");
-        assert!(soon(answer).await.unwrap().is_err(), "{initial} {window}: 32 MiB went somewhere");
+        assert!(soon(answer).await.unwrap().is_err(), "{initial} {window}: all 32 MiB written");
         assert_eq!(scene.stalled().await, 1.0);
         frames.0.send(frame(HEADERS, END_STREAM | END_HEADERS, 3, request(&[]))).await;
         let mut upstream = scene.app.accept().await;
@@ -254,7 +254,7 @@ async fn a_drain_does_not_wait_for_a_stream_without_window() {
 }
 
 #[tokio::test]
-async fn a_stream_that_is_taken_slowly_comes_whole() {
+async fn a_stream_that_is_read_slowly_arrives_whole() {
     const LENGTH: usize = MIB;
     const STEP: usize = LENGTH / 32;
     let scene = Scene::new(true).await;
@@ -269,7 +269,7 @@ async fn a_stream_that_is_taken_slowly_comes_whole() {
         let data = data.unwrap();
         came.extend_from_slice(&data);
         if came.len() / STEP > (came.len() - data.len()) / STEP {
-            // A pause is what makes it slow.
+            // The pause makes the client slow.
             tokio::time::sleep(LIMIT / 12).await;
         }
         asked.body_mut().flow_control().release_capacity(data.len()).unwrap();
@@ -281,7 +281,7 @@ async fn a_stream_that_is_taken_slowly_comes_whole() {
 }
 
 #[tokio::test]
-async fn an_app_that_pauses_within_its_answer_is_no_client_that_stalls() {
+async fn a_pause_of_the_app_within_its_response_is_not_a_stall() {
     for encrypted in [false, true] {
         let scene = Scene::with(encrypted, |config| config.session.timeouts.write_stall = LIMIT / 3).await;
         let mut browser = scene.browser().await;
@@ -291,7 +291,7 @@ async fn an_app_that_pauses_within_its_answer_is_no_client_that_stalls() {
         upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nha").await;
         browser.head().await;
         browser.expect("ha").await;
-        // Nothing happens meanwhile, and that is what is looked for.
+        // Nothing may happen meanwhile.
         assert!(browser.is_silent_for(LIMIT).await);
         upstream.send("lf").await;
         browser.expect("lf").await;
@@ -304,7 +304,7 @@ async fn an_app_that_pauses_within_its_answer_is_no_client_that_stalls() {
     upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nha").await;
     let mut asked = asked.await.unwrap();
     assert_eq!(soon(asked.body_mut().data()).await.unwrap().unwrap(), "ha");
-    // Nothing happens meanwhile, and that is what is looked for.
+    // Nothing may happen meanwhile.
     assert!(upstream.is_silent_for(LIMIT).await);
     upstream.send("lf").await;
     assert_eq!(soon(asked.body_mut().data()).await.unwrap().unwrap(), "lf");

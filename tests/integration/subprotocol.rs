@@ -1,4 +1,4 @@
-//! Which websockets are an app's stream: those at Streamlit's path that agree on Streamlit's subprotocol.
+//! Which websockets are an app's stream: those at Streamlit's path that negotiate Streamlit's subprotocol.
 
 use heartbeat_sidecar::config::{WatchdogMode, WatchdogSettings};
 
@@ -24,14 +24,14 @@ const OFFERS: [(&str, bool); 5] = [
 const SELECTIONS: [(&str, bool); 3] =
     [("", false), ("Sec-WebSocket-Protocol: graphql-ws\r\n", false), ("Sec-WebSocket-Protocol: streamlit\r\n", true)];
 
-/// A message that is three bytes long, which are a heartbeat in Streamlit's protocol; whether it passed without an answer.
+/// Sends the three bytes of a heartbeat in Streamlit's protocol; returns whether they passed unanswered.
 async fn passes_unanswered(mut session: Session) -> bool {
     session.app.send(new_session("1.53.1")).await;
     session.browser.expect(new_session("1.53.1")).await;
     session.browser.send([heartbeat(), masked(TEXT, "next")].concat()).await;
     let first = session.app.frame().await;
     if first.first != BINARY {
-        // A ping came in its place.
+        // A ping came instead.
         return false;
     }
     session.app.expect(masked(TEXT, "next")).await;
@@ -40,9 +40,9 @@ async fn passes_unanswered(mut session: Session) -> bool {
     true
 }
 
-/// A websocket, and the target that the app has read.
+/// Opens a websocket; returns the target that the app received, too.
 async fn open(app: &App, sidecar: &Sidecar, target: &str, offer: &str, selection: &str) -> (String, Session) {
-    // The functions that make heads add Streamlit's subprotocol by default.
+    // `handshake` and `switching` add Streamlit's subprotocol by default.
     let without = |head: String| head.replacen("Sec-WebSocket-Protocol: streamlit\r\n", "", 1);
     let mut browser = sidecar.connect().await;
     browser.send(without(handshake(target, "")).replacen("\r\n\r\n", &format!("\r\n{offer}\r\n"), 1)).await;
@@ -55,7 +55,7 @@ async fn open(app: &App, sidecar: &Sidecar, target: &str, offer: &str, selection
 }
 
 #[tokio::test]
-async fn only_a_websocket_that_agrees_on_streamlits_subprotocol_is_read() {
+async fn only_a_websocket_that_negotiates_streamlits_subprotocol_is_tapped() {
     let (app, sidecar) = Sidecar::with_app().await;
     for (path, is_stream) in PATHS {
         for (offer, offered) in OFFERS {
@@ -69,7 +69,7 @@ async fn only_a_websocket_that_agrees_on_streamlits_subprotocol_is_read() {
 }
 
 #[tokio::test]
-async fn without_a_watchdog_every_query_passes_untouched() {
+async fn without_a_watchdog_every_query_passes_unchanged() {
     let (app, sidecar) = Sidecar::with_app().await;
     for (path, _) in PATHS {
         for (offer, _) in OFFERS {
@@ -82,7 +82,7 @@ async fn without_a_watchdog_every_query_passes_untouched() {
 }
 
 #[tokio::test]
-async fn the_watchdogs_tag_is_taken_out_of_an_apps_stream_only() {
+async fn the_watchdog_tag_is_removed_from_streamlit_streams_only() {
     let app = App::bind().await;
     let mut config = app.config();
     config.watchdog = WatchdogSettings { mode: WatchdogMode::Page, ..WatchdogSettings::default() };

@@ -1,4 +1,4 @@
-//! What systemd would see of a sidecar: what it is told, and the sockets that it hands over.
+//! The systemd integration: notifications over `NOTIFY_SOCKET`, and socket activation.
 
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
@@ -9,13 +9,13 @@ use tokio::process::Command;
 use crate::support::process::{Process, Signal, command_with};
 use crate::support::{App, Sidecar, soon};
 
-/// Where systemd is told, for as long as the test goes on.
+/// The notification socket; removed on drop.
 struct Told {
     socket: UnixDatagram,
     _folder: tempfile::TempDir,
 }
 
-/// A sidecar that tells systemd, in a world that is prepared so; and what it tells.
+/// A sidecar with `NOTIFY_SOCKET` and what `prepare` sets; and that socket.
 async fn notified(app: &App, flags: &[&str], prepare: impl FnOnce(&mut Command) -> &mut Command) -> (Process, Told) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("notify");
@@ -24,7 +24,7 @@ async fn notified(app: &App, flags: &[&str], prepare: impl FnOnce(&mut Command) 
     (process, told)
 }
 
-/// Reads what it is told until a line is there; all lines that came.
+/// Reads notifications until `line` is among them; returns all lines.
 async fn until(told: &Told, line: &str) -> Vec<String> {
     let mut lines = Vec::new();
     while !lines.iter().any(|seen| seen == line) {
@@ -36,7 +36,7 @@ async fn until(told: &Told, line: &str) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn systemd_is_told_of_the_begin_the_sessions_the_runtime_and_the_end() {
+async fn systemd_is_notified_of_start_sessions_watchdog_and_stop() {
     let app = App::bind().await;
     let flags = ["--drain-window=0s", "--drain-timeout=100s"];
     let (process, told) =
@@ -59,7 +59,7 @@ async fn systemd_is_told_of_the_begin_the_sessions_the_runtime_and_the_end() {
 }
 
 #[tokio::test]
-async fn without_a_watchdog_systemd_is_told_what_is_new_and_no_more() {
+async fn without_watchdog_usec_only_state_changes_are_notified() {
     let app = App::bind().await;
     let (process, told) = notified(&app, &[], |command| command).await;
     assert_eq!(until(&told, "READY=1").await, ["READY=1", "STATUS=serving, sessions: 0"]);
@@ -69,7 +69,7 @@ async fn without_a_watchdog_systemd_is_told_what_is_new_and_no_more() {
 }
 
 #[tokio::test]
-async fn systemd_is_told_of_a_reload() {
+async fn systemd_is_notified_of_a_reload() {
     let app = App::bind().await;
     let (process, told) = notified(&app, &[], |command| command).await;
     until(&told, "READY=1").await;
@@ -78,7 +78,7 @@ async fn systemd_is_told_of_a_reload() {
     assert!(lines[0] == "RELOADING=1" && lines[1].starts_with("MONOTONIC_USEC="), "{lines:?}");
 }
 
-/// A sidecar with these sockets as its first file handles, as listenfd's form of the protocol has it.
+/// A sidecar that inherits these sockets from descriptor 0 on (listenfd's `LISTEN_FDS_FIRST_FD`).
 async fn activated(app: &App, names: &str, sockets: [TcpListener; 2]) -> Process {
     let [first, second] = sockets.map(OwnedFd::from);
     Process::start_with(app, &[], |command| {
@@ -89,7 +89,7 @@ async fn activated(app: &App, names: &str, sockets: [TcpListener; 2]) -> Process
 }
 
 #[tokio::test]
-async fn sockets_that_are_handed_over_are_served() {
+async fn sockets_passed_by_systemd_are_served() {
     let app = App::bind().await;
     for (names, swapped) in [("listen:admin", false), ("admin:listen", true), ("a.socket:a.socket", false)] {
         let sockets = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
@@ -104,7 +104,7 @@ async fn sockets_that_are_handed_over_are_served() {
 }
 
 #[tokio::test]
-async fn a_number_of_sockets_that_cannot_be_is_refused() {
+async fn more_than_1024_passed_sockets_are_rejected() {
     let (code, told) =
         command_with(&["run"], |command| command.env("LISTEN_FDS", i32::MAX.to_string()).env_remove("LISTEN_PID"))
             .await;

@@ -1,4 +1,4 @@
-//! A reconnect to a session whose old connection is still open: that one goes first, and only that one.
+//! A reconnect to a session whose old connection is still open closes that one first, and no other.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::support::{App, Session, Sidecar, Wire, handshake, switching};
 const GOING_AWAY: [u8; 2] = 1001u16.to_be_bytes();
 const STREAM: &str = "/_stcore/stream";
 
-/// A session that the app has named.
+/// A session whose id the app has sent.
 async fn running(sidecar: &Sidecar, app: &App) -> Session {
     let mut session = sidecar.stream(app).await;
     session.app.send(new_session("1.53.1")).await;
@@ -23,7 +23,7 @@ async fn running(sidecar: &Sidecar, app: &App) -> Session {
     session
 }
 
-/// A browser that has asked for this session.
+/// A browser that has requested this session.
 async fn resume(sidecar: &Sidecar, id: &str) -> Wire {
     resume_over(sidecar.connect().await, id).await
 }
@@ -34,7 +34,7 @@ async fn resume_over(mut browser: Wire, id: &str) -> Wire {
     browser
 }
 
-/// The app answers the close frame of a connection that is taken over, and the sidecar lets it go.
+/// The app answers the close frame of a taken-over connection, and the sidecar closes it.
 async fn close(mut app: Wire) {
     let frame = app.frame().await;
     assert!(frame.masked && frame.is(CLOSE, GOING_AWAY), "{frame:?}");
@@ -42,7 +42,7 @@ async fn close(mut app: Wire) {
     app.end().await;
 }
 
-/// The browser's handshake ends well and messages flow.
+/// The browser's handshake succeeds and messages pass.
 async fn joins(app: &App, mut browser: Wire) -> Session {
     let (_head, mut upstream) = app.shake_hands("").await;
     assert!(browser.head().await.starts_with("HTTP/1.1 101 "));
@@ -75,7 +75,7 @@ async fn the_old_connection_to_the_app_is_closed_before_the_new_handshake() {
 }
 
 #[tokio::test]
-async fn a_session_is_known_by_its_own_handshake_too() {
+async fn the_id_in_a_sessions_own_handshake_identifies_it_too() {
     let (app, sidecar) = Sidecar::with_app().await;
     let browser = resume(&sidecar, SESSION_ID).await;
     let old = joins(&app, browser).await;
@@ -86,7 +86,7 @@ async fn a_session_is_known_by_its_own_handshake_too() {
 }
 
 #[tokio::test]
-async fn an_app_that_does_not_answer_in_time_loses_the_old_connection_before_the_new_handshake() {
+async fn an_old_connection_that_does_not_close_in_time_is_reset_before_the_new_handshake() {
     let app = App::bind().await;
     let mut config = app.config();
     config.session.timeouts.takeover = Duration::from_millis(50);
@@ -107,7 +107,7 @@ async fn an_app_that_does_not_answer_in_time_loses_the_old_connection_before_the
 }
 
 #[tokio::test]
-async fn inside_a_frame_of_the_browser_the_app_sees_the_stream_end() {
+async fn a_takeover_inside_a_browser_frame_ends_the_apps_stream_without_a_close_frame() {
     let (app, sidecar) = Sidecar::with_app().await;
     let mut old = running(&sidecar, &app).await;
     let large = masked(BINARY, [7; 500]);
@@ -121,10 +121,10 @@ async fn inside_a_frame_of_the_browser_the_app_sees_the_stream_end() {
 }
 
 #[tokio::test]
-async fn a_browser_that_takes_nothing_does_not_hold_its_session_back() {
+async fn a_browser_that_reads_nothing_does_not_delay_a_takeover() {
     let (app, sidecar) = Sidecar::with_app().await;
     let mut old = running(&sidecar, &app).await;
-    // More than the kernel's buffers hold, so that the sidecar has a backlog and reads no more of the app.
+    // More than the kernel's buffers hold: the sidecar has a backlog and stops reading from the app.
     let message = plain(BINARY, vec![7; 1 << 20]);
     let stuck =
         async { while tokio::time::timeout(Duration::from_millis(200), old.app.send(&message)).await.is_ok() {} };
@@ -141,15 +141,15 @@ async fn a_browser_that_takes_nothing_does_not_hold_its_session_back() {
     assert_eq!(takeovers(&sidecar, "closed").await, 1.0);
 }
 
-/// A browser whose handshake was given up for a newer one.
+/// Expects the 409 of a handshake that a newer one replaced.
 async fn gives_up(mut browser: Wire) {
     let head = browser.head().await.to_ascii_lowercase();
     assert!(head.starts_with("http/1.1 409 ") && head.contains("\r\nconnection: close\r\n"), "{head}");
     browser.rest().await.unwrap();
 }
 
-/// Whether the sidecar has closed this connection, whatever is still unread. The system may need some milliseconds to
-/// deliver that. The sidecar, which runs on this thread too, does nothing meanwhile.
+/// Whether the sidecar has closed this connection, even if data is unread. The kernel may need some milliseconds to
+/// deliver that. The sidecar, which shares this thread, does nothing meanwhile.
 fn is_closed(app: &TcpStream) -> bool {
     let mut polled = [PollFd::new(app, PollFlags::RDHUP)];
     poll(&mut polled, Some(&Timespec { tv_sec: 5, tv_nsec: 0 })).unwrap();
@@ -157,7 +157,7 @@ fn is_closed(app: &TcpStream) -> bool {
 }
 
 #[tokio::test]
-async fn a_newer_reconnect_ends_the_handshake_of_an_older_one_first() {
+async fn a_newer_reconnect_first_ends_the_pending_handshake_of_an_older_one() {
     for (held, used, answered) in [
         (false, false, ""),
         (false, true, ""),
@@ -167,7 +167,7 @@ async fn a_newer_reconnect_ends_the_handshake_of_an_older_one_first() {
     ] {
         let (app, sidecar) = Sidecar::with_app().await;
         let old = if held { Some(running(&sidecar, &app).await) } else { None };
-        // The first request of a connection and a later one are read in two ways.
+        // A connection's first request and later ones take different code paths.
         let connect = async || if used { sidecar.connect_used(&app).await } else { sidecar.connect().await };
         let older = resume_over(connect().await, SESSION_ID).await;
         if let Some(old) = old {
@@ -192,11 +192,11 @@ async fn a_newer_reconnect_ends_the_handshake_of_an_older_one_first() {
 }
 
 #[tokio::test]
-async fn of_reconnects_that_wait_only_the_newest_goes_on() {
+async fn only_the_newest_of_waiting_reconnects_proceeds() {
     let (app, sidecar) = Sidecar::with_app().await;
     let old = running(&sidecar, &app).await;
     let one = resume(&sidecar, SESSION_ID).await;
-    // The old connection is told by the first one.
+    // The first one closes the old connection.
     let mut old_app = old.app;
     let frame = old_app.frame().await;
     assert!(frame.is(CLOSE, GOING_AWAY), "{frame:?}");
@@ -213,7 +213,7 @@ async fn of_reconnects_that_wait_only_the_newest_goes_on() {
 }
 
 #[tokio::test]
-async fn a_browser_that_leaves_its_handshake_leaves_the_session_to_the_next() {
+async fn an_aborted_handshake_does_not_block_the_next_reconnect() {
     let (app, sidecar) = Sidecar::with_app().await;
     let older = resume(&sidecar, SESSION_ID).await;
     let mut slow = app.accept().await;
@@ -226,7 +226,7 @@ async fn a_browser_that_leaves_its_handshake_leaves_the_session_to_the_next() {
 }
 
 #[tokio::test]
-async fn a_connection_to_which_the_app_gives_the_session_of_another_ends_that_one() {
+async fn a_connection_that_receives_the_session_id_of_another_closes_that_one() {
     let app = App::bind().await;
     let mut config = app.config();
     config.session.timeouts.takeover = Duration::from_secs(60);
@@ -244,8 +244,8 @@ async fn a_connection_to_which_the_app_gives_the_session_of_another_ends_that_on
     sidecar.until("connections", &[], 1.0).await;
 }
 
-/// An app that answers at once. Panics if a connection comes while an earlier one is open. Greets the one that is open
-/// at the end.
+/// An app that answers at once. Panics if a connection arrives while an earlier one is open. Sends "hello" to the last
+/// one.
 async fn quick(app: App, mut settled: oneshot::Receiver<()>) {
     let mut current: Option<TcpStream> = None;
     loop {
@@ -261,7 +261,7 @@ async fn quick(app: App, mut settled: oneshot::Receiver<()>) {
     current.expect("one lives").write_all(&plain(TEXT, "hello")).await.unwrap();
 }
 
-/// Reads a handshake and accepts it; `None` if it is given up meanwhile.
+/// Reads a handshake and accepts it; `None` if it is aborted meanwhile.
 async fn switch(mut upstream: TcpStream) -> Option<TcpStream> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -271,7 +271,7 @@ async fn switch(mut upstream: TcpStream) -> Option<TcpStream> {
     Some(upstream)
 }
 
-/// Answers a close frame, which is all that comes, and resolves when the connection is over.
+/// Answers a close frame, the only data that arrives; resolves when the connection ends.
 async fn answer_close(upstream: &mut Option<TcpStream>) {
     let Some(upstream) = upstream else { return std::future::pending().await };
     let mut bytes = [0; 64];
@@ -281,7 +281,7 @@ async fn answer_close(upstream: &mut Option<TcpStream>) {
 }
 
 #[tokio::test]
-async fn of_a_burst_of_reconnects_one_lives_and_the_app_never_has_two() {
+async fn a_burst_of_reconnects_leaves_one_and_the_app_never_has_two_open() {
     const RECONNECTS: u32 = 200;
     let (app, sidecar) = Sidecar::with_app().await;
     let (drive, settled) = oneshot::channel();
@@ -304,7 +304,7 @@ async fn of_a_burst_of_reconnects_one_lives_and_the_app_never_has_two() {
 }
 
 #[tokio::test]
-async fn an_unknown_or_malformed_id_closes_nobody() {
+async fn an_unknown_or_malformed_session_id_closes_no_connection() {
     let (app, sidecar) = Sidecar::with_app().await;
     let mut old = running(&sidecar, &app).await;
     for id in ["00000000-0000-4000-8000-000000000000", &SESSION_ID[1..], "streamlit", &SESSION_ID.replace('-', "_")] {
@@ -317,7 +317,7 @@ async fn an_unknown_or_malformed_id_closes_nobody() {
 }
 
 #[tokio::test]
-async fn switched_off_it_leaves_the_old_connection_alone() {
+async fn with_takeover_disabled_the_old_connection_stays_open() {
     let app = App::bind().await;
     let mut config = app.config();
     config.session.takeover = false;

@@ -1,4 +1,4 @@
-//! TLS on either side: what holds without it holds with it, and certificates change while sessions live.
+//! TLS on either side: everything works as without it, and certificates are reloaded while sessions live.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -18,13 +18,13 @@ use crate::support::{App, Sidecar, Wire, handshake, soon, switching};
 
 const MIB: usize = 1 << 20;
 const STREAM: &str = "/_stcore/stream";
-/// Short, so that a test need not wait for long; nothing here is wrong if it takes longer.
+/// Short to keep tests fast; nothing fails if it takes longer.
 const SHORT: Duration = Duration::from_millis(300);
 
 const REQUEST: &str = "GET / HTTP/1.1\r\nHost: app.test\r\nConnection: close\r\n\r\n";
 const ANSWER: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 
-/// Bytes that repeat at no power of two, so that a piece in the wrong place shows.
+/// Bytes whose period is not a power of two, so that a misplaced piece shows.
 fn pattern(length: usize) -> Vec<u8> {
     (0..length).map(|at| (at % 251) as u8).collect()
 }
@@ -33,7 +33,7 @@ async fn session(pki: &Pki, sides: Sides) -> (Sidecar, Session) {
     pki.session(sides, ALL_VERSIONS, STREAM, |config| config.heartbeat.mode = Mode::Answer).await
 }
 
-/// An app, and a sidecar before it that speaks TLS with browsers.
+/// An app, and a sidecar in front of it with TLS for browsers.
 async fn listener(pki: &Pki) -> (App, Sidecar) {
     let app = App::bind().await;
     let mut config = app.config();
@@ -42,7 +42,7 @@ async fn listener(pki: &Pki) -> (App, Sidecar) {
     (app, sidecar)
 }
 
-/// The head of the answer to a request, while the app says 200 if it is asked.
+/// The head of the response to a request, which the app answers with 200.
 async fn ask(pki: &Pki, app: &App, sidecar: &Sidecar) -> String {
     let mut browser = pki.connect(sidecar.address).await;
     browser.send(REQUEST).await;
@@ -94,7 +94,7 @@ async fn a_heartbeat_is_acked_after_a_pong_and_not_before() {
 }
 
 #[tokio::test]
-async fn a_slow_reader_stops_the_other_side_and_gets_all_in_the_end() {
+async fn a_slow_reader_blocks_the_sender_and_receives_everything() {
     for sides in ENCRYPTED {
         let (sidecar, mut session) = session(&Pki::new(), sides).await;
         let message = [header(BINARY, 48 * MIB as u64, false), pattern(48 * MIB)].concat();
@@ -105,8 +105,8 @@ async fn a_slow_reader_stops_the_other_side_and_gets_all_in_the_end() {
             (app, message)
         });
         sidecar.until("write_stalls_total", &[("direction", "upstream_to_browser")], 1.0).await;
-        // No event tells that a writer will wait for ever.
-        assert!(tokio::time::timeout(SHORT, &mut sent).await.is_err(), "{sides:?}: 48 MiB went somewhere");
+        // No event shows that a writer waits for ever.
+        assert!(tokio::time::timeout(SHORT, &mut sent).await.is_err(), "{sides:?}: all 48 MiB written");
         let came = session.browser.exactly(length).await;
         let (mut app, message) = sent.await.unwrap();
         assert!(came == message, "{sides:?}");
@@ -116,7 +116,7 @@ async fn a_slow_reader_stops_the_other_side_and_gets_all_in_the_end() {
 }
 
 #[tokio::test]
-async fn a_browser_that_takes_nothing_is_given_up() {
+async fn a_browser_that_reads_nothing_is_disconnected() {
     for sides in ENCRYPTED {
         let patience = |config: &mut heartbeat_sidecar::config::Config| {
             config.session.timeouts.write_stall = SHORT;
@@ -149,7 +149,7 @@ async fn a_half_closed_session_goes_on_in_the_other_direction() {
 }
 
 #[tokio::test]
-async fn an_end_without_a_farewell_is_an_end_and_loses_nothing() {
+async fn eof_without_close_notify_is_an_end_and_loses_nothing() {
     let pki = Pki::new();
     let (app, sidecar) = listener(&pki).await;
     let mut browser = pki.connect(sidecar.address).await;
@@ -163,7 +163,7 @@ async fn an_end_without_a_farewell_is_an_end_and_loses_nothing() {
 }
 
 #[tokio::test]
-async fn a_record_that_is_cut_off_is_a_broken_connection() {
+async fn eof_inside_a_tls_record_resets_the_other_side() {
     let pki = Pki::new();
     let (app, sidecar) = listener(&pki).await;
     let mut browser = pki.connect(sidecar.address).await;
@@ -180,7 +180,7 @@ async fn a_record_that_is_cut_off_is_a_broken_connection() {
 }
 
 #[tokio::test]
-async fn a_record_that_is_forged_breaks_both_sides_after_what_came_before_it() {
+async fn a_forged_tls_record_resets_the_session_after_the_data_before_it() {
     for version in [&TLS12, &TLS13] {
         let pki = Pki::new();
         let (app, sidecar) = listener(&pki).await;
@@ -198,7 +198,7 @@ async fn a_record_that_is_forged_breaks_both_sides_after_what_came_before_it() {
 }
 
 #[tokio::test]
-async fn no_handshake_however_wrong_harms_another() {
+async fn a_corrupt_client_hello_does_not_affect_other_connections() {
     let pki = Pki::new();
     let (app, sidecar) = listener(&pki).await;
     let mut client = rustls::ClientConnection::new(
@@ -217,7 +217,7 @@ async fn no_handshake_however_wrong_harms_another() {
         let _answer_or_reset = stranger.rest().await;
     }
     assert!(hello.len() > 100);
-    // One that had panicked would not have been counted.
+    // A handshake that panicked would not be counted.
     sidecar.until("http_rejected_total", &[("reason", "tls")], hello.len() as f64).await;
     assert!(ask(&pki, &app, &sidecar).await.starts_with("HTTP/1.1 200 "));
 }
@@ -237,7 +237,7 @@ async fn a_reset_reaches_the_other_side() {
 }
 
 #[tokio::test]
-async fn a_drain_closes_sessions_and_says_farewell() {
+async fn a_drain_sends_close_frames_and_close_notify() {
     let (mut sidecar, mut session) = session(&Pki::new(), Sides::Both).await;
     sidecar.stop();
     session.browser.expect(plain(CLOSE, [3, 0xe9])).await;
@@ -251,7 +251,7 @@ async fn a_drain_closes_sessions_and_says_farewell() {
 }
 
 #[tokio::test]
-async fn plain_http_passes_too_and_the_app_is_told_of_tls() {
+async fn http_requests_pass_and_x_forwarded_proto_names_the_scheme() {
     for sides in ENCRYPTED {
         let (pki, app) = (Pki::new(), App::bind().await);
         let mut config = app.config();
@@ -269,7 +269,7 @@ async fn plain_http_passes_too_and_the_app_is_told_of_tls() {
                 _ => Wire::new(Box::new(pki.accept(&app).await.stream)),
             };
             let mut told = String::new();
-            // The second request comes over the connection of the first.
+            // The second request uses the connection of the first.
             for _request in 0..2 {
                 told = upstream.head().await;
                 assert!(upstream.exactly(body.len()).await == body);
@@ -295,7 +295,7 @@ async fn plain_http_passes_too_and_the_app_is_told_of_tls() {
 }
 
 #[tokio::test]
-async fn who_speaks_plain_http_is_told_so_and_counted() {
+async fn plain_http_on_the_tls_port_gets_400_and_is_counted() {
     let (_app, sidecar) = listener(&Pki::new()).await;
     let mut browser = sidecar.connect().await;
     browser.send(REQUEST).await;
@@ -304,19 +304,19 @@ async fn who_speaks_plain_http_is_told_so_and_counted() {
     sidecar.until("http_rejected_total", &[("reason", "tls")], 1.0).await;
     let mut stranger = sidecar.connect().await;
     stranger.send([22, 3, 1, 0, 5, 1, 0, 0, 1, 0]).await;
-    // An alert: fatal.
+    // A TLS alert.
     assert_eq!(stranger.rest().await.unwrap()[..2], [21, 3]);
     sidecar.until("http_rejected_total", &[("reason", "tls")], 2.0).await;
     drop(sidecar.connect().await);
     assert_eq!(
         sidecar.metric("http_rejected_total", &[("reason", "tls")]).await,
         2.0,
-        "a look at the port is no error"
+        "a bare connection is not an error"
     );
 }
 
 #[tokio::test]
-async fn a_handshake_that_takes_too_long_is_cut_and_counted() {
+async fn a_tls_handshake_that_times_out_is_closed_and_counted() {
     let (pki, app) = (Pki::new(), App::bind().await);
     let mut config = app.config();
     pki.configure(Sides::Browser, &mut config);
@@ -329,7 +329,7 @@ async fn a_handshake_that_takes_too_long_is_cut_and_counted() {
 }
 
 #[tokio::test]
-async fn the_proxy_protocol_comes_before_tls() {
+async fn the_proxy_protocol_header_precedes_tls() {
     let (pki, app) = (Pki::new(), App::bind().await);
     let mut config = app.config();
     config.proxy_protocol = true;
@@ -344,7 +344,7 @@ async fn the_proxy_protocol_comes_before_tls() {
 }
 
 #[tokio::test]
-async fn who_is_too_many_is_let_go_without_a_handshake() {
+async fn a_connection_over_the_limit_is_closed_without_a_tls_handshake() {
     let (pki, app) = (Pki::new(), App::bind().await);
     let mut config = app.config();
     pki.configure(Sides::Browser, &mut config);
@@ -356,7 +356,7 @@ async fn who_is_too_many_is_let_go_without_a_handshake() {
 }
 
 #[tokio::test]
-async fn clients_of_another_authority_or_of_none_are_refused_where_one_is_asked_for() {
+async fn with_client_ca_set_clients_without_its_certificate_are_rejected() {
     let (pki, app) = (Pki::new(), App::bind().await);
     let mut config = app.config();
     pki.configure(Sides::Browser, &mut config);
@@ -390,7 +390,7 @@ async fn clients_of_another_authority_or_of_none_are_refused_where_one_is_asked_
 }
 
 #[tokio::test]
-async fn an_app_may_ask_for_the_sidecars_certificate() {
+async fn the_sidecar_sends_its_certificate_to_an_app_that_requires_one() {
     let (pki, app) = (Pki::new(), App::bind().await);
     let acceptor = tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(pki.server(true)));
     for shows in [true, false] {
@@ -418,7 +418,7 @@ async fn an_app_may_ask_for_the_sidecars_certificate() {
 }
 
 #[tokio::test]
-async fn an_app_that_cannot_prove_who_it_is_gets_nothing_and_the_log_says_why() {
+async fn an_app_with_an_invalid_certificate_gets_no_request_and_the_reason_is_logged() {
     let (pki, other, app) = (Pki::new(), Pki::new(), App::bind().await);
     let (ca, other_ca) = (pki.path("ca.crt"), other.path("ca.crt"));
     let upstream = format!("--upstream=https://{}", app.address());
@@ -448,7 +448,7 @@ async fn an_app_that_cannot_prove_who_it_is_gets_nothing_and_the_log_says_why() 
                 continue;
             }
             assert!(head.starts_with("HTTP/1.1 502 "), "{head}");
-            // The second failure comes too soon for a line of its own.
+            // The second failure is too soon to be logged.
             if !websocket {
                 let line = process.line("upstream failed").await;
                 assert!(line["error"].as_str().unwrap().contains(reason), "{line}");
@@ -458,7 +458,7 @@ async fn an_app_that_cannot_prove_who_it_is_gets_nothing_and_the_log_says_why() 
 }
 
 #[tokio::test]
-async fn certificates_change_under_a_session_and_broken_ones_do_not() {
+async fn valid_certificates_are_reloaded_under_live_sessions_and_broken_ones_are_not() {
     let (pki, app) = (Pki::new(), App::bind().await);
     // As Kubernetes mounts a secret: files are links into a folder that is a link.
     let place = |folder: &str, year: i32| {
@@ -503,20 +503,20 @@ async fn certificates_change_under_a_session_and_broken_ones_do_not() {
     assert!(shown().await == second && expires().await == 2_272_147_200.0);
     fs::remove_file(pki.path("..data")).unwrap();
     sidecar.until("tls_reloads_total", &[("result", "refused")], 2.0).await;
-    assert!(shown().await == second, "nor is there a file");
+    assert!(shown().await == second, "a missing file changes nothing");
 
     browser.send(masked(TEXT, "still here")).await;
     upstream.expect(masked(TEXT, "still here")).await;
     assert!(ask(&pki, &app, &sidecar).await.starts_with("HTTP/1.1 200 "));
-    assert_eq!(sidecar.metric("tls_reloads_total", &[]).await, 3.0, "each change is told once");
+    assert_eq!(sidecar.metric("tls_reloads_total", &[]).await, 3.0, "each change is counted once");
 }
 
 #[tokio::test]
-async fn a_broken_pair_is_an_error_that_names_its_file() {
+async fn an_invalid_certificate_or_key_is_an_error_that_names_its_file() {
     let (pki, other) = (Pki::new(), Pki::new());
     let said = |flags: &[String]| {
         let mut check = Command::new(env!("CARGO_BIN_EXE_heartbeat-sidecar"));
-        // What the test run has set is no setting of a sidecar's, of which it would be warned.
+        // Otherwise the sidecar would warn about the variables of the test run.
         let output = check.arg("check").args(flags).env_clear().output().unwrap();
         let said = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.success(), said.is_empty(), "{said}");
@@ -559,7 +559,7 @@ async fn a_broken_pair_is_an_error_that_names_its_file() {
 }
 
 #[tokio::test]
-async fn acks_wait_for_no_proof_where_a_connection_is_one() {
+async fn with_connection_proof_an_ack_waits_only_for_the_current_message() {
     let answer = |config: &mut heartbeat_sidecar::config::Config| {
         (config.heartbeat.mode, config.heartbeat.proof) = (Mode::Answer, Proof::Connection);
     };
@@ -567,7 +567,7 @@ async fn acks_wait_for_no_proof_where_a_connection_is_one() {
     let message = plain(BINARY, pattern(6 * MIB));
     let (first, rest) = message.split_at(4 * MIB);
     let (sent, ()) = tokio::join!(session.browser.exactly(first.len()), session.app.send(first));
-    assert!(sent == first, "its first byte leaves before its last has come");
+    assert!(sent == first, "the message is streamed");
     session.browser.send([heartbeat(), masked(TEXT, "seen")].concat()).await;
     session.app.expect(masked(TEXT, "seen")).await;
     let all = [rest, &plain(BINARY, COMPATIBLE_ACK)].concat();

@@ -1,4 +1,4 @@
-//! The ids of requests and traces: passed on to the app, and in the session's line of the log.
+//! Request and trace ids: passed on to the app, and logged with the session.
 
 use serde_json::Value;
 
@@ -10,7 +10,7 @@ const STREAM: &str = "/_stcore/stream";
 const NORMAL: [u8; 2] = 1000u16.to_be_bytes();
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 
-/// The value of a field that stands once.
+/// The value of a field that occurs once.
 fn field<'a>(head: &'a str, name: &str) -> &'a str {
     let mut values = head.lines().filter_map(|line| {
         let (key, value) = line.split_once(": ")?;
@@ -21,7 +21,7 @@ fn field<'a>(head: &'a str, name: &str) -> &'a str {
     value
 }
 
-/// One session from its handshake, with these header lines, to its end: the id that the app was told, and the log line.
+/// Runs one session whose handshake has these header lines; returns the head that the app received, and the log line.
 async fn session(app: &App, process: &mut Process, lines: &str) -> (String, Value) {
     let seen = Sidecar::elsewhere(process.address, process.admin);
     let mut browser = seen.connect().await;
@@ -41,7 +41,7 @@ async fn session(app: &App, process: &mut Process, lines: &str) -> (String, Valu
 }
 
 #[tokio::test]
-async fn a_platforms_ids_reach_the_app_and_the_log() {
+async fn ids_set_by_the_platform_reach_the_app_and_the_log() {
     let app = App::bind().await;
     let mut process = Process::start(&app, &[]).await;
     let parent = format!("00-{TRACE}-b7ad6b7169203331-01");
@@ -52,7 +52,7 @@ async fn a_platforms_ids_reach_the_app_and_the_log() {
 }
 
 #[tokio::test]
-async fn who_brings_no_sane_id_gets_one_of_its_own() {
+async fn a_missing_or_malformed_request_id_is_replaced_by_a_new_one() {
     let app = App::bind().await;
     let mut process = Process::start(&app, &[]).await;
     let mut seen = std::collections::HashSet::new();
@@ -67,14 +67,14 @@ async fn who_brings_no_sane_id_gets_one_of_its_own() {
 }
 
 #[tokio::test]
-async fn plain_requests_have_an_id_too() {
+async fn plain_http_requests_have_a_request_id_too() {
     let (app, sidecar) = Sidecar::with_app().await;
     for (lines, expected) in [("X-Request-Id: abc\r\n", Some("abc")), ("", None)] {
         let mut browser = sidecar.connect().await;
         browser.send(format!("GET / HTTP/1.1\r\nHost: app.test\r\n{lines}\r\n")).await;
         let mut upstream = app.accept().await;
         let head = upstream.head().await;
-        // A browser that only closes is waited for, and its request may be sent again.
+        // A plain close looks like a half-close: the request may be sent again.
         browser.reset();
         upstream.end().await;
         let id = field(&head, "x-request-id");

@@ -1,4 +1,4 @@
-//! An upload that the app does not want: its answer reaches the client although not all of the request was read.
+//! Uploads that the app rejects early: its response reaches the client before the request was read whole.
 
 use std::time::Duration;
 
@@ -14,12 +14,12 @@ const MIB: usize = 1 << 20;
 const CLIENTS: usize = 40;
 const TOO_LARGE: &str = "HTTP/1.1 413 Content Too Large\r\nContent-Length: 9\r\n\r\ntoo large";
 
-/// How the app ends the connection of an upload of which it has read the head alone.
+/// How the app ends a connection after reading only an upload's head.
 #[derive(Clone, Copy, Debug)]
 enum Ending {
-    /// It closes, and the system sends a reset for what is unread.
+    /// It closes, and the kernel sends a reset for unread data.
     Reset,
-    /// It ends the stream and reads on until the client closes.
+    /// It half-closes and keeps reading until the client closes.
     Linger,
 }
 
@@ -42,7 +42,7 @@ async fn refuse(app: App, ending: Ending) {
     }
 }
 
-/// What a simple client gets: it sends all it can, and reads then.
+/// What a simple client receives: it sends all it can, then reads.
 async fn upload(sidecar: &Sidecar, framing: &str, body: Vec<u8>) -> String {
     let mut stream = soon(TcpStream::connect(sidecar.address)).await.unwrap();
     let head = format!("PUT /upload HTTP/1.1\r\nHost: app.test\r\n{framing}\r\n");
@@ -86,7 +86,7 @@ async fn told(ending: Ending, sizes: &[usize]) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_client_reads_the_answer_of_an_app_that_refuses_its_upload_early() {
+async fn every_client_receives_an_early_rejection_of_its_upload() {
     for ending in [Ending::Reset, Ending::Linger] {
         for size in [10_000, MIB, 8 * MIB] {
             assert_eq!(told(ending, &[size]).await, CLIENTS, "{ending:?}, {size} bytes");
@@ -95,9 +95,9 @@ async fn every_client_reads_the_answer_of_an_app_that_refuses_its_upload_early()
 }
 
 #[tokio::test]
-async fn an_early_answer_is_whole_even_if_the_client_takes_it_late() {
+async fn an_early_response_is_complete_even_if_the_client_reads_it_late() {
     let (app, sidecar) = Sidecar::with_app().await;
-    // The sidecar's kernel has all of it before the app's resets the connection, which drops what is not sent.
+    // The sidecar's kernel has all of it before the app's kernel resets, which drops unsent data.
     let body = vec![b'y'; 32 * 1024];
     let answer = [&b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 32768\r\n\r\n"[..], &body].concat();
     for _upload in 0..10 {
@@ -115,7 +115,7 @@ async fn an_early_answer_is_whole_even_if_the_client_takes_it_late() {
 }
 
 #[tokio::test]
-async fn an_http_2_client_reads_an_early_answer_too() {
+async fn an_http_2_client_receives_an_early_response_too() {
     let (pki, app) = (Pki::new(), App::bind().await);
     let mut config = app.config();
     pki.configure(Sides::Browser, &mut config);
@@ -134,7 +134,7 @@ async fn an_http_2_client_reads_an_early_answer_too() {
 }
 
 #[tokio::test]
-async fn the_early_answer_of_an_app_under_tls_is_read_too() {
+async fn an_early_response_of_an_app_under_tls_is_received_too() {
     let (pki, app) = (Pki::new(), App::bind().await);
     let mut config = app.config();
     pki.configure(Sides::Upstream, &mut config);
@@ -142,7 +142,7 @@ async fn the_early_answer_of_an_app_under_tls_is_read_too() {
     for _upload in 0..10 {
         let refused = async {
             let mut upstream = pki.accept(&app).await;
-            // Else the answer waits behind the session tickets, and the reset drops it.
+            // Otherwise the answer waits behind the session tickets, and the reset drops it.
             upstream.stream.get_ref().0.set_nodelay(true).unwrap();
             upstream.head().await;
             upstream.send(TOO_LARGE).await;
@@ -154,7 +154,7 @@ async fn the_early_answer_of_an_app_under_tls_is_read_too() {
 }
 
 #[tokio::test]
-async fn a_client_that_never_stops_to_send_is_cut() {
+async fn a_client_that_keeps_sending_a_rejected_upload_is_disconnected() {
     const MOST: usize = 100 * MIB;
     let (app, sidecar) = Sidecar::with_app().await;
     let _app = tokio::spawn(refuse(app, Ending::Reset));
@@ -170,7 +170,7 @@ async fn a_client_that_never_stops_to_send_is_cut() {
 }
 
 #[tokio::test]
-async fn an_upload_that_a_hung_app_does_not_take_ends_when_its_client_leaves() {
+async fn an_upload_to_a_hung_app_ends_when_its_client_resets() {
     for answers in [false, true] {
         let (app, sidecar) = Sidecar::with_app().await;
         let mut client = sidecar.connect().await;
@@ -183,7 +183,7 @@ async fn an_upload_that_a_hung_app_does_not_take_ends_when_its_client_leaves() {
         }
         let more_than_sockets_hold = vec![0; 32 * MIB];
         let sent = tokio::time::timeout(Duration::from_secs(1), client.stream.write_all(&more_than_sockets_hold)).await;
-        assert!(answers || sent.is_err(), "the app takes nothing");
+        assert!(answers || sent.is_err(), "the app reads nothing");
         client.reset();
         sidecar.until("client_connections", &[], 0.0).await;
         let _reset_or_end = hung.rest().await;

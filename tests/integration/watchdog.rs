@@ -1,4 +1,4 @@
-//! The watchdog's part of the sidecar: the script in the page, and the answers to its questions.
+//! The sidecar's part of the watchdog: the script in the page, and answers to its queries.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ const SCRIPT: &str = "<script src=\"./_heartbeat/watchdog.js\" data-mode=\"self\
                       data-ack-timeout=\"5000\"></script>";
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
-/// A browser's request for a page, with these lines besides.
+/// A browser's request for a page, with these additional lines.
 fn navigation(method: &str, lines: &str) -> String {
     format!(
         "{method} /base/ HTTP/1.1\r\nHost: app.test\r\nAccept: text/html,*/*;q=0.8\r\nAccept-Encoding: gzip\r\n{lines}\r\n"
@@ -29,7 +29,7 @@ async fn watching() -> (App, Sidecar) {
     (app, sidecar)
 }
 
-/// One exchange: the request that the app has got, and the response's head and body that the browser has got.
+/// One exchange: the request that the app received, and the response's head and body that the browser received.
 async fn exchange(app: &App, sidecar: &Sidecar, request: &str, response: &str) -> (String, String, String) {
     let mut browser = sidecar.connect().await;
     browser.send(request).await;
@@ -51,7 +51,7 @@ async fn pages(sidecar: &Sidecar, result: &str) -> f64 {
 }
 
 #[tokio::test]
-async fn the_script_is_the_first_thing_in_the_head_and_the_rest_is_as_it_was() {
+async fn the_script_is_inserted_first_in_the_head_and_the_rest_is_unchanged() {
     let (app, sidecar) = watching().await;
     let response = html("ETag: \"a\"\r\nLast-Modified: Mon, 01 Jan 2024 00:00:00 GMT\r\nX-Own: 1\r\n", PAGE);
     let request = navigation("GET", "If-None-Match: \"a\"\r\nSec-Fetch-Dest: iframe\r\n");
@@ -64,7 +64,7 @@ async fn the_script_is_the_first_thing_in_the_head_and_the_rest_is_as_it_was() {
 }
 
 #[tokio::test]
-async fn a_page_may_come_in_any_pieces() {
+async fn a_page_sent_byte_by_byte_gets_the_script() {
     let (app, sidecar) = watching().await;
     let mut browser = sidecar.connect().await;
     browser.send(navigation("GET", "")).await;
@@ -83,7 +83,7 @@ async fn a_page_may_come_in_any_pieces() {
 }
 
 #[tokio::test]
-async fn what_is_no_page_of_streamlits_passes_untouched() {
+async fn pages_that_are_not_streamlits_or_cannot_take_the_script_pass_unchanged() {
     let other = "<html><head><title>Other</title></head></html>";
     for (lines, body, result) in [
         ("ETag: \"a\"\r\n", other, "not_streamlit"),
@@ -103,7 +103,7 @@ async fn what_is_no_page_of_streamlits_passes_untouched() {
 }
 
 #[tokio::test]
-async fn a_streamed_page_of_another_kind_is_not_held_back() {
+async fn a_streamed_page_that_is_not_streamlits_is_not_delayed() {
     let (app, sidecar) = watching().await;
     let mut browser = sidecar.connect().await;
     browser.send(navigation("GET", "")).await;
@@ -119,7 +119,7 @@ async fn a_streamed_page_of_another_kind_is_not_held_back() {
 }
 
 #[tokio::test]
-async fn only_a_browsers_request_for_a_page_is_touched() {
+async fn only_page_requests_of_browsers_are_changed() {
     let kept = "If-None-Match: \"a\"\r\n";
     for request in [
         format!("GET / HTTP/1.1\r\nHost: app.test\r\nAccept: */*\r\nAccept-Encoding: gzip\r\n{kept}\r\n"),
@@ -140,7 +140,7 @@ async fn only_a_browsers_request_for_a_page_is_touched() {
 }
 
 #[tokio::test]
-async fn a_head_request_is_told_nothing_of_the_unchanged_page() {
+async fn a_head_response_omits_etag_and_length_of_the_page_without_the_script() {
     let (app, sidecar) = watching().await;
     let response = html("ETag: \"a\"\r\n", "").replace("Content-Length: 0", "Content-Length: 99");
     let (_asked, head, body) = exchange(&app, &sidecar, &navigation("HEAD", ""), &response).await;
@@ -149,7 +149,7 @@ async fn a_head_request_is_told_nothing_of_the_unchanged_page() {
 }
 
 #[tokio::test]
-async fn an_app_that_fails_within_the_head_is_a_502() {
+async fn an_app_that_closes_within_the_html_head_is_a_502() {
     let (app, sidecar) = watching().await;
     let response = "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 99\r\n\r\n<html><head>";
     let (_asked, head, _body) = exchange(&app, &sidecar, &navigation("GET", ""), response).await;
@@ -193,7 +193,7 @@ async fn the_script_is_served_under_any_base_path() {
 }
 
 #[tokio::test]
-async fn without_a_watchdog_all_is_the_apps() {
+async fn without_a_watchdog_its_paths_and_pages_are_left_to_the_app() {
     let (app, sidecar) = Sidecar::with_app().await;
     for path in ["/_heartbeat/watchdog.js", "/_heartbeat/alive"] {
         let request = navigation("GET", "If-None-Match: \"a\"\r\n").replace("/base/", path);
@@ -203,7 +203,7 @@ async fn without_a_watchdog_all_is_the_apps() {
     }
 }
 
-/// An answer of the sidecar's own.
+/// An answer of the sidecar itself.
 async fn ask(sidecar: &Sidecar, method: &str, path: &str) -> (String, String) {
     let mut browser = sidecar.connect().await;
     browser.send(format!("{method} {path} HTTP/1.1\r\nHost: app.test\r\nConnection: close\r\n\r\n")).await;
@@ -211,14 +211,14 @@ async fn ask(sidecar: &Sidecar, method: &str, path: &str) -> (String, String) {
     (head, String::from_utf8(browser.rest().await.unwrap()).unwrap())
 }
 
-/// What the sidecar says of the session with [`TOKEN`]: status and word.
+/// The sidecar's answer about the session with [`TOKEN`]: status and word.
 async fn alive(sidecar: &Sidecar, wait: &str) -> (String, String) {
     let (head, body) = ask(sidecar, "GET", &format!("/base/_heartbeat/alive?socket={TOKEN}&wait={wait}")).await;
     assert!(head.contains("\r\ncache-control: no-store\r\n"), "{head}");
     (head["HTTP/1.1 ".len()..][..3].to_owned(), body.trim().to_owned())
 }
 
-/// A session that a page with the script has opened, of a browser that can take this many bytes unread.
+/// A session opened by a page with the script, and the head that the app received.
 async fn tagged(app: &App, sidecar: &Sidecar, suffix: &str, lines: &str) -> (String, Session) {
     let mut browser = sidecar.connect().await;
     browser.send(handshake(&format!("/_stcore/stream?a=1&_heartbeat={TOKEN}{suffix}"), lines)).await;
@@ -228,24 +228,24 @@ async fn tagged(app: &App, sidecar: &Sidecar, suffix: &str, lines: &str) -> (Str
 }
 
 #[tokio::test]
-async fn the_app_does_not_see_the_sockets_name() {
+async fn the_app_does_not_see_the_watchdogs_token() {
     let (app, sidecar) = watching().await;
     let (head, _session) = tagged(&app, &sidecar, "", "").await;
     assert!(head.starts_with("GET /_stcore/stream?a=1 HTTP/1.1\r\n"), "{head}");
 }
 
 #[tokio::test]
-async fn a_page_that_got_everything_hears_that_the_app_is_silent() {
+async fn a_page_that_received_everything_is_answered_idle() {
     let (app, sidecar) = watching().await;
     let (_head, mut session) = tagged(&app, &sidecar, "", "").await;
     session.app.send(plain(BINARY, "hello")).await;
     session.browser.expect(plain(BINARY, "hello")).await;
     assert_eq!(alive(&sidecar, "0").await, ("200".to_owned(), "idle".to_owned()));
-    assert_eq!(alive(&sidecar, "0").await.0, "429", "too soon");
+    assert_eq!(alive(&sidecar, "0").await.0, "429", "asked again too soon");
 }
 
 #[tokio::test]
-async fn bytes_that_a_browser_takes_are_progress_and_a_browser_that_takes_none_is_stalled() {
+async fn a_browser_that_reads_is_answered_progress_and_one_that_does_not_stalled() {
     let (app, sidecar) = watching().await;
     let (_head, session) = tagged(&app, &sidecar, "", "").await;
     SockRef::from(&session.browser.stream).set_recv_buffer_size(16 * 1024).unwrap();
@@ -257,7 +257,7 @@ async fn bytes_that_a_browser_takes_are_progress_and_a_browser_that_takes_none_i
     });
     sidecar.until("write_stalls_total", &[("direction", "upstream_to_browser")], 1.0).await;
     let stalled = soon(async {
-        // The last bytes that found room may still be under way to it.
+        // The last accepted bytes may still be in transit.
         loop {
             let (status, word) = alive(&sidecar, "1000").await;
             if status == "200" && word != "progress" {
@@ -291,7 +291,7 @@ async fn bytes_that_a_browser_takes_are_progress_and_a_browser_that_takes_none_i
 }
 
 #[tokio::test]
-async fn nobody_hears_of_a_socket_that_is_gone() {
+async fn an_unknown_or_closed_socket_is_a_404() {
     let (app, sidecar) = watching().await;
     assert_eq!(alive(&sidecar, "0").await.0, "404");
     let (_head, session) = tagged(&app, &sidecar, "", "").await;
@@ -301,7 +301,7 @@ async fn nobody_hears_of_a_socket_that_is_gone() {
 }
 
 #[tokio::test]
-async fn reconnects_of_the_watchdog_are_told_apart() {
+async fn watchdog_reconnects_are_counted_separately() {
     let (app, sidecar) = watching().await;
     let resume = format!("Sec-WebSocket-Protocol: streamlit, xsrf, {SESSION_ID}\r\n");
     let first: Wire = {

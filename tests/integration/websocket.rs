@@ -1,4 +1,4 @@
-//! Websockets: handshakes pass header for header, bytes as they came, and every end reaches the other side as it was.
+//! Websockets: headers and bytes pass unchanged, and every kind of end reaches the other side.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::support::{App, Session, Sidecar, handshake, soon, switching};
 
 const STREAM: &str = "/_stcore/stream";
 
-/// Both ends of a session, each spoken by a library that is not the sidecar's.
+/// Both ends of a session, each driven by a library that the sidecar does not use.
 async fn witnesses(sidecar: &Sidecar, app: &App) -> (WebSocketStream<TcpStream>, WebSocketStream<TcpStream>) {
     let browser = sidecar.connect().await.stream;
     let browser = client_async(format!("ws://app.test{STREAM}"), browser);
@@ -51,7 +51,7 @@ async fn handshakes_pass_header_for_header() {
     assert_eq!(line("Host:"), Some("Host: app.test"));
     assert_eq!(line("Sec-WebSocket-Key:"), Some("Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="));
     assert_eq!(line("Sec-WebSocket-Version:"), Some("Sec-WebSocket-Version: 13"));
-    assert_eq!(line("X-Custom-Header:"), Some("X-Custom-Header: caf\u{c3}\u{a9}"), "bytes, here one a character");
+    assert_eq!(line("X-Custom-Header:"), Some("X-Custom-Header: caf\u{c3}\u{a9}"), "raw bytes, shown as Latin-1");
     assert!(head.to_ascii_lowercase().contains("x-forwarded-for: 127.0.0.1\r\n"), "{head}");
     let head = browser.head().await;
     assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
@@ -63,7 +63,7 @@ async fn handshakes_pass_header_for_header() {
 }
 
 #[tokio::test]
-async fn a_refusal_reaches_the_browser_as_it_is() {
+async fn a_rejected_handshake_reaches_the_browser_unchanged() {
     let (app, sidecar) = Sidecar::with_app().await;
     for (refusals, first, status) in
         [(1.0, true, "403 Forbidden"), (2.0, false, "404 Not Found"), (3.0, true, "426 Upgrade Required")]
@@ -84,7 +84,7 @@ async fn a_refusal_reaches_the_browser_as_it_is() {
 }
 
 #[tokio::test]
-async fn a_101_that_does_not_answer_the_key_is_a_502() {
+async fn a_101_with_a_wrong_or_missing_accept_key_is_a_502() {
     for accept in ["Sec-WebSocket-Accept: AAAAAAAAAAAAAAAAAAAAAAAAAAA=\r\n", ""] {
         let (app, sidecar) = Sidecar::with_app().await;
         let mut browser = sidecar.connect().await;
@@ -100,7 +100,7 @@ async fn a_101_that_does_not_answer_the_key_is_a_502() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_is_down_refuses_the_handshake_with_502() {
+async fn a_handshake_to_an_upstream_that_is_down_is_a_502() {
     let sidecar = {
         let app = App::bind().await;
         Sidecar::start(app.config()).await
@@ -114,7 +114,7 @@ async fn an_upstream_that_is_down_refuses_the_handshake_with_502() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_never_answers_the_handshake_is_a_504() {
+async fn a_handshake_that_the_upstream_never_answers_is_a_504() {
     let app = App::bind().await;
     let mut config = app.config();
     config.handshake_timeout = Duration::from_millis(50);
@@ -130,7 +130,7 @@ async fn an_upstream_that_never_answers_the_handshake_is_a_504() {
 }
 
 #[tokio::test]
-async fn a_slow_handshake_holds_up_nobody_else() {
+async fn a_slow_handshake_does_not_delay_other_connections() {
     let (app, sidecar) = Sidecar::with_app().await;
     let mut slow = sidecar.connect().await;
     slow.send(handshake(STREAM, "")).await;
@@ -144,7 +144,7 @@ async fn a_slow_handshake_holds_up_nobody_else() {
 }
 
 #[tokio::test]
-async fn frames_around_the_101_are_kept_in_order() {
+async fn frames_sent_around_the_101_keep_their_order() {
     let (app, sidecar) = Sidecar::with_app().await;
     let mut browser = sidecar.connect().await;
     let early = [masked(TEXT, "one"), masked(BINARY, "two")].concat();
@@ -163,7 +163,7 @@ async fn frames_around_the_101_are_kept_in_order() {
 }
 
 #[tokio::test]
-async fn a_handshake_is_the_same_whoever_reads_it() {
+async fn first_and_later_handshakes_of_a_connection_pass_identically() {
     let (app, sidecar) = Sidecar::with_app().await;
     let lines = "x-requesT-id: 7\r\nX-Twice: 1\r\nx-tWice: 2\r\nX-Forwarded-For: 192.0.2.1\r\nConnection: x-hop\r\nX-Hop: 1\r\n";
     let answered = "x-Answer: 1\r\nX-aNswer: 2\r\nserver: TornadoServer/6.5\r\nKeep-Alive: timeout=5\r\n";
@@ -175,12 +175,12 @@ async fn a_handshake_is_the_same_whoever_reads_it() {
         let mut upstream = app.accept().await;
         let head = upstream.head().await;
         if hint {
-            // hyper reads what is not the first answer.
+            // Any other first response than a 101 is left to hyper.
             upstream.send("HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\n").await;
         }
         upstream.send([switching(answered).into_bytes(), plain(TEXT, "eins")].concat()).await;
         let answer = browser.head().await;
-        // hyper adds a date where there is none (RFC 9110 §6.6.1).
+        // hyper adds a missing date (RFC 9110 §6.6.1).
         let answer: Vec<_> = answer.lines().filter(|line| !line.starts_with("date:")).map(str::to_owned).collect();
         seen.push((head, answer));
         upstream.expect(masked(TEXT, "one")).await;
@@ -199,17 +199,17 @@ async fn a_handshake_is_the_same_whoever_reads_it() {
 }
 
 #[tokio::test]
-async fn a_heartbeat_before_the_101_is_answered_too() {
+async fn a_heartbeat_before_the_101_is_processed_too() {
     let (app, sidecar) = Sidecar::with_app().await;
     let mut browser = sidecar.connect().await;
     browser.send([handshake(STREAM, "").into_bytes(), heartbeat()].concat()).await;
     let (_head, mut upstream) = app.shake_hands("").await;
-    assert!(upstream.frame().await.is(BINARY, HEARTBEAT), "of an upstream that is not known it is forwarded");
+    assert!(upstream.frame().await.is(BINARY, HEARTBEAT), "it is forwarded to an unknown upstream");
     assert_eq!(sidecar.metric("heartbeats_total", &[]).await, 1.0);
 }
 
 #[tokio::test]
-async fn other_paths_are_relayed_untapped() {
+async fn websockets_at_other_paths_are_relayed_untapped() {
     let (app, sidecar) = Sidecar::with_app().await;
     let Session { mut browser, app: mut upstream } = sidecar.open(&app, "/component/live/ws").await;
     for _heartbeat in 0..3 {
@@ -351,7 +351,7 @@ async fn a_reset_in_the_middle_of_a_message_reaches_the_other_side() {
 }
 
 #[tokio::test]
-async fn who_closed_and_how_is_counted() {
+async fn closes_are_counted_by_initiator_and_code() {
     let (app, sidecar) = Sidecar::with_app().await;
     let closes = |initiator, code| [("initiator", initiator), ("code", code)];
 
@@ -388,17 +388,17 @@ async fn who_closed_and_how_is_counted() {
     sidecar.until("connections", &[], 0.0).await;
 }
 
-/// More than the kernel's buffers on both hops can ever hold together.
+/// Bytes; more than the kernel's buffers on both hops hold together.
 const MORE_THAN_BUFFERS: usize = 64 << 20;
 
 #[tokio::test]
-async fn a_slow_reader_stops_the_other_side() {
+async fn a_reader_that_pauses_blocks_the_sender() {
     let (app, sidecar) = Sidecar::with_app().await;
     for path in [STREAM, "/other"] {
         let Session { mut browser, app: mut upstream } = sidecar.open(&app, path).await;
         let mut chunk = header(BINARY, 1 << 20, false);
         chunk.resize(chunk.len() + (1 << 20), 7);
-        // No event tells that a socket will never take more: it is given the time of many round trips.
+        // No event shows that a socket accepts no more, so it gets the time of many round trips.
         let mut written = 0;
         while written < MORE_THAN_BUFFERS {
             let write = upstream.stream.write(&chunk[written % chunk.len()..]);
@@ -407,9 +407,9 @@ async fn a_slow_reader_stops_the_other_side() {
                 Err(_stuck) => break,
             }
         }
-        assert!(written < MORE_THAN_BUFFERS, "somebody took {written} bytes");
+        assert!(written < MORE_THAN_BUFFERS, "{written} bytes were accepted");
         assert!(written > 10_000, "{written}");
-        // Nothing is lost, and it goes on as soon as it is read.
+        // Nothing is lost, and it resumes when the browser reads.
         let mut left = written;
         while left > 0 {
             let part = left.min(1 << 16);

@@ -1,4 +1,4 @@
-//! Apps that come, move and go, at random: whose series there are, and what they say.
+//! Random reloads that add, move and remove apps: which series exist, and their values.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -13,20 +13,20 @@ use crate::relay::{Knowledge, Report};
 use crate::session::takeover::Owner;
 use crate::session::{SessionInfo, Sessions};
 
-/// With two addresses each, these are at most as many as are always remembered.
+/// With two addresses each, at most [`ALWAYS_REMEMBERED`] apps.
 const NAMES: [&str; 5] = ["a", "b", "c", "d", "e"];
 
-/// The series of one app.
+/// The number of series of one app.
 const SERIES: usize = 106;
 
-/// An app at one of its addresses.
+/// An app's name and port.
 type At = (&'static str, u16);
 
 #[derive(Clone, Debug)]
 enum Step {
-    /// These apps are in force from now on, each at one of two addresses.
+    /// These apps are active from now on, each at one of two addresses.
     Reload(Vec<At>),
-    /// A session of one of the apps in force begins.
+    /// Opens a session of an active app.
     Open(Index),
     /// One session ends.
     Close(Index),
@@ -35,7 +35,7 @@ enum Step {
     Wait(Duration),
 }
 
-/// The apps, their sessions, and what is to be seen of them.
+/// The apps, their sessions, and the expected series.
 struct Model {
     apps: Apps,
     metrics: Arc<Metrics>,
@@ -43,11 +43,11 @@ struct Model {
     now: Instant,
     in_force: BTreeMap<&'static str, u16>,
     sessions: Vec<(At, Report, Arc<Knowledge>)>,
-    /// Those that are not in force, and since when each has been unused.
+    /// Removed apps, and since when each has been unused.
     gone: BTreeMap<At, Option<Instant>>,
-    /// What was learned of each that is in force or remembered.
+    /// Whether each active or remembered app is known to ack natively.
     native: BTreeMap<At, bool>,
-    /// Where each name was in force last, and what its gauge says.
+    /// Each name's last active port, and its gauge's value.
     shown: BTreeMap<&'static str, (u16, bool)>,
 }
 
@@ -150,7 +150,7 @@ impl Model {
         self.native.retain(|at, _native| self.gone.contains_key(at) || self.in_force.get(at.0) == Some(&at.1));
     }
 
-    /// The names that have series, each with all of them, and what the gauges say.
+    /// Checks that remembered names have all their series, others none, and the gauges.
     fn check(&self) {
         let text = self.metrics.render();
         let remembered: BTreeSet<_> = self.in_force.keys().chain(self.gone.keys().map(|(name, _port)| name)).collect();
@@ -174,7 +174,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
     #[test]
-    fn apps_have_their_series_while_they_are_in_force_or_have_sessions_and_ten_minutes_longer(
+    fn an_app_has_its_series_while_it_is_active_or_has_sessions_and_ten_minutes_longer(
         steps in prop::collection::vec(step(), 1..16)
     ) {
         let mut model = Model::new();
@@ -187,7 +187,7 @@ proptest! {
 }
 
 #[test]
-fn reloads_that_each_bring_another_name_do_not_fill_the_scrape() {
+fn reloads_with_ever_new_names_do_not_fill_the_scrape() {
     let mut model = Model::new();
     for number in 0..100 {
         let mut config = config(&[("a", 1)]);

@@ -1,4 +1,4 @@
-//! An app server as Streamlit 1.53.1 is one, as far as a heartbeat is concerned, that can be frozen and thawed.
+//! An app server that treats heartbeats as Streamlit 1.53.1 does, and can be frozen and thawed.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -26,27 +26,27 @@ use crate::streamlit::messages::{self, BackType};
 use crate::streamlit::proto::forward_msg::{ScriptFinishedStatus, Type};
 use crate::streamlit::proto::{EnvironmentInfo, ForwardMsg, Initialize, NewSession};
 
-/// The last version but one whose server never answers a heartbeat.
+/// The last but one version whose server never acks a heartbeat.
 pub(super) const VERSION: &str = "1.53.1";
 
-/// `Delta { new_element: {} }`, three of which make a script run.
+/// `Delta { new_element: {} }`; a script run sends three.
 const DELTA: [u8; 2] = [0x1a, 0x00];
 
-/// A running app server; ends when dropped.
+/// A running app server; stops when dropped.
 pub(super) struct LegacyServer {
     address: SocketAddr,
     frozen: watch::Sender<bool>,
 }
 
-/// The process that all of the server's work happens in. Clones share it.
+/// The server's process, which runs all of its work. Clones share it.
 #[derive(Clone)]
 struct Process(watch::Receiver<bool>);
 
 impl LegacyServer {
-    /// Listens on a free port of this machine alone.
+    /// Listens on a free loopback port.
     ///
     /// # Errors
-    /// The socket's own.
+    /// The socket's error.
     pub(super) async fn start() -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
@@ -61,12 +61,12 @@ impl LegacyServer {
         self.address
     }
 
-    /// Stops it dead, as SIGSTOP does: sockets stay open, nothing is read and nothing is written.
+    /// Stops it, as SIGSTOP does: sockets stay open, nothing is read and nothing is written.
     pub(super) fn freeze(&self) {
         self.frozen.send_replace(true);
     }
 
-    /// Lets it go on where it stood, as SIGCONT does.
+    /// Resumes it where it stopped, as SIGCONT does.
     pub(super) fn thaw(&self) {
         self.frozen.send_replace(false);
     }
@@ -78,8 +78,8 @@ impl Process {
         tokio::spawn(self.clone().run(work));
     }
 
-    /// Polls `work` to its end, or the server's, and never while the server is frozen. On a runtime of one thread
-    /// nothing of it is under way when [`LegacyServer::freeze`] returns.
+    /// Polls `work` until it or the server ends, but never while the server is frozen. On a single-threaded runtime no
+    /// part of it runs after [`LegacyServer::freeze`] returns.
     async fn run(mut self, work: impl Future<Output = ()>) {
         let mut work = pin!(work);
         loop {
@@ -106,7 +106,7 @@ async fn serve(stream: TcpStream, process: Process) {
         let response = answer(request, &process);
         async { Ok::<_, Infallible>(response) }
     });
-    // A connection that ends early is its client's affair.
+    // Clients may close early.
     let _ended = http1::Builder::new().serve_connection(TokioIo::new(stream), service).with_upgrades().await;
 }
 
@@ -144,12 +144,12 @@ fn with_status(status: StatusCode) -> Response<String> {
 async fn session(upgrade: OnUpgrade) {
     let Ok(upgraded) = upgrade.await else { return };
     let mut socket = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, None).await;
-    // Pings are answered by the socket itself when it is read on.
+    // The socket answers pings while it is read.
     while let Some(Ok(message)) = socket.next().await {
         let Message::Binary(bytes) = message else { continue };
         let served = match messages::back(&bytes, true) {
             BackType::RerunScript => run_script(&mut socket).await,
-            // A heartbeat is a no-op in this version, like all that is not built here.
+            // A heartbeat is a no-op in this version; other messages are not implemented.
             _ => Ok(()),
         };
         if served.is_err() {
@@ -196,17 +196,17 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn it_tells_its_version_and_answers_no_heartbeat() {
+    async fn it_sends_its_version_and_acks_no_heartbeat() {
         let server = LegacyServer::start().await.expect("a server");
         let mut page = page(&server).await;
         page.heartbeat().await.expect("a heartbeat");
         page.rerun().await.expect("a rerun");
-        // The first thing that comes back answers the rerun, not the heartbeat before it.
+        // The first message answers the rerun, not the heartbeat before it.
         assert_eq!(page.next().await.expect("a message"), Seen::NewSession(Some(VERSION.to_owned())));
     }
 
     #[tokio::test]
-    async fn a_frozen_server_goes_on_where_it_stood() {
+    async fn a_thawed_server_resumes_where_it_stopped() {
         let server = LegacyServer::start().await.expect("a server");
         let mut page = page(&server).await;
         let mut health = TcpStream::connect(server.address()).await.expect("a connection");
@@ -215,7 +215,7 @@ mod tests {
         let request = b"GET /_stcore/health HTTP/1.1\r\nHost: app\r\nConnection: close\r\n\r\n";
         health.write_all(request).await.expect("a request");
         let mut answer = String::new();
-        // Both wait on real sockets: the time that they are given here only bounds how long a lie is looked for.
+        // Real sockets: this time only limits how long a wrong answer is waited for.
         let silence = Duration::from_millis(100);
         tokio::time::timeout(silence, page.version()).await.expect_err("a frozen server writes nothing");
         tokio::time::timeout(silence, health.read_u8()).await.expect_err("a frozen server answers nothing");
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn the_id_of_a_session_is_a_uuid() {
+    fn a_session_id_is_a_uuid() {
         let id = session_id();
         assert_eq!(handshake::resumed_session([id.as_str()]), handshake::SessionId::parse(&id));
         assert_eq!(&id[14..15], "4", "{id}");

@@ -1,4 +1,4 @@
-//! The demo as text: lines and columns on stdout, in colour where a terminal shows them.
+//! The demo's output: lines and columns on stdout, in colour on a terminal.
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal as _, Write as _};
@@ -8,12 +8,12 @@ use clap::builder::styling::{AnsiColor, Style};
 
 use super::verdict::Act;
 
-/// The demo's page.
+/// The demo's output.
 pub(super) struct Page {
     colour: bool,
 }
 
-/// What a line says beyond its words.
+/// The meaning of a line, shown by its colour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Tone {
     Plain,
@@ -35,7 +35,7 @@ pub(super) struct Row<'a> {
 }
 
 impl Page {
-    /// A page with colour on a terminal, unless `NO_COLOR` is set to anything.
+    /// Uses colour on a terminal, unless `NO_COLOR` is set and not empty.
     pub(super) fn new() -> Self {
         let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         Self { colour: io::stdout().is_terminal() && !unwanted }
@@ -44,15 +44,15 @@ impl Page {
     /// Writes a line.
     ///
     /// # Errors
-    /// Nobody reads.
+    /// Stdout is closed.
     pub(super) fn line(&self, tone: Tone, text: impl Display) -> io::Result<()> {
         writeln!(io::stdout(), "{}", self.painted(tone, text))
     }
 
-    /// Writes the heads of the columns.
+    /// Writes the column headers.
     ///
     /// # Errors
-    /// Nobody reads.
+    /// Stdout is closed.
     pub(super) fn heads(&self) -> io::Result<()> {
         self.line(Tone::Title, columns("time", "act", "heartbeat", "answered by", "latency"))
     }
@@ -60,7 +60,7 @@ impl Page {
     /// Writes a row.
     ///
     /// # Errors
-    /// Nobody reads.
+    /// Stdout is closed.
     pub(super) fn row(&self, row: &Row<'_>) -> io::Result<()> {
         let Row { time, act, heartbeat, answered_by, latency, tone } = row;
         let time = format!("{:.1} s", time.as_secs_f64());
@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rows_stand_below_their_heads() {
+    fn values_are_aligned_with_their_column_headers() {
         let heads = columns("time", "act", "heartbeat", "answered by", "latency");
         let row = columns("10.5 s", "frozen", "21", "nobody", "withheld");
         for (head, value) in [("act", "frozen"), ("answered by", "nobody"), ("latency", "withheld")] {
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn colour_is_only_there_where_it_is_wanted() {
+    fn colour_is_used_only_if_enabled() {
         assert_eq!(Page { colour: false }.painted(Tone::Bad, "x"), "x");
         assert_eq!(Page { colour: true }.painted(Tone::Plain, "x"), "x");
         let painted = Page { colour: true }.painted(Tone::Good, "x");

@@ -1,4 +1,4 @@
-//! What became of each heartbeat of the demo, and whether that is what the sidecar promises.
+//! Records the ack of each heartbeat of the demo, and judges them.
 
 use std::fmt;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use crate::commands::probe::ledger::{Figures, Latencies};
 pub(super) enum Act {
     /// The app server runs.
     Alive,
-    /// It is stopped dead.
+    /// It is stopped.
     Frozen,
     /// It runs again.
     Thawed,
@@ -19,16 +19,16 @@ pub(super) enum Act {
 /// A heartbeat.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Beat {
-    /// When it was sent.
+    /// The act in which it was sent.
     pub(super) act: Act,
-    /// What answered it.
+    /// Its ack.
     pub(super) ack: Option<Ack>,
 }
 
 /// An ack.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Ack {
-    /// When it came.
+    /// The act in which it came.
     pub(super) act: Act,
     /// From heartbeat to ack.
     pub(super) waited: Duration,
@@ -42,10 +42,10 @@ pub(super) struct Story {
     unasked: u32,
 }
 
-/// The judgement; the heartbeats that are named are counted from 1.
+/// The result; heartbeats are numbered from 1.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Verdict {
-    /// Heartbeats of a living app server that got no ack while it lived.
+    /// Heartbeats to the running app server that got no ack in the same act.
     missing: Vec<usize>,
     /// Heartbeats that were acked while the app server was frozen.
     lies: Vec<usize>,
@@ -53,7 +53,7 @@ pub(super) struct Verdict {
 }
 
 impl Act {
-    /// The word for it.
+    /// Its name.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Alive => "alive",
@@ -69,7 +69,7 @@ impl Beat {
         self.act == Act::Frozen && self.ack.is_some_and(|ack| ack.act != Act::Thawed)
     }
 
-    /// It was owed: the app server lived, and no ack came while it did.
+    /// The app server ran, and no ack came in the same act.
     fn is_missing(&self) -> bool {
         self.act != Act::Frozen && self.ack.is_none_or(|ack| ack.act != self.act)
     }
@@ -81,7 +81,7 @@ impl Story {
         self.beats.push(Beat { act, ack: None });
     }
 
-    /// Heartbeat `number` is answered: whether that is a lie.
+    /// Heartbeat `number` is acked; returns whether that is a lie.
     pub(super) fn on_ack(&mut self, number: u32, ack: Ack) -> bool {
         let at = usize::try_from(number).unwrap_or(usize::MAX).wrapping_sub(1);
         let Some(beat) = self.beats.get_mut(at) else {
@@ -92,12 +92,12 @@ impl Story {
         beat.is_lie()
     }
 
-    /// An ack came that answers nothing.
+    /// An ack came that answers no heartbeat.
     pub(super) fn on_unasked_ack(&mut self) {
         self.unasked += 1;
     }
 
-    /// How long the acks of heartbeats to a living server took.
+    /// Ack latencies of heartbeats to the running server.
     pub(super) fn prompt(&self) -> Figures {
         let mut latencies = Latencies::default();
         let prompt = self.beats.iter().filter(|beat| beat.act != Act::Frozen).filter_map(|beat| beat.ack);
@@ -105,13 +105,13 @@ impl Story {
         latencies.figures()
     }
 
-    /// How many heartbeats to the frozen server there were, and how many of them got their ack after the thaw.
+    /// The number of heartbeats to the frozen server, and how many of them were acked after the thaw.
     pub(super) fn late(&self) -> (usize, usize) {
         let frozen = || self.beats.iter().filter(|beat| beat.act == Act::Frozen);
         (frozen().count(), frozen().filter(|beat| beat.ack.is_some_and(|ack| ack.act == Act::Thawed)).count())
     }
 
-    /// Whether the sidecar kept its promises. The heartbeats of the frozen act need no ack at all.
+    /// Judges the acks. Heartbeats of the frozen act need none.
     pub(super) fn judge(&self) -> Verdict {
         let numbers = |of: fn(&Beat) -> bool| {
             let found = (1..).zip(&self.beats).filter(|(_, beat)| of(beat));
@@ -155,7 +155,7 @@ impl fmt::Display for Verdict {
 mod tests {
     use super::*;
 
-    /// A story of heartbeats: the act of each, and that of its ack.
+    /// Heartbeats, with the act of each and of its ack.
     fn story(beats: &[(Act, Option<Act>)]) -> Story {
         let mut story = Story::default();
         for (number, (act, acked)) in (1..).zip(beats) {
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn acks_of_the_living_and_late_acks_after_the_thaw_are_good() {
+    fn prompt_acks_and_late_acks_after_the_thaw_are_good() {
         let told = story(&[
             (Act::Alive, Some(Act::Alive)),
             (Act::Frozen, Some(Act::Thawed)),
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ack_of_the_living_that_does_not_come_is_missing() {
+    fn an_ack_that_does_not_come_within_its_act_is_missing() {
         let told = story(&[(Act::Alive, None), (Act::Alive, Some(Act::Thawed)), (Act::Thawed, None)]);
         let verdict = told.judge();
         assert!(!verdict.is_good());
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ack_for_the_frozen_is_a_lie() {
+    fn an_ack_during_the_freeze_is_a_lie() {
         let told = story(&[(Act::Alive, Some(Act::Alive)), (Act::Frozen, Some(Act::Frozen))]);
         let verdict = told.judge();
         assert!(!verdict.is_good());
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ack_that_nobody_asked_for_is_a_lie() {
+    fn an_ack_without_a_heartbeat_is_a_lie() {
         let mut told = story(&[(Act::Alive, Some(Act::Alive))]);
         told.on_unasked_ack();
         assert_eq!(told.judge().to_string(), "a lie was told: more acks than heartbeats (1 more)");

@@ -1,4 +1,4 @@
-//! A browser's side of the message stream, over tokio-tungstenite: an independent witness of what the relay does.
+//! A browser's side of the message stream, over tokio-tungstenite, and so independent of the relay's code.
 
 use std::io;
 use std::time::Duration;
@@ -26,19 +26,19 @@ pub(crate) struct Browser {
     socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
 }
 
-/// What a message of the server means here.
+/// A message of the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Seen {
     /// A heartbeat was answered.
     Ack(AnsweredBy),
-    /// A script run starts; the server's version, if it tells it.
+    /// A script run starts; the server's version, if it sends it.
     NewSession(Option<String>),
     /// Anything else.
     Other,
 }
 
-/// Who made an ack, as its bytes tell: the sidecar's compatible form is its own. A sidecar that is set to
-/// `ack = "plain"` cannot be told from an app server.
+/// Which side made an ack, by its bytes: only the sidecar uses the compatible form. With `ack = "plain"`, sidecar and
+/// app server cannot be distinguished.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum AnsweredBy {
@@ -59,7 +59,7 @@ pub(crate) enum OpenError {
     Refused(StatusCode),
     #[error("the connection was lost during the handshake")]
     Broken(#[source] io::Error),
-    // Tungstenite's errors tell of their sources themselves.
+    // Tungstenite's errors include their sources.
     #[error("the websocket handshake failed: {0}")]
     Handshake(Box<tungstenite::Error>),
     #[error("no websocket within {}", humantime::format_duration(*.0))]
@@ -82,10 +82,10 @@ pub(crate) enum Lost {
 }
 
 impl Browser {
-    /// Connects and shakes hands as a browser's page would, without compression.
+    /// Connects and performs the handshake as a page would, without compression.
     ///
     /// # Errors
-    /// There is no websocket within `patience`.
+    /// No websocket was opened within `patience`.
     pub(crate) async fn open(target: &Target, patience: Duration) -> Result<Self, OpenError> {
         let opened = tokio::time::timeout(patience, Self::shake_hands(target)).await;
         opened.map_err(|_elapsed| OpenError::TimedOut(patience))?
@@ -97,7 +97,7 @@ impl Browser {
         let stream = TcpStream::connect(&addresses[..]).await.map_err(OpenError::Connect)?;
         stream.set_nodelay(true).map_err(OpenError::Connect)?;
         if target.tls {
-            // An error says that the process has a provider already, which is as good.
+            // Fails if the process already has a provider, which is fine.
             let _installed = rustls::crypto::ring::default_provider().install_default();
         }
         let mut request = target.request().into_client_request().map_err(handshake_error)?;
@@ -109,7 +109,7 @@ impl Browser {
         opened.map(|(socket, _response)| Self { socket }).map_err(handshake_error)
     }
 
-    /// Asks for a script run, as every page does once; the server answers with a `new_session`.
+    /// Requests a script run, as every page does once; the server answers with a `new_session`.
     ///
     /// # Errors
     /// The stream is lost.
@@ -130,8 +130,8 @@ impl Browser {
         self.socket.send(Message::binary(bytes)).await.map_err(Lost::from)
     }
 
-    /// The next message. Pings are answered in here, so wait here whenever there is nothing else to do. Loses nothing
-    /// when dropped.
+    /// The next message. It also answers pings, so await it whenever there is nothing else to do. Dropping it loses
+    /// nothing.
     ///
     /// # Errors
     /// The stream is lost.
@@ -146,7 +146,7 @@ impl Browser {
         }
     }
 
-    /// The server's version, as the next `new_session` tells it; `None` if that does not.
+    /// The server's version in the next `new_session`; `None` if it has none.
     ///
     /// # Errors
     /// The stream is lost.
@@ -158,7 +158,7 @@ impl Browser {
         }
     }
 
-    /// Says goodbye and does not wait for an answer: a frozen server gives none.
+    /// Sends a Close frame without waiting for the reply: a frozen server sends none.
     pub(crate) async fn close(mut self) {
         let _gone_already = self.socket.close(None).await;
     }
@@ -177,7 +177,7 @@ impl Seen {
 }
 
 impl AnsweredBy {
-    /// The word for it.
+    /// Its name.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Sidecar => "sidecar",
@@ -198,12 +198,12 @@ impl From<tungstenite::Error> for Lost {
     }
 }
 
-/// A reason, as text of the server's that may hold anything; nothing for none.
+/// The reason, escaped, since a server may send any text; empty for none.
 fn quoted(reason: &str) -> String {
     if reason.is_empty() { String::new() } else { format!(": {reason:?}") }
 }
 
-/// rustls' own errors come wrapped in those of the socket.
+/// rustls's errors come wrapped in socket errors.
 fn handshake_error(error: tungstenite::Error) -> OpenError {
     match error {
         tungstenite::Error::Http(response) => OpenError::Refused(response.status()),
@@ -220,21 +220,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_form_of_an_ack_tells_who_made_it() {
+    fn the_bytes_of_an_ack_identify_its_sender() {
         assert_eq!(Seen::of(&[0x52, 0x00, 0xd0, 0x01, 0x01]), Seen::Ack(AnsweredBy::Sidecar));
         assert_eq!(Seen::of(&[0xd0, 0x01, 0x01]), Seen::Ack(AnsweredBy::Upstream));
         assert_eq!(Seen::of(&[0x52, 0x00]), Seen::Other, "a session event");
     }
 
     #[test]
-    fn a_close_is_told_with_its_code_and_reason() {
+    fn a_close_is_shown_with_its_code_and_reason() {
         let closed = |reason: &str| Lost::Closed { code: 1001, reason: reason.to_owned() }.to_string();
         assert_eq!(closed(""), "closed by the server (1001)");
         assert_eq!(closed("bye\n"), "closed by the server (1001: \"bye\\n\")");
     }
 
     #[test]
-    fn the_first_message_of_a_run_tells_the_version() {
+    fn the_first_message_of_a_run_contains_the_version() {
         use crate::streamlit::proto::{EnvironmentInfo, ForwardMsg, Initialize, NewSession, forward_msg};
         let environment_info = Some(EnvironmentInfo { streamlit_version: "1.53.1".to_owned() });
         let initialize = Some(Initialize { environment_info, session_id: String::new() });

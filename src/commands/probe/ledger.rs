@@ -1,7 +1,7 @@
-//! Which ack answers which heartbeat, and how long acks took. Pure: `now` is a parameter.
+//! Matches acks to heartbeats and measures their latency, with `now` as a parameter.
 //!
-//! Law: acks carry no id, so one goes to the oldest heartbeat that is still in time; only where there is none, to the
-//! oldest overdue one. An ack lost for good thus spoils one heartbeat, not all that follow.
+//! Invariant: acks carry no id, so one answers the oldest heartbeat that is still in time, or else the oldest overdue
+//! one. A lost ack thus affects one heartbeat, not all that follow.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -21,7 +21,7 @@ pub(crate) struct Ledger {
 struct Waiting {
     number: u32,
     since: Instant,
-    /// [`Ledger::on_time`] has told of it.
+    /// [`Ledger::on_time`] has returned it.
     overdue: bool,
 }
 
@@ -32,11 +32,11 @@ pub(crate) struct Answered {
     pub(crate) number: u32,
     /// From heartbeat to ack.
     pub(crate) waited: Duration,
-    /// More than the timeout.
+    /// Longer than the timeout.
     pub(crate) late: bool,
 }
 
-/// How long acks took.
+/// Ack latencies.
 #[derive(Debug, Default)]
 pub(crate) struct Latencies(Vec<Duration>);
 
@@ -45,7 +45,7 @@ pub(crate) struct Latencies(Vec<Duration>);
 pub(crate) struct Figures {
     #[serde(serialize_with = "seconds")]
     pub(crate) min: Option<Duration>,
-    /// The mean of the two in the middle where their number is even.
+    /// The mean of the two middle values if their number is even.
     #[serde(serialize_with = "seconds")]
     pub(crate) median: Option<Duration>,
     /// The nearest rank: the smallest that 99 % do not exceed.
@@ -61,14 +61,14 @@ impl Ledger {
         Self { timeout, sent: 0, waiting: VecDeque::new() }
     }
 
-    /// A heartbeat is sent: its number.
+    /// A heartbeat is sent; returns its number.
     pub(crate) fn on_sent(&mut self, now: Instant) -> u32 {
         self.sent += 1;
         self.waiting.push_back(Waiting { number: self.sent, since: now, overdue: false });
         self.sent
     }
 
-    /// An ack came: what it answers; `None` if every heartbeat has its ack already.
+    /// An ack came; returns what it answers, or `None` if every heartbeat has its ack already.
     pub(crate) fn on_ack(&mut self, now: Instant) -> Option<Answered> {
         let late = |waiting: &Waiting| now.saturating_duration_since(waiting.since) > self.timeout;
         let in_time = self.waiting.iter().position(|waiting| !late(waiting));
@@ -77,7 +77,7 @@ impl Ledger {
         Some(Answered { number: waiting.number, waited, late: in_time.is_none() })
     }
 
-    /// The number of a heartbeat that has become overdue; ask until there is none.
+    /// The number of a heartbeat that has become overdue; call it until `None`.
     pub(crate) fn on_time(&mut self, now: Instant) -> Option<u32> {
         let due = |waiting: &&mut Waiting| !waiting.overdue && waiting.since + self.timeout <= now;
         let waiting = self.waiting.iter_mut().find(due)?;
@@ -85,7 +85,7 @@ impl Ledger {
         Some(waiting.number)
     }
 
-    /// When the next heartbeat becomes overdue; `None` if none may still get its ack in time.
+    /// When the next heartbeat becomes overdue; `None` if none is still in time.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         self.waiting.iter().find(|waiting| !waiting.overdue).map(|waiting| waiting.since + self.timeout)
     }
@@ -108,12 +108,12 @@ impl Ledger {
 }
 
 impl Latencies {
-    /// One more.
+    /// Adds one.
     pub(crate) fn push(&mut self, latency: Duration) {
         self.0.push(latency);
     }
 
-    /// The figures of what there is so far.
+    /// The figures so far.
     pub(crate) fn figures(&self) -> Figures {
         let mut sorted = self.0.clone();
         sorted.sort_unstable();
@@ -128,7 +128,7 @@ impl Latencies {
     }
 }
 
-/// A duration as people read it: in milliseconds, from a second on in seconds.
+/// A duration for people: in milliseconds, from one second in seconds.
 pub(crate) fn shown(duration: Duration) -> String {
     if duration < Duration::from_secs(1) {
         format!("{:.2} ms", duration.as_secs_f64() * 1e3)
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn figures_are_seconds_in_json_and_null_where_nothing_is() {
+    fn figures_are_seconds_in_json_and_null_if_missing() {
         let one = Figures { min: Some(Duration::from_micros(500)), ..Figures::default() };
         let json = serde_json::to_string(&one).expect("plain data");
         assert_eq!(json, r#"{"min":0.0005,"median":null,"p99":null,"max":null}"#);
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ack_lost_for_good_spoils_one_heartbeat_only() {
+    fn a_lost_ack_affects_one_heartbeat_only() {
         let (start, mut ledger) = (Instant::now(), Ledger::new(SECOND));
         ledger.on_sent(start);
         assert_eq!(ledger.on_time(start + SECOND), Some(1));
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn a_late_ack_answers_late() {
+    fn a_late_ack_is_marked_late() {
         let (start, mut ledger) = (Instant::now(), Ledger::new(SECOND));
         ledger.on_sent(start);
         let late = ledger.on_ack(start + 3 * SECOND);

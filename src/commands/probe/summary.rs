@@ -1,4 +1,4 @@
-//! What a probe found out, as text and as JSON, and whether that is success.
+//! The result of a probe, as text and as JSON, and whether it is a success.
 
 use std::fmt;
 
@@ -7,36 +7,36 @@ use serde::Serialize;
 use super::browser::AnsweredBy;
 use super::ledger::{Figures, shown};
 
-/// The result of a probe. The names of its fields are the keys of its JSON, and stay.
+/// The result of a probe. Its field names are the keys of its JSON and must not change.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Summary {
     /// The message stream, without query.
     pub(crate) url: String,
-    /// As the server tells it.
+    /// As the server sent it.
     pub(crate) server_version: Option<String>,
-    /// `None` if nobody did.
+    /// `None` if nothing did.
     pub(crate) answered_by: Option<Answerers>,
     /// How many heartbeats were to be sent.
     pub(crate) requested: u32,
-    /// How many were.
+    /// How many were sent.
     pub(crate) sent: u32,
     /// How many got an ack in time.
     pub(crate) acked: u32,
-    /// How many of those sent got none in time.
+    /// How many sent heartbeats got none in time.
     pub(crate) missed: u32,
-    /// How many were not sent, because the connection could not be made, ended, or somebody ended the probe.
+    /// How many were not sent, because the connection failed or ended, or the probe was interrupted.
     pub(crate) not_sent: u32,
-    /// How many of the missed got an ack while the probe still went on.
+    /// How many of the missed got an ack while the probe still ran.
     pub(crate) late: u32,
     /// Of the acks in time.
     pub(crate) latency_seconds: Figures,
-    /// Somebody ended the probe before it was done.
+    /// The probe was interrupted.
     pub(crate) interrupted: bool,
     /// Why the connection could not be made, or was lost.
     pub(crate) error: Option<String>,
 }
 
-/// Who answered heartbeats.
+/// Which side answered heartbeats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Answerers {
@@ -46,7 +46,7 @@ pub(crate) enum Answerers {
 }
 
 impl Summary {
-    /// Whether every heartbeat that was asked for got its ack in time; one that was not sent got none.
+    /// Whether every requested heartbeat got its ack in time; one that was not sent got none.
     pub(crate) fn is_success(&self) -> bool {
         self.acked == self.requested && !self.interrupted && self.error.is_none()
     }
@@ -58,7 +58,7 @@ impl Summary {
 }
 
 impl Answerers {
-    /// Those so far and one more.
+    /// Adds one to those so far.
     pub(crate) fn and(earlier: Option<Self>, one: AnsweredBy) -> Self {
         match (earlier, one) {
             (None | Some(Self::Sidecar), AnsweredBy::Sidecar) => Self::Sidecar,
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn only_every_ack_in_time_is_success() {
+    fn only_acks_in_time_for_every_heartbeat_are_success() {
         assert!(good().is_success());
         assert!(!Summary { acked: 2, missed: 1, ..good() }.is_success());
         assert!(!Summary { acked: 2, missed: 1, late: 1, ..good() }.is_success());
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn the_text_shows_what_is_not_there() {
+    fn the_text_marks_missing_values() {
         let text = Summary { acked: 1, missed: 2, late: 1, ..good() }.to_string();
         assert_eq!(
             text,
@@ -143,7 +143,7 @@ ack latency     min 0.25 ms, median -, p99 -, max -"
     }
 
     #[test]
-    fn the_text_says_why_heartbeats_were_not_sent() {
+    fn the_text_names_why_heartbeats_were_not_sent() {
         let heartbeats = |summary: Summary| {
             let text = summary.to_string();
             text.lines().find_map(|line| line.strip_prefix("heartbeats      ")).expect("a line").to_owned()
@@ -166,7 +166,7 @@ ack latency     min 0.25 ms, median -, p99 -, max -"
     }
 
     #[test]
-    fn the_keys_of_the_json_stay() {
+    fn the_json_keys_do_not_change() {
         let json = Summary { server_version: Some("1.53.1".to_owned()), ..good() }.json();
         assert_eq!(
             json,
@@ -177,7 +177,7 @@ ack latency     min 0.25 ms, median -, p99 -, max -"
     }
 
     #[test]
-    fn two_who_answer_are_both() {
+    fn acks_of_both_sides_are_both() {
         let (sidecar, upstream) = (AnsweredBy::Sidecar, AnsweredBy::Upstream);
         let of = |acks: &[AnsweredBy]| acks.iter().fold(None, |earlier, one| Some(Answerers::and(earlier, *one)));
         assert_eq!(of(&[]), None);

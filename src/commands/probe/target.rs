@@ -1,4 +1,4 @@
-//! Where a probe goes: the URL of a page, turned into that of its message stream.
+//! The target of a probe: turns a page's URL into that of its message stream.
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ use crate::streamlit::handshake;
 pub(crate) struct Target {
     /// `wss` instead of `ws`.
     pub(crate) tls: bool,
-    /// A name or an IP address; an IPv6 address stands here without brackets.
+    /// A name or an IP address, without brackets for IPv6.
     pub(crate) host: String,
     /// Never 0.
     pub(crate) port: u16,
@@ -37,10 +37,10 @@ pub(crate) enum TargetError {
 }
 
 impl Target {
-    /// Reads the URL of a page or of its stream, as a browser would be given it.
+    /// Parses the URL of a page or of its stream, as given to a browser.
     ///
     /// # Errors
-    /// The text is no such URL.
+    /// The text is not such a URL.
     pub(crate) fn parse(text: &str) -> Result<Self, TargetError> {
         let uri: Uri = text.parse().map_err(|_| TargetError::Unreadable)?;
         let scheme = uri.scheme().ok_or(TargetError::NoScheme)?;
@@ -67,7 +67,7 @@ impl Target {
         Ok(Self { tls, host, port, path: stream_path(uri.path()), query })
     }
 
-    /// The URL for the handshake, query and all.
+    /// The URL for the handshake, with its query.
     pub(crate) fn request(&self) -> String {
         match &self.query {
             Some(query) => format!("{self}?{query}"),
@@ -75,12 +75,12 @@ impl Target {
         }
     }
 
-    /// What a page of this app has as its origin; the server compares it with `Host`.
+    /// The origin of this app's pages; the server compares it with `Host`.
     pub(crate) fn origin(&self) -> String {
         format!("{}://{}", if self.tls { "https" } else { "http" }, self.authority())
     }
 
-    /// As browsers write it: without the scheme's own port (RFC 6454 §6.2).
+    /// As browsers write it: without the scheme's default port (RFC 6454 §6.2).
     fn authority(&self) -> String {
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
         if self.port == default_port(self.tls) { host } else { format!("{host}:{}", self.port) }
@@ -97,7 +97,7 @@ fn default_port(tls: bool) -> u16 {
     if tls { 443 } else { 80 }
 }
 
-/// The stream below a base path; a path that is a stream already stays.
+/// The stream below a base path; the path of a stream is kept.
 fn stream_path(path: &str) -> String {
     if handshake::is_stream(path) { path.to_owned() } else { format!("{}/_stcore/stream", path.trim_end_matches('/')) }
 }
@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_url_of_a_page_leads_to_its_stream_under_any_base_path() {
+    fn a_page_url_becomes_its_stream_url_under_any_base_path() {
         for (page, stream, origin) in [
             ("http://127.0.0.1:8501/", "ws://127.0.0.1:8501/_stcore/stream", "http://127.0.0.1:8501"),
             ("http://app", "ws://app/_stcore/stream", "http://app"),
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_url_of_an_app_is_refused_by_the_name_of_its_mistake() {
+    fn an_invalid_url_is_rejected_with_its_specific_error() {
         for (text, error) in [
             ("", TargetError::Unreadable),
             ("http://a b/", TargetError::Unreadable),

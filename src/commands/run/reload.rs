@@ -1,4 +1,4 @@
-//! A running sidecar's configuration: SIGHUP or a change of its file puts the new one in force, or leaves the old one.
+//! Reloads a running sidecar's configuration on SIGHUP or a change of its file; an invalid one changes nothing.
 
 use std::time::Duration;
 
@@ -11,10 +11,10 @@ use crate::config::{Effective, Loaded, Problems, Reloader};
 use crate::metrics::Reload;
 use crate::telemetry::{self, Filter};
 
-/// From one look at the file to the next. It is read, not watched: a watch misses the swap of a link on some file systems.
+/// Time between polls of the file. It is polled: a watch misses a replaced link on some file systems.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// What is in force, and all that has to follow it.
+/// The active configuration and what a reload updates.
 pub(super) struct ConfigReloader {
     pub(super) reloader: Reloader,
     pub(super) running: Loaded,
@@ -22,7 +22,7 @@ pub(super) struct ConfigReloader {
     pub(super) filter: Filter,
 }
 
-/// Looks at the file again and again, and at each SIGHUP; for ever.
+/// Polls the file and handles SIGHUP, for ever.
 pub(super) async fn run(mut keeper: ConfigReloader, mut hangups: Signal) {
     let mut ticks = interval(LOOK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -50,7 +50,7 @@ impl ConfigReloader {
         let Some(judged) = judged else { return };
         let outcome = judged.map_err(told).and_then(|loaded| self.put_in_force(loaded));
         self.reloading.tell(if outcome.is_ok() { Reload::Accepted } else { Reload::Refused });
-        // The log last: whoever reads of it there finds everything as it says.
+        // Logs last, so that the line is true when it is read.
         match outcome {
             Ok(changed) => tracing::info!("configuration reloaded: {changed}"),
             Err(problems) => {
@@ -64,12 +64,12 @@ impl ConfigReloader {
         }
     }
 
-    /// All of it, or nothing and why. Says what has changed.
+    /// Applies everything or nothing; returns the changes or the errors.
     fn put_in_force(&mut self, loaded: Loaded) -> Result<String, Vec<String>> {
         let level = &loaded.config.log.level;
         let filter = (*level != self.running.config.log.level).then(|| telemetry::read(level));
         let filter = filter.transpose().map_err(|error| vec![error.to_string()])?;
-        // The last step that can fail, and that changes nothing then.
+        // The last step that can fail; it then changes nothing.
         self.reloading.apply(&loaded.config).map_err(|error| vec![error.to_string()])?;
         if let Some(filter) = filter {
             self.filter.set(filter);
@@ -113,7 +113,7 @@ mod tests {
     use crate::app::Sidecar;
     use crate::config::{SETTINGS, Sources, load};
 
-    /// The answer to a request with a target of 300 bytes.
+    /// The response to a request with a target of 300 bytes.
     async fn ask(sidecar: SocketAddr) -> String {
         let mut client = TcpStream::connect(sidecar).await.expect("it listens");
         let request = format!("GET /{} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", "a".repeat(299));
@@ -139,7 +139,7 @@ mod tests {
         let mut keeper =
             ConfigReloader { reloader: Reloader::new(sources), running: running.clone(), reloading, filter };
 
-        // No file can have such a filter; a later way to write one might.
+        // No file can contain such a filter; another source might later.
         let mut bad = running;
         bad.config.limits.uri_bytes = 256;
         bad.config.log.level = "info,relay=loud".to_owned();
@@ -147,7 +147,7 @@ mod tests {
         let told = keeper.put_in_force(bad).expect_err("no filter");
         assert!(told[0].contains("info,relay=loud"), "{told:?}");
         let answer = ask(address).await;
-        assert!(answer.starts_with("HTTP/1.1 502 "), "the limits are the new ones: {answer}");
+        assert!(answer.starts_with("HTTP/1.1 502 "), "the rejected limits apply: {answer}");
         assert_eq!((sets.load(Relaxed), keeper.running.config.log.level.as_str()), (0, "info"));
 
         good.config.log.level = "debug".to_owned();

@@ -1,4 +1,4 @@
-//! What systemd is told of a running sidecar (sd_notify(3)), and the sockets that it hands over (sd_listen_fds(3)).
+//! Notifies systemd of the sidecar's state (sd_notify(3)), and takes the sockets that it passes (sd_listen_fds(3)).
 
 use std::time::Duration;
 
@@ -12,30 +12,29 @@ use crate::app::Sockets;
 use crate::drain::Drain;
 use crate::session::Sessions;
 
-/// From one look at the number of sessions to the next.
+/// Time between updates of the number of sessions.
 const LOOK: Duration = Duration::from_secs(5);
-/// The time that the process takes to end behind its drain, and some.
+/// Time for the process to end after its drain, with a reserve.
 const MARGIN: Duration = Duration::from_secs(5);
 
-/// More sockets than this are a mistake; two are of use.
+/// More sockets than this are a mistake; two are used.
 const MOST_HANDED: u64 = 1024;
 
-/// Which of our sockets one is.
+/// The use of a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
     Listen,
     Admin,
 }
 
-/// Takes over the sockets that the environment names; none where it names none. Changes the environment: call it
-/// before there is another thread.
+/// Takes the sockets passed in LISTEN_FDS, if any. Changes the environment: call it before another thread starts.
 ///
 /// # Errors
-/// A socket that cannot be told to be ours, or is no TCP socket.
+/// Too many sockets, one whose use is unclear, or one that is not TCP.
 pub(super) fn sockets() -> anyhow::Result<Sockets> {
     let count = std::env::var("LISTEN_FDS").ok().and_then(|count| count.parse::<u64>().ok());
     if let Some(count) = count.filter(|count| *count > MOST_HANDED) {
-        // The library that takes them makes a list as long as this says.
+        // The library allocates a list of this length.
         bail!("LISTEN_FDS={count}: no service manager hands over more than {MOST_HANDED} sockets");
     }
     let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
@@ -52,7 +51,7 @@ pub(super) fn sockets() -> anyhow::Result<Sockets> {
     Ok(sockets)
 }
 
-/// Which sockets these are: by name where they have names of ours, else by their order.
+/// Assigns the sockets: by name if the names are ours, else by order.
 fn places(names: &[&str]) -> anyhow::Result<Vec<Place>> {
     let named = |name: &&str| match *name {
         "listen" => Some(Place::Listen),
@@ -72,8 +71,8 @@ fn places(names: &[&str]) -> anyhow::Result<Vec<Place>> {
     }
 }
 
-/// Tells systemd that the sidecar serves, how many sessions it has, that its runtime lives, and that it stops; ends behind that,
-/// once `over`. Runs as a task of the runtime, so that the watchdog goes unfed where that stands still.
+/// Notifies systemd of readiness, the number of sessions, watchdog keep-alives and the stop; returns once `over`. Runs
+/// on the runtime, so that the watchdog fires if the runtime hangs.
 pub(super) async fn keep_told(drain: Drain, sessions: Sessions, drain_timeout: Duration, over: CancellationToken) {
     if std::env::var_os("NOTIFY_SOCKET").is_none() {
         return;
@@ -93,7 +92,7 @@ pub(super) async fn keep_told(drain: Drain, sessions: Sessions, drain_timeout: D
         }
         tell(std::mem::take(&mut news)).await;
         tokio::select! {
-            // A drain that has nothing to wait for is over as soon as it has begun.
+            // A drain with nothing to wait for ends as soon as it starts.
             biased;
             () = drain.draining(), if !stopping => {
                 stopping = true;
@@ -105,12 +104,12 @@ pub(super) async fn keep_told(drain: Drain, sessions: Sessions, drain_timeout: D
     }
 }
 
-/// Says that the configuration is being read anew. May wait.
+/// Notifies systemd that a reload starts. May block.
 pub(super) fn reloading() {
     say(&[NotifyState::Reloading, NotifyState::monotonic_usec_now().unwrap_or(NotifyState::Custom(""))]);
 }
 
-/// Says that this is over, whatever came of it. May wait.
+/// Notifies systemd that it has ended, with either result. May block.
 pub(super) fn reloaded() {
     say(&[NotifyState::Ready]);
 }
@@ -119,17 +118,17 @@ fn status(sessions: usize, stopping: bool) -> String {
     format!("{}, sessions: {sessions}", if stopping { "draining" } else { "serving" })
 }
 
-/// The drain may take longer than systemd waits by itself.
+/// The drain may take longer than systemd's own stop timeout.
 fn stopping(drain_timeout: Duration) -> String {
     format!("STOPPING=1\nEXTEND_TIMEOUT_USEC={}\n", (drain_timeout + MARGIN).as_micros())
 }
 
-/// Sends what there is to say. The socket may be full: a thread that may wait does it.
+/// Sends a notification. The socket may be full, so a blocking thread does it.
 async fn tell(news: String) {
     if news.is_empty() {
         return;
     }
-    // Nothing can be done about a thread that panics.
+    // A panic of the thread is ignored.
     let _told = tokio::task::spawn_blocking(move || say(&[NotifyState::Custom(news.trim_end())])).await;
 }
 
@@ -144,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sockets_are_told_apart_by_name_or_else_by_order() {
+    fn sockets_are_assigned_by_name_or_else_by_order() {
         for (names, expected) in [
             (&[][..], &[][..]),
             (&["listen"], &[Place::Listen]),
@@ -159,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn sockets_that_cannot_be_told_apart_are_refused() {
+    fn ambiguous_sockets_are_rejected() {
         for names in [&["listen", "other"][..], &["listen", "listen"], &["a", "b", "c"], &["listen", "admin", "admin"]]
         {
             let refused = places(names).expect_err("not told apart").to_string();

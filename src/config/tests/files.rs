@@ -1,9 +1,9 @@
-//! A file's mistakes are told by line and key, and nothing of it is lost.
+//! Tests of the file: every mistake is reported with line and key.
 
 use super::*;
 
 #[test]
-fn a_file_may_have_dotted_keys_a_byte_order_mark_and_any_line_ends() {
+fn a_file_may_have_dotted_keys_a_byte_order_mark_and_any_line_endings() {
     let file = "\u{feff}listen = \"[::1]:1\"\r\nheartbeat.mode = 'answer'\r\nheartbeat.stall_after = \"1m 30s\"\r\n";
     let loaded = load_file(file.as_bytes(), Sources::default()).expect("valid");
     assert_eq!(loaded.config.heartbeat.mode, Mode::Answer);
@@ -12,7 +12,7 @@ fn a_file_may_have_dotted_keys_a_byte_order_mark_and_any_line_ends() {
 }
 
 #[test]
-fn values_in_a_file_are_refused_by_line_and_key() {
+fn invalid_values_in_a_file_are_reported_with_line_and_key() {
     assert_eq!(
         file_problems("\n[heartbeat]\nmode = \"atuo\"\nstall_after = '2h'\nack = ''\n"),
         [
@@ -24,7 +24,7 @@ fn values_in_a_file_are_refused_by_line_and_key() {
 }
 
 #[test]
-fn values_of_a_wrong_type_are_refused_with_an_example() {
+fn values_of_a_wrong_type_are_rejected_with_an_example() {
     assert_eq!(
         file_problems(
             "listen = 8500\nadmin = ['a']\nlog_level = true\nconnect_timeout = 1.5\nupstream.x = 1\n\
@@ -51,7 +51,7 @@ fn values_of_a_wrong_type_are_refused_with_an_example() {
 }
 
 #[test]
-fn unknown_keys_name_the_nearest_known_one() {
+fn unknown_keys_suggest_the_nearest_known_one() {
     assert_eq!(
         file_problems(
             "lsiten = 1\nlog-level = 1\nheartbeatMode = 1\nmode = 1\n\
@@ -88,7 +88,7 @@ fn unknown_keys_without_a_near_one_list_the_known_ones() {
 }
 
 #[test]
-fn a_number_stands_without_quotes_and_within_bounds() {
+fn a_number_is_unquoted_and_within_bounds() {
     let loaded = load_file(b"[limits]\nheader_bytes = 8_192\nuri_bytes = 0x1000\n", Sources::default());
     let limits = loaded.expect("valid").config.limits;
     assert_eq!((limits.header_bytes, limits.uri_bytes), (8192, 4096));
@@ -135,7 +135,7 @@ fn a_quoted_key_with_a_dot_is_not_a_key_in_a_table() {
 }
 
 #[test]
-fn every_syntax_error_is_told_with_its_line() {
+fn every_syntax_error_is_reported_with_its_line() {
     assert_eq!(
         file_problems("listen = 'a'\nlisten = 'b'\n[heartbeat]\nmode = 'auto'\nmode = 'auto'\nack = plain\nproof\n"),
         [
@@ -155,7 +155,7 @@ fn a_mistake_is_one_line_whatever_the_file_holds() {
 }
 
 #[test]
-fn what_cannot_be_read_is_named() {
+fn an_unreadable_file_is_named_with_the_reason() {
     let text = |bytes: &[u8]| load_file(bytes, Sources::default()).expect_err("a refusal");
     assert_eq!(text(b"# a\n# b\xff\n"), ["sidecar.toml:2: not valid UTF-8"]);
     let comment = vec![b'#'; 1024 * 1024 + 1];
@@ -173,7 +173,7 @@ fn what_cannot_be_read_is_named() {
 }
 
 #[test]
-fn the_file_is_named_by_flag_before_environment() {
+fn the_config_flag_overrides_its_variable() {
     let mut sources = sources(&[], &[("HEARTBEAT_SIDECAR_CONFIG", "environment.toml")]);
     assert_eq!(sources.file(), Some(Path::new("environment.toml")));
     sources.config = Some("flag.toml".into());
@@ -181,7 +181,7 @@ fn the_file_is_named_by_flag_before_environment() {
     assert_eq!(Sources::default().file(), None);
 }
 
-/// Two apps and what the top level says for both.
+/// Two apps, and a top-level value for both.
 const ROUTES: &str = r#"
 [heartbeat]
 stall_after = "7s"
@@ -201,7 +201,7 @@ mode = "answer"
 "#;
 
 #[test]
-fn routes_have_an_app_each_and_else_what_the_top_level_says() {
+fn routes_inherit_the_top_level_values_that_they_do_not_set() {
     let loaded = load_file(ROUTES.as_bytes(), sources(&[("heartbeat-proof", "connection")], &[])).expect("valid");
     let [blue, green] = &loaded.config.apps()[..] else { panic!("two apps") };
     assert_eq!((blue.name.as_str(), blue.path.to_string().as_str()), ("blue", "/"));
@@ -229,18 +229,18 @@ fn routes_have_an_app_each_and_else_what_the_top_level_says() {
     assert_eq!(origins("heartbeat.mode"), lines("default", "sidecar.toml:16"));
     assert_eq!(origins("heartbeat.stall_after"), lines("sidecar.toml:3", "sidecar.toml:3"));
     assert_eq!(origins("heartbeat.proof"), lines("--heartbeat-proof", "--heartbeat-proof"));
-    assert_eq!(loaded.warnings.len(), 1, "said once: {:?}", loaded.warnings);
+    assert_eq!(loaded.warnings.len(), 1, "one warning for both routes: {:?}", loaded.warnings);
 }
 
 #[test]
-fn no_route_is_one_app_for_every_request() {
+fn without_routes_one_app_gets_every_request() {
     let [app] = &Config::default().apps()[..] else { panic!("one app") };
     assert_eq!(app.name, Config::ONLY_APP);
     assert!(app.matches("any.example", "*") && app.matches("", "/_stcore/stream"));
 }
 
 #[test]
-fn what_is_wrong_with_a_route_is_told_with_its_line() {
+fn mistakes_in_a_route_are_reported_with_their_line() {
     assert_eq!(
         file_problems(
             "[[route]]\nname = 'a b'\nhost = 'a:80'\npath = 'a'\nupstream = 'x'\nheartbeat.mode = 'on'\n\
@@ -270,7 +270,7 @@ fn what_is_wrong_with_a_route_is_told_with_its_line() {
 }
 
 #[test]
-fn routes_that_cannot_be_told_apart_are_refused() {
+fn routes_with_equal_names_or_equal_matches_are_rejected() {
     let two = |first: &str, second: &str| {
         file_problems(&format!(
             "[[route]]\n{first}\nupstream = 'http://a'\n[[route]]\n{second}\nupstream = 'http://b'\n"
@@ -287,7 +287,7 @@ fn routes_that_cannot_be_told_apart_are_refused() {
 }
 
 #[test]
-fn routes_take_the_place_of_the_upstream() {
+fn routes_and_a_top_level_upstream_exclude_each_other() {
     let file = b"[[route]]\nname = 'a'\nupstream = 'http://127.0.0.1:8500'\n";
     assert_eq!(
         load_file(file, sources(&[("upstream", "http://b")], &[])).expect_err("both"),

@@ -1,4 +1,4 @@
-//! Every setting that names a PEM file says of every bad one what it is, by the setting's name and the file's path.
+//! Tests that every PEM setting reports each kind of bad file, by setting and path.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,14 +7,14 @@ use rcgen::{CertificateParams, KeyPair};
 
 use super::{Loaded, Sources, load};
 
-/// A file of what a setting names, and what it is told as.
+/// A bad file, and the message expected for it.
 struct Bad {
     name: &'static str,
     bytes: Vec<u8>,
     told: &'static str,
 }
 
-/// A folder with a pair `good.crt` and `good.key`, and another one.
+/// A folder with the pair `good.crt` and `good.key`, and a second one.
 struct Files {
     folder: tempfile::TempDir,
 }
@@ -41,7 +41,7 @@ impl Files {
         fs::read(self.path(name)).expect("a file")
     }
 
-    /// Loads a configuration that names good files everywhere, but for one setting.
+    /// Loads a configuration with good files, except for one setting.
     fn load(&self, setting: &str, path: &Path) -> Result<Loaded, String> {
         let file = |key: &str| {
             let kind = if key.ends_with("key") { "good.key" } else { "good.crt" };
@@ -62,7 +62,7 @@ impl Files {
         load(&Sources { config: Some(config), ..Sources::default() }).map_err(|problems| problems.to_string())
     }
 
-    /// What can be wrong with any PEM file, made of a good one.
+    /// Bad variants of any PEM file, made from a good one.
     fn bad(&self, good: &str) -> Vec<Bad> {
         let good = self.read(good);
         let damaged = String::from_utf8_lossy(&good).replacen("\nM", "\n!", 1).into_bytes();
@@ -106,7 +106,7 @@ impl Files {
         let [good, other, certificate] = ["good.key", "other.key", "good.crt"].map(|name| self.read(name));
         let text = String::from_utf8_lossy(&good);
         let relabelled = |label: &str| text.replace("PRIVATE KEY", label).into_bytes();
-        // As RFC 1421 §4.6.1.1 has it, and OpenSSL to this day.
+        // The form of RFC 1421 §4.6.1.1, which OpenSSL still uses.
         let proc_type = "RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00\n\n";
         let traditional = text.replacen("PRIVATE KEY-----\n", proc_type, 1).replace("END PRIVATE", "END RSA PRIVATE");
         let none = "holds no PEM private key (-----BEGIN PRIVATE KEY-----)";
@@ -138,7 +138,7 @@ const CERTIFICATES: [&str; 5] =
 const KEYS: [&str; 3] = ["tls.key", "tls.certificates.key", "upstream_tls.key"];
 
 #[test]
-fn every_setting_says_of_every_bad_pem_file_what_is_wrong_and_what_to_do() {
+fn every_setting_reports_each_bad_pem_file_with_the_remedy() {
     let files = Files::new();
     let told = |setting: &str, path: &Path| files.load(setting, path).expect_err(setting);
     for (settings, good, own) in
@@ -158,7 +158,7 @@ fn every_setting_says_of_every_bad_pem_file_what_is_wrong_and_what_to_do() {
                 ("none", "cannot be read: No such file or directory (os error 2)"),
                 ("", "cannot be read: Is a directory (os error 21)"),
             ] {
-                // A path with a slash at its end is refused before.
+                // A path with a trailing slash is rejected earlier.
                 let path = if name.is_empty() { files.folder.path().to_owned() } else { files.path(name) };
                 assert_eq!(told(setting, &path), format!("{setting} = {path:?}: {expected}"));
             }
@@ -167,7 +167,7 @@ fn every_setting_says_of_every_bad_pem_file_what_is_wrong_and_what_to_do() {
 }
 
 #[test]
-fn every_setting_that_names_a_file_is_in_that_test() {
+fn every_file_setting_is_covered_by_that_test() {
     let mut settings: Vec<_> =
         super::SETTINGS.iter().filter(|setting| setting.value_name == "FILE").map(|setting| setting.key).collect();
     settings.extend(["tls.certificates.certificate", "tls.certificates.key"]);

@@ -1,4 +1,4 @@
-//! What valid values say together: conflicts and warnings, text for text.
+//! Tests of conflicts and warnings, with exact messages.
 
 use super::{load, problems, sources, warnings};
 
@@ -16,7 +16,7 @@ fn a_watchdog_needs_acks() {
 }
 
 #[test]
-fn listen_and_admin_need_an_address_each() {
+fn listen_and_admin_need_different_addresses() {
     assert_eq!(
         problems(&[("admin", "127.0.0.1:8500")], &[]),
         r#"listen = "0.0.0.0:8500" (default) and admin = "127.0.0.1:8500" (--admin) are one address: each needs its own"#
@@ -33,7 +33,7 @@ fn listen_and_admin_need_an_address_each() {
 }
 
 #[test]
-fn an_upstream_that_leads_back_is_refused() {
+fn an_upstream_that_leads_back_to_the_sidecar_is_rejected() {
     assert_eq!(
         problems(&[], &[("HEARTBEAT_SIDECAR_UPSTREAM", "http://localhost:8500")]),
         r#"upstream = "http://localhost:8500" (HEARTBEAT_SIDECAR_UPSTREAM) leads back to listen = "0.0.0.0:8500" (default): the sidecar would proxy itself"#
@@ -45,7 +45,7 @@ fn an_upstream_that_leads_back_is_refused() {
 }
 
 #[test]
-fn whom_to_trust_must_leave_somebody_and_should_leave_somebody_out() {
+fn the_proxy_protocol_needs_trusted_proxies_and_trusting_everyone_warns() {
     assert_eq!(
         problems(&[("proxy-protocol", "true"), ("trusted-proxies", "none")], &[]),
         r#"proxy_protocol = "true" (--proxy-protocol) takes connections of trusted proxies only, and trusted_proxies = "none" (--trusted-proxies) leaves nobody"#
@@ -60,7 +60,7 @@ fn whom_to_trust_must_leave_somebody_and_should_leave_somebody_out() {
 }
 
 #[test]
-fn what_is_unwise_is_warned_of() {
+fn unwise_heartbeat_settings_cause_warnings() {
     assert_eq!(
         warnings(
             &[("heartbeat-ack", "plain"), ("heartbeat-proof", "connection"), ("heartbeat-stall-after", "2s")],

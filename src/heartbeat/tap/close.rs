@@ -1,6 +1,6 @@
-//! How a session ends in order: which close frames of ours go in, and what may follow them.
+//! The orderly end of a session: inserts close frames and blocks what would follow them.
 //!
-//! Law: nothing follows a close frame of ours; none goes into a frame, and the browser's goes into no message.
+//! Invariant: nothing follows an inserted close frame. None is inserted in a frame, nor the browser's in a message.
 
 use std::time::Instant;
 
@@ -13,15 +13,15 @@ use crate::websocket::scanner::Sender;
 
 impl Tap {
     /// Closes both sides with `code`: the browser at the next message boundary, then the upstream between frames.
-    /// A stream that cannot be followed has no boundaries: it is left to its end or to the deadline.
+    /// A stream that cannot be parsed has no known boundaries: it runs to its end or to the drain timeout.
     pub fn close(&mut self, code: u16, now: Instant, output: &mut impl TapOutput) {
         self.closing.get_or_insert(code);
         self.close_policy(Sender::Browser, output);
         self.drive(now, output);
     }
 
-    /// Closes the upstream with `code` at once, since another connection takes the session over, and the browser if
-    /// there is room. Nothing passes any more. Answers whether the upstream could be told: not inside a frame.
+    /// Closes the upstream with `code` at once, because another connection takes over the session, and the browser if
+    /// there is room. Nothing passes afterwards. Returns whether the upstream got a close frame, which needs room.
     pub fn hand_over(&mut self, code: u16, output: &mut impl TapOutput) -> bool {
         self.close_policy(Sender::Browser, output);
         let (room, followed) = (self.room(output), self.depth != Inspection::Off);
@@ -37,22 +37,22 @@ impl Tap {
         told
     }
 
-    /// A close frame came from `from`.
+    /// `from` has sent a close frame.
     pub fn has_closed(&self, from: Sender) -> bool {
         self.direction(from).closed
     }
 
-    /// Both sides have our close frame, and `from` has answered it or sent its own.
+    /// Nothing more may be sent in either direction, and `from` has sent a close frame.
     pub fn is_closed(&self, from: Sender) -> bool {
         self.browser.close_sent && self.upstream.close_sent && self.has_closed(from)
     }
 
-    /// Nothing may follow our close frame, or a torn one.
+    /// Nothing more may be sent in this direction.
     pub(super) fn is_close_sent(&self, from: Sender) -> bool {
         self.direction(from).close_sent
     }
 
-    /// The browser is told first: an app server that is told drops what it still had to send.
+    /// Closes the browser first: an app server drops its unsent data when it is closed.
     pub(super) fn send_close_frames(&mut self, output: &mut impl TapOutput) {
         let Some(code) = self.closing.filter(|_code| self.depth != Inspection::Off) else { return };
         let room = self.room(output);
@@ -64,7 +64,7 @@ impl Tap {
         }
     }
 
-    /// Ends the direction that `from` sends in with a close frame of ours, unless its sender has sent one.
+    /// Closes the direction of `from`, with a close frame unless `from` has sent one.
     fn close_direction(&mut self, from: Sender, code: u16, output: &mut impl TapOutput) {
         if !self.direction(from).closed {
             let key = (from == Sender::Browser).then(|| self.key());

@@ -1,4 +1,4 @@
-//! Sessions with permessage-deflate, as zlib's own code compresses them.
+//! Sessions with permessage-deflate, compressed by zlib's own code.
 
 use flate2::{Compress, Compression, FlushCompress};
 
@@ -6,7 +6,7 @@ use super::*;
 use crate::streamlit::proto::{EnvironmentInfo, ForwardMsg, Initialize, NewSession, forward_msg};
 use crate::websocket::inflate::Context;
 
-/// One end's compressor, by zlib's own code (RFC 7692 §7.2.1).
+/// One endpoint's compressor, by zlib's own code (RFC 7692 §7.2.1).
 struct Deflater {
     from: Sender,
     takeover: bool,
@@ -18,11 +18,11 @@ impl Deflater {
         Self { from, takeover, compress: Compress::new_with_window_bits(Compression::default(), false, window_bits) }
     }
 
-    /// A message in so many frames, with a ping before each but the first.
+    /// A message in `pieces` frames, with a ping before each but the first.
     fn message(&mut self, opcode: u8, message: &[u8], pieces: usize) -> Vec<u8> {
         let mut payload = Vec::with_capacity(message.len() + 1024);
         self.compress.compress_vec(message, &mut payload, FlushCompress::Sync).unwrap();
-        // zlib flushes nothing twice: then an empty block stands for nothing (RFC 7692 §7.2.3.6).
+        // zlib writes nothing for a repeated flush: an empty message is an empty block (RFC 7692 §7.2.3.6).
         match payload.len().checked_sub(4) {
             Some(length) => payload.truncate(length),
             None => payload.push(0),
@@ -58,7 +58,7 @@ pub(super) fn compressed_tap(deflate: Deflate, settings: Settings) -> (Tap, Wire
     )
 }
 
-/// A message of a browser: what it says, in how many frames, compressed or not.
+/// A browser message: its content, its number of frames, compressed or not.
 #[derive(Clone, Debug)]
 struct Said {
     text: bool,
@@ -87,7 +87,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
 
     #[test]
-    fn compressed_heartbeats_are_seen_and_pass_however_they_are_cut(
+    fn compressed_heartbeats_are_seen_and_pass_in_any_chunking(
         messages in vec(any_message(), 1..15),
         sizes in vec(1..400usize, 1..8),
         context in any_context(),
@@ -116,12 +116,12 @@ proptest! {
         prop_assert_eq!(wires.count(|note| matches!(note, TapEvent::Back(BackType::AppHeartbeat, _))), heartbeats);
         prop_assert_eq!(wires.last_tag().is_some(), heartbeats > 0 && mode != Mode::Forward);
         let is_ours = |header: &Header, payload: &[u8]| header.opcode == Opcode::Ping && payload.len() == 16;
-        prop_assert!(without(&wires.to_upstream, is_ours) == bytes, "what came did not pass as it was");
+        prop_assert!(without(&wires.to_upstream, is_ours) == bytes, "the bytes did not pass unchanged");
         prop_assert_eq!(wires, run(&[usize::MAX]));
     }
 
     #[test]
-    fn an_upstream_is_read_until_it_has_named_its_version_and_passes_as_it_is(
+    fn upstream_is_inflated_until_it_names_its_version_and_passes_unchanged(
         before in vec(0..3000usize, 0..5),
         pieces in 1..4usize,
         sizes in vec(1..400usize, 1..8),
@@ -147,18 +147,18 @@ proptest! {
     }
 }
 
-/// What becomes of a compressed session in which the browser has sent these bytes and then a heartbeat.
+/// A compressed session after the browser has sent these bytes and then a heartbeat.
 fn after(bytes: &[u8]) -> (Tap, Wires) {
     let (mut tap, mut wires) = compressed_tap(Deflate::default(), Settings::default());
     let sent = [bytes, &frame(Sender::Browser, 0x82, &HEARTBEAT)].concat();
     let dealt = tap.on_bytes(Sender::Browser, &sent, Instant::now(), &mut wires);
     assert_eq!(dealt, sent.len());
-    assert!(wires.to_upstream.starts_with(&sent), "the bytes flow on");
+    assert!(wires.to_upstream.starts_with(&sent), "the bytes pass");
     (tap, wires)
 }
 
 #[test]
-fn reserved_bits_that_mean_nothing_turn_the_tap_off() {
+fn invalid_reserved_bits_turn_the_tap_off() {
     let begun = frame(Sender::Browser, 0x42, &[0xf2]);
     for stray in [
         [begun, frame(Sender::Browser, 0xc0, &[0x00])].concat(),
@@ -176,11 +176,11 @@ fn reserved_bits_that_mean_nothing_turn_the_tap_off() {
 }
 
 #[test]
-fn a_browser_whose_messages_cannot_be_inflated_is_followed_frame_by_frame() {
+fn browser_messages_that_cannot_be_inflated_reduce_inspection_to_frames() {
     let mut deflater = Deflater::new(Sender::Browser, Context::default());
     let mebibyte = deflater.message(2, &vec![0; 1 << 20], 3);
     let (_tap, wires) = after(&mebibyte.repeat(63));
-    assert_eq!(wires.count(|note| *note == TapEvent::Heartbeat), 1, "so much is allowed");
+    assert_eq!(wires.count(|note| *note == TapEvent::Heartbeat), 1, "63 MiB is allowed");
     let bomb = mebibyte.repeat(65);
     for bytes in [bomb, frame(Sender::Browser, 0xc2, &[0x06])] {
         let (mut tap, mut wires) = after(&bytes);
@@ -188,12 +188,12 @@ fn a_browser_whose_messages_cannot_be_inflated_is_followed_frame_by_frame() {
         assert_eq!(wires.count(|note| *note == TapEvent::Lost(Lost::Compression)), 1);
         assert_eq!(wires.count(|note| *note == TapEvent::Heartbeat), 0);
         tap.close(1001, Instant::now(), &mut wires);
-        assert_eq!(wires.to_browser, [0x88, 0x02, 0x03, 0xe9], "its boundaries are still known");
+        assert_eq!(wires.to_browser, [0x88, 0x02, 0x03, 0xe9], "frame boundaries are still known");
     }
 }
 
 #[test]
-fn an_upstream_that_cannot_be_inflated_leaves_heartbeats_their_acks() {
+fn heartbeats_are_acked_even_if_the_upstream_cannot_be_inflated() {
     let (mut tap, mut wires) = compressed_tap(Deflate::default(), Settings::default());
     let now = Instant::now();
     let mut deflater = Deflater::new(Sender::Upstream, Context::default());

@@ -1,4 +1,4 @@
-//! Properties of the pings beside the heartbeats: the shield takes out the upstream's and nothing else.
+//! Properties of the pings beside the heartbeats: the shield removes the upstream's and nothing else.
 
 use std::cell::RefCell;
 
@@ -17,7 +17,7 @@ fn is_ping(header: &Header, _payload: &[u8]) -> bool {
     header.opcode == Opcode::Ping && header.payload <= 125
 }
 
-/// The payloads of the pongs that were inserted towards the upstream.
+/// The payloads of the pongs sent to the upstream.
 fn pongs(wires: &Wires) -> Vec<Vec<u8>> {
     let to_upstream = wires.inserted.iter().filter(|(from, _frame)| *from == Sender::Browser);
     let frames = to_upstream.map(|(_from, frame)| {
@@ -29,7 +29,7 @@ fn pongs(wires: &Wires) -> Vec<Vec<u8>> {
     frames.filter(|(opcode, _payload)| *opcode == Opcode::Pong).map(|(_opcode, payload)| payload).collect()
 }
 
-/// The ping that is due after the interval, as the browser gets it.
+/// The payload of the ping that is due after the interval.
 fn ping_of_ours(tap: &mut Tap, wires: &mut Wires, start: Instant) -> Vec<u8> {
     tap.drive(start + INTERVAL, wires);
     match &wires.inserted[..] {
@@ -43,7 +43,7 @@ fn ping_of_ours(tap: &mut Tap, wires: &mut Wires, start: Instant) -> Vec<u8> {
 
 proptest! {
     #[test]
-    fn the_shield_takes_out_the_upstreams_pings_and_answers_each(
+    fn shield_removes_and_answers_each_upstream_ping(
         frames in vec(any_frames(Sender::Upstream), 1..12), sizes in vec(1..300usize, 1..6),
     ) {
         let (start, stream) = (Instant::now(), frames.concat());
@@ -59,7 +59,7 @@ proptest! {
     }
 
     #[test]
-    fn what_the_browser_sends_passes_but_for_pongs_of_ours(
+    fn all_browser_frames_pass_except_pongs_to_our_pings(
         frames in vec(any_frames(Sender::Browser), 1..12), sizes in vec(1..300usize, 1..6),
     ) {
         let (start, foreign) = (Instant::now(), frames.concat());
@@ -88,7 +88,7 @@ fn a_pong_waits_for_the_end_of_the_browsers_frame() {
 }
 
 #[test]
-fn an_unanswered_ping_is_told_of_until_a_side_closes() {
+fn unanswered_ping_is_reported_until_a_side_closes() {
     let start = Instant::now();
     let (mut tap, mut wires) = shielded(start);
     assert_eq!(tap.deadline(), Some(start + INTERVAL));
@@ -102,7 +102,7 @@ fn an_unanswered_ping_is_told_of_until_a_side_closes() {
 }
 
 #[test]
-fn with_a_reserved_bit_a_pong_or_a_ping_is_an_extensions_own() {
+fn pings_and_pongs_with_a_reserved_bit_pass() {
     let start = Instant::now();
     let settings = PingSettings { interval: INTERVAL, shield: true };
     let mut tap = Tap::new(Inspection::Frames, Settings::default(), NONCE).with_pings(settings, OTHER_NONCE, start);
@@ -119,6 +119,6 @@ fn with_a_reserved_bit_a_pong_or_a_ping_is_an_extensions_own() {
     assert_eq!(
         (&wires.to_browser, pongs(&wires)),
         (&control(0x20), vec![b"ping".to_vec()]),
-        "these are dealt with here"
+        "without a reserved bit they are removed"
     );
 }

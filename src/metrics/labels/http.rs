@@ -40,7 +40,7 @@ impl From<&http::Method> for Method {
 }
 
 impl From<http::StatusCode> for StatusClass {
-    /// Codes above 599 count as 5xx, as RFC 9110 §15 has clients treat them. A final answer is never 1xx.
+    /// Codes above 599 count as 5xx, as RFC 9110 §15 requires of clients. A final response is never 1xx.
     fn from(code: http::StatusCode) -> Self {
         match code.as_u16() {
             ..300 => Self::Successful,
@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_value_has_a_name_and_a_place_of_its_own() {
+    fn every_value_has_a_unique_name_and_index() {
         assert_sound::<Method>();
         assert_sound::<StatusClass>();
     }
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn a_method_of_ones_own_making_is_other() {
+    fn an_unknown_method_is_other() {
         assert_eq!(Method::from(&http::Method::PATCH), Method::Patch);
         assert_eq!(Method::from(&http::Method::from_bytes(b"BREW").unwrap()), Method::Other);
     }

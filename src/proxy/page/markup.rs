@@ -1,38 +1,38 @@
-//! Finds the place for a script in a page of Streamlit's, in as little of the page as says it.
+//! Finds the place for a script in a Streamlit page, and reads no more of the page than needed.
 
 use memchr::memmem;
 
-/// What marks a page as Streamlit's: its title, or what its script says to crawlers (from 1.12 on, both in the head).
+/// Marks of a Streamlit page: its title, or its script's flag for crawlers (from 1.12 on, both in the head).
 /// Platforms change the one or the other.
 const MARKS: [&[u8]; 2] = [b"<title>Streamlit</title>", b"window.prerenderReady"];
 
-/// U+FEFF in UTF-8, which may stand before everything else.
+/// U+FEFF in UTF-8, which may precede everything else.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// What is to be said of the front of a page.
+/// Result of searching the front of a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
-    /// A script goes in before the byte here, which makes it the first thing in the head.
+    /// The script goes before this byte, as the first thing in the head.
     At(usize),
-    /// There is one already: another sidecar stands behind this one.
+    /// There is one already, from another sidecar behind this one.
     Taken,
-    /// This is no page of Streamlit's.
+    /// This is not a Streamlit page.
     Nowhere,
-    /// More of the page must be seen.
+    /// More of the page is needed.
     Unknown,
 }
 
-/// A search for the place of a script whose address ends with `script`, in a page that comes in pieces.
+/// A search for the place of a script whose address ends with `script`, in a page that arrives in pieces.
 ///
-/// Only what may stand before a head is passed over (WHATWG HTML §13.1: byte order mark, space, comments, doctype,
-/// `<html>`), and what follows must look like Streamlit's head up to its end. Anything else is left alone at the first
-/// byte that shows it, so that no streamed page waits for its end here.
+/// Skips only what may precede a head (WHATWG HTML §13.1: byte order mark, space, comments, doctype, `<html>`). What
+/// follows must look like Streamlit's head up to its end. The search stops at the first byte that shows another page,
+/// so that no streamed page waits for its end here.
 ///
 /// Invariant: a byte is examined a bounded number of times, however the page is cut into pieces.
 #[derive(Debug)]
 pub(super) struct Search<'a> {
     script: &'a str,
-    /// All before it is examined.
+    /// Bytes before it are examined.
     from: usize,
     wanted: Wanted,
 }
@@ -40,15 +40,15 @@ pub(super) struct Search<'a> {
 /// What has to be found next.
 #[derive(Clone, Copy, Debug)]
 enum Wanted {
-    /// A byte order mark, or anything else.
+    /// An optional byte order mark.
     Begin,
-    /// What may stand before the head, or its tag.
+    /// What may precede the head, or its tag.
     Opening,
     EndOfComment,
     EndOfTag,
-    /// The end of the head's tag, which begins here.
+    /// The end of the head's tag, which starts here.
     EndOfHeadTag(usize),
-    /// The end of the head, which begins here.
+    /// The end of the head, which starts here.
     EndOfHead(usize),
 }
 
@@ -57,7 +57,7 @@ impl<'a> Search<'a> {
         Self { script, from: 0, wanted: Wanted::Begin }
     }
 
-    /// Goes on in a page's front, which is the one of the last call with more of the page behind it.
+    /// Continues in a page's front, which is that of the last call with more of the page appended.
     pub(super) fn resume(&mut self, front: &[u8]) -> Place {
         loop {
             let fresh = &front[self.from..];
@@ -106,8 +106,8 @@ impl<'a> Search<'a> {
         }
     }
 
-    /// Passes over what was found, which is `length` bytes long and begins at `found` of what is not yet examined: its end.
-    /// If nothing was found, its begin may be among the last bytes.
+    /// Skips a match of `length` bytes at `found` of the unexamined bytes; returns its end. If nothing was found, the
+    /// last bytes may be the start of a match.
     fn pass(&mut self, front: &[u8], found: Option<usize>, length: usize) -> Option<usize> {
         self.from = match found {
             Some(at) => self.from + at + length,
@@ -123,7 +123,7 @@ enum Opening {
     Doctype,
     Html,
     Head,
-    /// Too little is seen yet.
+    /// More bytes are needed.
     Partial,
     Other,
 }
@@ -151,7 +151,7 @@ fn opening(bytes: &[u8]) -> Opening {
     Opening::Other
 }
 
-/// The bytes that show the end of a head: a closing tag, or an opening one and what is behind its name.
+/// Number of bytes that show the end of a head: `</head`, or `<body` and the byte after it.
 const END_OF_HEAD: usize = b"</head".len();
 
 fn end_of_head(bytes: &[u8]) -> Option<usize> {
@@ -159,7 +159,7 @@ fn end_of_head(bytes: &[u8]) -> Option<usize> {
     memchr::memchr_iter(b'<', bytes).find(|at| bytes.get(*at..at + END_OF_HEAD).is_some_and(is_end))
 }
 
-/// Judges a head whose place for a script is `at`.
+/// Judges a complete head; a script would go to `at`.
 fn judge(head: &[u8], at: usize, script: &str) -> Place {
     if memmem::find(head, script.as_bytes()).is_some() {
         Place::Taken
@@ -186,7 +186,7 @@ mod tests {
         Search::new(SCRIPT).resume(page)
     }
 
-    /// The place in a page that comes in pieces of these sizes, in turn, and how many bytes were examined for it.
+    /// The place in a page that arrives in pieces of these sizes, in turn, and the number of bytes examined.
     fn in_pieces(page: &[u8], sizes: &[usize]) -> (Place, usize) {
         let (mut search, mut length, mut examined) = (Search::new(SCRIPT), 0, 0);
         let mut sizes = sizes.iter().cycle();
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn the_place_is_right_behind_the_opening_of_the_head() {
+    fn the_script_goes_right_after_the_opening_tag_of_the_head() {
         let tail = "<meta charset=utf-8><title>Streamlit</title></head><body></body></html>";
         for front in [
             "<!doctype html><html lang=\"en\"><head>",
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_with_another_title_is_still_streamlits() {
+    fn a_streamlit_page_with_another_title_is_recognized() {
         let front = "<html><head>";
         assert_eq!(
             before(&format!("{front}<title>Ours</title><script>window.prerenderReady=!1</script></head>")),
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn every_front_of_a_page_is_judged_alike_or_not_yet() {
+    fn a_partial_page_is_never_judged_differently_from_the_whole() {
         let page = b"\xef\xbb\xbf<!-- a --><!doctype html>\n<html><head >\n<title>Streamlit</title></head><body>";
         let place_of_all = place(page);
         assert!(matches!(place_of_all, Place::At(_)));
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn other_pages_are_left_alone_at_once() {
+    fn other_pages_are_recognized_without_waiting_for_more() {
         for page in [
             "hello",
             "<p>",
@@ -263,7 +263,7 @@ mod tests {
         let page = "<head><script src=\"./_heartbeat/watchdog.js\"></script><title>Streamlit</title></head>";
         assert_eq!(found(page), Place::Taken);
     }
-    /// What makes a search look long, or look again.
+    /// Pages that make a search long, or repeat it.
     fn hostile() -> impl Strategy<Value = Vec<u8>> {
         const BEGINS: [&str; 5] = ["", "\u{feff}", "<!doctype html>", "<html><head>", "<head><title>Streamlit</title>"];
         const PARTS: [&str; 26] = [
@@ -303,7 +303,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_page_in_any_pieces_has_its_place_where_it_has_it_whole(
+        fn splitting_a_page_does_not_change_its_place(
             page in hostile(),
             sizes in prop::collection::vec(1..30usize, 1..5),
         ) {
@@ -313,9 +313,9 @@ mod tests {
     }
 
     #[test]
-    fn no_byte_is_examined_more_than_a_few_times_however_the_page_is_cut() {
+    fn the_bytes_examined_are_bounded_however_the_page_is_split() {
         const LENGTH: usize = 64 * 1024;
-        /// What may have to be seen again, since it is shorter than what is looked for.
+        /// The most bytes examined again per piece: the longest text searched for.
         const AGAIN: usize = "<!doctype".len();
         let head = "<html><head>";
         for (begin, filler) in [

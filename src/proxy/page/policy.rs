@@ -4,8 +4,8 @@ use http::header::{self, HeaderMap};
 
 /// Whether every policy allows a script of the page's own origin (CSP Level 3 §6.7.1); `host` is the page's.
 ///
-/// In doubt it does not: a script that the browser blocks does nothing, but each user's console, and a report to the
-/// app's operator, would say so.
+/// In doubt it does not: a blocked script does nothing, but causes an error in each user's console and a report to the
+/// app's operator.
 pub(super) fn allows_own_script(headers: &HeaderMap, host: Option<&str>) -> bool {
     headers
         .get_all(header::CONTENT_SECURITY_POLICY)
@@ -15,7 +15,7 @@ pub(super) fn allows_own_script(headers: &HeaderMap, host: Option<&str>) -> bool
 
 fn allows(policy: &str, host: Option<&str>) -> bool {
     let directives = || policy.split(';').map(|directive| directive.split_ascii_whitespace());
-    // The first directive of a name counts; without any of these three there is no restriction.
+    // The first directive of a name counts; without any of these three, scripts are not restricted.
     let sources = ["script-src-elem", "script-src", "default-src"]
         .into_iter()
         .find_map(|name| directives().find_map(|mut words| words.next()?.eq_ignore_ascii_case(name).then_some(words)));
@@ -23,7 +23,7 @@ fn allows(policy: &str, host: Option<&str>) -> bool {
     let mut allowed = false;
     for source in sources {
         if source.eq_ignore_ascii_case("'strict-dynamic'") {
-            // Then addresses count for nothing.
+            // Then host sources and 'self' are ignored.
             return false;
         }
         let own_host = |host: &str| source.eq_ignore_ascii_case(host);
@@ -44,7 +44,7 @@ mod tests {
     }
 
     #[test]
-    fn a_policy_that_names_the_own_origin_allows() {
+    fn a_policy_with_the_own_origin_or_no_script_rule_allows_the_script() {
         for policy in [
             "script-src 'self'",
             "default-src 'none'; SCRIPT-SRC 'unsafe-eval' 'Self'",
@@ -60,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn every_policy_must_allow() {
+    fn the_script_is_forbidden_unless_every_policy_allows_it() {
         for policy in [
             "script-src 'none'",
             "script-src",

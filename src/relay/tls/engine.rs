@@ -1,39 +1,39 @@
-//! One turn of rustls' machine, on whichever side it stands: records in, bytes in the clear and records out.
+//! One step of rustls' state machine, for both sides: records in, plaintext and records out.
 
 use rustls::client::UnbufferedClientConnection;
 use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, InsufficientSizeError, UnbufferedStatus};
 
-/// Both sides of TLS behave alike once they have their keys.
+/// A connection of either side; both behave alike once they have keys.
 pub(in crate::relay) enum Connection {
     Server(UnbufferedServerConnection),
     Client(UnbufferedClientConnection),
 }
 
-/// What is wanted of a connection.
+/// An operation on a connection.
 pub(super) enum Operation<'a> {
-    /// To take what the peer says.
+    /// Process received records.
     Open,
-    /// To seal bytes.
+    /// Encrypt bytes.
     Seal(&'a [u8], &'a mut [u8]),
-    /// To seal the end.
+    /// Encrypt a `close_notify`.
     SealEnd(&'a mut [u8]),
 }
 
-/// What became of it.
+/// Result of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
-    /// There is more to do.
+    /// More steps are needed.
     Again,
-    /// The peer has said its `close_notify`.
+    /// The peer sent its `close_notify`.
     PeerEnded,
-    /// All that came is dealt with.
+    /// All complete records are processed.
     Dry,
-    /// So many bytes are sealed.
+    /// Length of the records, in bytes.
     Sealed(usize),
 }
 
-/// Bytes that wait, from `start` on; no memory while there are none.
+/// Waiting bytes, from `start` on; no memory while empty.
 #[derive(Default)]
 pub(super) struct Unsent {
     bytes: Vec<u8>,
@@ -69,7 +69,7 @@ impl Connection {
         }
     }
 
-    /// What ALPN has chosen (RFC 7301).
+    /// The protocol chosen by ALPN (RFC 7301).
     pub(in crate::relay) fn protocol(&self) -> Option<&[u8]> {
         match self {
             Self::Server(connection) => connection.alpn_protocol(),
@@ -99,8 +99,8 @@ impl Connection {
     }
 }
 
-/// One state of rustls' connection: what has come goes to `sink`, what has to leave to `unsent`. Answers how many bytes of
-/// the records are done with.
+/// Handles one state of rustls' connection: plaintext goes to `sink`, records to send go to `unsent`. Returns how many
+/// bytes of `records` were used.
 fn turn<Data>(
     status: UnbufferedStatus<'_, '_, Data>,
     errand: &mut Operation<'_>,
@@ -138,7 +138,7 @@ fn turn<Data>(
                 Operation::Seal(bytes, records) => Step::Sealed(traffic.encrypt(bytes, records).map_err(general)?),
                 Operation::SealEnd(records) => Step::Sealed(traffic.queue_close_notify(records).map_err(general)?),
             },
-            // Early data is never asked for; whatever later versions know is not waited for.
+            // Early data is never enabled; states of later rustls versions are not awaited.
             _ => Step::Dry,
         })
     };

@@ -1,4 +1,4 @@
-//! What the admin port answers to each request.
+//! The admin port's response to each request.
 
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, ORIGIN, X_CONTENT_TYPE_OPTIONS};
@@ -12,8 +12,8 @@ const TEXT: &str = "text/plain; charset=utf-8";
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 const JSON: &str = "application/json";
 
-/// The answer to who wants the drain to begin: for clients on this machine that are no browsers: a browser says with every POST from where it
-/// comes (Fetch Standard §3.2), and no page can keep it from that, whatever name it has for this port.
+/// Handles `POST /drain`. Accepts local non-browser clients only. Browsers always send Origin or Sec-Fetch-Site on POST
+/// (Fetch Standard §3.2), and no page can prevent that, whatever host name it uses for this port.
 pub(super) fn drain<B>(request: &Request<B>, here: bool) -> Response<Bytes> {
     if request.method() != Method::POST {
         return not_allowed("POST", "POST only\n");
@@ -27,7 +27,7 @@ pub(super) fn drain<B>(request: &Request<B>, here: bool) -> Response<Bytes> {
     accepted
 }
 
-/// Every other answer.
+/// Every other response.
 pub(super) async fn respond<B>(request: &Request<B>, shared: &Shared) -> Response<Bytes> {
     if request.method() != Method::GET && request.method() != Method::HEAD {
         return not_allowed("GET, HEAD", "GET or HEAD only\n");
@@ -53,8 +53,8 @@ pub(super) async fn respond<B>(request: &Request<B>, shared: &Shared) -> Respons
     }
 }
 
-/// The answer to a probe, once the relay's runtime has run a task: this thread would answer also if no session were served
-/// any more. A relay that stands still gives no answer, which the probe's own timeout finds.
+/// The response to a probe, once the relay's runtime has run a task: this thread would respond even if no session were
+/// served. If the relay hangs there is no response, which the probe's own timeout detects.
 async fn probe(relay: &Handle, verdict: Result<&'static str, &'static str>) -> Response<Bytes> {
     match relay.spawn(async {}).await.map_or(Err("the relay has ended\n"), |()| verdict) {
         Ok(well) => answer(StatusCode::OK, TEXT, well),
@@ -62,7 +62,7 @@ async fn probe(relay: &Handle, verdict: Result<&'static str, &'static str>) -> R
     }
 }
 
-/// A scrape, with a turn for other connections after each app.
+/// A scrape, which yields to other connections after each app.
 async fn metrics(shared: &Shared) -> String {
     let _turn = shared.scraping.lock().await;
     let mut scrape = shared.state.metrics.scrape();

@@ -1,7 +1,7 @@
-//! The places for connections to the admin port, and for the bytes of answers that wait to be read.
+//! Limits the admin port's connections, and the bytes of its unread responses.
 //!
-//! Invariant: a new connection always gets a place, and an answer its memory; if there is no room, the connection that has waited
-//! longest for its client is closed. So floods of idle, slow or silent clients keep no probe out.
+//! Invariant: a new connection always gets a slot, and a response its memory. If a limit is reached, the connection
+//! that has waited longest for its client is closed. So floods of idle, slow or silent clients do not block probes.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,14 +10,14 @@ use bytes::Bytes;
 use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 
-/// Connections served at a time. `limits::capacity` keeps 80 file handles for these, for the next one (accepted before the one
-/// that it displaces is gone) and for the process, which has 17 open when it serves nobody.
+/// Concurrent connections. `limits::capacity` reserves 80 file descriptors: for these, for the next one (accepted
+/// before the displaced one is closed), and for the process, which has 17 open when idle.
 pub(super) const MOST: usize = 60;
 
-/// Bytes of answers that wait for their clients at a time; one answer may be larger. Five scrapes of 100 routes.
+/// Limit of all responses' unread bytes; one response may be larger. Five scrapes of 100 routes.
 pub(super) const MOST_UNREAD: usize = 16 << 20;
 
-/// The places; clones share them.
+/// The slots; clones share them.
 #[derive(Clone, Default)]
 pub(super) struct Places(Arc<Mutex<Taken>>);
 
@@ -27,39 +27,39 @@ struct Taken {
     connections: BTreeMap<u64, Connection>,
 }
 
-/// A connection that has a place.
+/// A connection with a slot.
 struct Connection {
-    /// When it was accepted, or an answer was last begun or read to its end.
+    /// When it was accepted, or a response was last started or fully read.
     since: Instant,
-    /// Requests whose answers are not read yet.
+    /// Requests whose responses are unread.
     answers: usize,
     /// Bytes of these.
     unread: usize,
     closed: CancellationToken,
 }
 
-/// A connection's place, until dropped.
+/// A connection's slot, until dropped.
 pub(super) struct Place {
     places: Places,
     id: u64,
     closed: CancellationToken,
 }
 
-/// A request whose answer is under way, until dropped.
+/// A request whose response is in progress, until dropped.
 pub(super) struct Answer {
     places: Places,
     id: u64,
     bytes: usize,
 }
 
-/// An answer's body, held by the connection until all of it is written to the socket.
+/// A response's body, held by the connection until all of it is written to the socket.
 struct Body {
     bytes: Bytes,
     _answer: Answer,
 }
 
 impl Places {
-    /// A place for a new connection.
+    /// A slot for a new connection.
     pub(super) fn enter(&self) -> Place {
         let mut taken = self.lock();
         if taken.connections.len() >= MOST {
@@ -73,7 +73,7 @@ impl Places {
     }
 
     fn change(&self, id: u64, change: impl FnOnce(&mut Connection)) {
-        // Closed ones are gone already.
+        // Closed connections are removed already.
         if let Some(connection) = self.lock().connections.get_mut(&id) {
             change(connection);
         }
@@ -86,8 +86,8 @@ impl Places {
 }
 
 impl Taken {
-    /// Closes one of these connections: the one that has longest sent no whole head, else the one that has longest not read
-    /// its answer. Returns whether there was one.
+    /// Closes one of the connections that `may_close` allows: the one that has waited longest for a complete head, else
+    /// for its response to be read. Returns whether there was one.
     fn close_one(&mut self, may_close: impl Fn(u64, &Connection) -> bool) -> bool {
         let candidates = self.connections.iter().filter(|(id, connection)| may_close(**id, connection));
         let first = candidates.min_by_key(|(_id, connection)| (connection.answers > 0, connection.since));
@@ -104,7 +104,7 @@ impl Taken {
 }
 
 impl Place {
-    /// A whole head has come.
+    /// A complete head was received.
     pub(super) fn answer(&self) -> Answer {
         self.places.change(self.id, |connection| {
             connection.answers += 1;
@@ -113,7 +113,7 @@ impl Place {
         Answer { places: self.places.clone(), id: self.id, bytes: 0 }
     }
 
-    /// Resolves when the place was given to another connection.
+    /// Resolves when this connection must make room for another.
     pub(super) fn closed(&self) -> WaitForCancellationFuture<'_> {
         self.closed.cancelled()
     }
@@ -126,7 +126,7 @@ impl Drop for Place {
 }
 
 impl Answer {
-    /// The answer's body, counted until it is written.
+    /// The response's body, counted until it is written.
     pub(super) fn with(mut self, bytes: Bytes) -> Bytes {
         self.bytes = bytes.len();
         {
@@ -171,9 +171,9 @@ mod tests {
     #[derive(Clone, Debug)]
     enum Event {
         Connects,
-        /// Sends a request; its answer has this many bytes and is not read yet.
+        /// Sends a request; its response has this many bytes and is unread.
         Asks(Index, usize),
-        /// Reads its answer to the end.
+        /// Reads its response to the end.
         Reads(Index),
         Leaves(Index),
     }
@@ -198,7 +198,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whoever_comes_or_asks_has_room_and_all_of_it_stays_bounded(
+        fn each_new_connection_and_response_gets_room_and_both_totals_stay_bounded(
             events in prop::collection::vec(event(), 1..400)
         ) {
             static ZEROS: [u8; 2 * MOST_UNREAD] = [0; 2 * MOST_UNREAD];
@@ -219,7 +219,7 @@ mod tests {
                     Event::Leaves(client) if !clients.is_empty() => _ = clients.swap_remove(client.index(clients.len())),
                     Event::Leaves(_) => {}
                 }
-                // Who is closed goes, as its task does.
+                // A closed client leaves, as its task ends.
                 clients.retain(is_open);
                 let unread: Vec<_> = clients.iter().filter_map(|client| client.answer.as_ref().map(Bytes::len)).collect();
                 prop_assert!(clients.len() <= MOST);
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_waits_for_its_own_request_goes_before_who_waits_for_an_answer() {
+    async fn connections_without_a_request_are_closed_before_those_with_an_unread_response() {
         let places = Places::default();
         let mut clients = Vec::new();
         for _client in 0..MOST {
@@ -245,6 +245,6 @@ mod tests {
         let open: Vec<_> = clients.iter().map(is_open).collect();
         assert_eq!((open[0], open[1], open.iter().filter(|open| **open).count()), (true, true, 2));
         let _newest = places.enter();
-        assert!(is_open(&clients[0]) && !is_open(&clients[1]), "one answer is under way still, the other was read");
+        assert!(is_open(&clients[0]) && !is_open(&clients[1]), "one response is still unread, the other was read");
     }
 }

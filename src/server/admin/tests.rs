@@ -38,7 +38,7 @@ async fn serving(state: AdminState) -> Admin {
 }
 
 impl Admin {
-    /// Head and body of the answer; ends when the server closes.
+    /// Head and body of the response; returns when the server closes.
     async fn ask(&self, method: &str, path: &str) -> (String, String) {
         let mut stream = TcpStream::connect(self.address).await.unwrap();
         let request = format!("{method} {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n");
@@ -75,10 +75,10 @@ async fn a_draining_sidecar_is_live_but_not_ready() {
 }
 
 #[tokio::test]
-async fn a_drain_is_begun_by_a_post_and_by_nothing_else() {
+async fn only_a_post_from_a_non_browser_starts_a_drain() {
     let admin = admin().await;
     assert!(admin.ask("GET", "/drain").await.0.starts_with("HTTP/1.1 405 "));
-    // Lines smuggled in behind the path are a browser's.
+    // Appended header lines, as only browsers send them.
     for field in ["origin: http://127.0.0.1:9600", "Origin: null", "sec-fetch-site: same-origin"] {
         let (head, _) = admin.ask("POST", &format!("/drain HTTP/1.1\r\n{field}\r\nx: ")).await;
         assert!(head.starts_with("HTTP/1.1 403 "), "{field}: {head}");
@@ -93,14 +93,14 @@ async fn a_drain_is_begun_by_a_post_and_by_nothing_else() {
 }
 
 #[test]
-fn a_drain_is_not_begun_from_another_machine() {
+fn another_machine_cannot_start_a_drain() {
     let request = Request::post("/drain").body(()).unwrap();
     assert_eq!(pages::drain(&request, false).status(), StatusCode::FORBIDDEN);
     assert_eq!(pages::drain(&request, true).status(), StatusCode::ACCEPTED);
 }
 
 #[tokio::test]
-async fn the_admin_port_does_not_hold_up_the_drain() {
+async fn open_admin_connections_do_not_delay_the_drain() {
     let admin = admin().await;
     let mut idle = TcpStream::connect(admin.address).await.unwrap();
     idle.write_all(b"GET /livez HTTP/1.1\r\nhost: admin\r\n\r\n").await.unwrap();
@@ -132,7 +132,7 @@ async fn sessions_are_a_json_array() {
 }
 
 #[tokio::test]
-async fn the_index_is_a_page_that_no_other_site_may_frame_or_feed() {
+async fn the_index_page_forbids_framing_and_foreign_content() {
     let admin = admin().await;
     let (head, body) = admin.ask("GET", "/").await;
     assert!(head.contains("content-type: text/html; charset=utf-8"), "{head}");
@@ -149,7 +149,7 @@ async fn the_index_is_a_page_that_no_other_site_may_frame_or_feed() {
 }
 
 #[tokio::test]
-async fn the_numbers_of_the_page_are_json() {
+async fn the_status_numbers_are_json() {
     let admin = admin().await;
     let _session = admin.open_session();
     let (head, body) = admin.ask("GET", "/status.json?sort=id&order=desc").await;
@@ -168,7 +168,7 @@ async fn head_gives_the_length_without_the_body() {
 }
 
 #[tokio::test]
-async fn other_methods_are_refused() {
+async fn other_methods_are_rejected() {
     for method in ["POST", "DELETE", "OPTIONS", "BREW"] {
         let (head, _) = admin().await.ask(method, "/metrics").await;
         assert!(head.starts_with("HTTP/1.1 405 ") && head.contains("allow: GET, HEAD"), "{head}");
@@ -184,7 +184,7 @@ async fn unknown_paths_are_not_found() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_asks_nothing_more_is_hung_up_on() {
+async fn idle_clients_are_disconnected_after_the_header_timeout() {
     let admin = admin().await;
     for first in ["", "GET /livez HTTP/1.1\r\n", "GET /livez HTTP/1.1\r\nhost: admin\r\n\r\n"] {
         let mut client = TcpStream::connect(admin.address).await.unwrap();
@@ -196,7 +196,7 @@ async fn a_client_that_asks_nothing_more_is_hung_up_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_does_not_read_its_answer_is_hung_up_on() {
+async fn a_client_that_does_not_read_its_response_is_disconnected() {
     let admin = admin().await;
     let _sessions: Vec<_> = (0..5000).map(|_session| admin.open_session()).collect();
     let mut client = TcpStream::connect(admin.address).await.unwrap();
@@ -209,7 +209,7 @@ async fn a_client_that_does_not_read_its_answer_is_hung_up_on() {
 }
 
 #[test]
-fn a_probe_is_answered_by_the_relays_runtime_and_nothing_else_is() {
+fn only_probes_need_the_relays_runtime() {
     let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let (relay, stopped) = (runtime(), tokio_util::sync::CancellationToken::new());
     let handle = relay.handle().clone();
@@ -234,7 +234,7 @@ fn a_probe_is_answered_by_the_relays_runtime_and_nothing_else_is() {
 }
 
 #[tokio::test]
-async fn stop_cuts_what_is_open() {
+async fn stop_aborts_open_connections() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let state = state();

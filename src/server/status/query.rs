@@ -1,11 +1,11 @@
-//! Which sessions the status page asks for, and in which order.
+//! Selects and sorts the sessions that a status query requests.
 
 use std::cmp::Ordering;
 use std::time::Duration;
 
 use crate::session::SessionView;
 
-/// What says in which order rows come, by the names of [`SessionView`]'s fields.
+/// Sort keys of rows, by the names of [`SessionView`]'s fields.
 pub(super) const COLUMNS: &[(&str, Column)] = &[
     ("id", |session| Some(Key::Number(session.id as f64))),
     ("upstream", |session| Some(Key::Text(&session.upstream))),
@@ -24,12 +24,12 @@ pub(super) const COLUMNS: &[(&str, Column)] = &[
     ("messages_to_upstream", |session| Some(Key::Number(session.messages_to_upstream as f64))),
 ];
 
-/// The most sessions that one answer has.
+/// Maximum number of sessions in a response.
 pub(super) const MOST_ROWS: usize = 1000;
-/// Sessions in an answer, if nothing else is asked for.
+/// Default number of sessions in a response.
 const ROWS: usize = 100;
 
-/// What may be asked for, all of it optional: `sort` (a number's or text's name in `/sessions`), `order` (`asc`, `desc`),
+/// Query parameters, all optional: `sort` (the name of a number or text in `/sessions`), `order` (`asc`, `desc`),
 /// `limit` (rows), `filter` (part of an id, an upstream or a version) and `since` (milliseconds: answers from then on).
 pub(super) struct Query {
     column: Column,
@@ -39,7 +39,7 @@ pub(super) struct Query {
     pub(super) since: Duration,
 }
 
-/// What a session is sorted by; `None` comes last in either order.
+/// Returns a session's sort key; `None` comes last in either order.
 pub(super) type Column = for<'a> fn(&'a SessionView) -> Option<Key<'a>>;
 
 /// One column's keys are all of one kind.
@@ -86,12 +86,12 @@ impl Query {
             || session.id.to_string().contains(&self.filter)
     }
 
-    /// The first of those that are let through, and how many those are.
+    /// The first sessions that match the filter, and the number of all that do.
     pub(super) fn first<'s>(&self, sessions: &'s [SessionView]) -> (Vec<&'s SessionView>, usize) {
         let mut rows: Vec<_> = sessions.iter().filter(|session| self.lets_through(session)).collect();
         let matching = rows.len();
         if matching > self.limit {
-            // Only those that are shown need an order among themselves.
+            // Only the rows that are shown need an order among themselves.
             rows.select_nth_unstable_by(self.limit, |one, other| self.compare(one, other));
             rows.truncate(self.limit);
         }

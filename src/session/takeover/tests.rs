@@ -1,4 +1,4 @@
-//! Owners one by one, then a model: many visitors who claim, name, close and leave in any order.
+//! Single owners, then a model: many clients that claim, name, close and leave in any order.
 
 use std::cell::RefCell;
 use std::pin::pin;
@@ -50,7 +50,7 @@ async fn a_claim_waits_until_the_older_connection_is_over() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_older_connection_that_takes_its_whole_time_is_counted_as_cut() {
+async fn an_older_connection_that_uses_its_whole_timeout_is_counted_as_a_timeout() {
     let owners = Owners::default();
     let (older, mut newer) = (established(&owners), owner(&owners));
     let cut = async {
@@ -62,7 +62,7 @@ async fn an_older_connection_that_takes_its_whole_time_is_counted_as_cut() {
 }
 
 #[tokio::test]
-async fn of_claims_that_wait_only_the_newest_goes_on() {
+async fn only_the_newest_waiting_claim_proceeds() {
     let owners = Owners::default();
     let (older, mut one, mut two) = (established(&owners), owner(&owners), owner(&owners));
     let mut first = Box::pin(one.claim(id(0), TIMEOUT));
@@ -77,7 +77,7 @@ async fn of_claims_that_wait_only_the_newest_goes_on() {
 }
 
 #[tokio::test]
-async fn a_browser_that_leaves_while_it_waits_leaves_nothing_behind() {
+async fn a_claim_dropped_while_it_waits_leaves_no_entry() {
     let owners = Owners::default();
     let (older, mut one, mut two) = (established(&owners), owner(&owners), owner(&owners));
     assert!(one.claim(id(0), TIMEOUT).now_or_never().is_none());
@@ -89,7 +89,7 @@ async fn a_browser_that_leaves_while_it_waits_leaves_nothing_behind() {
 }
 
 #[tokio::test]
-async fn without_takeovers_nothing_is_owned() {
+async fn without_takeover_no_session_is_owned() {
     let mut off = Owner::new(None);
     assert_eq!(off.claim(id(0), TIMEOUT).await, Ok(None));
     off.name(id(0));
@@ -97,7 +97,7 @@ async fn without_takeovers_nothing_is_owned() {
 }
 
 #[tokio::test]
-async fn the_session_that_the_app_names_replaces_the_one_that_was_asked_for() {
+async fn the_session_named_by_the_app_replaces_the_requested_one() {
     let owners = Owners::default();
     let mut older = established(&owners);
     older.name(id(1));
@@ -108,7 +108,7 @@ async fn the_session_that_the_app_names_replaces_the_one_that_was_asked_for() {
 }
 
 #[tokio::test]
-async fn an_app_that_names_a_session_twice_ends_its_older_connection() {
+async fn naming_a_session_twice_ends_its_older_connection() {
     let owners = Owners::default();
     let (older, mut newer, mut newest) = (established(&owners), owner(&owners), owner(&owners));
     newer.name(id(0));
@@ -130,12 +130,12 @@ struct ClientConnection {
     /// How long the app takes to answer the handshake, and whether with a 101.
     handshake: u64,
     accepted: bool,
-    /// The session that the app names, how long after its 101.
+    /// The session that the app names, and the delay after its 101.
     named: Option<(u64, u8)>,
     lasts: u64,
     /// How long the app takes to close it when asked to.
     closing: u64,
-    /// When the browser is gone, wherever that is.
+    /// When the browser leaves, in any phase.
     leaves: Option<u64>,
 }
 
@@ -164,7 +164,7 @@ impl App {
         if let Some(session) = session {
             let others = self.open.iter().filter(|other| other.session == Some(session)).count();
             assert_eq!(others, 0, "a handshake starts while another connection of its session is open");
-            assert_eq!(self.newest[&session], visit, "only the newest goes on");
+            assert_eq!(self.newest[&session], visit, "only the newest proceeds");
         }
         self.open.push(Open { visit, session, stop });
     }
@@ -181,7 +181,7 @@ impl App {
 
     fn on_superseded(&mut self, visit: usize, session: Option<u8>) {
         let session = session.expect("only one that owns a session");
-        assert_ne!(self.newest[&session], visit, "the newest is not told to end");
+        assert_ne!(self.newest[&session], visit, "the newest is not stopped");
     }
 
     fn close(&mut self, visit: usize) {
@@ -281,14 +281,14 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
 
     #[test]
-    fn whatever_comes_in_any_order_the_app_has_one_living_connection_of_a_session(visits in visits()) {
+    fn in_any_order_the_app_has_at_most_one_live_connection_of_a_session(visits in visits()) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build()?;
         let (owners, app) = (Owners::default(), RefCell::new(App::default()));
         runtime.block_on(async {
-            // Unlike `join_all` it polls only those that were woken.
+            // Unlike `join_all` it polls only woken futures.
             let all: FuturesUnordered<_> =
                 visits.iter().enumerate().map(|(number, visit)| visit.run(number, &owners, &app)).collect();
-            // The longest visit takes less than a fourth of this.
+            // The longest visit takes less than a quarter of this.
             timeout(Duration::from_secs(1), all.collect::<()>()).await.expect("every visit ends");
         });
         prop_assert!(app.borrow().open.is_empty() && is_empty(&owners));
@@ -296,7 +296,7 @@ proptest! {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn on_many_threads_too_the_app_has_one_connection_of_a_session_and_every_claim_ends() {
+async fn across_threads_the_app_has_one_connection_of_a_session_and_every_claim_ends() {
     const CLAIMS: usize = 2000;
     let (owners, open, lived) = (Owners::default(), Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let claims = (0..CLAIMS).map(|number| {

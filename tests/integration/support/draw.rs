@@ -1,7 +1,7 @@
-//! Whole configurations within the documented bounds, drawn from the table of settings.
+//! Random whole configurations within the documented bounds, from the table of settings.
 //!
-//! The bounds are found by asking each setting what it accepts. A setting that is added to the table is therefore drawn
-//! too; only a new kind of value (`value_name`) has to be added to [`Values::of`].
+//! The bounds are found by trying values on each setting, so a new setting in the table is drawn too. Only a new kind
+//! of value (`value_name`) has to be added to [`Values::of`].
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -10,11 +10,11 @@ use std::time::Duration;
 use heartbeat_sidecar::config::{Form, Problem, Problems, SETTINGS, Setting, Sources, load};
 use proptest::prelude::*;
 
-/// What the values that name something on this machine are drawn from.
+/// Addresses and files for the values that refer to this machine.
 pub(crate) struct World {
     /// Addresses of app servers.
     pub(crate) upstreams: Vec<String>,
-    /// Where `tls.crt`, `tls.key` and `ca.crt` are.
+    /// The folder of `tls.crt`, `tls.key` and `ca.crt`.
     pub(crate) folder: std::path::PathBuf,
 }
 
@@ -22,16 +22,16 @@ pub(crate) struct World {
 #[derive(Clone, Debug)]
 pub(crate) struct Drawn {
     values: Vec<String>,
-    /// How many routes take the place of `upstream`.
+    /// How many routes replace `upstream`.
     routes: usize,
 }
 
 /// What a setting accepts.
 #[derive(Clone, Debug)]
 enum Values {
-    /// All from the least to the most, written in this way, and these words.
+    /// All numbers from `least` to `most`, written with `unit`, and these words.
     Range { least: u64, most: u64, unit: &'static str, words: Vec<String> },
-    /// Only these, as far as a test can say.
+    /// These samples; the setting may accept more.
     Listed(Vec<String>),
 }
 
@@ -69,11 +69,11 @@ impl Values {
         }
     }
 
-    /// The widest range around a value that the setting accepts.
+    /// The widest accepted range around an accepted value.
     fn range(setting: &'static Setting, accepted: u64, unit: &'static str) -> Self {
         let accepts = |value: u64| is_within_bounds(setting, &format!("{value}{unit}"));
         assert!(accepts(accepted), "{} refuses its default", setting.key);
-        // Bounds between a value that is accepted and one that may not be.
+        // Binary search for each bound.
         let (mut least, mut below) = (accepted, 0);
         while below < least {
             let middle = below + (least - below) / 2;
@@ -87,7 +87,7 @@ impl Values {
         Self::Range { least, most, unit, words: Vec::new() }
     }
 
-    /// The least and the most, or the first and the last.
+    /// The minimum and the maximum, or the first and the last.
     fn extremes(&self) -> [String; 2] {
         match self {
             Self::Range { least, most, unit, .. } => [format!("{least}{unit}"), format!("{most}{unit}")],
@@ -95,7 +95,7 @@ impl Values {
         }
     }
 
-    /// Extremes often, whatever lies between them sometimes, the default as often as either.
+    /// Weights of a range: 3 for extremes and words, 2 for values between, 2 for the default.
     fn strategy(self, default: String) -> BoxedStrategy<String> {
         match self {
             Self::Listed(texts) => prop::sample::select(texts).boxed(),
@@ -103,7 +103,7 @@ impl Values {
                 let ends = [least, (least + 1).min(most), most.saturating_sub(1).max(least), most];
                 let ends = ends.map(|end| format!("{end}{unit}")).into_iter().chain(words).collect::<Vec<_>>();
                 let between = (least..=most).prop_map(move |value| format!("{value}{unit}"));
-                // Bounds are far apart: most of what lies between them is large.
+                // Bounds are far apart, so most values between them are large.
                 let magnitude =
                     (0..64_u32).prop_map(move |bits| format!("{}{unit}", 1_u64.wrapping_shl(bits).clamp(least, most)));
                 prop_oneof![3 => prop::sample::select(ends), 1 => between, 1 => magnitude, 2 => Just(default)].boxed()
@@ -119,7 +119,7 @@ impl World {
         (values.collect::<Vec<_>>(), 0..3_usize).prop_map(|(values, routes)| Drawn { values, routes })
     }
 
-    /// All settings at their least, and all at their most.
+    /// All settings at their minimum, and all at their maximum.
     pub(crate) fn extremes(&self) -> [Drawn; 2] {
         let ends: Vec<_> = SETTINGS.iter().map(|setting| Values::of(setting, self).extremes()).collect();
         [0, 1].map(|end| Drawn { values: ends.iter().map(|ends| ends[end].clone()).collect(), routes: 0 })
@@ -139,7 +139,7 @@ impl Drawn {
         self
     }
 
-    /// The same, with what `other` has for these settings; routes go with `upstream`.
+    /// The same, with `other`'s values for these settings; routes go with `upstream`.
     #[must_use]
     pub(crate) fn but(mut self, other: &Self, keys: &[&str]) -> Self {
         if keys.contains(&"upstream") {
@@ -151,11 +151,11 @@ impl Drawn {
         self
     }
 
-    /// Writes it as a file. Values that exclude each other, each within its bounds, are replaced by defaults until none are
-    /// left; the configuration that is written is valid.
+    /// Writes a valid file: conflicting values, each within its bounds, are replaced by defaults until no conflict is
+    /// left.
     ///
     /// # Panics
-    /// A value is refused although it is within its setting's bounds.
+    /// A value within its setting's bounds is refused.
     pub(crate) fn write(mut self, path: &Path) -> Self {
         let sources = Sources { config: Some(path.to_owned()), ..Sources::default() };
         loop {
@@ -174,7 +174,7 @@ impl Drawn {
         }
     }
 
-    /// A file.
+    /// The file's text.
     fn text(&self) -> String {
         let (mut text, mut table) = (String::new(), "");
         for (setting, value) in SETTINGS.iter().zip(&self.values) {
@@ -202,7 +202,7 @@ fn place(key: &str) -> usize {
     SETTINGS.iter().position(|setting| setting.key == key).expect("a key of the table")
 }
 
-/// Whether a setting accepts a value for itself; what others have to say is another question.
+/// Whether a setting accepts a value; conflicts with other settings are ignored.
 fn is_within_bounds(setting: &'static Setting, text: &str) -> bool {
     let sources = Sources { flags: vec![(setting, text.to_owned())], ..Sources::default() };
     match load(&sources) {

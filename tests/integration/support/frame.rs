@@ -13,7 +13,7 @@ pub(crate) const PONG: u8 = 0x8a;
 pub(crate) const HEARTBEAT: [u8; 3] = [0x88, 0x01, 0x01];
 /// `ForwardMsg { heartbeat_ack: true }`.
 pub(crate) const PLAIN_ACK: [u8; 3] = [0xd0, 0x01, 0x01];
-/// An ack that no frontend takes amiss.
+/// The ack that every frontend accepts.
 pub(crate) const COMPATIBLE_ACK: [u8; 5] = [0x52, 0x00, 0xd0, 0x01, 0x01];
 
 const KEY: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
@@ -28,7 +28,7 @@ pub(crate) struct Frame {
 }
 
 impl Frame {
-    /// The frame at the front of `bytes`, and how many bytes it takes; `None` while it is not whole.
+    /// The frame at the start of `bytes`, and its length; `None` if it is incomplete.
     pub(crate) fn parse(bytes: &[u8]) -> Option<(Self, usize)> {
         let (first, second) = (*bytes.first()?, *bytes.get(1)?);
         let (length, mut at) = match second & 0x7f {
@@ -52,13 +52,13 @@ impl Frame {
     }
 }
 
-/// A frame of a server.
+/// A server's frame.
 pub(crate) fn plain(first: u8, payload: impl AsRef<[u8]>) -> Vec<u8> {
     let payload = payload.as_ref();
     [&header(first, payload.len() as u64, false)[..], payload].concat()
 }
 
-/// A frame of a browser.
+/// A browser's frame.
 pub(crate) fn masked(first: u8, payload: impl AsRef<[u8]>) -> Vec<u8> {
     let payload = payload.as_ref();
     let mut frame = header(first, payload.len() as u64, true);
@@ -66,7 +66,7 @@ pub(crate) fn masked(first: u8, payload: impl AsRef<[u8]>) -> Vec<u8> {
     frame
 }
 
-/// The header of a frame that declares so many bytes.
+/// The header of a frame that declares this length.
 pub(crate) fn header(first: u8, length: u64, masked: bool) -> Vec<u8> {
     let bit = if masked { 0x80 } else { 0 };
     let mut header = match length {
@@ -85,15 +85,15 @@ pub(crate) fn heartbeat() -> Vec<u8> {
     masked(BINARY, HEARTBEAT)
 }
 
-/// The session of every [`new_session`].
+/// The session id in every [`new_session`].
 pub(crate) const SESSION_ID: &str = "7a4fd3b1-25b0-4f38-9d05-0a55b18df5c2";
 
-/// The first message of a script run of a server of this version.
+/// The first message of a script run, from a server of this version.
 pub(crate) fn new_session(version: &str) -> Vec<u8> {
     new_session_of(version, SESSION_ID)
 }
 
-/// The same of another session. Of two connections that are given one session the older is closed.
+/// The same with another session id. The older of two connections with one id is closed.
 pub(crate) fn new_session_of(version: &str, session_id: &str) -> Vec<u8> {
     let environment_info = Some(EnvironmentInfo { streamlit_version: version.to_owned() });
     let session_id = session_id.to_owned();

@@ -1,4 +1,4 @@
-//! A browser that speaks HTTP/2: by a library, or frame by frame for what no library says.
+//! An HTTP/2 browser: by a library, or frame by frame for what no library sends.
 
 use std::net::SocketAddr;
 
@@ -23,7 +23,7 @@ pub(crate) const END_HEADERS: u8 = 4;
 
 pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// A connection; requests may run side by side.
+/// A connection; requests may be concurrent.
 pub(crate) struct Browser {
     requests: SendRequest<Bytes>,
     connection: JoinHandle<Result<(), h2::Error>>,
@@ -32,14 +32,14 @@ pub(crate) struct Browser {
 impl Browser {
     pub(crate) async fn connect(pki: &Pki, address: SocketAddr) -> Self {
         let stream = pki.offer(address, &[b"h2", b"http/1.1"]).await;
-        // Room for other streams beside one that is full.
+        // Room for other streams while one is full.
         let mut client = h2::client::Builder::new();
         let (requests, connection) =
             soon(client.initial_connection_window_size(1 << 20).handshake(stream)).await.unwrap();
         Self { requests, connection: tokio::spawn(connection) }
     }
 
-    /// Sends a request whose body is still to come; the answer.
+    /// Sends a request's head; returns the response and the body's sender.
     #[track_caller]
     pub(crate) fn begin(
         &mut self,
@@ -49,7 +49,7 @@ impl Browser {
         (soon(answer), body)
     }
 
-    /// Sends a request without a body; the answer.
+    /// Sends a request without a body; returns the response.
     #[track_caller]
     pub(crate) fn ask(
         &mut self,
@@ -64,7 +64,7 @@ impl Browser {
     }
 }
 
-/// All of a body, which is taken as it comes.
+/// Reads a whole body, and releases window as data arrives.
 pub(crate) async fn whole(body: &mut RecvStream) -> Result<Vec<u8>, h2::Error> {
     let mut all = Vec::new();
     while let Some(data) = soon(body.data()).await {
@@ -75,7 +75,7 @@ pub(crate) async fn whole(body: &mut RecvStream) -> Result<Vec<u8>, h2::Error> {
     Ok(all)
 }
 
-/// A request of the app's page.
+/// A GET request.
 pub(crate) fn get(path: &str) -> Request<()> {
     Request::get(format!("https://app.test{path}")).body(()).unwrap()
 }
@@ -87,7 +87,7 @@ pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: impl AsRef<[u8]>)
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
-/// Fields as literals without indexing (RFC 7541 §6.2.2), so that they stay as they are written here.
+/// Fields as literals without indexing (RFC 7541 §6.2.2), so they are sent as written here.
 pub(crate) fn fields(fields: &[(&str, &str)]) -> Vec<u8> {
     let text = |text: &str| {
         let mut coded = vec![u8::try_from(text.len().min(127)).unwrap()];
@@ -103,13 +103,13 @@ pub(crate) fn fields(fields: &[(&str, &str)]) -> Vec<u8> {
     fields.iter().flat_map(|(name, value)| [vec![0], text(name), text(value)].concat()).collect()
 }
 
-/// What every request needs, and these fields.
+/// The fields that every request needs, and these.
 pub(crate) fn request(more: &[(&str, &str)]) -> Vec<u8> {
     let least = [(":method", "GET"), (":scheme", "https"), (":authority", "app.test"), (":path", "/")];
     fields(&[&least, more].concat())
 }
 
-/// A connection frame by frame, whose preface and settings are exchanged.
+/// A connection frame by frame, after preface and settings.
 pub(crate) struct Frames(pub(crate) Wire<TlsStream<TcpStream>>);
 
 impl Frames {

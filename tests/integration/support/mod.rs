@@ -1,6 +1,6 @@
-//! A sidecar in this process, an app server that the test plays by hand, and a reader of metrics.
+//! A sidecar in this process, an app server driven by the test, and a reader of metrics.
 //!
-//! Law: whatever waits is bounded, so that a hang is a failure that says where.
+//! Invariant: every wait is bounded, so a hang fails and names its place.
 
 pub(crate) mod draw;
 pub(crate) mod frame;
@@ -21,7 +21,7 @@ use tokio::task::JoinHandle;
 
 pub(crate) use self::wire::Wire;
 
-/// Longer than anything here takes on a busy machine.
+/// Longer than any wait here takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The key of RFC 6455 §1.3 and its answer.
@@ -29,7 +29,7 @@ pub(crate) const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 /// See [`KEY`].
 pub(crate) const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
-/// Waits, but not for ever.
+/// Waits for at most `PATIENCE`.
 #[track_caller]
 pub(crate) fn soon<T>(future: impl Future<Output = T>) -> impl Future<Output = T> {
     let place = std::panic::Location::caller();
@@ -41,7 +41,7 @@ pub(crate) fn soon<T>(future: impl Future<Output = T>) -> impl Future<Output = T
     }
 }
 
-/// An app server whose every byte the test writes itself.
+/// An app server whose bytes are all written by the test.
 pub(crate) struct App {
     listener: TcpListener,
 }
@@ -54,7 +54,7 @@ pub(crate) struct Sidecar {
     run: JoinHandle<()>,
 }
 
-/// A websocket through the sidecar, seen from both ends.
+/// Both ends of a websocket through the sidecar.
 pub(crate) struct Session {
     pub(crate) browser: Wire,
     pub(crate) app: Wire,
@@ -73,24 +73,24 @@ impl App {
         self.listener.local_addr().unwrap()
     }
 
-    /// A configuration whose upstream this is.
+    /// A configuration with this upstream.
     pub(crate) fn config(&self) -> Config {
         config(UpstreamAddress::Http { host: "127.0.0.1".to_owned(), port: self.address().port() })
     }
 
-    /// The next connection of the sidecar's.
+    /// The sidecar's next connection.
     #[track_caller]
     pub(crate) fn accept(&self) -> impl Future<Output = Wire> {
         let accepted = soon(self.listener.accept());
         async { Wire::new(accepted.await.unwrap().0) }
     }
 
-    /// Whether no connection waits to be taken.
+    /// Whether no connection waits to be accepted.
     pub(crate) fn is_untouched(&self) -> bool {
         self.listener.accept().now_or_never().is_none()
     }
 
-    /// Takes a handshake and answers it, with these header lines besides.
+    /// Answers a handshake with a 101, with these additional header lines.
     pub(crate) async fn shake_hands(&self, lines: &str) -> (String, Wire) {
         let mut app = self.accept().await;
         let head = app.head().await;
@@ -99,13 +99,13 @@ impl App {
     }
 }
 
-/// A configuration for a test: free ports, short patience with the upstream's acks.
+/// A configuration for a test: free local ports, defaults for the rest.
 pub(crate) fn config(upstream: UpstreamAddress) -> Config {
     let local = SocketAddr::from(([127, 0, 0, 1], 0));
     Config { listen: local, admin: local, upstream, ..Config::default() }
 }
 
-/// A 101 with these header lines besides; each ends with CR LF. It selects Streamlit's subprotocol if they select none.
+/// A 101 with these additional header lines; each ends with CR LF. Selects Streamlit's subprotocol if they select none.
 pub(crate) fn switching(lines: &str) -> String {
     let subprotocol = subprotocol(lines);
     format!(
@@ -114,8 +114,8 @@ pub(crate) fn switching(lines: &str) -> String {
     )
 }
 
-/// A browser's handshake with these header lines besides; each ends with CR LF. It offers Streamlit's subprotocol if they
-/// offer none.
+/// A browser's handshake with these additional header lines; each ends with CR LF. Offers Streamlit's subprotocol if
+/// they offer none.
 pub(crate) fn handshake(path: &str, lines: &str) -> String {
     let subprotocol = subprotocol(lines);
     format!(
@@ -135,19 +135,19 @@ impl Sidecar {
         let (stop, stopped) = oneshot::channel();
         let run = tokio::spawn(sidecar.run(async {
             if stopped.await.is_err() {
-                // Nobody can ask any more: it runs as long as the test's runtime.
+                // The sender is dropped: it runs as long as the test's runtime.
                 std::future::pending().await
             }
         }));
         Self { address, admin, stop: Some(stop), run }
     }
 
-    /// One that runs as a process of its own.
+    /// One that runs in another process.
     pub(crate) fn elsewhere(address: SocketAddr, admin: SocketAddr) -> Self {
         Self { address, admin, stop: None, run: tokio::spawn(async {}) }
     }
 
-    /// An app and a sidecar before it with the default settings.
+    /// An app, and a sidecar in front of it with default settings.
     pub(crate) async fn with_app() -> (App, Self) {
         let app = App::bind().await;
         let sidecar = Self::start(app.config()).await;
@@ -158,7 +158,7 @@ impl Sidecar {
         Wire::connect(self.address).await
     }
 
-    /// A connection that has had a request: hyper reads what is no first one.
+    /// A connection after its first request: hyper reads all later ones.
     pub(crate) async fn connect_used(&self, app: &App) -> Wire {
         let mut browser = self.connect().await;
         browser.send("GET /first HTTP/1.1\r\nHost: app.test\r\n\r\n").await;
@@ -174,7 +174,7 @@ impl Sidecar {
         self.open_with(app, path, "").await
     }
 
-    /// As [`Self::open`], with these header lines in the app's answer.
+    /// Like [`Self::open`], with these header lines in the app's answer.
     pub(crate) async fn open_with(&self, app: &App, path: &str, lines: &str) -> Session {
         let mut browser = self.connect().await;
         browser.send(handshake(path, "")).await;
@@ -188,7 +188,7 @@ impl Sidecar {
         self.open(app, "/_stcore/stream").await
     }
 
-    /// Asks for the drain.
+    /// Requests the drain.
     pub(crate) fn stop(&mut self) {
         self.stop.take().expect("stopped once").send(()).expect("it runs");
     }
@@ -198,7 +198,7 @@ impl Sidecar {
         soon(self.run).await.unwrap();
     }
 
-    /// An answer of the admin port: head and body.
+    /// A response of the admin port: head and body.
     pub(crate) async fn admin(&self, path: &str) -> (String, String) {
         ask_admin(self.admin, path).await
     }
@@ -208,7 +208,7 @@ impl Sidecar {
         metric(self.admin, name, labels).await
     }
 
-    /// As the function of this name.
+    /// See [`until`].
     #[track_caller]
     pub(crate) fn until<'a>(
         &self,
@@ -220,7 +220,7 @@ impl Sidecar {
     }
 }
 
-/// An answer of an admin port: head and body.
+/// A response of an admin port: head and body.
 pub(crate) async fn ask_admin(admin: SocketAddr, path: &str) -> (String, String) {
     let mut wire = Wire::connect(admin).await;
     wire.send(format!("GET {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n")).await;
@@ -242,7 +242,7 @@ pub(crate) async fn metric(admin: SocketAddr, name: &str, labels: &[(&str, &str)
     samples.iter().sum()
 }
 
-/// Waits until a metric has this value. There is no event for that: it is asked for again and again.
+/// Waits until a metric has this value. There is no event for that, so it polls.
 #[track_caller]
 pub(crate) fn until<'a>(
     admin: SocketAddr,

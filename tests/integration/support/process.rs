@@ -1,4 +1,4 @@
-//! The real binary as a process of its own, and its log.
+//! The real binary as a child process, and its log.
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -13,7 +13,7 @@ pub(crate) use rustix::process::Signal;
 
 use super::{App, soon};
 
-/// A sidecar that runs until it is told to stop, or dropped.
+/// A sidecar that runs until it is stopped or dropped.
 pub(crate) struct Process {
     pub(crate) address: SocketAddr,
     pub(crate) admin: SocketAddr,
@@ -22,12 +22,12 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// `run` before this app, with these flags besides.
+    /// `run` in front of this app, with these additional flags.
     pub(crate) async fn start(app: &App, flags: &[&str]) -> Self {
         Self::start_with(app, flags, |command| command).await
     }
 
-    /// As [`Self::start`], in a world that is prepared so.
+    /// Like [`Self::start`], with a command changed by `prepare`.
     pub(crate) async fn start_with(
         app: &App,
         flags: &[&str],
@@ -37,7 +37,7 @@ impl Process {
         Self::spawn(&[&[upstream.as_str()], flags].concat(), prepare).await
     }
 
-    /// `run` with these flags alone.
+    /// `run` with only these flags.
     pub(crate) async fn start_alone(flags: &[&str]) -> Self {
         Self::spawn(flags, |command| command).await
     }
@@ -60,12 +60,12 @@ impl Process {
         Pid::from_raw(self.child.id().expect("it runs").try_into().unwrap()).unwrap()
     }
 
-    /// The next line of the log whose message begins so.
+    /// The next log line whose message starts with `message`.
     pub(crate) async fn line(&mut self, message: &str) -> Value {
         line(&mut self.log, message).await
     }
 
-    /// Stops it: the rest of its log.
+    /// Stops it; returns the rest of its log.
     pub(crate) async fn stopped(mut self) -> Vec<Value> {
         self.signal(Signal::TERM);
         let mut lines = Vec::new();
@@ -81,18 +81,18 @@ impl Process {
     }
 }
 
-/// Runs another command to its end: its exit code, and what it said on stderr.
+/// Runs another command to its end; returns its exit code and stderr.
 pub(crate) async fn command(arguments: &[&str]) -> (Option<i32>, String) {
     command_with(arguments, |command| command).await
 }
 
-/// As [`command`], with what it said on stdout.
+/// Like [`command`], with stdout.
 pub(crate) async fn printed(arguments: &[&str]) -> (Option<i32>, String) {
     let output = soon(Command::new(binary()).args(arguments).kill_on_drop(true).output()).await.unwrap();
     (output.status.code(), String::from_utf8(output.stdout).unwrap())
 }
 
-/// As [`command`], in a world that is prepared so.
+/// Like [`command`], with a command changed by `prepare`.
 pub(crate) async fn command_with(
     arguments: &[&str],
     prepare: impl FnOnce(&mut Command) -> &mut Command,

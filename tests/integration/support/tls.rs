@@ -1,4 +1,4 @@
-//! Certificates of an authority of the test's own, and both ends of TLS by a library that the sidecar does not use.
+//! Certificates of a test CA, and both ends of TLS by a library that the sidecar does not use.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -18,7 +18,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
 use super::{App, Sidecar, Wire, handshake, soon, switching};
 
-/// Which sides of the sidecar speak TLS.
+/// Which sides of the sidecar use TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sides {
     None,
@@ -27,22 +27,22 @@ pub(crate) enum Sides {
     Both,
 }
 
-/// Those with TLS somewhere.
+/// Those with TLS on some side.
 pub(crate) const ENCRYPTED: [Sides; 3] = [Sides::Browser, Sides::Upstream, Sides::Both];
 
 pub(crate) trait Io: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Io for T {}
 
-/// A connection of whatever kind.
+/// A connection of any kind.
 pub(crate) type Any = Box<dyn Io>;
 
-/// A websocket through the sidecar, seen from both ends.
+/// Both ends of a websocket through the sidecar.
 pub(crate) struct Session {
     pub(crate) browser: Wire<Any>,
     pub(crate) app: Wire<Any>,
 }
 
-/// An authority, and a folder with `ca.crt`, `tls.crt`, `tls.key`, `client.crt` and `client.key`.
+/// A CA, and a folder with `ca.crt`, `tls.crt`, `tls.key`, `client.crt` and `client.key`.
 pub(crate) struct Pki {
     issuer: CertifiedIssuer<'static, KeyPair>,
     folder: TempDir,
@@ -65,12 +65,12 @@ impl Pki {
         self.folder.path().join(name)
     }
 
-    /// Writes a certificate for this machine that expires with this year's begin, and its key.
+    /// Writes a certificate for this machine that expires at the start of this year, and its key.
     pub(crate) fn issue(&self, name: &str, year: i32) {
         self.issue_for(name, &["app.test", "127.0.0.1"], year);
     }
 
-    /// As [`Self::issue`], for these names.
+    /// Like [`Self::issue`], for these names.
     pub(crate) fn issue_for(&self, name: &str, names: &[&str], year: i32) {
         let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
         let mut params = CertificateParams::new(names).unwrap();
@@ -81,7 +81,7 @@ impl Pki {
         fs::write(self.path(&format!("{name}.key")), key.serialize_pem()).unwrap();
     }
 
-    /// Has the sidecar speak TLS on these sides.
+    /// Enables TLS on these sides of the sidecar.
     pub(crate) fn configure(&self, sides: Sides, config: &mut Config) {
         if matches!(sides, Sides::Browser | Sides::Both) {
             (config.tls.certificate, config.tls.key) = (Some(self.path("tls.crt")), Some(self.path("tls.key")));
@@ -104,7 +104,7 @@ impl Pki {
         (vec![certificate], PrivateKeyDer::from_pem_file(name.with_extension("key")).unwrap())
     }
 
-    /// A browser of one version of TLS or of both; it shows `client.crt` if it is to.
+    /// A browser's TLS settings for these versions; it sends `client.crt` if `shows`.
     pub(crate) fn client(&self, versions: &[&'static SupportedProtocolVersion], shows: bool) -> ClientConfig {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(versions).unwrap();
@@ -118,7 +118,7 @@ impl Pki {
         config
     }
 
-    /// An app server's TLS, which asks for a certificate of the authority if it is to.
+    /// An app server's TLS settings; it requires a certificate of the CA if `asks`.
     pub(crate) fn server(&self, asks: bool) -> ServerConfig {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let builder =
@@ -148,7 +148,7 @@ impl Pki {
         soon(connector.connect(ServerName::try_from("app.test").unwrap(), socket)).await.unwrap()
     }
 
-    /// A connection of a browser's that offers these protocols by ALPN (RFC 7301).
+    /// A browser's connection that offers these protocols by ALPN (RFC 7301).
     pub(crate) async fn offer(&self, address: SocketAddr, protocols: &[&[u8]]) -> client::TlsStream<TcpStream> {
         let mut config = self.client(rustls::ALL_VERSIONS, false);
         config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
@@ -157,13 +157,13 @@ impl Pki {
         soon(connector.connect(ServerName::try_from("app.test").unwrap(), socket)).await.unwrap()
     }
 
-    /// The next connection of the sidecar's to an app under TLS.
+    /// The sidecar's next connection to an app under TLS.
     pub(crate) async fn accept(&self, app: &App) -> Wire<server::TlsStream<TcpStream>> {
         let acceptor = TlsAcceptor::from(Arc::new(self.server(false)));
         Wire::new(soon(acceptor.accept(app.accept().await.stream)).await.unwrap())
     }
 
-    /// A session through a sidecar of its own, with a browser of these versions.
+    /// A session through a new sidecar, with a browser of these TLS versions.
     pub(crate) async fn session(
         &self,
         sides: Sides,

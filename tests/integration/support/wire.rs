@@ -1,4 +1,4 @@
-//! One end of a connection, byte by byte; every wait is bounded.
+//! One endpoint of a connection, byte by byte; every wait is bounded.
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use super::frame::Frame;
 use super::soon;
 
-/// A stream with what was read from it beyond what was asked for.
+/// A stream and its read buffer.
 pub(crate) struct Wire<S = TcpStream> {
     pub(crate) stream: S,
     ahead: Vec<u8>,
@@ -26,12 +26,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) -> impl Future<Output = ()> {
         soon(async move {
             self.stream.write_all(bytes.as_ref()).await.unwrap();
-            // TLS libraries keep some.
+            // TLS libraries buffer some.
             self.stream.flush().await.unwrap();
         })
     }
 
-    /// Sends the end of the stream.
+    /// Sends EOF.
     pub(crate) async fn finish(&mut self) {
         soon(self.stream.shutdown()).await.unwrap();
     }
@@ -55,13 +55,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             while self.ahead.len() < length {
                 assert!(self.more().await.unwrap() > 0, "ended after {:?}", self.ahead.escape_ascii());
             }
-            // Splitting off gives back the memory that reading took: idle ends are counted in `tests/memory.rs`.
+            // Splitting off frees the memory that reading took: `tests/memory.rs` measures idle endpoints.
             let rest = self.ahead.split_off(length);
             std::mem::replace(&mut self.ahead, rest)
         })
     }
 
-    /// The next bytes must be these.
+    /// Expects these bytes next.
     #[track_caller]
     pub(crate) fn expect(&mut self, bytes: impl AsRef<[u8]>) -> impl Future<Output = ()> {
         let place = std::panic::Location::caller();
@@ -87,7 +87,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         })
     }
 
-    /// All that comes until the end of the stream.
+    /// Reads everything until EOF.
     ///
     /// # Errors
     /// The connection was reset.
@@ -99,7 +99,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         })
     }
 
-    /// The end of the stream, and nothing before it.
+    /// Expects EOF, and nothing before it.
     #[track_caller]
     pub(crate) fn end(&mut self) -> impl Future<Output = ()> {
         let place = std::panic::Location::caller();
@@ -109,7 +109,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         }
     }
 
-    /// Nothing comes for so long. Only where no later event would show it.
+    /// Whether nothing arrives for `time`. Only for use where no later event shows it.
     pub(crate) async fn is_silent_for(&mut self, time: Duration) -> bool {
         self.ahead.is_empty() && tokio::time::timeout(time, self.more()).await.is_err()
     }
