@@ -65,7 +65,7 @@ impl Contents<'_> {
         }
         let (read, all) = (found.len(), self.count("BEGIN ", "CERTIFICATE-----"));
         if read < all {
-            let remedy = "write each -----BEGIN CERTIFICATE----- at the begin of a line of its own";
+            let remedy = "write each -----BEGIN CERTIFICATE----- on a line of its own";
             return Err(self.blame(format_args!("only {read} of its {all} certificates can be read: {remedy}")));
         }
         Ok(found)

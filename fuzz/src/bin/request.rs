@@ -21,6 +21,7 @@ use hyper::service::service_fn;
 use libfuzzer_sys::fuzz_target;
 use tokio::runtime::{Builder, Runtime};
 
+#[allow(unreachable_pub)]
 #[path = "../../../src/proxy/admission.rs"]
 #[allow(dead_code)]
 mod admission;

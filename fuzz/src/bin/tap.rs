@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use heartbeat_sidecar::heartbeat::output::{TapOutput, TapEvent};
+use heartbeat_sidecar::heartbeat::output::{TapEvent, TapOutput};
 use heartbeat_sidecar::heartbeat::tap::{Inspection, MAX_CARRY, Tap};
 use heartbeat_sidecar::heartbeat::{Capability, Mode, Proof, Settings};
 use heartbeat_sidecar::websocket::scanner::Sender;

@@ -79,8 +79,8 @@ impl Files {
         let empty = b"-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n";
         let none = "holds no PEM certificate (-----BEGIN CERTIFICATE-----)";
         let openssl = "has a form of OpenSSL's own: convert it (openssl x509 -in OLD -out NEW)";
-        let half = "only 1 of its 2 certificates can be read: write each -----BEGIN CERTIFICATE----- at the begin of a \
-                    line of its own";
+        let half = "only 1 of its 2 certificates can be read: write each -----BEGIN CERTIFICATE----- on a line \
+                    of its own";
         vec![
             Bad { name: "empty", bytes: Vec::new(), told: none },
             Bad { name: "text", bytes: b"0 certificates".into(), told: none },
