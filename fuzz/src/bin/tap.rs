@@ -208,7 +208,10 @@ impl World {
         let (notes, pings) = self.seen;
         for note in &self.wires.notes[notes..] {
             match note {
-                TapEvent::Heartbeat => self.heartbeats += 1,
+                TapEvent::Heartbeat => {
+                    assert!(!self.closing, "a heartbeat is counted after somebody has closed");
+                    self.heartbeats += 1;
+                }
                 TapEvent::Ack(waited) => {
                     self.acks += 1;
                     assert!(self.acks <= self.heartbeats, "more acks than heartbeats");
@@ -250,7 +253,7 @@ impl World {
             }
             let acks = way.inserted.iter().filter(|(_at, bytes)| bytes[0] == 0x82).count();
             assert_eq!(acks, if from == Sender::Upstream { self.acks } else { 0 });
-            if from == Sender::Browser && !lost && self.depth == Inspection::Messages {
+            if from == Sender::Browser && !lost && !self.closing && self.depth == Inspection::Messages {
                 let heartbeats = stream.frames.iter().filter(|frame| is_heartbeat(&stream, frame, &way.sent)).count();
                 assert_eq!(heartbeats, self.heartbeats);
             }
