@@ -102,13 +102,13 @@ impl Watch {
         Some(Watched { watch: self.clone(), token, ear })
     }
 
-    /// Whether bytes reach the browser over this socket. Waits for some up to `timeouts`, at most [`LONGEST_WATCH`].
+    /// Whether bytes reach the browser over this socket. Waits for progress up to `limit`, at most [`LONGEST_WATCH`].
     ///
     /// # Errors
     /// Unknown tokens, sockets that are closed meanwhile, and questions that come too soon.
-    pub async fn ask(&self, token: Token, timeouts: Duration) -> Result<Answer, Refusal> {
+    pub async fn ask(&self, token: Token, limit: Duration) -> Result<Answer, Refusal> {
         self.admit(token)?;
-        let deadline = Instant::now() + timeouts.min(LONGEST_WATCH);
+        let deadline = Instant::now() + limit.min(LONGEST_WATCH);
         let first = self.delivery(token).await?;
         let mut glances = tokio::time::interval(GLANCE);
         loop {

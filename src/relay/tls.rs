@@ -351,12 +351,12 @@ impl Tls {
     }
 
     /// Encrypts for an operation; returns the length in bytes.
-    fn seal(&mut self, errand: &mut Operation<'_>) -> io::Result<usize> {
+    fn seal(&mut self, operation: &mut Operation<'_>) -> io::Result<usize> {
         let opened = &mut self.opened;
         loop {
             // `partial` holds no complete record.
             let (_none, step) =
-                self.connection.turn(&mut self.partial, errand, &mut |bytes| opened.push(bytes), &mut self.unsent);
+                self.connection.turn(&mut self.partial, operation, &mut |bytes| opened.push(bytes), &mut self.unsent);
             match step {
                 Ok(Step::Again) => {}
                 Ok(Step::PeerEnded) => self.ended = true,

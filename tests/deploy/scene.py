@@ -72,7 +72,7 @@ class Scene:
         self._processes[-1].wait_for_line("Server is ready to receive web requests", 30)
 
     def _start_pages(self) -> None:
-        """Three pages stay, and send heartbeats whatever comes; four more come anew each second. Fewer are below the alerts'
+        """Three pages stay, and send heartbeats whatever comes; four more open each second. Fewer are below the alerts'
         floors."""
         url = f"http://{self.sidecar.address}/"
         probe = f"{binary()} probe {url} --interval 100ms"

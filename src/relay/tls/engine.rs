@@ -88,13 +88,13 @@ impl Connection {
     pub(super) fn turn(
         &mut self,
         records: &mut [u8],
-        errand: &mut Operation<'_>,
+        operation: &mut Operation<'_>,
         sink: &mut dyn FnMut(&[u8]),
         unsent: &mut Unsent,
     ) -> (usize, Result<Step, rustls::Error>) {
         match self {
-            Self::Server(connection) => turn(connection.process_tls_records(records), errand, sink, unsent),
-            Self::Client(connection) => turn(connection.process_tls_records(records), errand, sink, unsent),
+            Self::Server(connection) => turn(connection.process_tls_records(records), operation, sink, unsent),
+            Self::Client(connection) => turn(connection.process_tls_records(records), operation, sink, unsent),
         }
     }
 }
@@ -103,7 +103,7 @@ impl Connection {
 /// bytes of `records` were used.
 fn turn<Data>(
     status: UnbufferedStatus<'_, '_, Data>,
-    errand: &mut Operation<'_>,
+    operation: &mut Operation<'_>,
     sink: &mut dyn FnMut(&[u8]),
     unsent: &mut Unsent,
 ) -> (usize, Result<Step, rustls::Error>) {
@@ -133,7 +133,7 @@ fn turn<Data>(
                 Step::Again
             }
             ConnectionState::PeerClosed => Step::PeerEnded,
-            ConnectionState::WriteTraffic(mut traffic) => match errand {
+            ConnectionState::WriteTraffic(mut traffic) => match operation {
                 Operation::Open => Step::Dry,
                 Operation::Seal(bytes, records) => Step::Sealed(traffic.encrypt(bytes, records).map_err(general)?),
                 Operation::SealEnd(records) => Step::Sealed(traffic.queue_close_notify(records).map_err(general)?),
