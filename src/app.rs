@@ -21,13 +21,13 @@ use crate::config::{Config, DrainSettings};
 use crate::drain::{self, Drain};
 use crate::metrics::Metrics;
 use crate::proxy::Proxy;
-use crate::relay::stream::keepalive;
 use crate::server::admin::{self, AdminState};
 use crate::server::listener::{self, ListenerContext};
 use crate::server::tls;
 use crate::session::Sessions;
 use crate::session::stop::Stop;
 use crate::tls::{ListenerFiles, Live, TlsError, Watcher};
+use crate::transport::keepalive;
 
 /// Interval of the checks whether the app is gone.
 const CHECK_PAUSE: Duration = Duration::from_millis(200);

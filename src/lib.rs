@@ -14,6 +14,8 @@ pub mod server;
 
 pub mod relay;
 
+pub mod transport;
+
 pub mod drain;
 pub mod limits;
 pub mod metrics;

@@ -23,13 +23,13 @@ use crate::heartbeat::tap::Inspection;
 use crate::limits::Permit;
 use crate::metrics::{Handshake, Reconnect, TapDisabled};
 use crate::relay::progress::Token;
-use crate::relay::replay::Replay;
-use crate::relay::stream::Stream;
-use crate::relay::{Report, Session, Side, Terms};
+use crate::relay::{Report, Session, Terms};
 use crate::session::takeover::{Owner, Superseded};
 use crate::session::trace::TraceIds;
 use crate::session::{SessionInfo, Sessions};
 use crate::streamlit::handshake::{self, SessionId};
+use crate::transport::replay::Replay;
+use crate::transport::{Side, Stream};
 use crate::websocket::inflate::Deflate;
 
 /// Why a handshake failed.

@@ -24,10 +24,10 @@ use crate::heartbeat::Settings;
 use crate::limits::{Capacity, LimitWarning, Quota, RateLimitedWarning};
 use crate::metrics::UpstreamMetrics;
 use crate::relay::Knowledge;
-use crate::relay::stream::{Stream, keepalive};
-use crate::relay::tls::Tls;
 use crate::session::takeover::Owners;
 use crate::tls::{ClientFiles, Live};
+use crate::transport::tls::Tls;
+use crate::transport::{Stream, keepalive};
 
 /// Idle timeout of a pooled connection: less than the 5 s after which uvicorn (Streamlit 1.57+) closes it, so that a
 /// request rarely meets a connection that is about to close.

@@ -9,9 +9,8 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead as _, ReadBuf};
 
-use super::progress::Delivery;
-use super::stream::{Peer, Stream};
 use crate::heartbeat::tap::MAX_CARRY;
+use crate::transport::{Delivery, Peer, Stream};
 
 /// Size of a connection's first read in bytes, as a power of two.
 const MIN_READ: u8 = 14;

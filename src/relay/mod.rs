@@ -6,13 +6,9 @@ mod endpoint;
 mod endpoints;
 mod monitor;
 pub mod progress;
-pub mod replay;
 mod report;
-pub mod stream;
-mod tcp_info;
 #[cfg(test)]
 mod tests;
-pub mod tls;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -27,12 +23,12 @@ use self::monitor::Observation;
 pub use self::monitor::Timeouts;
 use self::progress::Watched;
 pub use self::report::{Knowledge, Report};
-use self::stream::Stream;
 use crate::drain::Guard;
 use crate::heartbeat::Settings;
 use crate::heartbeat::pings::PingSettings;
 use crate::heartbeat::tap::{Inspection, Tap};
 use crate::metrics::Loss;
+use crate::transport::Side;
 use crate::websocket::scanner::Sender;
 
 /// The close code of a takeover: the endpoint is going away (RFC 6455 §7.4.1).
@@ -47,15 +43,6 @@ const BRIEF: usize = 4096;
 
 /// How early a timer may fire without being reset.
 const EARLY: Duration = Duration::from_secs(1);
-
-/// A connection after its handshake, and the bytes read beyond it.
-#[derive(Debug)]
-pub struct Side {
-    /// The socket.
-    pub stream: Stream,
-    /// Bytes read after the handshake's last byte.
-    pub early: Vec<u8>,
-}
 
 /// A running session; a future that resolves when it ends.
 pub struct Session {

@@ -6,8 +6,8 @@
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-use super::progress::Delivery;
 use crate::metrics::Loss;
+use crate::transport::Delivery;
 use crate::websocket::scanner::Sender;
 
 /// Number of checks in the shorter timeout; each may come a little early.

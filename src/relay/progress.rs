@@ -12,6 +12,8 @@ use futures_util::task::AtomicWaker;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use crate::transport::Delivery;
+
 /// Minimum time between questions about one socket.
 pub const ASK_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -54,21 +56,6 @@ pub enum Refusal {
     Unknown,
     /// The same socket was asked about less than [`ASK_INTERVAL`] ago.
     TooSoon,
-}
-
-/// The kernel's state of bytes sent to a peer.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Delivery {
-    /// Bytes that the peer's kernel has acknowledged since the connection started.
-    pub(super) acknowledged: u64,
-    /// Some sent bytes are not acknowledged; probes of a closed window do not count.
-    pub(super) in_flight: bool,
-    /// Some are in flight, or wait to be sent.
-    pub(super) waits: bool,
-    /// Time since it last acknowledged anything, duplicates included.
-    pub(super) quiet: Duration,
-    /// The smoothed round-trip time, once there is one.
-    pub(super) round_trip: Option<Duration>,
 }
 
 struct Line {

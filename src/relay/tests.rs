@@ -16,6 +16,7 @@ use crate::drain::Drain;
 use crate::metrics::Metrics;
 use crate::session::takeover::Owner;
 use crate::session::{SessionInfo, Sessions};
+use crate::transport::Stream;
 
 /// Far longer than any of these sessions may take on a busy machine.
 const ENDS_WITHIN: Duration = Duration::from_secs(5);

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep};
 
-use crate::relay::stream::{Peer, Stream};
+use crate::transport::{Peer, Stream};
 
 /// Interval of checks of the kernel's connection state, once unread data or EOF has arrived.
 const LOOK: Duration = Duration::from_secs(1);

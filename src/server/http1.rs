@@ -25,8 +25,7 @@ use crate::config::Limits;
 use crate::drain::Guard;
 use crate::metrics::Rejected;
 use crate::proxy::{ClientConnection, DroppedLength, RequestBody, ResponseBody, wire};
-use crate::relay::Side;
-use crate::relay::stream::Stream;
+use crate::transport::{Side, Stream};
 
 /// The smallest read buffer that hyper accepts; it panics on a smaller one.
 const LEAST_BUFFER: usize = 8192;

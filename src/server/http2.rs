@@ -28,7 +28,7 @@ use crate::drain::Guard;
 use crate::limits::Permit;
 use crate::metrics::Rejected;
 use crate::proxy::{ClientConnection, HOP_BY_HOP, RequestBody, ResponseBody};
-use crate::relay::stream::Stream;
+use crate::transport::Stream;
 
 /// Concurrent requests of a connection: the minimum that RFC 9113 §6.5.2 recommends.
 const MOST_STREAMS: u32 = 100;

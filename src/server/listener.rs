@@ -21,8 +21,8 @@ use crate::drain::{Drain, Guard};
 use crate::limits::{Capacity, Client, Permit, Quota, RateLimitedWarning};
 use crate::metrics::{Metrics, Rejected};
 use crate::proxy::Proxy;
-use crate::relay::stream::Stream;
 use crate::tls::{ListenerFiles, Live};
+use crate::transport::Stream;
 
 /// Pause before the next accept when the system has no file descriptor left (`accept(2)`: EMFILE, ENFILE, ENOBUFS,
 /// ENOMEM).

@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::departure::Departure;
 use super::heads::Heads;
 use super::stall::Patient;
-use crate::relay::Side;
+use crate::transport::Side;
 
 /// The head scanner of a connection, shared by its reader and its service.
 #[derive(Default)]

@@ -14,7 +14,7 @@ use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::{Metrics, Rejected};
-use crate::relay::stream::Stream;
+use crate::transport::Stream;
 
 /// Upper bound of the limit while the drain closes: well below the default `drain.timeout` of 10 s, so that a stalled
 /// client does not make the drain time out.

@@ -12,9 +12,9 @@ use tokio::time::MissedTickBehavior;
 
 use crate::limits::Permit;
 use crate::metrics::{Metrics, Rejected, Reload};
-use crate::relay::stream::Stream;
-use crate::relay::tls::{HandshakeError, Tls};
 use crate::tls::{ListenerFiles, Live, TlsFiles, Watcher};
+use crate::transport::Stream;
+use crate::transport::tls::{HandshakeError, Tls};
 
 /// Interval of file checks. Files are polled, not watched: a watch misses a replaced link on some file systems.
 const LOOK: Duration = Duration::from_secs(1);

@@ -10,7 +10,6 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
-use super::progress::Delivery;
 use super::tcp_info::tcp_info;
 use super::tls::Tls;
 use crate::limits::Permit;
@@ -35,6 +34,21 @@ pub enum Peer {
     Ended,
     /// The connection is broken: reset by the peer, or given up by the kernel.
     Gone,
+}
+
+/// The kernel's state of bytes sent to a peer.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Delivery {
+    /// Bytes that the peer's kernel has acknowledged since the connection started.
+    pub acknowledged: u64,
+    /// Some sent bytes are not acknowledged; probes of a closed window do not count.
+    pub in_flight: bool,
+    /// Some are in flight, or wait to be sent.
+    pub waits: bool,
+    /// Time since it last acknowledged anything, duplicates included.
+    pub quiet: Duration,
+    /// The smoothed round-trip time, once there is one.
+    pub round_trip: Option<Duration>,
 }
 
 /// The `TCP_INFO` state of a broken connection (Linux, `net/tcp_states.h`).
@@ -94,7 +108,7 @@ impl Stream {
     }
 
     /// Whether TLS records that [`Stream::try_write`] accepted still wait for the kernel.
-    pub(super) fn has_unsent(&self) -> bool {
+    pub fn has_unsent(&self) -> bool {
         matches!(self, Self::Tls(tls, _) if tls.has_unsent())
     }
 
@@ -102,7 +116,7 @@ impl Stream {
     ///
     /// # Errors
     /// `WouldBlock` if some of it still waits, else the socket's own error.
-    pub(super) fn try_flush(&mut self) -> io::Result<()> {
+    pub fn try_flush(&mut self) -> io::Result<()> {
         match self {
             Self::Tls(tls, _) => tls.try_flush(),
             Self::Tcp(..) | Self::Unix(..) => Ok(()),
@@ -110,7 +124,7 @@ impl Stream {
     }
 
     /// Drops what [`Stream::has_unsent`] reports; if there was any, nothing can be written afterwards.
-    pub(super) fn forget_unsent(&mut self) {
+    pub fn forget_unsent(&mut self) {
         if let Self::Tls(tls, _) = self {
             tls.forget_unsent();
         }
@@ -166,7 +180,7 @@ impl Stream {
     }
 
     /// Delivery of written bytes; `None` for a Unix domain socket.
-    pub(super) fn delivery(&self) -> Option<Delivery> {
+    pub fn delivery(&self) -> Option<Delivery> {
         let info = self.tcp_info()?;
         let in_flight = info.tcpi_unacked > 0;
         Some(Delivery {

@@ -7,8 +7,7 @@ use std::task::{Context, Poll};
 use bytes::{Buf as _, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::Side;
-use super::stream::Stream;
+use super::{Side, Stream};
 
 /// A connection that is read again from its start.
 #[derive(Debug)]

@@ -5,7 +5,7 @@ use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, InsufficientSizeError, UnbufferedStatus};
 
 /// A connection of either side; both behave alike once they have keys.
-pub(in crate::relay) enum Connection {
+pub(in crate::transport) enum Connection {
     Server(UnbufferedServerConnection),
     Client(UnbufferedClientConnection),
 }
@@ -70,7 +70,7 @@ impl Connection {
     }
 
     /// The protocol chosen by ALPN (RFC 7301).
-    pub(in crate::relay) fn protocol(&self) -> Option<&[u8]> {
+    pub(in crate::transport) fn protocol(&self) -> Option<&[u8]> {
         match self {
             Self::Server(connection) => connection.alpn_protocol(),
             Self::Client(connection) => connection.alpn_protocol(),
