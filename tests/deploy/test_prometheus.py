@@ -21,7 +21,7 @@ METRIC = re.compile(r"\b(?:heartbeat_sidecar|process)_\w+")
 
 def sections() -> dict[str, str]:
     """The runbook's text by anchor."""
-    parts = re.split(r"^## (.+)$", (REPOSITORY / "docs" / "RUNBOOK.md").read_text(), flags=re.MULTILINE)[1:]
+    parts = re.split(r"^## (.+)$", (REPOSITORY / "docs" / "runbook.md").read_text(), flags=re.MULTILINE)[1:]
     return {title.lower(): text.strip() for title, text in zip(parts[::2], parts[1::2], strict=True)}
 
 
@@ -98,7 +98,7 @@ def test_every_alert_tells_what_it_means_and_what_to_do() -> None:
         assert alert["for"] and alert["labels"]["severity"] in ("info", "warning", "critical"), alert
         assert alert["annotations"].keys() == {"summary", "description", "runbook_url"}, alert
         page, anchor = alert["annotations"]["runbook_url"].split("#")
-        assert page == "docs/RUNBOOK.md" and anchor == alert["alert"].lower(), alert
+        assert page == "docs/runbook.md" and anchor == alert["alert"].lower(), alert
         assert {"**Means**", "**Users see**"} <= set(re.findall(r"\*\*[\w ]+\*\*", told[anchor])), anchor
     assert len(told) == len(ALERTS), "a section of the runbook belongs to no alert"
 
