@@ -23,6 +23,8 @@ pub mod session;
 pub mod telemetry;
 pub mod tls;
 
+pub mod tap;
+
 pub mod heartbeat;
 
 pub mod streamlit;

@@ -24,6 +24,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "limits",
             "tls",
             "telemetry",
+            "tap",
             "heartbeat",
             "streamlit",
             "websocket",
@@ -42,6 +43,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "drain",
             "limits",
             "tls",
+            "tap",
             "heartbeat",
             "streamlit",
             "websocket",
@@ -59,6 +61,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "drain",
             "limits",
             "tls",
+            "tap",
             "heartbeat",
             "streamlit",
             "websocket",
@@ -75,13 +78,14 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "metrics",
             "drain",
             "limits",
+            "tap",
             "heartbeat",
             "streamlit",
             "websocket",
         ],
     ),
     ("config", &["tls", "relay", "metrics", "heartbeat", "streamlit", "websocket"]),
-    ("relay", &["transport", "session", "metrics", "drain", "limits", "heartbeat", "streamlit", "websocket"]),
+    ("relay", &["transport", "session", "metrics", "drain", "limits", "tap", "heartbeat", "streamlit", "websocket"]),
     ("transport", &["limits"]),
     ("session", &["metrics", "heartbeat", "streamlit", "websocket"]),
     ("metrics", &["heartbeat", "streamlit", "websocket"]),
@@ -89,13 +93,14 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("limits", &["metrics"]),
     ("telemetry", &[]),
     ("tls", &[]),
+    ("tap", &["heartbeat", "streamlit", "websocket"]),
     ("heartbeat", &["streamlit", "websocket"]),
     ("streamlit", &["websocket"]),
     ("websocket", &[]),
 ];
 
 /// They take bytes and `now`, and return values.
-const PURE: [&str; 3] = ["heartbeat", "streamlit", "websocket"];
+const PURE: [&str; 4] = ["tap", "heartbeat", "streamlit", "websocket"];
 
 /// Runtime, clocks, locks, logs, metrics and the outside world.
 const IMPURE: [&str; 17] = [
@@ -266,6 +271,6 @@ fn violations_are_reported_with_file_and_line() {
     assert_eq!(main.forbidden_imports(), ["src/main.rs:1: `main` must not import `app`"]);
     let stranger = source("helpers.rs", "");
     assert_eq!(stranger.forbidden_imports(), ["src/helpers.rs:1: no layer is known for `helpers`"]);
-    let impure = source("heartbeat/tap.rs", "use std::time::Instant;\nlet now = Instant::now();\nmod tests {\nMutex\n");
-    assert_eq!(impure.impurities(), ["src/heartbeat/tap.rs:2: a pure module must not know `Instant::now`"]);
+    let impure = source("tap/mod.rs", "use std::time::Instant;\nlet now = Instant::now();\nmod tests {\nMutex\n");
+    assert_eq!(impure.impurities(), ["src/tap/mod.rs:2: a pure module must not know `Instant::now`"]);
 }

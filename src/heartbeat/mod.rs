@@ -1,17 +1,9 @@
 //! Decides what happens to a heartbeat, as pure code: events and `now` in, actions out.
 
-mod direction;
-mod inspection;
 pub mod learning;
 pub mod liveness;
-pub mod output;
 pub mod pings;
 pub mod policy;
-mod run;
-pub mod tap;
-
-#[cfg(test)]
-mod tests;
 
 use std::time::Duration;
 

@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead as _, ReadBuf};
 
-use crate::heartbeat::tap::MAX_CARRY;
+use crate::tap::MAX_CARRY;
 use crate::transport::{Delivery, Peer, Stream};
 
 /// Size of a connection's first read in bytes, as a power of two.

@@ -9,7 +9,7 @@ use super::endpoint::Endpoint;
 use super::monitor::PeerMonitor;
 use super::report::Report;
 use crate::heartbeat::Capability;
-use crate::heartbeat::output::{TapEvent, TapOutput};
+use crate::tap::output::{TapEvent, TapOutput};
 use crate::websocket::scanner::Sender;
 
 /// Both sockets and the report, on which the tap's decisions are carried out.

@@ -26,8 +26,8 @@ pub use self::report::{Knowledge, Report};
 use crate::drain::Guard;
 use crate::heartbeat::Settings;
 use crate::heartbeat::pings::PingSettings;
-use crate::heartbeat::tap::{Inspection, Tap};
 use crate::metrics::Loss;
+use crate::tap::{Inspection, Tap};
 use crate::transport::Side;
 use crate::websocket::scanner::Sender;
 

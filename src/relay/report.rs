@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 
 use super::monitor::Timeouts;
 use crate::heartbeat::learning::Learning;
-use crate::heartbeat::output::TapEvent;
 use crate::heartbeat::{AckOrigin, Capability};
 use crate::metrics::{CloseCode, Direction, Initiator, LabelValue as _, Loss, TapDisabled, UpstreamMetrics};
 use crate::session::Session;
 use crate::session::takeover::Owner;
 use crate::session::trace::TraceIds;
 use crate::streamlit::messages::{Announcement, BackType, Forward, ForwardType, ScriptResult};
+use crate::tap::output::TapEvent;
 use crate::websocket::scanner::{Lost, Sender};
 
 /// Heartbeats that come sooner after the one before are a flood: each would add samples to the histograms, where they

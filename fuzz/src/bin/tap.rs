@@ -4,9 +4,9 @@
 
 use std::time::{Duration, Instant};
 
-use heartbeat_sidecar::heartbeat::output::{TapEvent, TapOutput};
-use heartbeat_sidecar::heartbeat::tap::{Inspection, MAX_CARRY, Tap};
 use heartbeat_sidecar::heartbeat::{Capability, Mode, Proof, Settings};
+use heartbeat_sidecar::tap::output::{TapEvent, TapOutput};
+use heartbeat_sidecar::tap::{Inspection, MAX_CARRY, Tap};
 use heartbeat_sidecar::websocket::scanner::Sender;
 use heartbeat_sidecar_fuzz::input::Input;
 use heartbeat_sidecar_fuzz::protobuf::{BACK, last_member};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Capability, Withheld};
+use crate::heartbeat::{Capability, Withheld};
 use crate::streamlit::messages::{BackType, Forward};
 use crate::websocket::scanner::{Lost, Sender};
 

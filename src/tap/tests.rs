@@ -9,10 +9,10 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use self::compressed::compressed_tap;
-use super::liveness::Tag;
 use super::output::{TapEvent, TapOutput};
-use super::tap::{Inspection, MAX_CARRY, Tap};
-use super::{Capability, Mode, Proof, Settings};
+use super::{Inspection, MAX_CARRY, Tap};
+use crate::heartbeat::liveness::Tag;
+use crate::heartbeat::{Capability, Mode, Proof, Settings};
 use crate::streamlit::ack::AckForm;
 use crate::streamlit::messages::{BackType, Forward, ForwardType};
 use crate::websocket::frame::{Header, Opcode, mask};

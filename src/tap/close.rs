@@ -4,10 +4,9 @@
 
 use std::time::Instant;
 
-use super::Tap;
+use super::output::{TapEvent, TapOutput};
+use super::{Inspection, Tap};
 use crate::heartbeat::Withheld;
-use crate::heartbeat::inspection::Inspection;
-use crate::heartbeat::output::{TapEvent, TapOutput};
 use crate::websocket::frame::ControlFrame;
 use crate::websocket::scanner::Sender;
 

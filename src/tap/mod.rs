@@ -11,18 +11,25 @@
 //! 5. [`Tap::has_closed`] and [`Tap::is_closed`], to end the session.
 
 mod close;
+mod direction;
+mod inspection;
+pub mod output;
+mod run;
+
+#[cfg(test)]
+mod tests;
 
 use std::time::Instant;
 
-use super::direction::{Direction, Kind};
-pub use super::inspection::Inspection;
-use super::inspection::wanted;
-use super::liveness::Pong;
-use super::output::{TapEvent, TapOutput};
-use super::pings::{Outgoing, PingSettings, Pings};
-use super::policy::{Action, Disposition, Policy, Room};
-use super::run::Run;
-use super::{Capability, Settings};
+use self::direction::{Direction, Kind};
+pub use self::inspection::Inspection;
+use self::inspection::wanted;
+use self::output::{TapEvent, TapOutput};
+use self::run::Run;
+use crate::heartbeat::liveness::Pong;
+use crate::heartbeat::pings::{Outgoing, PingSettings, Pings};
+use crate::heartbeat::policy::{Action, Disposition, Policy, Room};
+use crate::heartbeat::{Capability, Settings};
 use crate::streamlit::ack::AckForm;
 use crate::streamlit::messages::{self, BackType, Forward, ForwardType};
 use crate::websocket::frame::{self, ControlFrame, Header, MAX_CONTROL, Opcode};

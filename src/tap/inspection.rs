@@ -1,6 +1,6 @@
 //! How deep the tap inspects a session, which reserved bits are valid then, and which frames must be complete.
 
-use super::liveness::Tag;
+use crate::heartbeat::liveness::Tag;
 use crate::streamlit::messages;
 use crate::websocket::frame::{Header, MAX_CONTROL, Opcode};
 use crate::websocket::inflate::{COMPRESSED, Deflate};
