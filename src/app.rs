@@ -23,10 +23,9 @@ use crate::metrics::Metrics;
 use crate::proxy::Proxy;
 use crate::server::admin::{self, AdminState};
 use crate::server::listener::{self, ListenerContext};
-use crate::server::tls;
 use crate::session::Sessions;
 use crate::session::stop::Stop;
-use crate::tls::{ListenerFiles, Live, TlsError, Watcher};
+use crate::tls::{CertificateReloader, ListenerFiles, TlsError};
 use crate::transport::keepalive;
 
 /// Interval of the checks whether the app is gone.
@@ -45,7 +44,7 @@ pub struct Sidecar {
     sessions: Sessions,
     drain: Drain,
     /// TLS for browsers.
-    tls: Option<Watcher<ListenerFiles>>,
+    tls: Option<CertificateReloader<ListenerFiles>>,
     context: Arc<ArcSwap<ListenerContext>>,
     reloading: Reloading,
 }
@@ -101,15 +100,15 @@ impl Sidecar {
         let admin = admin_thread.adopt(admin).map_err(BindError::Thread)?;
         let (metrics, sessions) = (Metrics::with_detail(config.metrics_detail), Sessions::new());
         let drain = Drain::with_close_code(config.drain.close_code.number());
-        let tls = config.tls.files().map(Live::load).transpose()?;
-        let tls = tls.map(|(watcher, not_after)| {
+        let tls = config.tls.files().map(CertificateReloader::load).transpose()?;
+        let tls = tls.map(|(reloader, not_after)| {
             metrics.tls_not_after(not_after);
-            watcher
+            reloader
         });
         let mut apps = Apps::new(metrics.clone());
         let routes = apps.routes(&config)?;
         let proxy = Proxy::new(&config, routes, sessions.clone(), metrics.clone());
-        let acceptor = tls.as_ref().map(Watcher::live);
+        let acceptor = tls.as_ref().map(CertificateReloader::current);
         let context = ListenerContext::new(&config, acceptor, proxy.clone(), metrics.clone());
         let context = Arc::new(ArcSwap::from_pointee(context));
         let reloading = Reloading::new(apps, proxy, context.clone(), metrics.clone());
@@ -170,7 +169,7 @@ impl Sidecar {
         };
         let admin = admin_thread.spawn(admin::serve(admin, state, std::future::pending()));
         let upkeep = admin_thread.spawn(keep_up(metrics.clone(), reloading.clone()));
-        let certificates = tokio::spawn(watch(tls, metrics.clone()));
+        let certificates = tokio::spawn(reload_certificates(tls, metrics.clone()));
         let public = tokio::spawn(listener::serve(public, context, drain.clone()));
 
         let mut stop = pin!(stop);
@@ -260,9 +259,9 @@ fn living(drain: &Drain, sessions: &Sessions) -> (usize, usize) {
 }
 
 /// Reloads the listener's certificates and keys when they change, if TLS is on.
-async fn watch(tls: Option<Watcher<ListenerFiles>>, metrics: Arc<Metrics>) {
-    if let Some(watcher) = tls {
-        tls::watch(watcher, metrics.clone(), |not_after| metrics.tls_not_after(not_after)).await;
+async fn reload_certificates(tls: Option<CertificateReloader<ListenerFiles>>, metrics: Arc<Metrics>) {
+    if let Some(reloader) = tls {
+        reloader.run(metrics.clone(), |not_after| metrics.tls_not_after(not_after)).await;
     }
 }
 

@@ -17,6 +17,7 @@ pub mod relay;
 pub mod transport;
 
 pub mod drain;
+pub mod file_watch;
 pub mod limits;
 pub mod metrics;
 pub mod session;

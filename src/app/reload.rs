@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use rustls::ClientConfig;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::config::{Config, Route};
@@ -20,8 +21,7 @@ use crate::proxy::routes::Routes;
 use crate::proxy::upstream::Upstream;
 use crate::server::listener::ListenerContext;
 use crate::server::status::{InForce, LastReload};
-use crate::server::tls;
-use crate::tls::{ClientFiles, Live, TlsError, Watcher};
+use crate::tls::{CertificateReloader, ClientFiles, TlsError};
 
 /// How long a removed app without sessions is remembered, and its series are exported. Scrapes are at most two minutes
 /// apart if Prometheus shows no gaps, so the last counts are scraped even if one or two scrapes fail.
@@ -59,8 +59,8 @@ struct Gone {
 
 /// Certificates and roots for `https://` app servers, reloaded while this exists.
 struct ClientTls {
-    live: Arc<Live<ClientFiles>>,
-    _watch: AbortOnDropHandle<()>,
+    config: Arc<ArcSwap<ClientConfig>>,
+    _reload: AbortOnDropHandle<()>,
 }
 
 impl Reloading {
@@ -144,7 +144,7 @@ impl Apps {
         if let Some(same) = known().find_map(|upstream| upstream.renewed(config, app)) {
             return same;
         }
-        let tls = self.tls.as_ref().map(|tls| tls.live.clone());
+        let tls = self.tls.as_ref().map(|tls| tls.config.clone());
         let new = Upstream::new(config, app, tls, self.metrics.upstream(&app.name));
         match known().find(|upstream| *upstream.name() == *app.name) {
             Some(elsewhere) => new.sharing_places(config, elsewhere),
@@ -189,9 +189,9 @@ impl Gone {
 
 impl ClientTls {
     fn new(files: ClientFiles, metrics: Arc<Metrics>) -> Result<Self, TlsError> {
-        let (watcher, _not_after): (Watcher<_>, _) = Live::load(files)?;
-        let live = watcher.live();
-        let watch = tokio::spawn(tls::watch(watcher, metrics, |_not_after| {}));
-        Ok(Self { live, _watch: AbortOnDropHandle::new(watch) })
+        let (reloader, _not_after) = CertificateReloader::load(files)?;
+        let config = reloader.current();
+        let reload = tokio::spawn(reloader.run(metrics, |_not_after| {}));
+        Ok(Self { config, _reload: AbortOnDropHandle::new(reload) })
     }
 }

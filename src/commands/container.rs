@@ -2,9 +2,11 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use http::header::{CONNECTION, HOST};
 use http::uri::PathAndQuery;
@@ -18,7 +20,7 @@ use super::failure::failed;
 use crate::cli::{DrainArgs, HealthcheckArgs, WaitArgs};
 use crate::config::{Loaded, Problem, Problems, Route, Sources, UpstreamAddress, glance, load};
 use crate::proxy::upstream::{ConnectError, Connector};
-use crate::tls::Live;
+use crate::tls;
 
 /// Time between attempts.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -136,8 +138,8 @@ impl Peer {
     fn apps(sources: &Sources) -> anyhow::Result<Vec<Self>> {
         let Loaded { config, .. } = load(sources)?;
         let apps = config.apps();
-        let tls =
-            config.upstream_tls.files(&apps).map(Live::load).transpose()?.map(|(watcher, _not_after)| watcher.live());
+        let tls = config.upstream_tls.files(&apps).map(|files| tls::build(&files)).transpose()?;
+        let tls = tls.map(|built| Arc::new(ArcSwap::from_pointee(built.config)));
         let only = if config.routes.is_empty() { Some(glance(sources)?.shown("upstream")) } else { None };
         let peer = |app: Route| {
             let setting =

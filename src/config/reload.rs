@@ -2,12 +2,8 @@
 //!
 //! Invariant: all of a change or nothing; a value that cannot change at run time is rejected with its line.
 
-use std::fs::File;
-use std::hash::{DefaultHasher, Hasher as _};
-use std::io::{self, Read as _};
-
 use super::load::{Effective, Loaded, Origin, Problem, Problems, Sources, load};
-use super::raw::MAX_BYTES;
+use crate::file_watch::FileWatch;
 
 /// Changeable keys, and tables with all their keys. All others are bound, opened or shared for the life of a process.
 const CHANGEABLE: [&str; 7] =
@@ -16,17 +12,14 @@ const CHANGEABLE: [&str; 7] =
 /// Watches the file of a running sidecar. Its functions read files.
 pub struct Reloader {
     sources: Sources,
-    /// Fingerprint at the last poll.
-    seen: u64,
-    /// Fingerprint at the last load.
-    judged: u64,
+    watch: FileWatch,
 }
 
 impl Reloader {
     /// Call it before the configuration is loaded, so that no change in between is missed.
     pub fn new(sources: Sources) -> Self {
-        let now = print(&sources);
-        Self { sources, seen: now, judged: now }
+        let watch = FileWatch::new(sources.file().into_iter().map(Into::into).collect());
+        Self { sources, watch }
     }
 
     /// Whether there is a file that could change.
@@ -34,15 +27,12 @@ impl Reloader {
         self.sources.file().is_some()
     }
 
-    /// Polls the file. Loads it if it has changed and two polls have seen the same content: not every editor replaces a
-    /// file atomically. Links are followed, so a link to other content is a change.
+    /// Polls the file, and loads it if it has changed. Links are followed, so a link to other content is a change.
     ///
     /// # Errors
     /// See [`Reloader::read`].
     pub fn look(&mut self, running: &Loaded) -> Option<Result<Loaded, Problems>> {
-        let now = print(&self.sources);
-        let steady = std::mem::replace(&mut self.seen, now) == now;
-        (steady && now != self.judged).then(|| self.read(running))
+        self.watch.poll().then(|| self.read(running))
     }
 
     /// Loads everything again, changed or not.
@@ -50,7 +40,7 @@ impl Reloader {
     /// # Errors
     /// The errors of [`load`], or valid values that must not change while `running` runs.
     pub fn read(&mut self, running: &Loaded) -> Result<Loaded, Problems> {
-        self.judged = print(&self.sources);
+        self.watch.on_load();
         let loaded = load(&self.sources)?;
         let fixed = fixed(running, &loaded);
         if fixed.is_empty() { Ok(loaded) } else { Err(Problems(fixed)) }
@@ -74,18 +64,6 @@ fn fixed(running: &Loaded, loaded: &Loaded) -> Vec<Problem> {
         fixed.push(Problem::Conflict(reason.to_owned()));
     }
     fixed
-}
-
-/// A fingerprint of the current content, or of its read error; practically unique.
-fn print(sources: &Sources) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    let Some(path) = sources.file() else { return hasher.finish() };
-    let mut bytes = Vec::new();
-    match File::open(path).and_then(|file| file.take(MAX_BYTES + 1).read_to_end(&mut bytes)) {
-        Ok(_length) => hasher.write(&bytes),
-        Err(error) => hasher.write(format!("{:?}", io::Error::kind(&error)).as_bytes()),
-    }
-    hasher.finish()
 }
 
 #[cfg(test)]

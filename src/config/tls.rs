@@ -8,7 +8,7 @@ use super::load::{Effective, Loader, Origin};
 use super::raw::{Item, List, Mistakes};
 use super::upstream::UpstreamAddress;
 use super::{Config, Invalid, Route};
-use crate::tls::{ClientFiles, ListenerFiles, Live, Pair};
+use crate::tls::{self, ClientFiles, ListenerFiles, Pair};
 
 /// The array of tables of further certificates.
 pub(super) const CERTIFICATES: List = List { key: "tls.certificates", fields: &["certificate", "key"] };
@@ -133,8 +133,8 @@ impl Loader {
             }
         }
         if found.is_empty() {
-            let listener = tls.files().and_then(|files| Live::load(files).err());
-            let client = files.and_then(|files| Live::load(files).err());
+            let listener = tls.files().and_then(|files| tls::build(&files).err());
+            let client = files.and_then(|files| tls::build(&files).err());
             found.extend(listener.into_iter().chain(client).map(|error| error.to_string()));
         }
         found

@@ -7,11 +7,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use http::{Request, Response, Uri};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper_util::client::legacy::{Client, Error as ClientError};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use socket2::SockRef;
 use tokio::net::{TcpStream, UnixStream};
@@ -25,7 +27,6 @@ use crate::limits::{Capacity, LimitWarning, Quota, RateLimitedWarning};
 use crate::metrics::UpstreamMetrics;
 use crate::relay::Knowledge;
 use crate::session::takeover::Owners;
-use crate::tls::{ClientFiles, Live};
 use crate::transport::tls::Tls;
 use crate::transport::{Stream, keepalive};
 
@@ -80,7 +81,7 @@ pub enum ConnectError {
 /// TLS settings of an upstream.
 #[derive(Clone)]
 struct Encryption {
-    live: Arc<Live<ClientFiles>>,
+    config: Arc<ArcSwap<ClientConfig>>,
     /// The name that its certificate must prove.
     name: ServerName<'static>,
 }
@@ -100,7 +101,7 @@ impl Upstream {
     pub fn new(
         config: &Config,
         app: &Route,
-        tls: Option<Arc<Live<ClientFiles>>>,
+        tls: Option<Arc<ArcSwap<ClientConfig>>>,
         metrics: Arc<UpstreamMetrics>,
     ) -> Self {
         let server_name = config.upstream_tls.name(&app.upstream);
@@ -209,8 +210,8 @@ impl Connector {
     }
 
     /// Uses TLS if both are given; the certificate must prove `name`.
-    pub fn encrypted(mut self, tls: Option<Arc<Live<ClientFiles>>>, name: Option<ServerName<'static>>) -> Self {
-        self.encryption = tls.zip(name).map(|(live, name)| Encryption { live, name });
+    pub fn encrypted(mut self, tls: Option<Arc<ArcSwap<ClientConfig>>>, name: Option<ServerName<'static>>) -> Self {
+        self.encryption = tls.zip(name).map(|(config, name)| Encryption { config, name });
         self
     }
 
@@ -248,9 +249,9 @@ impl Connector {
         if !self.address.is_local() {
             SockRef::from(&socket).set_tcp_keepalive(&keepalive(self.dead_peer_timeout))?;
         }
-        let Some(Encryption { live, name }) = &self.encryption else { return Ok(Stream::Tcp(socket, None)) };
+        let Some(Encryption { config, name }) = &self.encryption else { return Ok(Stream::Tcp(socket, None)) };
         // Boxed, so that other handshakes stay small.
-        let tls = Box::pin(Tls::connect(socket, live.current(), name.clone())).await.map_err(io::Error::other)?;
+        let tls = Box::pin(Tls::connect(socket, config.load_full(), name.clone())).await.map_err(io::Error::other)?;
         Ok(Stream::Tls(Box::new(tls), None))
     }
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use hyper::server::conn::http1::Builder;
+use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::http1;
@@ -21,7 +22,6 @@ use crate::drain::{Drain, Guard};
 use crate::limits::{Capacity, Client, Permit, Quota, RateLimitedWarning};
 use crate::metrics::{Metrics, Rejected};
 use crate::proxy::Proxy;
-use crate::tls::{ListenerFiles, Live};
 use crate::transport::Stream;
 
 /// Pause before the next accept when the system has no file descriptor left (`accept(2)`: EMFILE, ENFILE, ENOBUFS,
@@ -54,7 +54,7 @@ pub struct ListenerContext {
 
 impl ListenerContext {
     /// The context for `proxy`, as configured; with TLS if `tls` is given.
-    pub fn new(config: &Config, tls: Option<Arc<Live<ListenerFiles>>>, proxy: Proxy, metrics: Arc<Metrics>) -> Self {
+    pub fn new(config: &Config, tls: Option<Arc<ArcSwap<ServerConfig>>>, proxy: Proxy, metrics: Arc<Metrics>) -> Self {
         let capacity = Capacity::of_process();
         // Under TLS a rejection would need a handshake first, so the connection is closed.
         let answers = if tls.is_some() { 0 } else { capacity.answers };
@@ -69,7 +69,7 @@ impl ListenerContext {
             places: Quota::of_connections(most_connections(config.limits.connections, capacity), metrics.clone()),
             places_per_address: config.limits.connections_per_address,
             rejector: Arc::new(Rejector::new(answers, metrics.clone())),
-            acceptor: tls.map(|live| Arc::new(TlsAcceptor::new(live, metrics.clone()))),
+            acceptor: tls.map(|tls| Arc::new(TlsAcceptor::new(tls, metrics.clone()))),
             proxy,
             metrics,
         }

@@ -1,18 +1,13 @@
 //! Reloads a running sidecar's configuration on SIGHUP or a change of its file; an invalid one changes nothing.
 
-use std::time::Duration;
-
 use tokio::signal::unix::Signal;
-use tokio::time::{MissedTickBehavior, interval};
 
 use super::systemd;
 use crate::app::Reloading;
 use crate::config::{Effective, Loaded, Problems, Reloader};
+use crate::file_watch::poll_ticks;
 use crate::metrics::Reload;
 use crate::telemetry::{self, Filter};
-
-/// Time between polls of the file. It is polled: a watch misses a replaced link on some file systems.
-const LOOK: Duration = Duration::from_secs(1);
 
 /// The active configuration and what a reload updates.
 pub(super) struct ConfigReloader {
@@ -24,8 +19,7 @@ pub(super) struct ConfigReloader {
 
 /// Polls the file and handles SIGHUP, for ever.
 pub(super) async fn run(mut keeper: ConfigReloader, mut hangups: Signal) {
-    let mut ticks = interval(LOOK);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut ticks = poll_ticks();
     loop {
         let asked = tokio::select! {
             _now = ticks.tick(), if keeper.reloader.has_file() => false,

@@ -1,13 +1,11 @@
-//! Builds rustls configurations from certificate and key files, again when the files change.
-//!
-//! Invariant: broken files never replace a working configuration.
+//! Builds rustls configurations from certificate and key files, and reloads them.
 
 mod pem;
+mod reload;
 mod sni;
 
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::crypto::{CryptoProvider, ring};
@@ -18,6 +16,7 @@ use x509_cert::Certificate;
 use x509_cert::der::Decode as _;
 
 pub use self::pem::{Contents, PemFile};
+pub use self::reload::CertificateReloader;
 use self::sni::Certificates;
 
 /// ALPN protocols (RFC 7301) offered to browsers, the best first; HTTP/2 only if it is on. Browsers use HTTP/1.1 for
@@ -35,22 +34,22 @@ pub struct TlsError {
 }
 
 /// Files from which a TLS configuration is built.
-pub trait TlsFiles {
+pub trait PemFiles {
     /// The resulting configuration.
     type Config;
 
     /// All files.
     fn files(&self) -> Vec<PemFile<'_>>;
 
-    /// Builds it from their contents, in the order of [`TlsFiles::files`].
+    /// Builds it from their contents, in the order of [`PemFiles::files`].
     ///
     /// # Errors
     /// Names the invalid file.
-    fn make(&self, contents: &[Contents<'_>]) -> Result<Built<Self::Config>, TlsError>;
+    fn build(&self, contents: &[Contents<'_>]) -> Result<BuiltConfig<Self::Config>, TlsError>;
 }
 
 /// A configuration built from files.
-pub struct Built<C> {
+pub struct BuiltConfig<C> {
     /// For rustls.
     pub config: C,
     /// Earliest expiry of the sidecar's own certificates, in seconds of Unix time; 0 if it has none.
@@ -90,69 +89,7 @@ pub struct ClientFiles {
     pub pair: Option<(PathBuf, PathBuf)>,
 }
 
-/// The last config that loaded; connections keep the `Arc` they took.
-pub struct Live<M: TlsFiles> {
-    material: M,
-    current: RwLock<Arc<M::Config>>,
-}
-
-/// Checks whether files have changed.
-pub struct Watcher<M: TlsFiles> {
-    live: Arc<Live<M>>,
-    /// Fingerprint or error, at the last check and at the last attempt to load.
-    seen: Result<u64, TlsError>,
-    judged: Result<u64, TlsError>,
-}
-
-impl<M: TlsFiles> Live<M> {
-    /// Loads the files. Returns a watcher for changes, and [`Built::not_after`].
-    ///
-    /// # Errors
-    /// Names the invalid file.
-    pub fn load(material: M) -> Result<(Watcher<M>, u64), TlsError> {
-        let contents = read(&material)?;
-        let Built { config, not_after } = material.make(&contents)?;
-        let (seen, judged) = (Ok(print(&contents)), Ok(print(&contents)));
-        drop(contents);
-        let live = Arc::new(Self { material, current: RwLock::new(Arc::new(config)) });
-        Ok((Watcher { live, seen, judged }, not_after))
-    }
-
-    /// The configuration for the next connection.
-    pub fn current(&self) -> Arc<M::Config> {
-        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-}
-
-impl<M: TlsFiles> Watcher<M> {
-    /// The watched configuration.
-    pub fn live(&self) -> Arc<Live<M>> {
-        self.live.clone()
-    }
-
-    /// Checks once, and loads changed files if two checks have seen the same: a pair of files is not replaced
-    /// atomically. Returns the result of a change: when the new certificate expires, or why the old one stays. Reads
-    /// files.
-    pub fn look(&mut self) -> Option<Result<u64, TlsError>> {
-        let contents = read(&self.live.material);
-        let now = contents.as_ref().map(|contents| print(contents)).map_err(Clone::clone);
-        if now != self.seen {
-            self.seen = now;
-            return None;
-        }
-        if now == self.judged {
-            return None;
-        }
-        self.judged = now;
-        let made = contents.and_then(|contents| self.live.material.make(&contents));
-        Some(made.map(|Built { config, not_after }| {
-            *self.live.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
-            not_after
-        }))
-    }
-}
-
-impl TlsFiles for ListenerFiles {
+impl PemFiles for ListenerFiles {
     type Config = ServerConfig;
 
     fn files(&self) -> Vec<PemFile<'_>> {
@@ -163,7 +100,7 @@ impl TlsFiles for ListenerFiles {
         first.into_iter().chain(others).chain(self.client_ca.as_ref().map(|ca| named("tls.client_ca", ca))).collect()
     }
 
-    fn make(&self, contents: &[Contents<'_>]) -> Result<Built<ServerConfig>, TlsError> {
+    fn build(&self, contents: &[Contents<'_>]) -> Result<BuiltConfig<ServerConfig>, TlsError> {
         let (certificates, not_after) = self.certificates(contents)?;
         let builder = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
         let builder = builder.expect("ring has suites for every version");
@@ -179,7 +116,7 @@ impl TlsFiles for ListenerFiles {
         // TLS scanners ask for this; every suite is strong.
         config.ignore_client_order = true;
         config.ticketer = ring::Ticketer::new().map_err(|error| contents[1].blame(error))?;
-        Ok(Built { config, not_after })
+        Ok(BuiltConfig { config, not_after })
     }
 }
 
@@ -204,7 +141,7 @@ impl ListenerFiles {
     }
 }
 
-impl TlsFiles for ClientFiles {
+impl PemFiles for ClientFiles {
     type Config = ClientConfig;
 
     fn files(&self) -> Vec<PemFile<'_>> {
@@ -214,7 +151,7 @@ impl TlsFiles for ClientFiles {
         pair.chain(self.ca.as_ref().map(|ca| named("upstream_tls.ca", ca))).collect()
     }
 
-    fn make(&self, contents: &[Contents<'_>]) -> Result<Built<ClientConfig>, TlsError> {
+    fn build(&self, contents: &[Contents<'_>]) -> Result<BuiltConfig<ClientConfig>, TlsError> {
         let roots = match (&self.ca, contents.last()) {
             (Some(_), Some(ca)) => roots(ca)?,
             _ => system_roots()?,
@@ -232,8 +169,17 @@ impl TlsFiles for ClientFiles {
             }
         };
         config.alpn_protocols = vec![ASKED_FOR.to_vec()];
-        Ok(Built { config, not_after })
+        Ok(BuiltConfig { config, not_after })
     }
+}
+
+/// Reads the files, and builds the configuration from them.
+///
+/// # Errors
+/// Names the invalid file.
+pub fn build<F: PemFiles>(files: &F) -> Result<BuiltConfig<F::Config>, TlsError> {
+    let contents: Vec<_> = files.files().into_iter().map(PemFile::read).collect::<Result<_, _>>()?;
+    files.build(&contents)
 }
 
 /// The crypto provider, named explicitly so that nothing depends on what else is linked.
@@ -243,17 +189,6 @@ fn provider() -> Arc<CryptoProvider> {
 
 fn named<'a>(setting: &'static str, path: &'a PathBuf) -> PemFile<'a> {
     PemFile { setting, path }
-}
-
-fn read<M: TlsFiles>(material: &M) -> Result<Vec<Contents<'_>>, TlsError> {
-    material.files().into_iter().map(PemFile::read).collect()
-}
-
-/// A fingerprint of contents, so that no key stays in memory.
-fn print(contents: &[Contents<'_>]) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    contents.iter().for_each(|contents| contents.bytes.hash(&mut hasher));
-    hasher.finish()
 }
 
 fn pair(certificate: &Contents<'_>, key: &Contents<'_>) -> Result<CertifiedKey, TlsError> {
