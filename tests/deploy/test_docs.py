@@ -68,7 +68,7 @@ def test_every_setting_that_is_named_exists(name: str) -> None:
 
 
 def test_the_rules_become_a_valid_object_of_the_operator_with_links_that_lead_to_the_runbook(tmp_path: Path) -> None:
-    text = (DOCS / "OPERATIONS.md").read_text()
+    text = (DOCS / "install.md").read_text()
     [address] = re.findall(r"^(base=\S+) .*\n(sed .*)$", text, flags=re.M)
     [command] = re.findall(r"^(\{ printf .*? \}) \| kubectl", text, flags=re.M | re.S)
     (tmp_path / "deploy").symlink_to(REPOSITORY / "deploy")

@@ -31,7 +31,7 @@ class StreamlitServer:
     def __init__(self, python: Path, app: Path = APP, options: Mapping[str, str] | None = None) -> None:
         # A home and a working directory of its own: no one's ~/.streamlit/config.toml has a say.
         self._home = tempfile.TemporaryDirectory(prefix="heartbeat-sidecar-streamlit-")
-        self._python, self._app, self._options = python, app, dict(options or {})
+        self.python, self._app, self._options = python, app, dict(options or {})
         self._base = self._options.get("server.baseUrlPath", "")
         # Streamlit cannot bind port 0, so another process may take the port first: then try a new one.
         for attempt in range(1, _ATTEMPTS + 1):
@@ -54,7 +54,7 @@ class StreamlitServer:
             "browser.gatherUsageStats": "false",
             **self._options,
         }
-        arguments = [str(self._python), "-m", "streamlit", "run", str(self._app)]
+        arguments = [str(self.python), "-m", "streamlit", "run", str(self._app)]
         arguments += [word for name, value in options.items() for word in (f"--{name}", value)]
         env = {name: value for name, value in os.environ.items() if not name.startswith(("STREAMLIT_", "PYTHON"))}
         env |= {"HOME": self._home.name, "PYTHONUNBUFFERED": "1", "PYTHONDONTWRITEBYTECODE": "1"}
