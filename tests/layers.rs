@@ -101,6 +101,9 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("websocket", &[]),
 ];
 
+/// Modules whose files still import each other in circles.
+const CIRCULAR: [&str; 3] = ["config", "metrics", "session"];
+
 /// They take bytes and `now`, and return values.
 const PURE: [&str; 4] = ["tap", "heartbeat", "streamlit", "websocket"];
 
@@ -195,6 +198,65 @@ impl Source {
     }
 }
 
+impl Source {
+    /// Its path in the crate, such as `server::admin`.
+    fn module_path(&self) -> String {
+        let path = self.path.with_extension("").to_string_lossy().replace('/', "::");
+        path.strip_suffix("::mod").map(str::to_owned).unwrap_or(path)
+    }
+
+    /// The items that it imports, and the child modules that it uses. Re-exports and its tests do not count.
+    fn uses(&self) -> Vec<String> {
+        let own = &*self.module_path();
+        let code: String = self.lines().map(|(_, line)| format!("{line}\n")).collect();
+        let code = code.split("\nmod tests {").next().unwrap_or_default();
+        let imports = code.split(';').filter_map(|statement| statement.trim_start().strip_prefix("use "));
+        let imported = imports.flat_map(|import| {
+            let (path, names) = import.split_once('{').unwrap_or((import, ""));
+            names.trim_end_matches('}').split(',').map(move |name| absolute(own, &format!("{path}{}", name.trim())))
+        });
+        let children = code.lines().filter_map(|line| line.trim_start().strip_prefix("mod ")?.strip_suffix(';'));
+        let code = || code.split(';').filter(|statement| !statement.trim_start().starts_with("pub use "));
+        let used = children.filter(|child| code().any(|statement| statement.contains(&format!(" {child}::"))));
+        imported.chain(used.map(|child| format!("{own}::{child}"))).collect()
+    }
+}
+
+/// A path of an import in the module `own`, from the crate's root.
+fn absolute(own: &str, path: &str) -> String {
+    if let Some(path) = path.strip_prefix("crate::") {
+        return path.to_owned();
+    }
+    match path.strip_prefix("super::") {
+        Some(path) => absolute(own.rsplit_once("::").map_or("", |(parent, _)| parent), path),
+        None => format!("{own}::{}", path.trim_start_matches("self::")),
+    }
+}
+
+/// The imports between files of one top-level module that lead back to where they start.
+fn circles(house: &[Source]) -> Vec<String> {
+    let files: BTreeSet<_> = house.iter().map(Source::module_path).collect();
+    let file_of = |item: String| {
+        let mut parents = std::iter::successors(Some(&*item), |path| Some(path.rsplit_once("::")?.0));
+        parents.find(|path| files.contains(*path)).map(str::to_owned)
+    };
+    let mut edges = BTreeSet::new();
+    for file in house.iter().filter(|file| !file.path.ends_with("tests.rs")) {
+        let targets = file.uses().into_iter().filter_map(file_of).filter(|target| *target != file.module_path());
+        edges.extend(targets.map(|target| (file.module_path(), target)));
+    }
+    edges.retain(|(from, to)| from.split("::").next() == to.split("::").next());
+    loop {
+        // An edge of a circle starts where another ends, and ends where another starts.
+        let (starts, ends): (BTreeSet<_>, BTreeSet<_>) = edges.iter().cloned().unzip();
+        let before = edges.len();
+        edges.retain(|(from, to)| ends.contains(from) && starts.contains(to));
+        if edges.len() == before {
+            return edges.iter().map(|(from, to)| format!("{from} imports {to}")).collect();
+        }
+    }
+}
+
 /// The top-level modules that a line names after `root`.
 fn imports<'a>(line: &'a str, root: &'static str) -> Vec<&'a str> {
     line.match_indices(root)
@@ -252,6 +314,13 @@ fn modules_import_only_lower_layers() {
 }
 
 #[test]
+fn files_do_not_import_each_other_in_a_circle() {
+    let mut circles = circles(&house());
+    circles.retain(|circle| !CIRCULAR.iter().any(|module| circle.starts_with(module)));
+    assert!(circles.is_empty(), "{}", circles.join("\n"));
+}
+
+#[test]
 fn pure_modules_use_no_runtime_clock_lock_log_or_metric() {
     let offences: Vec<_> = house().iter().flat_map(Source::impurities).collect();
     assert!(offences.is_empty(), "{}", offences.join("\n"));
@@ -275,4 +344,15 @@ fn violations_are_reported_with_file_and_line() {
     assert_eq!(stranger.forbidden_imports(), ["src/helpers.rs:1: no layer is known for `helpers`"]);
     let impure = source("tap/mod.rs", "use std::time::Instant;\nlet now = Instant::now();\nmod tests {\nMutex\n");
     assert_eq!(impure.impurities(), ["src/tap/mod.rs:2: a pure module must not know `Instant::now`"]);
+    let circle = [
+        source("relay/mod.rs", "mod pump;\nuse self::pump::Pump;\nuse super::tls::{A,\n B};\nstruct State;"),
+        source("relay/pump.rs", "use super::State;\nmod tests {\nuse super::valve::Valve;\n}"),
+        source("relay/valve.rs", "use std::io;\nuse super::pump::Pump;"),
+    ];
+    assert_eq!(circles(&circle), ["relay imports relay::pump", "relay::pump imports relay"]);
+    let inline =
+        [source("relay.rs", "mod pump;\nfn run() { pump::run() }"), source("relay/pump.rs", "use super::run;")];
+    assert_eq!(circles(&inline).len(), 2);
+    let re_export = [source("relay.rs", "mod pump;\npub use self::pump::P;"), source("relay/pump.rs", "use super::S;")];
+    assert!(circles(&re_export).is_empty());
 }

@@ -19,7 +19,7 @@ use crate::metrics::{Metrics, Reload};
 use crate::proxy::Proxy;
 use crate::proxy::routes::Routes;
 use crate::proxy::upstream::Upstream;
-use crate::server::listener::ListenerContext;
+use crate::server::context::ListenerContext;
 use crate::server::status::{InForce, LastReload};
 use crate::tls::{CertificateReloader, ClientFiles, TlsError};
 

@@ -8,13 +8,14 @@ mod body;
 mod headers;
 mod link;
 mod page;
+mod response;
 pub mod routes;
 mod upgrade;
 pub mod upstream;
 mod watchdog;
 pub mod wire;
 
-use std::error::Error;
+use std::error::Error as _;
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -32,6 +33,7 @@ use self::body::RequestBodyError;
 pub use self::body::{RequestBody, ResponseBody};
 pub use self::headers::HOP_BY_HOP;
 use self::page::Navigation;
+use self::response::{Chain, Refusal, causes, respond};
 use self::routes::Routes;
 pub use self::upgrade::ClientConnection;
 use self::upstream::{ConnectError, Upstream};
@@ -68,15 +70,6 @@ struct RequestContext<'a> {
     active: &'a ActiveConfig,
     upstream: &'a Arc<Upstream>,
     sessions: &'a Sessions,
-}
-
-/// Our own response to a request that the upstream does not answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Refusal {
-    /// The upstream is unreachable, or its answer is not valid.
-    BadGateway,
-    /// The upstream takes too long.
-    GatewayTimeout,
 }
 
 impl Proxy {
@@ -172,7 +165,7 @@ impl RequestContext<'_> {
                 }
                 // The pool's own message has less detail than the cause.
                 let cause = error.source().unwrap_or(&error);
-                self.refuse(Refusal::of(connect), &Chain(cause))
+                self.refuse(connect.map_or(Refusal::BadGateway, Refusal::from), &Chain(cause))
             }
         }
     }
@@ -246,54 +239,6 @@ impl ActiveConfig {
         let client = if trusted { headers::client(headers, &self.trusted_proxies) } else { Some(peer) };
         client.map_or(Ok(()), |client| handshakes.take(Client::from(client), Instant::now()))
     }
-}
-
-impl Refusal {
-    fn of(error: Option<&ConnectError>) -> Self {
-        match error {
-            Some(ConnectError::TimedOut { .. }) => Self::GatewayTimeout,
-            Some(ConnectError::Unreachable { .. }) | None => Self::BadGateway,
-        }
-    }
-
-    fn status(self) -> StatusCode {
-        match self {
-            Self::BadGateway => StatusCode::BAD_GATEWAY,
-            Self::GatewayTimeout => StatusCode::GATEWAY_TIMEOUT,
-        }
-    }
-
-    fn response(self) -> Response<ResponseBody> {
-        let text = match self {
-            Self::BadGateway => "502 Bad Gateway: the app server gave no usable answer\n",
-            Self::GatewayTimeout => "504 Gateway Timeout: the app server did not answer in time\n",
-        };
-        respond(self.status(), text)
-    }
-}
-
-/// Our own response, in plain text.
-fn respond(status: StatusCode, text: &'static str) -> Response<ResponseBody> {
-    let mut response = Response::new(ResponseBody::from(text));
-    *response.status_mut() = status;
-    let plain = HeaderValue::from_static("text/plain; charset=utf-8");
-    response.headers_mut().insert(header::CONTENT_TYPE, plain);
-    response
-}
-
-/// An error with its causes, for one log line.
-struct Chain<'a>(&'a (dyn Error + 'static));
-
-impl fmt::Display for Chain<'_> {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}", self.0)?;
-        causes(self.0).skip(1).try_for_each(|cause| write!(formatter, ": {cause}"))
-    }
-}
-
-/// An error and all its causes.
-fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
-    std::iter::successors(Some(error), |&error| error.source())
 }
 
 /// Rewrites the target to origin form (RFC 9112 §3.2.1); the authority becomes `Host` if there is none.

@@ -146,7 +146,7 @@ impl RequestContext<'_> {
             Failure::Superseded => superseded(),
             Failure::Connect(error) => {
                 self.upstream.knowledge.learn(Learning::on_gone);
-                self.refuse(Refusal::of(Some(error)), &Chain(failure))
+                self.refuse(Refusal::from(error), &Chain(failure))
             }
             Failure::TimedOut(_) | Failure::Held(_) => self.refuse(Refusal::GatewayTimeout, &Chain(failure)),
             Failure::Http(_) | Failure::Coding(_) | Failure::Broken(_) | Failure::WrongAccept => {

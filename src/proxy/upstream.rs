@@ -20,6 +20,7 @@ use tokio::net::{TcpStream, UnixStream};
 
 use super::body::RequestBody;
 use super::link::{Link, met_a_closing_connection};
+use super::response::Refusal;
 use super::watchdog::Watchdog;
 use crate::config::{Config, Route, SessionSettings, UpstreamAddress};
 use crate::heartbeat::Settings;
@@ -76,6 +77,15 @@ pub enum ConnectError {
         /// `connect_timeout`.
         after: Duration,
     },
+}
+
+impl From<&ConnectError> for Refusal {
+    fn from(error: &ConnectError) -> Self {
+        match error {
+            ConnectError::TimedOut { .. } => Self::GatewayTimeout,
+            ConnectError::Unreachable { .. } => Self::BadGateway,
+        }
+    }
 }
 
 /// TLS settings of an upstream.

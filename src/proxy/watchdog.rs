@@ -9,7 +9,7 @@ use http::{Method, Request, Response, StatusCode, Uri};
 
 use super::body::ResponseBody;
 use super::page::Script;
-use super::respond;
+use super::response::respond;
 use crate::config::{WatchdogMode, WatchdogSettings};
 use crate::metrics::{Reconnect, WatchdogPage};
 use crate::relay::progress::{Answer, Refusal, Token, Watch};

@@ -5,6 +5,7 @@
 
 mod pages;
 mod places;
+pub(super) mod response;
 #[cfg(test)]
 mod tests;
 
@@ -20,19 +21,14 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 use tracing::debug;
 
+use self::pages::Pages;
 use self::places::{Place, Places};
 use super::listener;
-use super::status::Configured;
-use crate::drain::Drain;
+use super::status::AdminState;
 use crate::limits::RateLimitedWarning;
-use crate::metrics::Metrics;
-use crate::session::Sessions;
-
-pub(super) use self::pages::answer;
 
 /// Timeout for a request's head, including idle time before it.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -42,34 +38,17 @@ const MAX_LIFETIME: Duration = Duration::from_secs(60);
 /// The kernel's send buffer for a connection; by default it holds megabytes for a client that does not read.
 const SEND_BUFFER: usize = 128 << 10;
 
-/// What the admin port reports.
-#[derive(Clone)]
-pub struct AdminState {
-    /// Shown at `/metrics`.
-    pub metrics: Arc<Metrics>,
-    /// Shown at `/sessions`.
-    pub sessions: Sessions,
-    /// Makes `/readyz` return 503.
-    pub drain: Drain,
-    /// Shown on the status page.
-    pub configured: Configured,
-    /// The relay's runtime, which runs a task for each probe.
-    pub relay: Handle,
-}
-
 /// What the connections share.
 struct Shared {
-    state: AdminState,
+    pages: Pages,
     places: Places,
-    /// One scrape is rendered at a time, since each takes memory.
-    scraping: tokio::sync::Mutex<()>,
 }
 
 /// Serves until `stop` resolves, then aborts open connections. `stop` is the end of the process, not the start of its
 /// drain: `/readyz` must report the drain.
 pub async fn serve(listener: TcpListener, state: AdminState, stop: impl Future<Output = ()>) {
     let mut stop = pin!(stop);
-    let shared = Arc::new(Shared { state, places: Places::default(), scraping: tokio::sync::Mutex::default() });
+    let shared = Arc::new(Shared { pages: Pages::new(state), places: Places::default() });
     let (mut connections, exhausted) = (JoinSet::new(), RateLimitedWarning::default());
     loop {
         let (stream, _peer) = tokio::select! {
@@ -93,7 +72,7 @@ async fn serve_connection(stream: TcpStream, shared: Arc<Shared>, place: Place) 
         let answering = place.answer();
         let response = match request.uri().path() {
             "/drain" => pages::drain(&request, here),
-            _ => pages::respond(&request, &shared).await,
+            _ => shared.pages.respond(&request).await,
         };
         asked_to_drain.fetch_or(response.status() == StatusCode::ACCEPTED, Relaxed);
         Ok::<_, Infallible>(response.map(|body| Full::new(answering.with(body))))
@@ -114,7 +93,7 @@ async fn serve_connection(stream: TcpStream, shared: Arc<Shared>, place: Place) 
     if asked_to_drain.load(Relaxed) {
         // Only now: an idle sidecar exits before its response is written.
         tracing::info!("asked to drain");
-        shared.state.drain.start();
+        shared.pages.state.drain.start();
     }
 }
 

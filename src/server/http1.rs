@@ -17,8 +17,8 @@ use hyper::server::conn::http1::{Builder, Parts};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 
+use super::context::{ListenerContext, closing};
 use super::departure::Departure;
-use super::listener::{ListenerContext, closing};
 use super::requests::{RequestStream, Requests};
 use super::stall::Patient;
 use crate::config::Limits;
@@ -33,7 +33,7 @@ const LEAST_BUFFER: usize = 8192;
 const REST_OF_HEAD: usize = 1024;
 
 /// hyper's HTTP/1 settings.
-pub(super) fn builder(limits: &Limits) -> Builder {
+fn builder(limits: &Limits) -> Builder {
     let mut http = Builder::new();
     // hyper has one timeout for an idle connection and a slow header. Its buffer holds a whole head, or part of a body.
     // It must be larger than what `proxy` accepts, which checks the limits themselves.
@@ -113,7 +113,7 @@ async fn serve_with_hyper(
             Ok::<_, Infallible>(response)
         })
     });
-    let mut connection = context.http1.serve_connection(TokioIo::new(client), service);
+    let mut connection = builder(&context.limits).serve_connection(TokioIo::new(client), service);
     let served = tokio::select! {
         // A received request is read before connections without one are closed.
         biased;

@@ -20,7 +20,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 
-use super::listener::{ListenerContext, closing};
+use super::context::{ListenerContext, closing};
 use super::stall::Patient;
 use super::streams::{Streams, Turn};
 use crate::config::Limits;
@@ -45,14 +45,6 @@ const MOST_UNSENT: usize = 64 * 1024;
 /// CVE-2025-8671).
 const MOST_TAKEN_BACK: usize = 20;
 const MOST_BROKEN: usize = 256;
-
-/// HTTP/2 settings.
-#[derive(Clone, Copy)]
-pub(super) struct Http2 {
-    header_list: u32,
-    /// How long a connection without a request is kept.
-    idle_timeout: Duration,
-}
 
 /// What the requests of a connection share.
 struct Connection {
@@ -91,26 +83,21 @@ struct Answer {
     _open: Open,
 }
 
-impl Http2 {
-    pub(super) fn new(limits: &Limits) -> Self {
-        let header_list = u32::try_from(limits.header_bytes + limits.uri_bytes + LIST_OVERHEAD).unwrap_or(u32::MAX);
-        Self { header_list, idle_timeout: limits.idle_timeout }
-    }
-
-    fn builder(self, streams: Streams) -> Builder<Streams> {
-        let mut builder = Builder::new(streams);
-        // No pings: the kernel probes silent peers, and over a slow link a pong comes only after all data sent before.
-        builder
-            .timer(TokioTimer::new())
-            .max_concurrent_streams(MOST_STREAMS)
-            .max_header_list_size(self.header_list)
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_send_buf_size(MOST_UNSENT)
-            .max_pending_accept_reset_streams(MOST_TAKEN_BACK)
-            .max_local_error_reset_streams(MOST_BROKEN);
-        builder
-    }
+/// hyper's HTTP/2 settings.
+fn builder(limits: &Limits, streams: Streams) -> Builder<Streams> {
+    let header_list = u32::try_from(limits.header_bytes + limits.uri_bytes + LIST_OVERHEAD).unwrap_or(u32::MAX);
+    let mut builder = Builder::new(streams);
+    // No pings: the kernel probes silent peers, and over a slow link a pong comes only after all data sent before.
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(MOST_STREAMS)
+        .max_header_list_size(header_list)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(MOST_UNSENT)
+        .max_pending_accept_reset_streams(MOST_TAKEN_BACK)
+        .max_local_error_reset_streams(MOST_BROKEN);
+    builder
 }
 
 /// Serves a connection until the client closes it, it is idle for too long, or the drain closes.
@@ -119,8 +106,8 @@ pub(super) async fn serve(context: Arc<ListenerContext>, stream: Stream, client:
     let (visit, own, freed) = (ClientConnection::new(client), Arc::new(Semaphore::new(1)), Notify::new());
     let shared = Arc::new(Connection { context: context.clone(), visit, client, own, freed, open });
     let service = service_fn(move |request| answer(Open::new(shared.clone()), request));
-    let (stall, idle_timeout) = (context.stall(guard), context.http2.idle_timeout);
-    let builder = context.http2.builder(Streams::new(stall.clone()));
+    let (stall, idle_timeout) = (context.stall(guard), context.limits.idle_timeout);
+    let builder = builder(&context.limits, Streams::new(stall.clone()));
     let mut connection = pin!(builder.serve_connection(TokioIo::new(Patient::new(stream, stall)), service));
     let mut served = tokio::select! {
         biased;
@@ -215,7 +202,7 @@ impl Connection {
             if let Ok(own) = self.own.clone().try_acquire_owned() {
                 return Place::Own(own);
             }
-            if let Some(further) = self.context.further_place(self.client) {
+            if let Some(further) = self.context.further_slot(self.client) {
                 return Place::Further(further);
             }
             freed.await;

@@ -1,6 +1,7 @@
 //! The public and the admin port.
 
 pub mod admin;
+pub mod context;
 mod departure;
 mod heads;
 mod http1;

@@ -12,14 +12,32 @@ use bytes::Bytes;
 use http::header::{CONTENT_SECURITY_POLICY, HeaderName, REFERRER_POLICY, X_FRAME_OPTIONS};
 use http::{HeaderValue, Response, StatusCode};
 use serde::Serialize;
+use tokio::runtime::Handle;
 
 use self::query::Query;
-use super::admin::{AdminState, answer};
+use super::admin::response::response;
+use crate::drain::Drain;
 use crate::heartbeat::Capability;
-use crate::session::SessionView;
+use crate::metrics::Metrics;
 use crate::session::ended::EndedView;
 use crate::session::recent::RecentAnswer;
 use crate::session::totals::Totals;
+use crate::session::{SessionView, Sessions};
+
+/// What the admin port reports.
+#[derive(Clone)]
+pub struct AdminState {
+    /// Shown at `/metrics`.
+    pub metrics: Arc<Metrics>,
+    /// Shown at `/sessions`.
+    pub sessions: Sessions,
+    /// Makes `/readyz` return 503.
+    pub drain: Drain,
+    /// Shown on the status page.
+    pub configured: Configured,
+    /// The relay's runtime, which runs a task for each probe.
+    pub relay: Handle,
+}
 
 /// Returns the active configuration; called for every request.
 pub type Configured = Arc<dyn Fn() -> InForce + Send + Sync>;
@@ -101,7 +119,7 @@ pub(super) fn page() -> Response<Bytes> {
         "default-src 'none'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; connect-src 'self'; img-src data:; \
          base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     );
-    let mut page = answer(StatusCode::OK, HTML, PAGE.replace("NONCE", &nonce));
+    let mut page = response(StatusCode::OK, HTML, PAGE.replace("NONCE", &nonce));
     let headers = page.headers_mut();
     headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::try_from(policy).expect("it is visible ASCII"));
     headers.insert(X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
@@ -167,11 +185,10 @@ mod tests {
 
     use super::query::{COLUMNS, MOST_ROWS};
     use super::*;
-    use crate::drain::Drain;
     use crate::heartbeat::{AckOrigin, Withheld};
-    use crate::metrics::{CloseCode, Direction, Initiator, Metrics};
+    use crate::metrics::{CloseCode, Direction, Initiator};
     use crate::session::stop::Stop;
-    use crate::session::{Session, SessionInfo, Sessions, recent};
+    use crate::session::{Session, SessionInfo, recent};
 
     fn state() -> AdminState {
         let upstreams = vec![("app".into(), Capability::Silent), ("other".into(), Capability::Unknown)];
@@ -181,7 +198,7 @@ mod tests {
             sessions: Sessions::new(),
             drain: Drain::new(),
             configured: Arc::new(move || in_force.clone()),
-            relay: tokio::runtime::Handle::current(),
+            relay: Handle::current(),
         }
     }
 

@@ -3,12 +3,15 @@
 use std::net::SocketAddr;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::runtime::Handle;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::*;
+use crate::drain::Drain;
+use crate::metrics::Metrics;
 use crate::server::status::InForce;
-use crate::session::SessionInfo;
 use crate::session::stop::Stop;
+use crate::session::{SessionInfo, Sessions};
 
 struct Admin {
     address: SocketAddr,

@@ -1,0 +1,59 @@
+//! The proxy's own responses.
+
+use std::error::Error;
+use std::fmt;
+
+use http::header::{self, HeaderValue};
+use http::{Response, StatusCode};
+
+use super::body::ResponseBody;
+
+/// Our own response to a request that the upstream does not answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// The upstream is unreachable, or its answer is not valid.
+    BadGateway,
+    /// The upstream takes too long.
+    GatewayTimeout,
+}
+
+impl Refusal {
+    pub(super) fn status(self) -> StatusCode {
+        match self {
+            Self::BadGateway => StatusCode::BAD_GATEWAY,
+            Self::GatewayTimeout => StatusCode::GATEWAY_TIMEOUT,
+        }
+    }
+
+    pub(super) fn response(self) -> Response<ResponseBody> {
+        let text = match self {
+            Self::BadGateway => "502 Bad Gateway: the app server gave no usable answer\n",
+            Self::GatewayTimeout => "504 Gateway Timeout: the app server did not answer in time\n",
+        };
+        respond(self.status(), text)
+    }
+}
+
+/// Our own response, in plain text.
+pub(super) fn respond(status: StatusCode, text: &'static str) -> Response<ResponseBody> {
+    let mut response = Response::new(ResponseBody::from(text));
+    *response.status_mut() = status;
+    let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, plain);
+    response
+}
+
+/// An error with its causes, for one log line.
+pub(super) struct Chain<'a>(pub(super) &'a (dyn Error + 'static));
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}", self.0)?;
+        causes(self.0).skip(1).try_for_each(|cause| write!(formatter, ": {cause}"))
+    }
+}
+
+/// An error and all its causes.
+pub(super) fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |&error| error.source())
+}

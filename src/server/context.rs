@@ -1,0 +1,134 @@
+//! Everything that a browser's connection needs, and the slots that connections share.
+
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use rustls::ServerConfig;
+use tokio::net::TcpStream;
+
+use super::overload::Rejector;
+use super::proxy_protocol::{self, ProxyProtocolError};
+use super::stall::Stall;
+use super::tls::TlsAcceptor;
+use crate::config::{Config, Limits, TrustedProxies};
+use crate::drain::Guard;
+use crate::limits::{Capacity, Client, Permit, Quota};
+use crate::metrics::Metrics;
+use crate::proxy::Proxy;
+use crate::transport::Stream;
+
+/// Everything needed to serve a connection.
+#[derive(Clone)]
+pub struct ListenerContext {
+    pub(super) limits: Limits,
+    /// Connections start with a PROXY protocol header, and come from a trusted proxy.
+    proxy_protocol: bool,
+    trusted_proxies: TrustedProxies,
+    /// Timeout for that header, for the TLS handshake, and for the first bytes after them.
+    pub(super) patience: Duration,
+    /// How long a client may read nothing of pending data.
+    pub(super) write_stall: Duration,
+    pub(super) slots: Quota,
+    pub(super) rejector: Arc<Rejector>,
+    /// `None` serves plain HTTP.
+    acceptor: Option<Arc<TlsAcceptor>>,
+    pub(super) proxy: Proxy,
+    pub(super) metrics: Arc<Metrics>,
+}
+
+impl ListenerContext {
+    /// The context for `proxy`, as configured; with TLS if `tls` is given.
+    pub fn new(config: &Config, tls: Option<Arc<ArcSwap<ServerConfig>>>, proxy: Proxy, metrics: Arc<Metrics>) -> Self {
+        let capacity = Capacity::of_process();
+        // Under TLS a rejection would need a handshake first, so the connection is closed.
+        let answers = if tls.is_some() { 0 } else { capacity.answers };
+        Self {
+            limits: config.limits,
+            proxy_protocol: config.proxy_protocol,
+            trusted_proxies: config.trusted_proxies.clone(),
+            patience: config.limits.idle_timeout,
+            write_stall: config.session.timeouts.write_stall,
+            slots: Quota::of_connections(max_connections(config.limits.connections, capacity), metrics.clone()),
+            rejector: Arc::new(Rejector::new(answers, metrics.clone())),
+            acceptor: tls.map(|tls| Arc::new(TlsAcceptor::new(tls, metrics.clone()))),
+            proxy,
+            metrics,
+        }
+    }
+
+    /// The context for later connections; those that are open keep their slots.
+    #[must_use]
+    pub fn renewed(&self, config: &Config) -> Self {
+        let connections = config.limits.connections;
+        if connections != self.limits.connections {
+            self.slots.resize(max_connections(connections, Capacity::of_process()));
+        }
+        Self {
+            limits: config.limits,
+            trusted_proxies: config.trusted_proxies.clone(),
+            patience: config.limits.idle_timeout,
+            ..self.clone()
+        }
+    }
+
+    /// The address of a connection's client.
+    pub(super) async fn client(&self, stream: &mut TcpStream, peer: SocketAddr) -> Result<IpAddr, ProxyProtocolError> {
+        if !self.proxy_protocol {
+            return Ok(peer.ip());
+        }
+        if !self.trusted_proxies.contains(peer.ip()) {
+            return Err(ProxyProtocolError::Untrusted);
+        }
+        let client = proxy_protocol::client(stream, peer.ip());
+        tokio::time::timeout(self.patience, client).await.map_err(|_elapsed| ProxyProtocolError::TimedOut)?
+    }
+
+    /// The stream for HTTP; `None` if the TLS handshake failed.
+    pub(super) async fn open(&self, stream: TcpStream, permit: Permit, client: IpAddr) -> Option<Stream> {
+        match &self.acceptor {
+            // Boxed, as everything is that few connections need: otherwise all would be larger.
+            Some(acceptor) => Box::pin(acceptor.open(stream, permit, client, self.patience)).await,
+            None => Some(Stream::Tcp(stream, Some(permit))),
+        }
+    }
+
+    /// The stall limit of a connection.
+    pub(super) fn stall(&self, guard: &Guard) -> Arc<Stall> {
+        Stall::new(self.write_stall, guard.closing_token(), self.metrics.clone())
+    }
+
+    /// A slot for a client's request beyond the one that its connection's slot covers.
+    pub(super) fn further_slot(&self, client: IpAddr) -> Option<Permit> {
+        let mut permit = self.slots.take()?;
+        self.has_slot_for(client, &mut permit).then_some(permit)
+    }
+
+    /// Whether a client may have one more connection. A trusted proxy always may: it stands for many clients.
+    pub(super) fn has_slot_for(&self, client: IpAddr, permit: &mut Permit) -> bool {
+        match self.limits.connections_per_address {
+            Some(most) if !self.trusted_proxies.contains(client) => permit.count_for(Client::from(client), most),
+            Some(_) | None => true,
+        }
+    }
+}
+
+/// The configured limit, capped by the file-descriptor limit.
+fn max_connections(configured: Option<NonZeroUsize>, capacity: Capacity) -> usize {
+    let carried = capacity.connections;
+    let most = configured.map_or(carried, |most| most.get().min(carried));
+    if configured.is_some_and(|configured| configured.get() > carried) {
+        tracing::warn!(carried, "limits.connections is more than the limit of file handles carries");
+    }
+    tracing::info!(connections = most, "at most so many connections of clients at a time");
+    most
+}
+
+/// Resolves when connections without a request are to be closed. It yields once, since the runtime polls a new socket
+/// only then: its request would be missed.
+pub(super) async fn closing(guard: &Guard) {
+    guard.closing().await;
+    tokio::task::yield_now().await;
+}
