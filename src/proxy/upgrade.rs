@@ -21,7 +21,7 @@ use crate::drain::Guard;
 use crate::heartbeat::learning::Learning;
 use crate::limits::Permit;
 use crate::metrics::{Handshake, Reconnect, TapDisabled};
-use crate::relay::progress::Token;
+use crate::relay::delivery_probe::Token;
 use crate::relay::{Report, Session, Terms};
 use crate::session::takeover::{Owner, Superseded};
 use crate::session::trace::TraceIds;
@@ -331,9 +331,9 @@ impl PendingSession {
         let report = Report::new(upstream.knowledge.clone(), session, owner, ids);
         let pings = upstream.session.pings();
         let watchdog = upstream.watchdog.as_ref().zip(token);
-        let watched = watchdog.and_then(|(watchdog, token)| watchdog.watch.enter(token));
+        let probe = watchdog.and_then(|(watchdog, token)| watchdog.probes.register(token));
         let upstream_is_local = upstream.connector.address.is_local();
-        let terms = Terms { depth, heartbeat: upstream.heartbeat, pings, upstream_is_local, watched };
+        let terms = Terms { depth, heartbeat: upstream.heartbeat, pings, upstream_is_local, probe };
         tokio::spawn(Session::new(browser, far, terms, report, guard));
     }
 }

@@ -12,7 +12,7 @@ use super::page::Script;
 use super::response::respond;
 use crate::config::{WatchdogMode, WatchdogSettings};
 use crate::metrics::{Reconnect, WatchdogPage};
-use crate::relay::progress::{Answer, Refusal, Token, Watch};
+use crate::relay::delivery_probe::{DeliveryProbes, ProbeError, Progress, Token};
 
 /// The script, as served.
 const SCRIPT: &str = include_str!("watchdog.js");
@@ -28,7 +28,7 @@ const REPLACES: &str = ".watchdog";
 /// The watchdog of one upstream's pages.
 pub(super) struct Watchdog {
     pub(super) script: Script,
-    pub(super) watch: Watch,
+    pub(super) probes: DeliveryProbes,
     told_of_policy: AtomicBool,
 }
 
@@ -56,7 +56,7 @@ impl Watchdog {
              data-ack-timeout=\"{ack_timeout}\"></script>"
         );
         let script = Script { element: element.into(), path: SCRIPT_PATH };
-        Some(Self { script, watch: Watch::default(), told_of_policy: AtomicBool::new(false) })
+        Some(Self { script, probes: DeliveryProbes::default(), told_of_policy: AtomicBool::new(false) })
     }
 
     /// The answer to a request for one of the watchdog's own paths; `None` for all others.
@@ -92,12 +92,12 @@ impl Watchdog {
             return respond(StatusCode::NOT_FOUND, "404 Not Found\n");
         };
         let wait = value("wait").and_then(|wait| wait.parse().ok()).map_or(Duration::ZERO, Duration::from_millis);
-        match self.watch.ask(token, wait).await {
-            Ok(Answer::Progress) => respond(StatusCode::OK, "progress\n"),
-            Ok(Answer::Stalled) => respond(StatusCode::OK, "stalled\n"),
-            Ok(Answer::Idle) => respond(StatusCode::OK, "idle\n"),
-            Err(Refusal::Unknown) => respond(StatusCode::NOT_FOUND, "404 Not Found\n"),
-            Err(Refusal::TooSoon) => {
+        match self.probes.probe(token, wait).await {
+            Ok(Progress::Moving) => respond(StatusCode::OK, "progress\n"),
+            Ok(Progress::Stalled) => respond(StatusCode::OK, "stalled\n"),
+            Ok(Progress::Idle) => respond(StatusCode::OK, "idle\n"),
+            Err(ProbeError::Unknown) => respond(StatusCode::NOT_FOUND, "404 Not Found\n"),
+            Err(ProbeError::TooSoon) => {
                 let mut response = respond(StatusCode::TOO_MANY_REQUESTS, "429 Too Many Requests\n");
                 response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
                 response

@@ -2,10 +2,10 @@
 //!
 //! Invariant: bytes are never re-framed or stored; a slow reader stops the other side's reads.
 
+pub mod delivery_probe;
 mod endpoint;
 mod endpoints;
 mod monitor;
-pub mod progress;
 mod report;
 #[cfg(test)]
 mod tests;
@@ -17,11 +17,11 @@ use std::time::{Duration, Instant};
 
 use tokio::time::Sleep;
 
+use self::delivery_probe::ProbeHandle;
 use self::endpoint::{Endpoint, Inflow, with_scratch};
 use self::endpoints::Endpoints;
 use self::monitor::Observation;
 pub use self::monitor::Timeouts;
-use self::progress::Watched;
 pub use self::report::{Knowledge, Report};
 use crate::drain::Guard;
 use crate::heartbeat::Settings;
@@ -54,8 +54,8 @@ pub struct Session {
     stopped: bool,
     /// Another connection takes the session over; `timer` limits how long the upstream may take to close this one.
     handing_over: bool,
-    /// The page may ask whether bytes reach it.
-    watched: Option<Box<Watched>>,
+    /// Lets the page probe this socket.
+    probe: Option<Box<ProbeHandle>>,
     /// Keeps the process running until the session ends.
     guard: Guard,
 }
@@ -70,8 +70,8 @@ pub struct Terms {
     pub pings: Option<PingSettings>,
     /// The upstream is on this machine: it may be busy but not silent, because the kernel closes its connections.
     pub upstream_is_local: bool,
-    /// The page may ask whether bytes reach it.
-    pub watched: Option<Watched>,
+    /// Lets the page probe the browser's socket.
+    pub probe: Option<ProbeHandle>,
 }
 
 impl Session {
@@ -93,7 +93,7 @@ impl Session {
             started: false,
             stopped: false,
             handing_over: false,
-            watched: terms.watched.map(Box::new),
+            probe: terms.probe.map(Box::new),
             guard,
         }
     }
@@ -328,8 +328,8 @@ impl Future for Session {
         if again {
             cx.waker().wake_by_ref();
         }
-        if let Some(watched) = &this.watched {
-            watched.poll_answer(cx, || this.endpoints.browser.delivery().unwrap_or_default());
+        if let Some(probe) = &this.probe {
+            probe.poll_request(cx, || this.endpoints.browser.delivery().unwrap_or_default());
         }
         Poll::Pending
     }

@@ -201,8 +201,7 @@ impl Scene {
         let session = self.sessions.open(SessionInfo { upstream: "app".into(), tapped: true, stop: owner.stop() });
         let report = Report::new(self.knowledge.clone(), session, owner, None);
         let heartbeat = Settings::default();
-        let terms =
-            Terms { depth: Inspection::Messages, heartbeat, pings: None, upstream_is_local: true, watched: None };
+        let terms = Terms { depth: Inspection::Messages, heartbeat, pings: None, upstream_is_local: true, probe: None };
         let side = |stream| Side { stream: Stream::Tcp(stream, None), early: Vec::new() };
         let session = Session::new(side(near_browser), side(near_app), terms, report, self.drain.guard());
         let mut session = tokio::spawn(session);
