@@ -16,13 +16,13 @@ use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::reload::Handle;
 
-use self::lines::{Lines, Writer};
+use self::lines::{LineBuffer, WriterThread};
 
 /// Why the log could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
     /// The filter is invalid.
-    #[error("{filter:?} is no log filter such as \"info\" or \"info,heartbeat_sidecar::relay=debug\"")]
+    #[error("{filter:?} is not a log filter such as \"info\" or \"info,heartbeat_sidecar::relay=debug\"")]
     Filter {
         /// As given.
         filter: String,
@@ -33,7 +33,7 @@ pub enum TelemetryError {
     #[error("the log is set up already")]
     Installed(#[source] tracing::subscriber::SetGlobalDefaultError),
     /// The log's thread could not be started.
-    #[error("the log gets no thread")]
+    #[error("cannot start the thread that writes the log")]
     Thread(#[source] io::Error),
 }
 
@@ -42,9 +42,9 @@ type BoxedSubscriber = Box<dyn Subscriber + Send + Sync>;
 /// The process's log. Dropping it writes the waiting lines, for at most one second.
 #[must_use]
 pub struct Log {
-    lines: Arc<Lines>,
+    lines: Arc<LineBuffer>,
     filter: Filter,
-    _writer: Writer,
+    _writer: WriterThread,
 }
 
 /// Selects the lines that are written; clones share one log.
@@ -57,7 +57,7 @@ impl Filter {
         Self(Arc::new(set))
     }
 
-    /// Replaces the filter. A filter from [`read`] cannot fail here.
+    /// Replaces the filter. A filter from [`parse_filter`] cannot fail here.
     pub fn set(&self, filter: EnvFilter) {
         (self.0)(filter);
     }
@@ -70,17 +70,17 @@ impl Log {
     }
 
     /// Warns every 10 s if lines were lost; never returns.
-    pub fn tell_of_losses(&self) -> impl Future<Output = ()> + Send + use<> {
+    pub fn warn_of_lost_lines(&self) -> impl Future<Output = ()> + Send + use<> {
         const INTERVAL: Duration = Duration::from_secs(10);
         let lines = self.lines.clone();
         async move {
-            let mut told = 0;
+            let mut reported = 0;
             loop {
                 tokio::time::sleep(INTERVAL).await;
                 let lost = lines.lost();
-                if lost > told {
-                    tracing::warn!(lines = lost - told, "lines of this log were lost: its reader is too slow");
-                    told = lost;
+                if lost > reported {
+                    tracing::warn!(lines = lost - reported, "log lines lost: the reader of stderr is too slow");
+                    reported = lost;
                 }
             }
         }
@@ -92,27 +92,27 @@ impl Log {
 /// # Errors
 /// The filter is invalid, the log is already set up, or its thread could not be started.
 pub fn init(json: bool, filter: &str) -> Result<Log, TelemetryError> {
-    let lines = Arc::new(Lines::default());
+    let lines = Arc::new(LineBuffer::default());
     let (subscriber, filter) = subscriber(json, filter, lines.clone())?;
-    let writer = Writer::start(lines.clone(), io::stderr()).map_err(TelemetryError::Thread)?;
+    let writer = WriterThread::start(lines.clone(), io::stderr()).map_err(TelemetryError::Thread)?;
     set_global_default(subscriber).map_err(TelemetryError::Installed)?;
     Ok(Log { lines, filter, _writer: writer })
 }
 
-/// Writes to stderr why the process ends, independent of the filter and the log. JSON has the form of the log's lines.
-/// Drop the [`Log`] first, or its last lines come later.
-pub fn last_words(json: bool, reason: &str) {
+/// Writes an error to stderr, independent of the filter and the log. JSON has the form of the log's lines. Drop the
+/// [`Log`] first, or its last lines come later.
+pub fn print_error(json: bool, reason: &str) {
     if json && let Ok((subscriber, _filter)) = subscriber(true, "error", io::stderr) {
         return tracing::subscriber::with_default(subscriber, || tracing::error!("{reason}"));
     }
-    eprintln!("heartbeat-sidecar: {reason}");
+    eprintln!("error: {reason}");
 }
 
 /// Parses a filter without activating it.
 ///
 /// # Errors
 /// It is invalid.
-pub fn read(filter: &str) -> Result<EnvFilter, TelemetryError> {
+pub fn parse_filter(filter: &str) -> Result<EnvFilter, TelemetryError> {
     EnvFilter::try_new(filter).map_err(|source| TelemetryError::Filter { filter: filter.to_owned(), source })
 }
 
@@ -120,19 +120,19 @@ fn subscriber<W>(json: bool, filter: &str, writer: W) -> Result<(BoxedSubscriber
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {
-    let log = tracing_subscriber::fmt().with_env_filter(read(filter)?).with_writer(writer);
+    let log = tracing_subscriber::fmt().with_env_filter(parse_filter(filter)?).with_writer(writer);
     Ok(if json {
         let log = log.json().flatten_event(true).with_current_span(false).with_span_list(false).with_filter_reloading();
-        let filter = changing(log.reload_handle());
+        let filter = reloadable(log.reload_handle());
         (Box::new(log.finish()), filter)
     } else {
         let log = log.with_timer(text::Clock).fmt_fields(text::Fields).with_filter_reloading();
-        let filter = changing(log.reload_handle());
+        let filter = reloadable(log.reload_handle());
         (Box::new(log.finish()), filter)
     })
 }
 
-fn changing<S: 'static>(handle: Handle<EnvFilter, S>) -> Filter {
+fn reloadable<S: 'static>(handle: Handle<EnvFilter, S>) -> Filter {
     Filter::new(move |filter| {
         // Fails only without its subscriber, which then writes no lines.
         let _gone = handle.reload(filter);
@@ -211,11 +211,11 @@ mod tests {
             let lines = logged_with(json, "info", |filter| {
                 let event = |name| tracing::debug!(target: "heartbeat_sidecar::relay", "{name}");
                 event("before");
-                filter.set(read("debug").unwrap());
+                filter.set(parse_filter("debug").unwrap());
                 event("between");
-                assert!(read("info,relay=loud").is_err());
+                assert!(parse_filter("info,relay=loud").is_err());
                 event("unchanged");
-                filter.set(read("warn").unwrap());
+                filter.set(parse_filter("warn").unwrap());
                 event("after");
             });
             let seen = ["before", "between", "unchanged", "after"].map(|name| lines.contains(name));

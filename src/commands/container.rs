@@ -12,6 +12,7 @@ use http::header::{CONNECTION, HOST};
 use http::uri::PathAndQuery;
 use http::{Method, Request, StatusCode};
 use http_body_util::Empty;
+use humantime::format_duration;
 use hyper_util::rt::TokioIo;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -23,40 +24,40 @@ use crate::proxy::upstream::{ConnectError, Connector};
 use crate::tls;
 
 /// Time between attempts.
-const PAUSE: Duration = Duration::from_millis(200);
+const RETRY_INTERVAL: Duration = Duration::from_millis(200);
 /// Timeout of one attempt.
-const LOOK: Duration = Duration::from_secs(2);
-/// Time between messages while waiting.
-const REMINDER: Duration = Duration::from_secs(5);
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(2);
+/// Time between progress messages of `wait`.
+const REPORT_INTERVAL: Duration = Duration::from_secs(5);
 
-/// A server to query, and the setting of its address.
-struct Peer {
+/// A server to query.
+struct Server {
     connector: Connector,
     /// Prefix of its paths; empty for none.
     base: String,
     host: String,
-    /// `admin = "127.0.0.1:9600" (default)`
+    /// Its address as configured: `admin = "127.0.0.1:9600" (default)`.
     setting: String,
 }
 
-/// Why no status was received.
+/// Why no response was received.
 #[derive(Debug, thiserror::Error)]
-enum NoAnswer {
+enum NoResponse {
     #[error(transparent)]
     Connect(#[from] ConnectError),
-    #[error("no HTTP answer")]
+    #[error("invalid HTTP response")]
     Http(#[from] hyper::Error),
-    #[error("no answer within {0:?}")]
+    #[error("no response within {}", format_duration(*.0))]
     TimedOut(Duration),
 }
 
 /// Checks that a running sidecar is alive, or ready. Exit code 0 if so, 1 if not or if no response comes in time.
 pub fn healthcheck(sources: &Sources, args: &HealthcheckArgs) -> ExitCode {
     run(async {
-        let admin = Peer::admin(sources)?;
+        let admin = Server::admin(sources)?;
         let path = PathAndQuery::from_static(if args.ready { "/readyz" } else { "/livez" });
-        let status = admin.ask(Method::GET, &path, args.timeout).await.with_context(|| admin.setting.clone())?;
-        ensure!(status == StatusCode::OK, "{}: {path} answers {status}", admin.setting);
+        let status = admin.request(Method::GET, &path, args.timeout).await.with_context(|| admin.setting.clone())?;
+        ensure!(status == StatusCode::OK, "{}: {path} returned {status}", admin.setting);
         Ok(())
     })
 }
@@ -64,9 +65,9 @@ pub fn healthcheck(sources: &Sources, args: &HealthcheckArgs) -> ExitCode {
 /// Waits until every app answers its health page with 200. Exit code 1 if one does not in time.
 pub fn wait(sources: &Sources, args: &WaitArgs) -> ExitCode {
     run(async {
-        let begun = Instant::now();
-        for app in Peer::apps(sources)? {
-            app.up(args, begun).await?;
+        let started = Instant::now();
+        for app in Server::apps(sources)? {
+            app.wait_until_healthy(args, started).await?;
         }
         Ok(())
     })
@@ -76,15 +77,18 @@ pub fn wait(sources: &Sources, args: &WaitArgs) -> ExitCode {
 /// refuses, or is not gone in time.
 pub fn drain(sources: &Sources, args: &DrainArgs) -> ExitCode {
     run(async {
-        let admin = Peer::admin(sources)?;
+        let admin = Server::admin(sources)?;
         let deadline = Instant::now() + args.timeout;
         let path = PathAndQuery::from_static("/drain");
-        let status =
-            admin.ask(Method::POST, &path, LOOK.min(args.timeout)).await.with_context(|| admin.setting.clone())?;
-        ensure!(status == StatusCode::ACCEPTED, "{}: {path} answers {status}", admin.setting);
+        let status = admin
+            .request(Method::POST, &path, ATTEMPT_TIMEOUT.min(args.timeout))
+            .await
+            .with_context(|| admin.setting.clone())?;
+        ensure!(status == StatusCode::ACCEPTED, "{}: {path} returned {status}", admin.setting);
         if args.wait {
-            let gone = timeout_at(deadline, admin.gone()).await.is_ok();
-            ensure!(gone, "{}: still there after {:?}", admin.setting, args.timeout);
+            let gone = timeout_at(deadline, admin.wait_until_gone()).await.is_ok();
+            let timeout = format_duration(args.timeout);
+            ensure!(gone, "{}: the sidecar is still running after {timeout}", admin.setting);
         }
         Ok(())
     })
@@ -113,17 +117,17 @@ fn run(command: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
     }
 }
 
-impl Peer {
+impl Server {
     /// The admin port of the sidecar on this machine.
     fn admin(sources: &Sources) -> anyhow::Result<Self> {
         let glance = glance(sources)?;
         for problem in &glance.problems {
-            eprintln!("heartbeat-sidecar: warning: {problem}");
+            eprintln!("warning: {problem}");
         }
         let (admin, setting) = (glance.config.admin, glance.shown("admin"));
         if admin.port() == 0 {
             let reason =
-                format!("{setting}: name the port that the sidecar's log tells, such as --admin 127.0.0.1:9600");
+                format!("{setting}: write the port that the sidecar's log shows, such as --admin 127.0.0.1:9600");
             return Err(Problems(vec![Problem::Conflict(reason)]).into());
         }
         let host = match admin.ip() {
@@ -140,37 +144,38 @@ impl Peer {
         let apps = config.apps();
         let tls = config.upstream_tls.files(&apps).map(|files| tls::build(&files)).transpose()?;
         let tls = tls.map(|built| Arc::new(ArcSwap::from_pointee(built.config)));
-        let only = if config.routes.is_empty() { Some(glance(sources)?.shown("upstream")) } else { None };
-        let peer = |app: Route| {
+        let single_app = if config.routes.is_empty() { Some(glance(sources)?.shown("upstream")) } else { None };
+        let server = |app: Route| {
             let setting =
-                only.clone().unwrap_or_else(|| format!("route {:?}: upstream = \"{}\"", app.name, app.upstream));
+                single_app.clone().unwrap_or_else(|| format!("route {:?}: upstream = \"{}\"", app.name, app.upstream));
             let name = config.upstream_tls.name(&app.upstream);
             let tls = tls.clone().filter(|_tls| app.upstream.is_encrypted());
-            let mut peer = Self::new(app.upstream.clone(), setting);
-            peer.connector = peer.connector.encrypted(tls, name);
-            peer.base = app.path.segments().to_owned();
-            peer
+            let mut server = Self::new(app.upstream.clone(), setting);
+            server.connector = server.connector.encrypted(tls, name);
+            server.base = app.path.segments().to_owned();
+            server
         };
-        Ok(apps.into_iter().map(peer).collect())
+        Ok(apps.into_iter().map(server).collect())
     }
 
     /// Resolves when the health page returns 200.
-    async fn up(&self, args: &WaitArgs, begun: Instant) -> anyhow::Result<()> {
-        let path: PathAndQuery = format!("{}{}", self.base, args.path).parse().context("a path of a route is one")?;
-        let mut reminded = None::<Instant>;
+    async fn wait_until_healthy(&self, args: &WaitArgs, started: Instant) -> anyhow::Result<()> {
+        let path: PathAndQuery = format!("{}{}", self.base, args.path).parse().context("invalid health path")?;
+        let mut reported = None::<Instant>;
         loop {
-            let lack = match self.ask(Method::GET, &path, LOOK.min(args.timeout)).await {
+            let problem = match self.request(Method::GET, &path, ATTEMPT_TIMEOUT.min(args.timeout)).await {
                 Ok(StatusCode::OK) => return Ok(()),
-                Ok(status) => format!("it answers {status}"),
-                Err(silence) => format!("{:#}", anyhow::Error::from(silence)),
+                Ok(status) => format!("returned {status}"),
+                Err(error) => format!("{:#}", anyhow::Error::from(error)),
             };
-            let (what, waited) = (format!("{}: {path}", self.setting), begun.elapsed());
-            ensure!(waited < args.timeout, "{what}: given up after {:?}: {lack}", args.timeout);
-            if reminded.is_none_or(|last| last.elapsed() >= REMINDER) {
-                eprintln!("heartbeat-sidecar: {what}: waiting: {lack}");
-                reminded = Some(Instant::now());
+            let (app, waited) = (format!("{}: {path}", self.setting), started.elapsed());
+            let timeout = format_duration(args.timeout);
+            ensure!(waited < args.timeout, "{app}: not healthy after {timeout}: {problem}");
+            if reported.is_none_or(|last| last.elapsed() >= REPORT_INTERVAL) {
+                eprintln!("waiting for {app}: {problem}");
+                reported = Some(Instant::now());
             }
-            sleep(PAUSE.min(args.timeout - waited)).await;
+            sleep(RETRY_INTERVAL.min(args.timeout - waited)).await;
         }
     }
 
@@ -181,14 +186,20 @@ impl Peer {
             }
             UpstreamAddress::Unix(_) => "localhost".to_owned(),
         };
-        Self { connector: Connector::new(address, LOOK, LOOK), base: String::new(), host, setting }
+        Self {
+            connector: Connector::new(address, ATTEMPT_TIMEOUT, ATTEMPT_TIMEOUT),
+            base: String::new(),
+            host,
+            setting,
+        }
     }
 
-    async fn ask(&self, method: Method, path: &PathAndQuery, within: Duration) -> Result<StatusCode, NoAnswer> {
+    /// Sends a request without a body; returns the status of the response.
+    async fn request(&self, method: Method, path: &PathAndQuery, limit: Duration) -> Result<StatusCode, NoResponse> {
         let mut request = Request::new(Empty::<Bytes>::new());
         *request.method_mut() = method;
         *request.uri_mut() = path.clone().into();
-        let host = self.host.parse().expect("a host that could be parsed is no bad header");
+        let host = self.host.parse().expect("a parsed host is a valid header");
         request.headers_mut().insert(HOST, host);
         request.headers_mut().insert(CONNECTION, http::HeaderValue::from_static("close"));
         let exchange = async {
@@ -198,13 +209,13 @@ impl Peer {
             tokio::spawn(connection);
             Ok(sender.send_request(request).await?.status())
         };
-        timeout(within, exchange).await.map_err(|_elapsed| NoAnswer::TimedOut(within))?
+        timeout(limit, exchange).await.map_err(|_elapsed| NoResponse::TimedOut(limit))?
     }
 
     /// Resolves when the address is unreachable.
-    async fn gone(&self) {
+    async fn wait_until_gone(&self) {
         while !matches!(self.connector.connect().await, Err(ConnectError::Unreachable { .. })) {
-            sleep(PAUSE).await;
+            sleep(RETRY_INTERVAL).await;
         }
     }
 }

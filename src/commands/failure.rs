@@ -18,7 +18,7 @@ pub(super) fn failed(error: &anyhow::Error, json: bool) -> ExitCode {
         None => vec![format!("{error:#}")],
     };
     for reason in reasons {
-        telemetry::last_words(json, &reason);
+        telemetry::print_error(json, &reason);
     }
     if problems.is_some() || error.is::<TargetError>() { ExitCode::from(MISUSE) } else { ExitCode::FAILURE }
 }

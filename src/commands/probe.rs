@@ -79,7 +79,7 @@ fn start(args: &ProbeArgs) -> anyhow::Result<bool> {
     let interrupted = matches!(ended, Err(Failure::Interrupted));
     let error = ended.err().map(|failure| format!("{:#}", anyhow::Error::from(failure)));
     if let Some(error) = &error {
-        eprintln!("heartbeat-sidecar: {}: {error}", probe.target);
+        eprintln!("error: {}: {error}", probe.target);
     }
     let summary = probe.summary(interrupted, error.filter(|_| !interrupted));
     if args.json {

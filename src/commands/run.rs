@@ -50,7 +50,7 @@ pub fn misused(sources: &Sources, error: &clap::Error) -> ExitCode {
     // The usage below the first line is for people at a terminal.
     let text = error.to_string();
     let reason = text.lines().next().unwrap_or_default();
-    telemetry::last_words(true, reason.strip_prefix("error: ").unwrap_or(reason));
+    telemetry::print_error(true, reason.strip_prefix("error: ").unwrap_or(reason));
     ExitCode::from(MISUSE)
 }
 
@@ -69,7 +69,7 @@ fn start(loaded: config::Loaded, reloader: Reloader) -> anyhow::Result<ExitCode>
     raise_handle_limit();
     let workers = worker_threads().map_err(|problem| Problems(vec![problem]))?;
     let runtime = runtime(workers).context("no runtime")?;
-    runtime.spawn(log.tell_of_losses());
+    runtime.spawn(log.warn_of_lost_lines());
     let result = runtime.block_on(serve(loaded, sockets, reloader, log.filter()));
     // Aborts sessions that outlived the drain; does not wait for a hanging name look-up.
     runtime.shutdown_timeout(Duration::from_millis(100));

@@ -314,7 +314,7 @@ impl Drop for Report {
             closed_by = initiator.name(),
             code = code.name(),
             gave_up = self.gave_up.map(Loss::name),
-            request_id = self.ids.as_ref().map(TraceIds::request).as_deref(),
+            request_id = self.ids.as_ref().map(TraceIds::request),
             trace_id = self.ids.as_ref().and_then(TraceIds::trace),
             "session ended"
         );

@@ -1,26 +1,29 @@
-//! The log's line buffer: lines are collected in memory and written by a separate thread.
+//! The log's line buffer: lines are collected in memory, and a thread of its own writes them.
 //!
-//! Invariant: logging never waits for the reader. Lines that do not fit or cannot be written are lost and counted.
+//! Invariant: logging never waits for the reader. LineBuffer that do not fit or cannot be written are lost and counted.
+//!
+//! tracing-appender does not replace this: it does not count lines that cannot be written, and if its queue is full at
+//! exit it prints to stdout, which blocks forever if stdout and stderr are one stuck pipe.
 
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Bytes that may wait for a slow reader: more than 10,000 lines.
-const MOST_WAITING: usize = 4 << 20;
+/// Bytes that may wait for a slow reader: about 10,000 lines.
+const MAX_BUFFERED_BYTES: usize = 4 << 20;
 
-/// Bytes of capacity kept while nothing waits.
-const KEPT: usize = 64 << 10;
+/// Capacity kept while the buffer is empty: a burst's memory is given back.
+const IDLE_CAPACITY_BYTES: usize = 64 << 10;
 
 /// Time to collect more lines after a write, so that one system call writes many.
-const GATHERING: Duration = Duration::from_millis(20);
+const BATCH_DELAY: Duration = Duration::from_millis(20);
 
-/// Time limit for the last lines.
-const FAREWELL: Duration = Duration::from_secs(1);
+/// Time limit for the last lines at exit.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The waiting lines; each write to it is one whole line.
+/// The lines that wait to be written; each write to it is one whole line.
 #[derive(Debug, Default)]
-pub(super) struct Lines {
+pub(super) struct LineBuffer {
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -40,17 +43,17 @@ struct State {
 /// Owns the writer thread. Dropping it writes the waiting lines, for at most one second.
 #[must_use]
 #[derive(Debug)]
-pub(super) struct Writer(Arc<Lines>);
+pub(super) struct WriterThread(Arc<LineBuffer>);
 
-impl Lines {
+impl LineBuffer {
     /// The number of lines lost so far.
     pub(super) fn lost(&self) -> u64 {
         self.lock().lost
     }
 
-    fn take(&self, line: &[u8]) {
+    fn push(&self, line: &[u8]) {
         let mut state = self.lock();
-        if state.waiting.len() + line.len() > MOST_WAITING {
+        if state.waiting.len() + line.len() > MAX_BUFFERED_BYTES {
             state.lost += 1;
             return;
         }
@@ -62,7 +65,7 @@ impl Lines {
         }
     }
 
-    fn write_to(&self, mut reader: impl io::Write) {
+    fn write_to(&self, mut output: impl io::Write) {
         let mut lines = Vec::new();
         let mut state = self.lock();
         while !state.ended || !state.waiting.is_empty() {
@@ -74,13 +77,13 @@ impl Lines {
             state.idle = false;
             std::mem::swap(&mut lines, &mut state.waiting);
             drop(state);
-            let unwritten = write_out(&mut reader, &lines);
+            let unwritten = write_out(&mut output, &lines);
             lines.clear();
-            lines.shrink_to(KEPT);
+            lines.shrink_to(IDLE_CAPACITY_BYTES);
             state = self.lock();
             state.lost += unwritten;
-            let gathered = self.changed.wait_timeout_while(state, GATHERING, |state| !state.ended);
-            state = gathered.unwrap_or_else(PoisonError::into_inner).0;
+            let waited = self.changed.wait_timeout_while(state, BATCH_DELAY, |state| !state.ended);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         state.written = true;
         drop(state);
@@ -93,10 +96,10 @@ impl Lines {
     }
 }
 
-/// Writes until the reader fails; returns the number of lines not fully written.
-fn write_out(reader: &mut impl io::Write, mut lines: &[u8]) -> u64 {
+/// Writes until the output fails; returns the number of lines that were not written whole.
+fn write_out(output: &mut impl io::Write, mut lines: &[u8]) -> u64 {
     while !lines.is_empty() {
-        match reader.write(lines) {
+        match output.write(lines) {
             Ok(0) => break,
             Ok(length) => lines = &lines[length..],
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -106,9 +109,9 @@ fn write_out(reader: &mut impl io::Write, mut lines: &[u8]) -> u64 {
     lines.iter().filter(|byte| **byte == b'\n').count() as u64
 }
 
-impl io::Write for &Lines {
+impl io::Write for &LineBuffer {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.take(line);
+        self.push(line);
         Ok(line.len())
     }
 
@@ -117,24 +120,24 @@ impl io::Write for &Lines {
     }
 }
 
-impl Writer {
-    /// Starts the thread that writes to `reader`.
+impl WriterThread {
+    /// Starts the thread that writes to `output`.
     ///
     /// # Errors
     /// The thread could not be started.
-    pub(super) fn start(lines: Arc<Lines>, reader: impl io::Write + Send + 'static) -> io::Result<Self> {
+    pub(super) fn start(lines: Arc<LineBuffer>, output: impl io::Write + Send + 'static) -> io::Result<Self> {
         let writer = Self(lines.clone());
-        std::thread::Builder::new().name("log".to_owned()).spawn(move || lines.write_to(reader))?;
+        std::thread::Builder::new().name("log".to_owned()).spawn(move || lines.write_to(output))?;
         Ok(writer)
     }
 }
 
-impl Drop for Writer {
+impl Drop for WriterThread {
     fn drop(&mut self) {
         let mut state = self.0.lock();
         state.ended = true;
         self.0.changed.notify_all();
-        drop(self.0.changed.wait_timeout_while(state, FAREWELL, |state| !state.written));
+        drop(self.0.changed.wait_timeout_while(state, FLUSH_TIMEOUT, |state| !state.written));
     }
 }
 
@@ -159,13 +162,13 @@ mod tests {
         }
     }
 
-    fn started() -> (Arc<Lines>, Writer, Receiver<String>) {
+    fn started() -> (Arc<LineBuffer>, WriterThread, Receiver<String>) {
         let (sender, receiver) = sync_channel(0);
-        let lines = Arc::new(Lines::default());
-        (lines.clone(), Writer::start(lines, Slow(sender)).expect("a thread"), receiver)
+        let lines = Arc::new(LineBuffer::default());
+        (lines.clone(), WriterThread::start(lines, Slow(sender)).expect("a thread"), receiver)
     }
 
-    fn log(lines: &Lines, line: &str) {
+    fn log(lines: &LineBuffer, line: &str) {
         (&mut &*lines).write_all(line.as_bytes()).expect("never fails");
     }
 
@@ -193,7 +196,7 @@ mod tests {
     #[test]
     fn lines_that_do_not_fit_are_counted_and_the_rest_is_written_on_drop() {
         let (lines, writer, read) = started();
-        let line = "x".repeat(MOST_WAITING / 4);
+        let line = "x".repeat(MAX_BUFFERED_BYTES / 4);
         for _line in 0..9 {
             log(&lines, &line);
         }
@@ -223,12 +226,12 @@ mod tests {
     }
 
     #[test]
-    fn a_stuck_reader_blocks_the_drop_only_until_its_time_limit() {
+    fn a_stuck_reader_delays_the_exit_only_until_the_flush_timeout() {
         let (lines, writer, _stuck) = started();
         log(&lines, "first\n");
         log(&lines, "second\n");
         let started = std::time::Instant::now();
         drop(writer);
-        assert!(started.elapsed() < FAREWELL * 5);
+        assert!(started.elapsed() < FLUSH_TIMEOUT * 5);
     }
 }

@@ -1,5 +1,7 @@
-//! Formats text lines as tracing-subscriber does, with a shorter path for numbers and plain strings, which saves a
-//! handshake 5 % of its instructions.
+//! Formats text lines as tracing-subscriber does, with a shorter path for times, numbers and plain strings.
+//!
+//! Each session logs a line: without this file it takes 12,900 instructions instead of 7,700, which is 6 % of a
+//! handshake's 80,000.
 
 use std::fmt::{self, Debug};
 use std::time::SystemTime;
@@ -86,7 +88,7 @@ mod tests {
     use super::super::tests::logged;
 
     /// As tracing-subscriber alone writes it.
-    fn usual(event: impl FnOnce()) -> String {
+    fn reference(event: impl FnOnce()) -> String {
         let written = super::super::tests::Written::default();
         let writer = written.clone();
         let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
@@ -97,7 +99,7 @@ mod tests {
     /// Compares the lines without their times, which have equal lengths.
     fn assert_same(event: impl Fn()) {
         const TIME: &str = "2026-11-23T12:27:15.163978Z";
-        let (ours, theirs) = (logged(false, "info", &event), usual(event));
+        let (ours, theirs) = (logged(false, "info", &event), reference(event));
         assert_eq!(ours[TIME.len() - 1..], theirs[TIME.len() - 1..]);
     }
 

@@ -45,10 +45,7 @@ async fn a_sidecar_is_healthy_and_ready_without_its_app() {
     assert_eq!(asked("healthcheck", sidecar.admin).await.0, Some(0), "a draining sidecar is live");
     let (code, told) = asked("healthcheck --ready", sidecar.admin).await;
     let setting = format!("admin = \"{}\" (--admin)", sidecar.admin);
-    assert_eq!(
-        (code, told),
-        (Some(1), format!("heartbeat-sidecar: {setting}: /readyz answers 503 Service Unavailable\n"))
-    );
+    assert_eq!((code, told), (Some(1), format!("error: {setting}: /readyz returned 503 Service Unavailable\n")));
 }
 
 #[tokio::test]
@@ -57,16 +54,16 @@ async fn an_unreachable_or_silent_admin_port_is_named() {
     for line in ["healthcheck", "drain", "drain --wait"] {
         let (code, told) = asked(line, admin).await;
         assert_eq!(code, Some(1), "{line}");
-        let expected = format!("heartbeat-sidecar: admin = \"{admin}\" (--admin): cannot connect to http://{admin}: ");
+        let expected = format!("error: admin = \"{admin}\" (--admin): cannot connect to http://{admin}: ");
         assert!(told.starts_with(&expected), "{told}");
     }
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (code, told) = asked("healthcheck --timeout 100ms", silent.local_addr().unwrap()).await;
     assert_eq!(code, Some(1));
-    assert!(told.ends_with(": no answer within 100ms\n"), "{told}");
+    assert!(told.ends_with(": no response within 100ms\n"), "{told}");
     let (code, told) = command(&["healthcheck", "--admin=127.0.0.1:0"]).await;
     assert_eq!(code, Some(2));
-    assert!(told.contains("name the port"), "{told}");
+    assert!(told.contains("write the port"), "{told}");
     assert_eq!(command(&["healthcheck", "--wait"]).await.0, Some(2));
 }
 
@@ -102,8 +99,7 @@ async fn wait_ends_when_the_app_is_healthy() {
     assert_eq!(
         told,
         format!(
-            "heartbeat-sidecar: upstream = \"http://{}\" (--upstream): /team/_stcore/health: waiting: it answers 503 \
-             Service Unavailable\n",
+            "waiting for upstream = \"http://{}\" (--upstream): /team/_stcore/health: returned 503 Service Unavailable\n",
             app.address()
         )
     );
@@ -136,7 +132,7 @@ async fn wait_reaches_a_unix_socket_and_ends_at_its_timeout() {
     let upstream = format!("--upstream=unix:{}", path.display());
     let (code, told) = command(&["wait", "--timeout=300ms", &upstream]).await;
     assert_eq!(code, Some(1));
-    assert!(told.contains(": given up after 300ms: cannot connect to unix:"), "{told}");
+    assert!(told.contains(": not healthy after 300ms: cannot connect to unix:"), "{told}");
     let listener = UnixListener::bind(&path).unwrap();
     let waiting = tokio::spawn(async move { command(&["wait", &upstream]).await });
     let (mut client, _) = soon(listener.accept()).await.unwrap();
@@ -158,7 +154,7 @@ async fn drain_starts_a_drain_and_drain_wait_fails_at_its_timeout() {
     session.browser.expect(plain(CLOSE, GOING_AWAY)).await;
     let (code, told) = asked("drain --wait --timeout 300ms", admin).await;
     assert_eq!(code, Some(1));
-    assert!(told.ends_with(": still there after 300ms\n"), "{told}");
+    assert!(told.ends_with(": the sidecar is still running after 300ms\n"), "{told}");
     drop(session);
     assert_eq!(sidecar.exit_code().await, Some(0));
 }

@@ -85,12 +85,10 @@ async fn startup_errors_are_logged_in_the_configured_format() {
         }
     }
     // The default is text.
-    for (argument, told) in
-        [("--nope", "error: unexpected argument '--nope' found"), ("--admin=x", "heartbeat-sidecar: ")]
-    {
+    for (argument, told) in [("--nope", "error: unexpected argument '--nope' found"), ("--admin=x", "error: ")] {
         let (code, said) = command(&["run", argument]).await;
         assert!(code == Some(2) && said.starts_with(told), "{said}");
     }
     let (code, said) = command(&[&["run", taken.as_str(), "--log-level=off"], &LOCAL[..1]].concat()).await;
-    assert!(code == Some(1) && said.starts_with("heartbeat-sidecar: admin: cannot listen on "), "{said}");
+    assert!(code == Some(1) && said.starts_with("error: admin: cannot listen on "), "{said}");
 }

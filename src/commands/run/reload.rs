@@ -61,7 +61,7 @@ impl ConfigReloader {
     /// Applies everything or nothing; returns the changes or the errors.
     fn put_in_force(&mut self, loaded: Loaded) -> Result<String, Vec<String>> {
         let level = &loaded.config.log.level;
-        let filter = (*level != self.running.config.log.level).then(|| telemetry::read(level));
+        let filter = (*level != self.running.config.log.level).then(|| telemetry::parse_filter(level));
         let filter = filter.transpose().map_err(|error| vec![error.to_string()])?;
         // The last step that can fail; it then changes nothing.
         self.reloading.apply(&loaded.config).map_err(|error| vec![error.to_string()])?;
