@@ -4,6 +4,9 @@
 
 #[cfg(test)]
 mod budget;
+mod close_code;
+mod family;
+mod http_labels;
 mod labels;
 mod registrar;
 mod scrape;
@@ -19,25 +22,17 @@ use metrics::{Counter, Gauge};
 use metrics_exporter_prometheus::{PrometheusHandle, PrometheusRecorder};
 use metrics_process::Collector;
 
+pub use close_code::CloseCode;
+pub use family::LabelValue;
 pub use labels::{
-    CloseCode, Direction, Handshake, Initiator, LabelValue, Loss, Reconnect, Rejected, Reload, Takeover, TapDisabled,
-    WatchdogPage,
+    Direction, Handshake, Initiator, Loss, Reconnect, Rejected, Reload, Takeover, TapDisabled, WatchdogPage,
 };
 pub use scrape::Scrape;
+pub use series::Detail;
 pub use upstream::UpstreamMetrics;
 
-use labels::Family;
+use family::Family;
 use registrar::Registrar;
-
-/// How many series are exported. One Prometheus may scrape thousands of sidecars.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Detail {
-    /// All: at most 400 with one upstream.
-    #[default]
-    Full,
-    /// Those that alerts need: at most 150 with one upstream.
-    Lean,
-}
 
 /// Every series of one sidecar.
 pub struct Metrics {
@@ -51,9 +46,9 @@ pub struct Metrics {
     client_connections: Gauge,
     client_connections_limit: Gauge,
     config_reloads: Family<Reload, Counter>,
-    config_current: Gauge,
+    config_reload_successful: Gauge,
     tls_reloads: Family<Reload, Counter>,
-    tls_not_after: Gauge,
+    certificate_not_after: Gauge,
 }
 
 impl Metrics {
@@ -75,10 +70,10 @@ impl Metrics {
         let client_connections_limit = registrar.gauge(&series::CLIENT_CONNECTIONS_LIMIT, &[]);
         let config_reloads =
             Family::new(|r: Reload| registrar.counter(&series::CONFIG_RELOADS, &[("result", r.name())]));
-        let config_current = registrar.gauge(&series::CONFIG_CURRENT, &[]);
-        config_current.set(1.0);
+        let config_reload_successful = registrar.gauge(&series::CONFIG_LAST_RELOAD_SUCCESSFUL, &[]);
+        config_reload_successful.set(1.0);
         let tls_reloads = Family::new(|r: Reload| registrar.counter(&series::TLS_RELOADS, &[("result", r.name())]));
-        let tls_not_after = registrar.gauge(&series::TLS_NOT_AFTER, &[]);
+        let certificate_not_after = registrar.gauge(&series::TLS_CERTIFICATE_NOT_AFTER, &[]);
         Arc::new(Self {
             detail,
             recorder: registrar.recorder,
@@ -89,9 +84,9 @@ impl Metrics {
             client_connections,
             client_connections_limit,
             config_reloads,
-            config_current,
+            config_reload_successful,
             tls_reloads,
-            tls_not_after,
+            certificate_not_after,
         })
     }
 
@@ -135,7 +130,7 @@ impl Metrics {
     /// A configuration reload ended.
     pub fn config_reload(&self, result: Reload) {
         self.config_reloads.get(result).increment(1);
-        self.config_current.set(match result {
+        self.config_reload_successful.set(match result {
             Reload::Accepted => 1.0,
             Reload::Refused => 0.0,
         });
@@ -148,7 +143,7 @@ impl Metrics {
 
     /// Sets when the certificate for browsers expires, in seconds of Unix time.
     pub fn tls_not_after(&self, seconds: u64) {
-        self.tls_not_after.set(seconds as f64);
+        self.certificate_not_after.set(seconds as f64);
     }
 
     /// Everything in Prometheus' text format 0.0.4, with fresh `process_*` series. Includes [`Self::upkeep`].
@@ -174,7 +169,7 @@ impl Metrics {
         let mut handles = vec![self.recorder.handle()];
         self.upstreams().retain(|_name, upstream| {
             let upstream = upstream.upgrade();
-            handles.extend(upstream.as_ref().map(|upstream| upstream.text.clone()));
+            handles.extend(upstream.as_ref().map(|upstream| upstream.rendered.clone()));
             upstream.is_some()
         });
         handles

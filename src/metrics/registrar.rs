@@ -3,8 +3,8 @@
 use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder as _};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusRecorder};
 
-use super::series::{self, Series};
-use super::{CloseCode, Detail};
+use super::close_code::CloseCode;
+use super::series::{Detail, HISTOGRAMS, Series};
 
 /// Creates the handles. A recorder cannot remove a single series; it is dropped with all of them.
 pub(super) struct Registrar {
@@ -18,18 +18,18 @@ impl Registrar {
 
     /// For one upstream, whose series all get its label, or for the sidecar itself.
     pub(super) fn new(detail: Detail, upstream: Option<&str>) -> Self {
-        let builder = series::HISTOGRAMS
+        let builder = HISTOGRAMS
             .iter()
             .try_fold(PrometheusBuilder::new(), |builder, histogram| {
                 builder.set_buckets_for_metric(Matcher::Full(histogram.name.to_owned()), histogram.buckets)
             })
-            .expect("only an empty list of buckets is refused, and none is empty");
+            .expect("no list of buckets is empty");
         let builder = upstream.into_iter().fold(builder, |builder, name| builder.add_global_label("upstream", name));
         Self { detail, recorder: builder.build_recorder() }
     }
 
     pub(super) fn counter(&self, series: &Series, labels: &[(&'static str, &'static str)]) -> Counter {
-        if !self.shows(series) {
+        if !self.includes(series) {
             return Counter::noop();
         }
         self.recorder.describe_counter(series.name.into(), None, series.help.into());
@@ -37,7 +37,7 @@ impl Registrar {
     }
 
     pub(super) fn gauge(&self, series: &Series, labels: &[(&'static str, &'static str)]) -> Gauge {
-        if !self.shows(series) {
+        if !self.includes(series) {
             return Gauge::noop();
         }
         self.recorder.describe_gauge(series.name.into(), None, series.help.into());
@@ -45,19 +45,19 @@ impl Registrar {
     }
 
     pub(super) fn histogram(&self, series: &Series, labels: &[(&'static str, &'static str)]) -> Histogram {
-        if !self.shows(series) {
+        if !self.includes(series) {
             return Histogram::noop();
         }
         self.recorder.describe_histogram(series.name.into(), None, series.help.into());
         self.recorder.register_histogram(&key(series, labels), &Self::METADATA)
     }
 
-    fn shows(&self, series: &Series) -> bool {
+    fn includes(&self, series: &Series) -> bool {
         self.detail == Detail::Full || series.lean
     }
 
-    /// The label under which a code is counted.
-    pub(super) fn code(&self, code: CloseCode) -> CloseCode {
+    /// The label value that counts a close code: lean folds rare codes into `other`.
+    pub(super) fn close_code(&self, code: CloseCode) -> CloseCode {
         match (self.detail, code) {
             (Detail::Full, code) => code,
             (

@@ -7,10 +7,10 @@ use std::time::Duration;
 use metrics::{Counter, Gauge, Histogram};
 use metrics_exporter_prometheus::PrometheusHandle;
 
-use super::labels::{
-    CloseCode, Direction, Family, Handshake, Initiator, LabelValue as _, Loss, Method, Reconnect, StatusClass,
-    Takeover, TapDisabled, WatchdogPage,
-};
+use super::close_code::CloseCode;
+use super::family::{Family, LabelValue as _};
+use super::http_labels::{Method, StatusClass};
+use super::labels::{Direction, Handshake, Initiator, Loss, Reconnect, Takeover, TapDisabled, WatchdogPage};
 use super::registrar::Registrar;
 use super::series;
 use crate::heartbeat::{AckOrigin, Capability, Withheld};
@@ -19,7 +19,7 @@ use crate::streamlit::messages::{BackType, ForwardType, ScriptResult};
 /// The series of one upstream, labelled with its configured name.
 pub struct UpstreamMetrics {
     /// Renders them.
-    pub(super) text: PrometheusHandle,
+    pub(super) rendered: PrometheusHandle,
     heartbeats: Counter,
     heartbeat_interval: Histogram,
     acks: Family<AckOrigin, Counter>,
@@ -58,7 +58,7 @@ impl UpstreamMetrics {
     /// Registers every series at zero.
     pub(super) fn new(to: &Registrar) -> Self {
         Self {
-            text: to.recorder.handle(),
+            rendered: to.recorder.handle(),
             heartbeats: to.counter(&series::HEARTBEATS, &[]),
             heartbeat_interval: to.histogram(&series::HEARTBEAT_INTERVAL, &[]),
             acks: Family::new(|o: AckOrigin| to.counter(&series::ACKS, &[("origin", o.name())])),
@@ -76,7 +76,7 @@ impl UpstreamMetrics {
             connections: to.gauge(&series::CONNECTIONS, &[]),
             connections_closed: Family::new(|initiator: Initiator| {
                 Family::new(|code: CloseCode| {
-                    let labels = [("initiator", initiator.name()), ("code", to.code(code).name())];
+                    let labels = [("initiator", initiator.name()), ("code", to.close_code(code).name())];
                     to.counter(&series::CONNECTIONS_CLOSED, &labels)
                 })
             }),
@@ -118,12 +118,12 @@ impl UpstreamMetrics {
         self.acks_withheld.get(reason).increment(1);
     }
 
-    /// The app server did not ack a forwarded heartbeat before `native_deadline`.
+    /// The app did not ack a forwarded heartbeat before `native_deadline`.
     pub fn native_ack_missed(&self) {
         self.native_acks_missed.increment(1);
     }
 
-    /// The app server's pong came; `rtt` counts from writing the ping to the socket.
+    /// The app's pong came; `rtt` counts from writing the ping to the socket.
     pub fn proof_rtt(&self, rtt: Duration) {
         self.proof_rtt.record(rtt);
     }
@@ -133,7 +133,7 @@ impl UpstreamMetrics {
         self.browser_rtt.record(rtt);
     }
 
-    /// Sets whether the app server acks heartbeats itself.
+    /// Sets whether the app acks heartbeats itself.
     pub fn acks_natively(&self, capability: Capability) {
         self.acks_natively.set(match capability {
             Capability::Native => 1.0,
@@ -197,7 +197,7 @@ impl UpstreamMetrics {
         }
     }
 
-    /// A session is relayed without the tap from now on.
+    /// The heartbeats of a session are no longer answered.
     pub fn tap_disabled(&self, reason: TapDisabled) {
         self.tap_disabled.get(reason).increment(1);
     }

@@ -1,27 +1,27 @@
-//! The labels of plain HTTP: methods, and classes of status codes.
+//! The methods and status classes of plain HTTP as label values.
 
-use super::LabelValue;
+use super::family::labels;
 
-/// The request methods that have a series of their own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::metrics) enum Method {
-    Get,
-    Head,
-    Post,
-    Put,
-    Patch,
-    Delete,
-    Options,
-    Other,
-}
+labels! {
+    /// The request methods that have a series of their own.
+    pub(super) enum Method {
+        Get = "GET",
+        Head = "HEAD",
+        Post = "POST",
+        Put = "PUT",
+        Patch = "PATCH",
+        Delete = "DELETE",
+        Options = "OPTIONS",
+        Other = "other",
+    }
 
-/// The first digit of a response's status code.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::metrics) enum StatusClass {
-    Successful,
-    Redirection,
-    ClientError,
-    ServerError,
+    /// The first digit of a response's status code.
+    pub(super) enum StatusClass {
+        Successful = "2xx",
+        Redirection = "3xx",
+        ClientError = "4xx",
+        ServerError = "5xx",
+    }
 }
 
 impl From<&http::Method> for Method {
@@ -51,34 +51,15 @@ impl From<http::StatusCode> for StatusClass {
     }
 }
 
-labels! {
-    Method {
-        Get = "GET",
-        Head = "HEAD",
-        Post = "POST",
-        Put = "PUT",
-        Patch = "PATCH",
-        Delete = "DELETE",
-        Options = "OPTIONS",
-        Other = "other",
-    }
-    StatusClass {
-        Successful = "2xx",
-        Redirection = "3xx",
-        ClientError = "4xx",
-        ServerError = "5xx",
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::tests::assert_sound;
+    use super::super::family::{LabelValue as _, assert_consistent};
     use super::*;
 
     #[test]
     fn every_value_has_a_unique_name_and_index() {
-        assert_sound::<Method>();
-        assert_sound::<StatusClass>();
+        assert_consistent::<Method>();
+        assert_consistent::<StatusClass>();
     }
 
     #[test]
