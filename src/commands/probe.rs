@@ -1,7 +1,7 @@
 //! `probe`: acts as a browser that sends heartbeats to an app, and reports the acks.
 
 pub(crate) mod browser;
-pub(crate) mod ledger;
+pub(crate) mod heartbeats;
 mod summary;
 pub(crate) mod target;
 
@@ -14,8 +14,8 @@ use tokio::time::{Interval, MissedTickBehavior, interval, sleep_until, timeout};
 
 use super::failure::failed;
 use crate::cli::ProbeArgs;
-use browser::{AnsweredBy, Browser, Lost, OpenError, Seen};
-use ledger::{Answered, Latencies, Ledger, shown};
+use browser::{AnsweredBy, Browser, OpenError, Received, StreamError};
+use heartbeats::{Answered, Heartbeats, Latencies, format_latency};
 use summary::{Answerers, Summary};
 use target::Target;
 
@@ -24,20 +24,20 @@ struct Probe<'a> {
     args: &'a ProbeArgs,
     target: Target,
     version: Option<String>,
-    ledger: Ledger,
+    heartbeats: Heartbeats,
     latencies: Latencies,
     answered_by: Option<Answerers>,
     acked: u32,
     late: u32,
 }
 
-/// Why a probe ended before it was done.
+/// Why a probe ended early.
 #[derive(Debug, thiserror::Error)]
-enum Failure {
+enum ProbeError {
     #[error(transparent)]
     Open(#[from] OpenError),
     #[error(transparent)]
-    Lost(#[from] Lost),
+    Stream(#[from] StreamError),
     #[error(transparent)]
     Output(#[from] io::Error),
     #[error("interrupted")]
@@ -46,7 +46,7 @@ enum Failure {
 
 /// The next event on a probe's connection.
 enum Event {
-    Seen(Seen),
+    Received(Received),
     HeartbeatDue,
     AckOverdue,
 }
@@ -68,16 +68,16 @@ fn start(args: &ProbeArgs) -> anyhow::Result<bool> {
     let ended = runtime.block_on(async {
         tokio::select! {
             ended = probe.run() => ended,
-            _signal = tokio::signal::ctrl_c() => Err(Failure::Interrupted),
+            _signal = tokio::signal::ctrl_c() => Err(ProbeError::Interrupted),
         }
     });
     // Does not wait for a hanging name look-up.
     runtime.shutdown_background();
-    if let Err(Failure::Output(error)) = ended {
-        return Err(error).context("cannot write");
+    if let Err(ProbeError::Output(error)) = ended {
+        return Err(error).context("cannot write to stdout");
     }
-    let interrupted = matches!(ended, Err(Failure::Interrupted));
-    let error = ended.err().map(|failure| format!("{:#}", anyhow::Error::from(failure)));
+    let interrupted = matches!(ended, Err(ProbeError::Interrupted));
+    let error = ended.err().map(|error| format!("{:#}", anyhow::Error::from(error)));
     if let Some(error) = &error {
         eprintln!("error: {}: {error}", probe.target);
     }
@@ -96,7 +96,7 @@ impl<'a> Probe<'a> {
             args,
             target,
             version: None,
-            ledger: Ledger::new(args.timeout),
+            heartbeats: Heartbeats::new(args.timeout),
             latencies: Latencies::default(),
             answered_by: None,
             acked: 0,
@@ -104,16 +104,16 @@ impl<'a> Probe<'a> {
         }
     }
 
-    async fn run(&mut self) -> Result<(), Failure> {
+    async fn run(&mut self) -> Result<(), ProbeError> {
         let mut browser = Browser::open(&self.target, self.args.timeout).await?;
         browser.rerun().await?;
         // A server that does not send its version can still ack heartbeats.
-        if let Ok(told) = timeout(self.args.timeout, browser.version()).await {
-            self.version = told?;
+        if let Ok(version) = timeout(self.args.timeout, browser.version()).await {
+            self.version = version?;
         }
-        let mut beats = interval(self.args.interval);
-        beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        while let Some(event) = self.event(&mut browser, &mut beats).await? {
+        let mut ticks = interval(self.args.interval);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while let Some(event) = self.event(&mut browser, &mut ticks).await? {
             self.on_event(event, &mut browser).await?;
         }
         browser.close().await;
@@ -121,9 +121,9 @@ impl<'a> Probe<'a> {
     }
 
     /// The next event; `None` if all is done.
-    async fn event(&self, browser: &mut Browser, beats: &mut Interval) -> Result<Option<Event>, Lost> {
-        let deadline = self.ledger.deadline();
-        let to_send = self.ledger.sent() < self.args.count;
+    async fn event(&self, browser: &mut Browser, ticks: &mut Interval) -> Result<Option<Event>, StreamError> {
+        let deadline = self.heartbeats.deadline();
+        let to_send = self.heartbeats.sent() < self.args.count;
         if !to_send && deadline.is_none() {
             return Ok(None);
         }
@@ -134,26 +134,26 @@ impl<'a> Probe<'a> {
             }
         };
         tokio::select! {
-            seen = browser.next() => Ok(Some(Event::Seen(seen?))),
-            _tick = beats.tick(), if to_send => Ok(Some(Event::HeartbeatDue)),
+            received = browser.next() => Ok(Some(Event::Received(received?))),
+            _tick = ticks.tick(), if to_send => Ok(Some(Event::HeartbeatDue)),
             () = overdue => Ok(Some(Event::AckOverdue)),
         }
     }
 
-    async fn on_event(&mut self, event: Event, browser: &mut Browser) -> Result<(), Failure> {
+    async fn on_event(&mut self, event: Event, browser: &mut Browser) -> Result<(), ProbeError> {
         match event {
-            Event::Seen(Seen::Ack(by)) => self.on_ack(by)?,
-            Event::Seen(Seen::NewSession(told)) => self.version = told.or(self.version.take()),
-            Event::Seen(Seen::Other) => {}
+            Event::Received(Received::Ack(by)) => self.on_ack(by)?,
+            Event::Received(Received::NewSession(version)) => self.version = version.or(self.version.take()),
+            Event::Received(Received::Other) => {}
             Event::HeartbeatDue => {
-                let begun = Instant::now();
+                let sent_at = Instant::now();
                 browser.heartbeat().await?;
-                self.ledger.on_sent(begun);
+                self.heartbeats.on_sent(sent_at);
             }
             Event::AckOverdue => {
-                while let Some(number) = self.ledger.on_time(Instant::now()) {
+                while let Some(number) = self.heartbeats.next_overdue(Instant::now()) {
                     let timeout = humantime::format_duration(self.args.timeout);
-                    self.say(&format!("heartbeat {number}: no ack within {timeout}"))?;
+                    self.print(&format!("heartbeat {number}: no ack within {timeout}"))?;
                 }
             }
         }
@@ -163,29 +163,29 @@ impl<'a> Probe<'a> {
     fn on_ack(&mut self, by: AnsweredBy) -> io::Result<()> {
         self.answered_by = Some(Answerers::and(self.answered_by, by));
         let by = by.name();
-        match self.ledger.on_ack(Instant::now()) {
+        match self.heartbeats.on_ack(Instant::now()) {
             Some(Answered { number, waited, late: false }) => {
                 self.acked += 1;
                 self.latencies.push(waited);
-                self.say(&format!("heartbeat {number}: ack from {by} in {}", shown(waited)))
+                self.print(&format!("heartbeat {number}: ack from {by} in {}", format_latency(waited)))
             }
             Some(Answered { number, waited, late: true }) => {
                 self.late += 1;
-                self.say(&format!("heartbeat {number}: late ack from {by} after {}", shown(waited)))
+                self.print(&format!("heartbeat {number}: late ack from {by} after {}", format_latency(waited)))
             }
-            None => self.say(&format!("an ack from {by} that answers no heartbeat")),
+            None => self.print(&format!("unexpected ack from {by}: no heartbeat waits for one")),
         }
     }
 
-    fn say(&self, line: &str) -> io::Result<()> {
+    fn print(&self, line: &str) -> io::Result<()> {
         if self.args.json { Ok(()) } else { writeln!(io::stdout(), "{line}") }
     }
 
     /// The result at the end.
     fn summary(self, interrupted: bool, error: Option<String>) -> Summary {
-        let (requested, sent, acked) = (self.args.count, self.ledger.sent(), self.acked);
+        let (requested, sent, acked) = (self.args.count, self.heartbeats.sent(), self.acked);
         // Heartbeats of an interrupted probe could still be acked in time.
-        let awaited = if interrupted { sent - self.ledger.in_time(Instant::now()) } else { sent };
+        let decided = if interrupted { sent - self.heartbeats.in_time(Instant::now()) } else { sent };
         Summary {
             url: self.target.to_string(),
             server_version: self.version,
@@ -193,10 +193,10 @@ impl<'a> Probe<'a> {
             requested,
             sent,
             acked,
-            missed: awaited - acked,
+            missed: decided - acked,
             not_sent: requested - sent,
             late: self.late,
-            latency_seconds: self.latencies.figures(),
+            latency_seconds: self.latencies.summary(),
             interrupted,
             error,
         }

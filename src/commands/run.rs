@@ -25,8 +25,8 @@ const WORKER_THREADS: &str = "TOKIO_WORKER_THREADS";
 /// More threads than any machine has cores are a mistake.
 const MAX_WORKERS: usize = 1024;
 
-/// Timeout of the last notification to systemd, after the drain.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+/// Timeout of the last notification to systemd, after the drain: it may not read.
+const LAST_NOTIFICATION_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// SIGTERM and SIGINT, which both stop the sidecar.
 struct StopSignals {
@@ -66,9 +66,9 @@ fn start(loaded: config::Loaded, reloader: Reloader) -> anyhow::Result<ExitCode>
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
-    raise_handle_limit();
+    raise_descriptor_limit();
     let workers = worker_threads().map_err(|problem| Problems(vec![problem]))?;
-    let runtime = runtime(workers).context("no runtime")?;
+    let runtime = runtime(workers).context("cannot start the runtime")?;
     runtime.spawn(log.warn_of_lost_lines());
     let result = runtime.block_on(serve(loaded, sockets, reloader, log.filter()));
     // Aborts sessions that outlived the drain; does not wait for a hanging name look-up.
@@ -101,10 +101,10 @@ fn runtime(workers: usize) -> std::io::Result<Runtime> {
 }
 
 /// A session needs two file descriptors, and the soft limit is 1024 on many systems.
-fn raise_handle_limit() {
+fn raise_descriptor_limit() {
     match rlimit::increase_nofile_limit(rlimit::INFINITY) {
-        Ok(limit) => tracing::info!(limit, "file handles: two for each session"),
-        Err(error) => tracing::warn!(%error, "the limit of file handles stays as it is"),
+        Ok(nofile) => tracing::info!(nofile, "file descriptor limit"),
+        Err(error) => tracing::warn!(%error, "cannot raise the file descriptor limit"),
     }
 }
 
@@ -122,16 +122,16 @@ async fn serve(
     tracing::info!("admin on {}", sidecar.admin_address()?);
     let version = env!("CARGO_PKG_VERSION");
     for app in running.config.apps() {
-        tracing::info!(version, upstream = app.name, "relaying to {}", app.upstream);
+        tracing::info!(version, upstream = app.name, address = %app.upstream, "relaying");
     }
 
     let over = CancellationToken::new();
-    let told = systemd::keep_told(sidecar.drain(), sidecar.sessions(), drain_timeout, over.clone());
-    let told = AbortOnDropHandle::new(tokio::spawn(told));
-    let keeper = ConfigReloader { reloader, running, reloading: sidecar.reloading(), filter };
-    let _kept = AbortOnDropHandle::new(tokio::spawn(reload::run(keeper, hangups)));
+    let notifier = systemd::notify_until(over.clone(), sidecar.drain(), sidecar.sessions(), drain_timeout);
+    let notifier = AbortOnDropHandle::new(tokio::spawn(notifier));
+    let reloader = ConfigReloader { reloader, running, reloading: sidecar.reloading(), filter };
+    let _reloading = AbortOnDropHandle::new(tokio::spawn(reload::run(reloader, hangups)));
     let stop = CancellationToken::new();
-    let hurried = async {
+    let second_signal = async {
         signals.next().await;
         stop.cancel();
         signals.next().await;
@@ -140,11 +140,11 @@ async fn serve(
         () = sidecar.run(stop.cancelled()) => {
             over.cancel();
             // Fails if systemd does not read, or the task panicked; the process ends either way.
-            let _said = timeout(LAST_WORDS, told).await;
+            let _notified = timeout(LAST_NOTIFICATION_TIMEOUT, notifier).await;
             Ok(ExitCode::SUCCESS)
         }
-        () = hurried => {
-            tracing::warn!("a second signal: ending at once");
+        () = second_signal => {
+            tracing::warn!("second stop signal: exiting without a drain");
             Ok(ExitCode::FAILURE)
         }
     }

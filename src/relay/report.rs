@@ -289,7 +289,8 @@ impl Report {
 
     fn lost(&self, lost: Lost) {
         self.knowledge.metrics.tap_disabled(TapDisabled::from(lost));
-        tracing::warn!(upstream = self.session.upstream(), reason = %lost, "tap off: the stream cannot be followed");
+        let upstream = self.session.upstream();
+        tracing::warn!(upstream, reason = %lost, "heartbeats of this session are no longer answered");
     }
 }
 

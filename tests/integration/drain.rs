@@ -365,7 +365,7 @@ async fn a_second_signal_ends_the_process_at_once() {
         process.line("draining").await;
         assert!(ask_admin(process.admin, "/readyz").await.0.starts_with("HTTP/1.1 503 "));
         process.signal(second);
-        process.line("a second signal").await;
+        process.line("second stop signal").await;
         assert_eq!(process.exit_code().await, Some(1));
     }
 }

@@ -106,7 +106,8 @@ async fn an_invalid_file_is_rejected_with_its_line_and_the_old_configuration_sta
         ("[heartbeat\n", "2: "),
     ] {
         let told = running.change(upstream(&app) + text, "configuration refused").await;
-        let expected = format!("configuration refused, the one of before stays: {}:{problem}", running.file.display());
+        let expected =
+            format!("configuration refused, the running one stays active: {}:{problem}", running.file.display());
         assert!(told.starts_with(&expected), "{told}");
         assert!(!running.is_current().await);
         assert!(!running.shown_accepted().await);

@@ -10,26 +10,30 @@ use crate::support::process::{Process, Signal, command_with};
 use crate::support::{App, Sidecar, soon};
 
 /// The notification socket; removed on drop.
-struct Told {
+struct NotifySocket {
     socket: UnixDatagram,
     _folder: tempfile::TempDir,
 }
 
 /// A sidecar with `NOTIFY_SOCKET` and what `prepare` sets; and that socket.
-async fn notified(app: &App, flags: &[&str], prepare: impl FnOnce(&mut Command) -> &mut Command) -> (Process, Told) {
+async fn notified(
+    app: &App,
+    flags: &[&str],
+    prepare: impl FnOnce(&mut Command) -> &mut Command,
+) -> (Process, NotifySocket) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("notify");
-    let told = Told { socket: UnixDatagram::bind(&path).unwrap(), _folder: folder };
+    let notifications = NotifySocket { socket: UnixDatagram::bind(&path).unwrap(), _folder: folder };
     let process = Process::start_with(app, flags, |command| prepare(command.env("NOTIFY_SOCKET", &path))).await;
-    (process, told)
+    (process, notifications)
 }
 
 /// Reads notifications until `line` is among them; returns all lines.
-async fn until(told: &Told, line: &str) -> Vec<String> {
+async fn until(notifications: &NotifySocket, line: &str) -> Vec<String> {
     let mut lines = Vec::new();
     while !lines.iter().any(|seen| seen == line) {
         let mut buffer = [0; 4096];
-        let length = soon(told.socket.recv(&mut buffer)).await.unwrap();
+        let length = soon(notifications.socket.recv(&mut buffer)).await.unwrap();
         lines.extend(String::from_utf8_lossy(&buffer[..length]).lines().map(str::to_owned));
     }
     lines
@@ -39,21 +43,21 @@ async fn until(told: &Told, line: &str) -> Vec<String> {
 async fn systemd_is_notified_of_start_sessions_watchdog_and_stop() {
     let app = App::bind().await;
     let flags = ["--drain-window=0s", "--drain-timeout=100s"];
-    let (process, told) =
+    let (process, notifications) =
         notified(&app, &flags, |command| command.env("WATCHDOG_USEC", "200000").env_remove("WATCHDOG_PID")).await;
-    let begin = until(&told, "READY=1").await;
-    assert!(begin.contains(&"STATUS=serving, sessions: 0".to_owned()), "{begin:?}");
-    until(&told, "WATCHDOG=1").await;
-    until(&told, "WATCHDOG=1").await;
+    let start = until(&notifications, "READY=1").await;
+    assert!(start.contains(&"STATUS=serving, sessions: 0".to_owned()), "{start:?}");
+    until(&notifications, "WATCHDOG=1").await;
+    until(&notifications, "WATCHDOG=1").await;
     let seen = Sidecar::elsewhere(process.address, process.admin);
     let session = seen.stream(&app).await;
-    until(&told, "STATUS=serving, sessions: 1").await;
+    until(&notifications, "STATUS=serving, sessions: 1").await;
     process.signal(Signal::TERM);
-    let end = until(&told, "STATUS=draining, sessions: 1").await;
+    let end = until(&notifications, "STATUS=draining, sessions: 1").await;
     for line in ["STOPPING=1", "EXTEND_TIMEOUT_USEC=105000000"] {
         assert!(end.contains(&line.to_owned()), "{end:?}");
     }
-    until(&told, "WATCHDOG=1").await;
+    until(&notifications, "WATCHDOG=1").await;
     drop(session);
     assert_eq!(process.exit_code().await, Some(0));
 }
@@ -61,20 +65,20 @@ async fn systemd_is_notified_of_start_sessions_watchdog_and_stop() {
 #[tokio::test]
 async fn without_watchdog_usec_only_state_changes_are_notified() {
     let app = App::bind().await;
-    let (process, told) = notified(&app, &[], |command| command).await;
-    assert_eq!(until(&told, "READY=1").await, ["READY=1", "STATUS=serving, sessions: 0"]);
+    let (process, notifications) = notified(&app, &[], |command| command).await;
+    assert_eq!(until(&notifications, "READY=1").await, ["READY=1", "STATUS=serving, sessions: 0"]);
     process.signal(Signal::TERM);
-    assert_eq!(until(&told, "STOPPING=1").await[0], "STOPPING=1");
+    assert_eq!(until(&notifications, "STOPPING=1").await[0], "STOPPING=1");
     assert_eq!(process.exit_code().await, Some(0));
 }
 
 #[tokio::test]
 async fn systemd_is_notified_of_a_reload() {
     let app = App::bind().await;
-    let (process, told) = notified(&app, &[], |command| command).await;
-    until(&told, "READY=1").await;
+    let (process, notifications) = notified(&app, &[], |command| command).await;
+    until(&notifications, "READY=1").await;
     process.signal(Signal::HUP);
-    let lines = until(&told, "READY=1").await;
+    let lines = until(&notifications, "READY=1").await;
     assert!(lines[0] == "RELOADING=1" && lines[1].starts_with("MONOTONIC_USEC="), "{lines:?}");
 }
 
@@ -105,9 +109,9 @@ async fn sockets_passed_by_systemd_are_served() {
 
 #[tokio::test]
 async fn more_than_1024_passed_sockets_are_rejected() {
-    let (code, told) =
+    let (code, error) =
         command_with(&["run"], |command| command.env("LISTEN_FDS", i32::MAX.to_string()).env_remove("LISTEN_PID"))
             .await;
     assert_eq!(code, Some(1));
-    assert!(told.contains("LISTEN_FDS=2147483647: no service manager hands over more than 1024 sockets"), "{told}");
+    assert!(error.contains("LISTEN_FDS=2147483647: at most 1024 sockets are accepted"), "{error}");
 }

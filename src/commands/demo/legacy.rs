@@ -187,7 +187,7 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
-    use crate::commands::probe::browser::{Browser, Seen};
+    use crate::commands::probe::browser::{Browser, Received};
     use crate::commands::probe::target::Target;
 
     async fn page(server: &LegacyServer) -> Browser {
@@ -202,7 +202,7 @@ mod tests {
         page.heartbeat().await.expect("a heartbeat");
         page.rerun().await.expect("a rerun");
         // The first message answers the rerun, not the heartbeat before it.
-        assert_eq!(page.next().await.expect("a message"), Seen::NewSession(Some(VERSION.to_owned())));
+        assert_eq!(page.next().await.expect("a message"), Received::NewSession(Some(VERSION.to_owned())));
     }
 
     #[tokio::test]

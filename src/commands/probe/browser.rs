@@ -19,7 +19,7 @@ use crate::streamlit::messages::{self, FORWARD_PREFIX, Forward, ForwardType};
 use crate::streamlit::proto::{BackMsg, back_msg};
 
 /// Above Streamlit's own default limit of 200 MB (`server.maxMessageSize`).
-const MAX_MESSAGE: usize = 256 << 20;
+const MAX_MESSAGE_BYTES: usize = 256 << 20;
 
 /// An open message stream.
 pub(crate) struct Browser {
@@ -28,7 +28,7 @@ pub(crate) struct Browser {
 
 /// A message of the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Seen {
+pub(crate) enum Received {
     /// A heartbeat was answered.
     Ack(AnsweredBy),
     /// A script run starts; the server's version, if it sends it.
@@ -55,29 +55,29 @@ pub(crate) enum OpenError {
     Connect(#[source] io::Error),
     #[error("the TLS handshake failed")]
     Tls(#[source] io::Error),
-    #[error("the server answered the websocket handshake with status {0}")]
+    #[error("the server rejected the websocket handshake with status {0}")]
     Refused(StatusCode),
     #[error("the connection was lost during the handshake")]
     Broken(#[source] io::Error),
     // Tungstenite's errors include their sources.
     #[error("the websocket handshake failed: {0}")]
     Handshake(Box<tungstenite::Error>),
-    #[error("no websocket within {}", humantime::format_duration(*.0))]
+    #[error("no websocket connection within {}", humantime::format_duration(*.0))]
     TimedOut(Duration),
 }
 
 /// Why an open stream ended.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Lost {
+pub(crate) enum StreamError {
     #[error("closed by the server ({code}{})", quoted(.reason))]
     Closed { code: u16, reason: String },
     #[error("closed by the server without a code")]
     ClosedWithoutCode,
-    #[error("the connection was cut without a Close frame")]
+    #[error("the connection ended without a close frame")]
     Cut,
     #[error("the connection was lost")]
     Broken(#[source] io::Error),
-    #[error("the server broke the protocol: {0}")]
+    #[error("the server violated the websocket protocol: {0}")]
     Protocol(Box<tungstenite::Error>),
 }
 
@@ -85,13 +85,13 @@ impl Browser {
     /// Connects and performs the handshake as a page would, without compression.
     ///
     /// # Errors
-    /// No websocket was opened within `patience`.
-    pub(crate) async fn open(target: &Target, patience: Duration) -> Result<Self, OpenError> {
-        let opened = tokio::time::timeout(patience, Self::shake_hands(target)).await;
-        opened.map_err(|_elapsed| OpenError::TimedOut(patience))?
+    /// No websocket was opened within `limit`.
+    pub(crate) async fn open(target: &Target, limit: Duration) -> Result<Self, OpenError> {
+        let opened = tokio::time::timeout(limit, Self::handshake(target)).await;
+        opened.map_err(|_elapsed| OpenError::TimedOut(limit))?
     }
 
-    async fn shake_hands(target: &Target) -> Result<Self, OpenError> {
+    async fn handshake(target: &Target) -> Result<Self, OpenError> {
         let lookup = |source| OpenError::Lookup { host: target.host.clone(), source };
         let addresses: Vec<_> = lookup_host((target.host.as_str(), target.port)).await.map_err(lookup)?.collect();
         let stream = TcpStream::connect(&addresses[..]).await.map_err(OpenError::Connect)?;
@@ -104,7 +104,9 @@ impl Browser {
         let origin = HeaderValue::from_str(&target.origin()).map_err(|error| handshake_error(error.into()))?;
         request.headers_mut().insert(header::ORIGIN, origin);
         request.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static("streamlit"));
-        let config = WebSocketConfig::default().max_message_size(Some(MAX_MESSAGE)).max_frame_size(Some(MAX_MESSAGE));
+        let config = WebSocketConfig::default()
+            .max_message_size(Some(MAX_MESSAGE_BYTES))
+            .max_frame_size(Some(MAX_MESSAGE_BYTES));
         let opened = client_async_tls_with_config(request, stream, Some(config), None).await;
         opened.map(|(socket, _response)| Self { socket }).map_err(handshake_error)
     }
@@ -113,7 +115,7 @@ impl Browser {
     ///
     /// # Errors
     /// The stream is lost.
-    pub(crate) async fn rerun(&mut self) -> Result<(), Lost> {
+    pub(crate) async fn rerun(&mut self) -> Result<(), StreamError> {
         self.send(back_msg::Type::RerunScript(Vec::new())).await
     }
 
@@ -121,13 +123,13 @@ impl Browser {
     ///
     /// # Errors
     /// The stream is lost.
-    pub(crate) async fn heartbeat(&mut self) -> Result<(), Lost> {
+    pub(crate) async fn heartbeat(&mut self) -> Result<(), StreamError> {
         self.send(back_msg::Type::AppHeartbeat(true)).await
     }
 
-    async fn send(&mut self, message: back_msg::Type) -> Result<(), Lost> {
+    async fn send(&mut self, message: back_msg::Type) -> Result<(), StreamError> {
         let bytes = BackMsg { r#type: Some(message) }.encode_to_vec();
-        self.socket.send(Message::binary(bytes)).await.map_err(Lost::from)
+        self.socket.send(Message::binary(bytes)).await.map_err(StreamError::from)
     }
 
     /// The next message. It also answers pings, so await it whenever there is nothing else to do. Dropping it loses
@@ -135,14 +137,14 @@ impl Browser {
     ///
     /// # Errors
     /// The stream is lost.
-    pub(crate) async fn next(&mut self) -> Result<Seen, Lost> {
-        match self.socket.next().await.ok_or(Lost::Cut)?? {
-            Message::Binary(bytes) => Ok(Seen::of(&bytes)),
+    pub(crate) async fn next(&mut self) -> Result<Received, StreamError> {
+        match self.socket.next().await.ok_or(StreamError::Cut)?? {
+            Message::Binary(bytes) => Ok(Received::of(&bytes)),
             Message::Close(Some(frame)) => {
-                Err(Lost::Closed { code: frame.code.into(), reason: frame.reason.as_str().to_owned() })
+                Err(StreamError::Closed { code: frame.code.into(), reason: frame.reason.as_str().to_owned() })
             }
-            Message::Close(None) => Err(Lost::ClosedWithoutCode),
-            Message::Text(_) | Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => Ok(Seen::Other),
+            Message::Close(None) => Err(StreamError::ClosedWithoutCode),
+            Message::Text(_) | Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => Ok(Received::Other),
         }
     }
 
@@ -150,9 +152,9 @@ impl Browser {
     ///
     /// # Errors
     /// The stream is lost.
-    pub(crate) async fn version(&mut self) -> Result<Option<String>, Lost> {
+    pub(crate) async fn version(&mut self) -> Result<Option<String>, StreamError> {
         loop {
-            if let Seen::NewSession(version) = self.next().await? {
+            if let Received::NewSession(version) = self.next().await? {
                 return Ok(version);
             }
         }
@@ -160,15 +162,17 @@ impl Browser {
 
     /// Sends a Close frame without waiting for the reply: a frozen server sends none.
     pub(crate) async fn close(mut self) {
-        let _gone_already = self.socket.close(None).await;
+        let _already_closed = self.socket.close(None).await;
     }
 }
 
-impl Seen {
+impl Received {
     fn of(message: &[u8]) -> Self {
         let prefix = &message[..message.len().min(FORWARD_PREFIX)];
         match messages::forward(prefix, prefix.len() == message.len()) {
-            Forward::NewSession(announcement) => Self::NewSession(announcement.map(|told| told.version)),
+            Forward::NewSession(announcement) => {
+                Self::NewSession(announcement.map(|announcement| announcement.version))
+            }
             Forward::Other(ForwardType::HeartbeatAck) if message == ack::COMPATIBLE => Self::Ack(AnsweredBy::Sidecar),
             Forward::Other(ForwardType::HeartbeatAck) => Self::Ack(AnsweredBy::Upstream),
             Forward::Other(_) | Forward::ScriptFinished(_) => Self::Other,
@@ -186,7 +190,7 @@ impl AnsweredBy {
     }
 }
 
-impl From<tungstenite::Error> for Lost {
+impl From<tungstenite::Error> for StreamError {
     fn from(error: tungstenite::Error) -> Self {
         use tungstenite::error::ProtocolError::ResetWithoutClosingHandshake;
         match error {
@@ -221,14 +225,14 @@ mod tests {
 
     #[test]
     fn the_bytes_of_an_ack_identify_its_sender() {
-        assert_eq!(Seen::of(&[0x52, 0x00, 0xd0, 0x01, 0x01]), Seen::Ack(AnsweredBy::Sidecar));
-        assert_eq!(Seen::of(&[0xd0, 0x01, 0x01]), Seen::Ack(AnsweredBy::Upstream));
-        assert_eq!(Seen::of(&[0x52, 0x00]), Seen::Other, "a session event");
+        assert_eq!(Received::of(&[0x52, 0x00, 0xd0, 0x01, 0x01]), Received::Ack(AnsweredBy::Sidecar));
+        assert_eq!(Received::of(&[0xd0, 0x01, 0x01]), Received::Ack(AnsweredBy::Upstream));
+        assert_eq!(Received::of(&[0x52, 0x00]), Received::Other, "a session event");
     }
 
     #[test]
     fn a_close_is_shown_with_its_code_and_reason() {
-        let closed = |reason: &str| Lost::Closed { code: 1001, reason: reason.to_owned() }.to_string();
+        let closed = |reason: &str| StreamError::Closed { code: 1001, reason: reason.to_owned() }.to_string();
         assert_eq!(closed(""), "closed by the server (1001)");
         assert_eq!(closed("bye\n"), "closed by the server (1001: \"bye\\n\")");
     }
@@ -238,8 +242,8 @@ mod tests {
         use crate::streamlit::proto::{EnvironmentInfo, ForwardMsg, Initialize, NewSession, forward_msg};
         let environment_info = Some(EnvironmentInfo { streamlit_version: "1.53.1".to_owned() });
         let initialize = Some(Initialize { environment_info, session_id: String::new() });
-        let told = forward_msg::Type::NewSession(NewSession { initialize });
-        let message = ForwardMsg { hash: String::new(), r#type: Some(told) }.encode_to_vec();
-        assert_eq!(Seen::of(&message), Seen::NewSession(Some("1.53.1".to_owned())));
+        let new_session = forward_msg::Type::NewSession(NewSession { initialize });
+        let message = ForwardMsg { hash: String::new(), r#type: Some(new_session) }.encode_to_vec();
+        assert_eq!(Received::of(&message), Received::NewSession(Some("1.53.1".to_owned())));
     }
 }

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::Serialize;
 
 use super::browser::AnsweredBy;
-use super::ledger::{Figures, shown};
+use super::heartbeats::{LatencySummary, format_latency};
 
 /// The result of a probe. Its field names are the keys of its JSON and must not change.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -29,7 +29,7 @@ pub(crate) struct Summary {
     /// How many of the missed got an ack while the probe still ran.
     pub(crate) late: u32,
     /// Of the acks in time.
-    pub(crate) latency_seconds: Figures,
+    pub(crate) latency_seconds: LatencySummary,
     /// The probe was interrupted.
     pub(crate) interrupted: bool,
     /// Why the connection could not be made, or was lost.
@@ -53,7 +53,7 @@ impl Summary {
 
     /// As one line of JSON.
     pub(crate) fn json(&self) -> String {
-        serde_json::to_string(self).expect("numbers, texts and nothing that JSON cannot hold")
+        serde_json::to_string(self).expect("plain data")
     }
 }
 
@@ -78,11 +78,11 @@ impl Answerers {
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let figure = |figure: Option<_>| figure.map_or_else(|| "-".to_owned(), shown);
-        let Figures { min, median, p99, max } = self.latency_seconds;
+        let format = |latency: Option<_>| latency.map_or_else(|| "-".to_owned(), format_latency);
+        let LatencySummary { min, median, p99, max } = self.latency_seconds;
         writeln!(f, "stream          {}", self.url)?;
         writeln!(f, "server version  {}", self.server_version.as_deref().unwrap_or("unknown"))?;
-        writeln!(f, "answered by     {}", self.answered_by.map_or("nobody", Answerers::name))?;
+        writeln!(f, "answered by     {}", self.answered_by.map_or("none", Answerers::name))?;
         write!(f, "heartbeats      {} sent, {} acked, {} missed", self.sent, self.acked, self.missed)?;
         if self.late > 0 {
             write!(f, " ({} of them acked late)", self.late)?;
@@ -95,7 +95,7 @@ impl fmt::Display for Summary {
             (None, true) => writeln!(f, ": interrupted")?,
             (None, false) => writeln!(f)?,
         }
-        let [min, median, p99, max] = [min, median, p99, max].map(figure);
+        let [min, median, p99, max] = [min, median, p99, max].map(format);
         write!(f, "ack latency     min {min}, median {median}, p99 {p99}, max {max}")
     }
 }
@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     fn good() -> Summary {
-        let latency_seconds = Figures { min: Some(Duration::from_micros(250)), ..Figures::default() };
+        let latency_seconds = LatencySummary { min: Some(Duration::from_micros(250)), ..LatencySummary::default() };
         Summary {
             url: "ws://app/stream".to_owned(),
             requested: 3,
@@ -136,7 +136,7 @@ mod tests {
             "\
 stream          ws://app/stream
 server version  unknown
-answered by     nobody
+answered by     none
 heartbeats      3 sent, 1 acked, 2 missed (1 of them acked late)
 ack latency     min 0.25 ms, median -, p99 -, max -"
         );

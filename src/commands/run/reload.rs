@@ -49,7 +49,7 @@ impl ConfigReloader {
             Ok(changed) => tracing::info!("configuration reloaded: {changed}"),
             Err(problems) => {
                 for problem in problems {
-                    tracing::error!("configuration refused, the one of before stays: {problem}");
+                    tracing::error!("configuration refused, the running one stays active: {problem}");
                 }
             }
         }

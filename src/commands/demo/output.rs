@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use clap::builder::styling::{AnsiColor, Style};
 
-use super::verdict::Act;
+use super::results::Act;
 
-/// The demo's output.
-pub(super) struct Page {
+/// Stdout.
+pub(super) struct Output {
     colour: bool,
 }
 
@@ -34,11 +34,11 @@ pub(super) struct Row<'a> {
     pub(super) tone: Tone,
 }
 
-impl Page {
+impl Output {
     /// Uses colour on a terminal, unless `NO_COLOR` is set and not empty.
     pub(super) fn new() -> Self {
-        let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        Self { colour: io::stdout().is_terminal() && !unwanted }
+        let disabled = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        Self { colour: io::stdout().is_terminal() && !disabled }
     }
 
     /// Writes a line.
@@ -46,14 +46,14 @@ impl Page {
     /// # Errors
     /// Stdout is closed.
     pub(super) fn line(&self, tone: Tone, text: impl Display) -> io::Result<()> {
-        writeln!(io::stdout(), "{}", self.painted(tone, text))
+        writeln!(io::stdout(), "{}", self.styled(tone, text))
     }
 
     /// Writes the column headers.
     ///
     /// # Errors
     /// Stdout is closed.
-    pub(super) fn heads(&self) -> io::Result<()> {
+    pub(super) fn header(&self) -> io::Result<()> {
         self.line(Tone::Title, columns("time", "act", "heartbeat", "answered by", "latency"))
     }
 
@@ -64,11 +64,11 @@ impl Page {
     pub(super) fn row(&self, row: &Row<'_>) -> io::Result<()> {
         let Row { time, act, heartbeat, answered_by, latency, tone } = row;
         let time = format!("{:.1} s", time.as_secs_f64());
-        let latency = self.painted(*tone, latency);
+        let latency = self.styled(*tone, latency);
         self.line(Tone::Plain, columns(&time, act.name(), &heartbeat.to_string(), answered_by, &latency))
     }
 
-    fn painted(&self, tone: Tone, text: impl Display) -> String {
+    fn styled(&self, tone: Tone, text: impl Display) -> String {
         let style = if self.colour { tone.style() } else { Style::new() };
         format!("{style}{text}{style:#}")
     }
@@ -97,17 +97,17 @@ mod tests {
     #[test]
     fn values_are_aligned_with_their_column_headers() {
         let heads = columns("time", "act", "heartbeat", "answered by", "latency");
-        let row = columns("10.5 s", "frozen", "21", "nobody", "withheld");
-        for (head, value) in [("act", "frozen"), ("answered by", "nobody"), ("latency", "withheld")] {
+        let row = columns("10.5 s", "frozen", "21", "none", "withheld");
+        for (head, value) in [("act", "frozen"), ("answered by", "none"), ("latency", "withheld")] {
             assert_eq!(heads.find(head), row.find(value), "{head}");
         }
     }
 
     #[test]
     fn colour_is_used_only_if_enabled() {
-        assert_eq!(Page { colour: false }.painted(Tone::Bad, "x"), "x");
-        assert_eq!(Page { colour: true }.painted(Tone::Plain, "x"), "x");
-        let painted = Page { colour: true }.painted(Tone::Good, "x");
-        assert!(painted.starts_with("\x1b[") && painted.ends_with("\x1b[0m"), "{painted:?}");
+        assert_eq!(Output { colour: false }.styled(Tone::Bad, "x"), "x");
+        assert_eq!(Output { colour: true }.styled(Tone::Plain, "x"), "x");
+        let styled = Output { colour: true }.styled(Tone::Good, "x");
+        assert!(styled.starts_with("\x1b[") && styled.ends_with("\x1b[0m"), "{styled:?}");
     }
 }
