@@ -41,7 +41,7 @@ async fn invalid_arguments_exit_with_2_and_check_exits_with_1_for_an_invalid_con
         ("probe app", "no scheme"),
         ("demo --seconds 1", "1 is not in 6..=86400"),
         ("healthcheck --admin localhost", "--admin: \"localhost\" is no socket address"),
-        ("drain --admin 127.0.0.1:0", "name the port"),
+        ("drain --admin 127.0.0.1:0", "write the port"),
         ("wait --upstream app", "--upstream: \"app\" has no scheme"),
     ] {
         let (code, said) = command(&line.split(' ').collect::<Vec<_>>()).await;
