@@ -35,7 +35,7 @@ pub use self::headers::HOP_BY_HOP;
 use self::page::Navigation;
 use self::response::{Chain, Refusal, causes, respond};
 use self::routes::Routes;
-pub use self::upgrade::ClientConnection;
+pub use self::upgrade::PendingSession;
 use self::upstream::{ConnectError, Upstream};
 use crate::config::{AllowedOrigins, Config, Limits, TrustedProxies};
 use crate::heartbeat::learning::Learning;
@@ -72,6 +72,14 @@ struct RequestContext<'a> {
     sessions: &'a Sessions,
 }
 
+/// The response to a request.
+pub struct Reply {
+    /// What to send to the client.
+    pub response: Response<ResponseBody>,
+    /// The session to start once the response, a 101, is sent.
+    pub session: Option<PendingSession>,
+}
+
 impl Proxy {
     /// A proxy whose websocket sessions are registered in `sessions`.
     pub fn new(config: &Config, routes: Routes, sessions: Sessions, metrics: Arc<Metrics>) -> Self {
@@ -93,19 +101,19 @@ impl Proxy {
         self.active.store(Arc::new(active));
     }
 
-    /// Answers one request of a connection.
-    pub async fn handle(&self, mut request: Request<RequestBody>, visit: &ClientConnection) -> Response<ResponseBody> {
+    /// Answers one request of a client.
+    pub async fn handle(&self, mut request: Request<RequestBody>, client: IpAddr) -> Reply {
         let active = self.active.load_full();
         request.body_mut().patience = active.limits.body_timeout;
         request.body_mut().waits = request.headers().contains_key(header::EXPECT);
         if let Err(rejection) = admission::judge(&request, &active.limits, &active.allowed_origins) {
-            return active.reject(rejection);
+            return active.reject(rejection).into();
         }
-        let peer = visit.client;
+        let peer = client.to_canonical();
         let websocket = headers::asks_for_websocket(request.headers());
         if websocket && let Err(wait) = active.pace(request.headers(), peer) {
             active.rate_warning.warn();
-            return active.reject(Rejection::of_rate(wait));
+            return active.reject(Rejection::of_rate(wait)).into();
         }
         let trusted = active.trusted_proxies.contains(peer);
         headers::add_forwarded(request.headers_mut(), peer, trusted, active.scheme);
@@ -113,11 +121,11 @@ impl Proxy {
         to_origin_form(&mut request);
         *request.version_mut() = Version::HTTP_11;
         let Some(upstream) = active.routes.find(&request) else {
-            return active.reject(Rejection::of_route());
+            return active.reject(Rejection::of_route()).into();
         };
         let way = RequestContext { active: &active, upstream, sessions: &self.sessions };
         if websocket {
-            return way.upgrade(request, visit).await;
+            return way.upgrade(request).await;
         }
         let (method, started) = (request.method().clone(), Instant::now());
         let own = match &upstream.watchdog {
@@ -129,7 +137,13 @@ impl Proxy {
             None => way.pass(request).await,
         };
         upstream.metrics.http_request(&method, response.status(), started.elapsed());
-        response
+        response.into()
+    }
+}
+
+impl From<Response<ResponseBody>> for Reply {
+    fn from(response: Response<ResponseBody>) -> Self {
+        Self { response, session: None }
     }
 }
 

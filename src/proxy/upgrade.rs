@@ -1,10 +1,9 @@
 //! Does the websocket handshake on both sides and joins the two streams.
 
 use std::future::poll_fn;
-use std::net::IpAddr;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
@@ -16,7 +15,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::admission::Rejection;
 use super::upstream::{ConnectError, Upstream};
-use super::{Chain, Refusal, RequestBody, RequestContext, ResponseBody, headers, respond, watchdog, wire};
+use super::{Chain, Refusal, Reply, RequestBody, RequestContext, ResponseBody, headers, respond, watchdog, wire};
 use crate::drain::Guard;
 use crate::heartbeat::learning::Learning;
 use crate::limits::Permit;
@@ -71,11 +70,7 @@ impl Drop for Attempt<'_> {
 
 impl RequestContext<'_> {
     /// Answers a websocket request: with the upstream's 101 and a session, the upstream's own refusal, or an error.
-    pub(super) async fn upgrade(
-        self,
-        mut request: Request<RequestBody>,
-        visit: &ClientConnection,
-    ) -> Response<ResponseBody> {
+    pub(super) async fn upgrade(self, mut request: Request<RequestBody>) -> Reply {
         let upstream = self.upstream;
         let mut attempt = Attempt { upstream, started: Instant::now(), result: Some(Handshake::Abandoned) };
         let offered = handshake::offers_streamlit(subprotocols(request.headers()));
@@ -86,13 +81,13 @@ impl RequestContext<'_> {
         // Dropped after the handshake's connection.
         let mut owner = Owner::new(upstream.session.takeover.then(|| upstream.owners.clone()));
         if let Err(failure) = self.claim(&mut owner, resumed).await {
-            return self.fail(&mut attempt, &failure);
+            return self.fail(&mut attempt, &failure).into();
         }
         // Only now: a takeover has just freed its slot.
         let Some(place) = upstream.places.take() else {
             attempt.result = None;
             upstream.full.warn();
-            return self.active.reject(Rejection::of_sessions());
+            return self.active.reject(Rejection::of_sessions()).into();
         };
         headers::keep_upgrade(request.headers_mut());
         let ids = TraceIds::of(request.headers());
@@ -110,17 +105,19 @@ impl RequestContext<'_> {
                 let depth = self.depth(is_app_stream, response.headers());
                 let (upstream, sessions) = (upstream.clone(), self.sessions.clone());
                 let token = tag.and_then(|tag| tag.token);
-                visit.becomes(PendingSession { far, upstream, sessions, depth, ids, token, owner });
+                let session = PendingSession { far, upstream, sessions, depth, ids, token, owner };
                 headers::keep_upgrade(response.headers_mut());
+                // RFC 9110 §6.6.1. hyper does the same for what it writes.
+                response.headers_mut().entry(header::DATE).or_insert_with(http_date);
                 // The version is that of the hop (RFC 9112 §2.3), not of the app's 101.
                 *response.version_mut() = Version::HTTP_11;
-                response
+                Reply { response, session: Some(session) }
             }
             Ok((response, None)) => {
                 attempt.result = Some(Handshake::Refused);
-                response
+                response.into()
             }
-            Err(failure) => self.fail(&mut attempt, &failure),
+            Err(failure) => self.fail(&mut attempt, &failure).into(),
         }
     }
 
@@ -265,13 +262,18 @@ async fn drive(
     .await
 }
 
+/// The time as a field's value.
+fn http_date() -> HeaderValue {
+    HeaderValue::try_from(httpdate::fmt_http_date(SystemTime::now())).expect("a date is ASCII")
+}
+
 /// The `Sec-WebSocket-Protocol` lines of a handshake or its answer.
 fn subprotocols(headers: &HeaderMap) -> impl Iterator<Item = &str> {
     headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|line| line.to_str().ok())
 }
 
-/// A session whose 101 is being sent to the browser.
-struct PendingSession {
+/// A session whose 101 is being sent to the browser. Dropped instead of started, it closes the app's connection.
+pub struct PendingSession {
     far: Side,
     upstream: Arc<Upstream>,
     sessions: Sessions,
@@ -283,44 +285,10 @@ struct PendingSession {
     owner: Owner,
 }
 
-/// A client connection: its address, and the session to start after the 101.
-pub struct ClientConnection {
-    pub(super) client: IpAddr,
-    pending: Mutex<Option<PendingSession>>,
-}
-
-impl ClientConnection {
-    /// An accepted connection.
-    pub fn new(client: IpAddr) -> Self {
-        Self { client: client.to_canonical(), pending: Mutex::new(None) }
-    }
-
-    /// Whether the last answer is a 101: the connection then becomes a websocket.
-    pub fn is_upgraded(&self) -> bool {
-        self.lock().is_some()
-    }
-
-    /// Starts the session, once its 101 is written, in its own task, which is small while idle. `browser` is the
-    /// connection with what was read beyond the handshake.
-    pub fn join(&self, browser: Side, guard: Guard) {
-        let pending = self.lock().take();
-        if let Some(pending) = pending {
-            pending.join(browser, guard);
-        }
-    }
-
-    fn becomes(&self, pending: PendingSession) {
-        *self.lock() = Some(pending);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Option<PendingSession>> {
-        // No panic can leave it half changed.
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 impl PendingSession {
-    fn join(self, browser: Side, guard: Guard) {
+    /// Starts the session once its 101 is written, in its own task, which is small while idle. `browser` is the
+    /// connection with the bytes read after the handshake.
+    pub fn start(self, browser: Side, guard: Guard) {
         let Self { far, upstream, sessions, depth, ids, token, owner } = self;
         let (tapped, stop) = (depth.sees_messages(), owner.stop());
         let session = sessions.open(SessionInfo { upstream: upstream.name.clone(), tapped, stop: stop.clone() });

@@ -1,9 +1,10 @@
 //! Reads and writes typical websocket handshakes without hyper (RFC 9112 §2 to §5).
 //!
-//! These are a request for a websocket, and a 101, that arrived whole. hyper, which handles everything else, took
-//! 20,000 more instructions for them, a fifth of a handshake's.
+//! These are a request for a websocket, and a 101, that arrive whole. With hyper alone a handshake takes 1.3 times the
+//! CPU time, 1.6 times that of HAProxy. [`read_handshake`] and [`read_switch`] are the choice: what they do not return,
+//! hyper reads.
 //!
-//! Invariant: what is not clearly one of these two is left to hyper.
+//! Invariant: the bytes that are sent are those that hyper would send.
 
 use std::mem::MaybeUninit;
 use std::ops::Range;
@@ -12,6 +13,7 @@ use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Uri};
 use httparse::Status;
+use hyper::ext::ReasonPhrase;
 
 use super::body::{RequestBody, ResponseBody};
 use super::headers;
@@ -38,7 +40,9 @@ pub fn read_handshake(bytes: &Bytes) -> Option<(Request<RequestBody>, usize)> {
     let mut parsed = httparse::Request::new(&mut []);
     let Ok(Status::Complete(length)) = parsed.parse_with_uninit_headers(bytes, &mut fields) else { return None };
     let target = parsed.path.filter(|target| target.starts_with('/'))?;
-    if parsed.method != Some("GET") || parsed.version != Some(1) {
+    // hyper writes a request's empty field without a space.
+    let has_empty = parsed.headers.iter().any(|field| field.value.is_empty());
+    if parsed.method != Some("GET") || parsed.version != Some(1) || has_empty {
         return None;
     }
     let (headers, head) = read_fields(bytes, parsed.headers)?;
@@ -74,14 +78,16 @@ pub(super) fn read_switch(bytes: &Bytes) -> Option<(Response<ResponseBody>, usiz
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     *response.headers_mut() = headers;
     response.extensions_mut().insert(head);
+    let reason = bytes.slice_ref(parsed.reason?.as_bytes());
+    response.extensions_mut().insert(ReasonPhrase::try_from(reason).ok()?);
     Some((response, length))
 }
 
 /// The head of a 101 to forward; `None` if hyper has read it.
 pub fn write_switch<B>(response: &Response<B>) -> Option<Vec<u8>> {
     let head = response.extensions().get::<Head>()?;
-    let line = head.bytes.split(|byte| *byte == b'\n').next()?;
-    Some(head.write(&[line.strip_suffix(b"\r").unwrap_or(line)], response.headers()))
+    let reason = response.extensions().get::<ReasonPhrase>()?;
+    Some(head.write(&[b"HTTP/1.1 101 ", reason.as_bytes()], response.headers()))
 }
 
 /// The fields of a head; `None` if they announce a body, or are invalid, which hyper reports.
@@ -201,6 +207,7 @@ mod tests {
             with("Content-Length: 0"),
             with("transfer-encoding: chunked"),
             with("X-Bad: \u{1}"),
+            with("X-Empty: "),
             with(&many),
         ];
         for request in requests {

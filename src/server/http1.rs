@@ -1,16 +1,16 @@
 //! Serves HTTP/1.1 (RFC 9112) until the connection ends or becomes a websocket.
 //!
-//! Invariant: a request that the handshake's fast path does not finish is served by hyper, from its first byte.
+//! Invariant: hyper serves every request that `proxy::wire` does not read, from its first byte.
 
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CONNECTION, HeaderValue};
-use http::{Request, Response, StatusCode};
+use http::{Request, StatusCode};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::server::conn::http1::{Builder, Parts};
@@ -24,7 +24,7 @@ use super::stall::Patient;
 use crate::config::Limits;
 use crate::drain::Guard;
 use crate::metrics::Rejected;
-use crate::proxy::{ClientConnection, DroppedLength, RequestBody, ResponseBody, wire};
+use crate::proxy::{DroppedLength, PendingSession, Reply, RequestBody, wire};
 use crate::transport::{Side, Stream};
 
 /// The smallest read buffer that hyper accepts; it panics on a smaller one.
@@ -49,33 +49,34 @@ fn builder(limits: &Limits) -> Builder {
 /// Serves a connection until the client closes it, it is idle for too long, or the drain closes. A connection that
 /// becomes a websocket continues as a session.
 pub(super) async fn serve(context: Arc<ListenerContext>, mut stream: Stream, client: IpAddr, guard: Guard) {
-    let visit = ClientConnection::new(client);
     let Some(early) = first_bytes(&mut stream, context.patience, &guard).await else {
         return Patient::new(stream, context.stall(&guard)).close().await;
     };
     let mut departure = Departure::new(context.patience);
-    let mut answer = None;
+    let mut first = None;
     if let Some((request, length)) = wire::read_handshake(&early) {
         // Boxed, so that connections without a handshake stay small.
-        let response = tokio::select! {
+        let mut reply = tokio::select! {
             biased;
-            response = Box::pin(context.proxy.handle(request, &visit)) => response,
+            reply = Box::pin(context.proxy.handle(request, client)) => reply,
             () = poll_fn(|cx| departure.poll(&stream, cx)) => return,
         };
-        if let Some(head) = wire::write_switch(&response) {
+        if let Some(head) = wire::write_switch(&reply.response)
+            && let Some(session) = reply.session.take()
+        {
             return match tokio::time::timeout(context.write_stall, stream.send(&head)).await {
-                Ok(Ok(())) => visit.join(Side { stream, early: early[length..].to_vec() }, guard),
+                Ok(Ok(())) => session.start(Side { stream, early: early[length..].to_vec() }, guard),
                 failed => tracing::debug!(?failed, "a connection ended early"),
             };
         }
-        answer = Some(response);
+        first = Some(reply);
     }
     let (stall, requests) = (context.stall(&guard), Requests::default());
-    let client = RequestStream::new(Patient::new(stream, stall), early, &requests, departure);
-    let (served, side) = serve_with_hyper(&context, client, &requests, answer, &visit, &guard).await;
-    match side {
-        Ok(side) => visit.join(side, guard),
-        Err(client) => client.close().await,
+    let stream = RequestStream::new(Patient::new(stream, stall), early, &requests, departure);
+    let (served, end) = serve_with_hyper(&context, stream, &requests, first, client, &guard).await;
+    match end {
+        Ok((session, browser)) => session.start(browser, guard),
+        Err(stream) => stream.close().await,
     }
     if let Err(error) = served {
         if let Some(reason) = rejected(&error) {
@@ -85,26 +86,30 @@ pub(super) async fn serve(context: Arc<ListenerContext>, mut stream: Stream, cli
     }
 }
 
-/// Serves all requests of a connection; the first may have a response already. Also returns the connection: as one side
-/// of a session if it has become a websocket.
+/// Serves all requests of a connection; the first may have its reply already. Also returns the connection: with its
+/// session if it has become a websocket.
 async fn serve_with_hyper(
     context: &ListenerContext,
-    client: RequestStream<'_>,
+    stream: RequestStream<'_>,
     requests: &Requests,
-    answer: Option<Response<ResponseBody>>,
-    visit: &ClientConnection,
+    first: Option<Reply>,
+    client: IpAddr,
     guard: &Guard,
-) -> (hyper::Result<()>, Result<Side, Patient>) {
-    let answer = Mutex::new(answer);
+) -> (hyper::Result<()>, Result<(PendingSession, Side), Patient>) {
+    let (first, pending) = (Mutex::new(first), OnceLock::new());
     let service = service_fn(|request: Request<Incoming>| {
         let request = judged(request, requests);
         Box::pin(async {
             let is_chunked = request.body().size_hint().exact().is_none();
-            let answer = answer.lock().unwrap_or_else(PoisonError::into_inner).take();
-            let mut response = match answer {
-                Some(answer) => answer,
-                None => context.proxy.handle(request.map(RequestBody::from), visit).await,
+            let first = first.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let Reply { mut response, session } = match first {
+                Some(reply) => reply,
+                None => context.proxy.handle(request.map(RequestBody::from), client).await,
             };
+            if let Some(session) = session {
+                // hyper reads no request after a 101, so there is one session at most.
+                _ = pending.set(session);
+            }
             // During a drain, an active client moves elsewhere without losing a request (RFC 9112 §9.6). The end of a
             // chunked body is not tracked, so nor is the start of the next request.
             if (is_chunked || guard.is_draining()) && response.status() != StatusCode::SWITCHING_PROTOCOLS {
@@ -113,7 +118,7 @@ async fn serve_with_hyper(
             Ok::<_, Infallible>(response)
         })
     });
-    let mut connection = builder(&context.limits).serve_connection(TokioIo::new(client), service);
+    let mut connection = builder(&context.limits).serve_connection(TokioIo::new(stream), service);
     let served = tokio::select! {
         // A received request is read before connections without one are closed.
         biased;
@@ -124,9 +129,12 @@ async fn serve_with_hyper(
         }
     };
     let Parts { io, read_buf, .. } = connection.into_parts();
-    let client = io.into_inner();
-    let upgraded = served.is_ok() && visit.is_upgraded();
-    (served, if upgraded { Ok(client.into_side(&read_buf)) } else { Err(client.into_client()) })
+    let stream = io.into_inner();
+    let end = match pending.into_inner() {
+        Some(session) if served.is_ok() => Ok((session, stream.into_side(&read_buf))),
+        Some(_) | None => Err(stream.into_client()),
+    };
+    (served, end)
 }
 
 /// Marks a request whose Content-Length hyper has dropped.

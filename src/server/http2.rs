@@ -27,7 +27,7 @@ use crate::config::Limits;
 use crate::drain::Guard;
 use crate::limits::Permit;
 use crate::metrics::Rejected;
-use crate::proxy::{ClientConnection, HOP_BY_HOP, RequestBody, ResponseBody};
+use crate::proxy::{HOP_BY_HOP, Reply, RequestBody, ResponseBody};
 use crate::transport::Stream;
 
 /// Concurrent requests of a connection: the minimum that RFC 9113 §6.5.2 recommends.
@@ -49,7 +49,6 @@ const MOST_BROKEN: usize = 256;
 /// What the requests of a connection share.
 struct Connection {
     context: Arc<ListenerContext>,
-    visit: ClientConnection,
     client: IpAddr,
     /// The connection's own slot, for one request at a time.
     own: Arc<Semaphore>,
@@ -103,8 +102,8 @@ fn builder(limits: &Limits, streams: Streams) -> Builder<Streams> {
 /// Serves a connection until the client closes it, it is idle for too long, or the drain closes.
 pub(super) async fn serve(context: Arc<ListenerContext>, stream: Stream, client: IpAddr, guard: &Guard) {
     let (open, mut seen) = watch::channel(0);
-    let (visit, own, freed) = (ClientConnection::new(client), Arc::new(Semaphore::new(1)), Notify::new());
-    let shared = Arc::new(Connection { context: context.clone(), visit, client, own, freed, open });
+    let (own, freed) = (Arc::new(Semaphore::new(1)), Notify::new());
+    let shared = Arc::new(Connection { context: context.clone(), client, own, freed, open });
     let service = service_fn(move |request| answer(Open::new(shared.clone()), request));
     let (stall, idle_timeout) = (context.stall(guard), context.limits.idle_timeout);
     let builder = builder(&context.limits, Streams::new(stall.clone()));
@@ -155,8 +154,9 @@ fn is_refused(error: &hyper::Error) -> bool {
 async fn answer(mut open: Open, mut request: Request<Incoming>) -> Result<Response<Answer>, Infallible> {
     to_http1(&mut request);
     open.place = Some(open.connection.place().await);
-    let Connection { context, visit, .. } = &*open.connection;
-    let mut response = context.proxy.handle(request.map(RequestBody::from), visit).await;
+    let Connection { context, client, .. } = &*open.connection;
+    // Without the fields of an upgrade, no request becomes a session.
+    let Reply { mut response, session: _ } = context.proxy.handle(request.map(RequestBody::from), *client).await;
     // HTTP/2 has frames instead of these fields (RFC 9113 §8.2.2).
     for name in HOP_BY_HOP {
         response.headers_mut().remove(name);

@@ -13,6 +13,7 @@ mod faults;
 mod frames;
 mod golden;
 mod half_close;
+mod handshake;
 mod heartbeat;
 mod http;
 mod http2;
