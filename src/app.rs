@@ -249,7 +249,7 @@ async fn app_gone(sessions: &Sessions, reloading: &Reloading) {
 
 /// Stops these sessions, spread over `window`; later ones check for the drain themselves.
 async fn stop_sessions(stops: Vec<Stop>, window: Duration) {
-    drain::spread(stops, window, |stop| stop.turn()).await;
+    drain::spread(stops, window, |stop| stop.request()).await;
     tracing::info!("every websocket is told to close");
 }
 

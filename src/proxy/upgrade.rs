@@ -294,7 +294,7 @@ impl PendingSession {
         let session = sessions.open(SessionInfo { upstream: upstream.name.clone(), tapped, stop: stop.clone() });
         if guard.is_closing() {
             // The drain stops only those that it found.
-            stop.turn();
+            stop.request();
         }
         let report = Report::new(upstream.knowledge.clone(), session, owner, ids);
         let pings = upstream.session.pings();

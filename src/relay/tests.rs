@@ -1,5 +1,5 @@
-//! A session ends after any order of its peers' acts: every short order and many long ones are tried over real sockets
-//! with small buffers.
+//! A session ends after any sequence of its peers' actions. Every short sequence and many random long ones run over real
+//! sockets with small buffers.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -32,14 +32,14 @@ const SOCKET_BUFFER_BYTES: usize = 4096;
 /// Sessions that run at the same time.
 const BATCH: usize = 256;
 
-/// One act of a peer. After `Finish` it can only read, after `Reset` and `Leave` nothing.
+/// One action of a peer. After `Finish` it can only read, after `Reset` and `Leave` nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Act {
+enum Action {
     Message,
     /// The first bytes of a frame whose rest never comes.
     TornFrame,
     CloseFrame,
-    /// Writes as much as is taken; with turns, until the session takes no more.
+    /// Writes as much as is taken; with steps, until the session takes no more.
     Flood,
     /// Reads all available bytes.
     Read,
@@ -50,10 +50,18 @@ enum Act {
     Reset,
 }
 
-const ACTS: [Act; 8] =
-    [Act::Message, Act::TornFrame, Act::CloseFrame, Act::Flood, Act::Read, Act::Finish, Act::Leave, Act::Reset];
+const ACTIONS: [Action; 8] = [
+    Action::Message,
+    Action::TornFrame,
+    Action::CloseFrame,
+    Action::Flood,
+    Action::Read,
+    Action::Finish,
+    Action::Leave,
+    Action::Reset,
+];
 
-/// A peer's last act.
+/// A peer's last action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Ending {
     Leave,
@@ -69,9 +77,9 @@ const ENDINGS: [Ending; 4] = [Ending::Leave, Ending::Reset, Ending::ReadOn, Endi
 /// The course of one session. It must end once one peer has gone.
 #[derive(Clone, Debug)]
 struct Script {
-    acts: Vec<(Sender, Act)>,
-    /// The session is polled between two acts; otherwise it sees all of them at once.
-    turns: bool,
+    actions: Vec<(Sender, Action)>,
+    /// The session is polled between two actions; otherwise it sees all of them at once.
+    steps: bool,
     /// The browser's ending and the app's.
     endings: (Ending, Ending),
 }
@@ -83,30 +91,30 @@ struct Peer {
 }
 
 impl Peer {
-    fn act(&mut self, act: Act) {
+    fn run(&mut self, action: Action) {
         let Some(socket) = &self.socket else { return };
         let mask = if self.masked { 0x80 } else { 0 };
         let key: &[u8] = if self.masked { &[0; 4] } else { &[] };
-        match act {
-            Act::Message => _ = write(socket, &[&[0x82, mask | 5], key, b"hello"].concat()),
-            Act::TornFrame => _ = write(socket, &[&[0x82, mask | 100], key, b"torn"].concat()),
-            Act::CloseFrame => _ = write(socket, &[&[0x88, mask | 2], key, &1000_u16.to_be_bytes()].concat()),
-            Act::Flood => {
+        match action {
+            Action::Message => _ = write(socket, &[&[0x82, mask | 5], key, b"hello"].concat()),
+            Action::TornFrame => _ = write(socket, &[&[0x82, mask | 100], key, b"torn"].concat()),
+            Action::CloseFrame => _ = write(socket, &[&[0x88, mask | 2], key, &1000_u16.to_be_bytes()].concat()),
+            Action::Flood => {
                 _ = write(socket, &[&[0x82, mask | 127, 0, 0, 0, 0, 0, 8, 0, 0], key, &[7; 1 << 19]].concat())
             }
-            Act::Read => while socket.try_read(&mut [0; 1 << 16]).is_ok_and(|length| length > 0) {},
-            Act::Finish => _ = SockRef::from(socket).shutdown(std::net::Shutdown::Write),
-            Act::Leave => self.socket = None,
-            Act::Reset => {
+            Action::Read => while socket.try_read(&mut [0; 1 << 16]).is_ok_and(|length| length > 0) {},
+            Action::Finish => _ = SockRef::from(socket).shutdown(std::net::Shutdown::Write),
+            Action::Leave => self.socket = None,
+            Action::Reset => {
                 SockRef::from(socket).set_linger(Some(Duration::ZERO)).expect("an open socket");
                 self.socket = None;
             }
         }
     }
 
-    /// Acts, and lets the session run; a flood goes on while any of it is taken.
-    async fn act_in_turns(&mut self, act: Act) {
-        self.act(act);
+    /// Runs an action, and lets the session run; a flood continues while some of it is taken.
+    async fn run_in_steps(&mut self, action: Action) {
+        self.run(action);
         let mut still = 0;
         while still < 3 {
             // The runtime polls the sockets while a task yields.
@@ -114,7 +122,7 @@ impl Peer {
             let taken = self
                 .socket
                 .as_ref()
-                .filter(|_socket| act == Act::Flood)
+                .filter(|_socket| action == Action::Flood)
                 .map_or(0, |socket| write(socket, &[7; 1 << 16]));
             still = if taken > 0 { 0 } else { still + 1 };
         }
@@ -122,8 +130,8 @@ impl Peer {
 
     async fn end(mut self, ending: Ending) -> Self {
         match ending {
-            Ending::Leave => self.act(Act::Leave),
-            Ending::Reset => self.act(Act::Reset),
+            Ending::Leave => self.run(Action::Leave),
+            Ending::Reset => self.run(Action::Reset),
             Ending::ReadOn => {
                 if let Some(socket) = self.socket.take() {
                     while socket.readable().await.is_ok() {
@@ -180,14 +188,14 @@ fn listener() -> Socket {
 }
 
 /// State shared by the sessions of one test.
-struct Scene {
+struct Fixture {
     listener: Socket,
     knowledge: std::sync::Arc<Knowledge>,
     sessions: Sessions,
     drain: Drain,
 }
 
-impl Scene {
+impl Fixture {
     fn new() -> Self {
         let knowledge = std::sync::Arc::new(Knowledge::new(Metrics::new().upstream("app"), TIMEOUTS));
         Self { listener: listener(), knowledge, sessions: Sessions::new(), drain: Drain::new() }
@@ -208,11 +216,11 @@ impl Scene {
 
         let mut browser = Peer { socket: Some(browser), masked: true };
         let mut app = Peer { socket: Some(app), masked: false };
-        for (peer, act) in &script.acts {
+        for (peer, action) in &script.actions {
             let peer = if *peer == Sender::Browser { &mut browser } else { &mut app };
-            match script.turns {
-                true => peer.act_in_turns(*act).await,
-                false => peer.act(*act),
+            match script.steps {
+                true => peer.run_in_steps(*action).await,
+                false => peer.run(*action),
             }
         }
         let ended = async {
@@ -245,31 +253,31 @@ fn endings() -> impl Iterator<Item = (Ending, Ending)> {
     pairs.filter(move |(browser, app)| goes(*browser) || goes(*app))
 }
 
-fn acts() -> impl Iterator<Item = (Sender, Act)> + Clone {
-    [Sender::Browser, Sender::Upstream].into_iter().flat_map(|peer| ACTS.map(|act| (peer, act)))
+fn actions() -> impl Iterator<Item = (Sender, Action)> + Clone {
+    [Sender::Browser, Sender::Upstream].into_iter().flat_map(|peer| ACTIONS.map(|action| (peer, action)))
 }
 
 #[tokio::test]
-async fn a_session_ends_after_every_short_order_of_acts() {
-    let mut orders: Vec<Vec<(Sender, Act)>> = vec![Vec::new()];
-    orders.extend(acts().map(|act| vec![act]));
-    orders.extend(acts().flat_map(|first| acts().map(move |second| vec![first, second])));
-    let scripts = orders.into_iter().flat_map(|acts| {
-        let lives = endings().flat_map(|endings| [(endings, true), (endings, false)]);
-        lives.map(move |(endings, turns)| Script { acts: acts.clone(), turns, endings })
+async fn a_session_ends_after_every_short_sequence_of_actions() {
+    let mut sequences: Vec<Vec<(Sender, Action)>> = vec![Vec::new()];
+    sequences.extend(actions().map(|action| vec![action]));
+    sequences.extend(actions().flat_map(|first| actions().map(move |second| vec![first, second])));
+    let scripts = sequences.into_iter().flat_map(|actions| {
+        let variants = endings().flat_map(|endings| [(endings, true), (endings, false)]);
+        variants.map(move |(endings, steps)| Script { actions: actions.clone(), steps, endings })
     });
-    Scene::new().all_end(scripts).await;
+    Fixture::new().all_end(scripts).await;
 }
 
 #[tokio::test]
-async fn a_session_ends_after_long_random_orders_of_acts() {
-    let (acts, endings): (Vec<_>, Vec<_>) = (acts().collect(), endings().collect());
+async fn a_session_ends_after_long_random_sequences_of_actions() {
+    let (actions, endings): (Vec<_>, Vec<_>) = (actions().collect(), endings().collect());
     let scripts = (0..3000).map(|seed| {
         let mut random = StdRng::seed_from_u64(seed);
         let length = random.random_range(3..=10);
-        let acts = (0..length).map(|_| acts[random.random_range(0..acts.len())]).collect();
-        let (turns, endings) = (random.random_bool(0.5), endings[random.random_range(0..endings.len())]);
-        Script { acts, turns, endings }
+        let actions = (0..length).map(|_| actions[random.random_range(0..actions.len())]).collect();
+        let (steps, endings) = (random.random_bool(0.5), endings[random.random_range(0..endings.len())]);
+        Script { actions, steps, endings }
     });
-    Scene::new().all_end(scripts).await;
+    Fixture::new().all_end(scripts).await;
 }

@@ -38,9 +38,9 @@ pub struct EndedView {
 
 /// The last ended sessions.
 #[derive(Debug, Default)]
-pub(super) struct Ended(Mutex<VecDeque<EndedView>>);
+pub(super) struct EndedSessions(Mutex<VecDeque<EndedView>>);
 
-impl Ended {
+impl EndedSessions {
     pub(super) fn record(&self, end: EndedView) {
         // No panic can leave it half changed.
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,4 +1,4 @@
-//! The switch that ends one session: only a flag and a waker, because every idle session has one.
+//! The request to end one session: only a flag and a waker, because every idle session has one.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -6,20 +6,20 @@ use std::task::Context;
 
 use futures_util::task::AtomicWaker;
 
-/// The switch; clones share it. Once turned it stays turned.
+/// The request; clones share it. It cannot be withdrawn.
 #[derive(Clone, Debug, Default)]
-pub struct Stop(Arc<Switch>);
+pub struct Stop(Arc<State>);
 
 #[derive(Debug, Default)]
-struct Switch {
-    turned: AtomicBool,
+struct State {
+    requested: AtomicBool,
     session: AtomicWaker,
 }
 
 impl Stop {
-    /// Ends the session.
-    pub fn turn(&self) {
-        self.0.turned.store(true, SeqCst);
+    /// Requests the end of the session.
+    pub fn request(&self) {
+        self.0.requested.store(true, SeqCst);
         self.wake();
     }
 
@@ -34,14 +34,14 @@ impl Stop {
     }
 
     /// Whether the session must end; the last task to poll is woken when that changes.
-    pub fn poll_turned(&self, cx: &Context<'_>) -> bool {
+    pub fn poll_requested(&self, cx: &Context<'_>) -> bool {
         self.0.session.register(cx.waker());
-        self.is_turned()
+        self.is_requested()
     }
 
     /// Whether the session must end.
-    pub fn is_turned(&self) -> bool {
-        self.0.turned.load(SeqCst)
+    pub fn is_requested(&self) -> bool {
+        self.0.requested.load(SeqCst)
     }
 }
 
@@ -56,13 +56,13 @@ mod tests {
     async fn any_clone_wakes_the_task_that_waits_for_a_stop() {
         let stop = Stop::default();
         let waiting = stop.clone();
-        let session = tokio::spawn(poll_fn(move |cx| match waiting.poll_turned(cx) {
+        let session = tokio::spawn(poll_fn(move |cx| match waiting.poll_requested(cx) {
             true => Poll::Ready(()),
             false => Poll::Pending,
         }));
         tokio::task::yield_now().await;
-        assert!(!session.is_finished() && !stop.is_turned());
-        stop.turn();
+        assert!(!session.is_finished() && !stop.is_requested());
+        stop.request();
         session.await.expect("no panic");
     }
 }

@@ -91,10 +91,10 @@ impl Owner {
             claim.newest.replace(self.stop.clone())
         };
         if let Some(older) = older {
-            older.turn();
+            older.request();
         }
         let waited = poll_fn(|cx| {
-            if self.stop.poll_turned(cx) {
+            if self.stop.poll_requested(cx) {
                 return Poll::Ready(Err(Superseded));
             }
             owners.lock().entry(id).or_default().poll_open().map(Ok)
@@ -106,7 +106,7 @@ impl Owner {
 
     /// Resolves when a newer connection claims the session.
     pub async fn superseded(&self) {
-        poll_fn(|cx| if self.stop.poll_turned(cx) { Poll::Ready(()) } else { Poll::Pending }).await;
+        poll_fn(|cx| if self.stop.poll_requested(cx) { Poll::Ready(()) } else { Poll::Pending }).await;
     }
 
     /// The app has named the session of this connection: it owns only that one from now on. Another owner is stopped.
@@ -122,10 +122,10 @@ impl Owner {
             let claim = claims.entry(id).or_default();
             claim.open += 1;
             // A stopped owner does not stop others.
-            if self.stop.is_turned() { None } else { claim.newest.replace(self.stop.clone()) }
+            if self.stop.is_requested() { None } else { claim.newest.replace(self.stop.clone()) }
         };
         if let Some(older) = older {
-            older.turn();
+            older.request();
         }
     }
 

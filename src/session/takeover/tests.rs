@@ -1,4 +1,4 @@
-//! Single owners, then a model: many clients that claim, name, close and leave in any order.
+//! Tests of single owners, then of a model: many clients claim, name, close and leave in any order.
 
 use std::cell::RefCell;
 use std::pin::pin;
@@ -40,11 +40,11 @@ async fn a_claim_waits_until_the_older_connection_is_over() {
     {
         let mut claim = pin!(newer.claim(id(0), TIMEOUT));
         assert!(claim.as_mut().now_or_never().is_none());
-        assert!(older.stop().is_turned());
+        assert!(older.stop().is_requested());
         drop(older);
         assert_eq!(claim.await, Ok(Some(Takeover::Closed)));
     }
-    assert!(!newer.stop().is_turned());
+    assert!(!newer.stop().is_requested());
     drop(newer);
     assert!(is_empty(&owners), "an id is kept no longer than its owner");
 }
@@ -102,9 +102,9 @@ async fn the_session_named_by_the_app_replaces_the_requested_one() {
     let mut older = established(&owners);
     older.name(id(1));
     let (_zero, mut one) = (established(&owners), owner(&owners));
-    assert!(!older.stop().is_turned());
+    assert!(!older.stop().is_requested());
     assert!(one.claim(id(1), TIMEOUT).now_or_never().is_none());
-    assert!(older.stop().is_turned());
+    assert!(older.stop().is_requested());
 }
 
 #[tokio::test]
@@ -112,7 +112,7 @@ async fn naming_a_session_twice_ends_its_older_connection() {
     let owners = Owners::default();
     let (older, mut newer, mut newest) = (established(&owners), owner(&owners), owner(&owners));
     newer.name(id(0));
-    assert!(older.stop().is_turned() && !newer.stop().is_turned());
+    assert!(older.stop().is_requested() && !newer.stop().is_requested());
     let mut claim = pin!(newest.claim(id(0), TIMEOUT));
     assert!(claim.as_mut().now_or_never().is_none());
     drop(newer);
@@ -121,19 +121,19 @@ async fn naming_a_session_twice_ends_its_older_connection() {
     assert_eq!(claim.now_or_never(), Some(Ok(Some(Takeover::Closed))));
 }
 
-/// What one browser and the app do; times are in milliseconds.
+/// What one browser and the app do. Times are in milliseconds.
 #[derive(Clone, Debug)]
-struct ClientConnection {
+struct Scenario {
     arrives: u64,
     /// The session that the handshake names.
-    asks: Option<u8>,
+    requests: Option<u8>,
     /// How long the app takes to answer the handshake, and whether with a 101.
     handshake: u64,
     accepted: bool,
     /// The session that the app names, and the delay after its 101.
     named: Option<(u64, u8)>,
     lasts: u64,
-    /// How long the app takes to close it when asked to.
+    /// How long the app takes to close it on request.
     closing: u64,
     /// When the browser leaves, in any phase.
     leaves: Option<u64>,
@@ -143,7 +143,7 @@ struct ClientConnection {
 #[derive(Default)]
 struct App {
     open: Vec<Open>,
-    /// The newest owner of each session, by the visit's number.
+    /// The newest owner of each session, by the scenario's number.
     newest: HashMap<u8, usize>,
     /// When the last connection of each session was over.
     over: HashMap<u8, Instant>,
@@ -151,7 +151,7 @@ struct App {
 
 /// A handshake or a connection towards the app.
 struct Open {
-    visit: usize,
+    number: usize,
     session: Option<u8>,
     stop: Stop,
 }
@@ -160,32 +160,32 @@ struct Open {
 struct Connection<'a>(&'a RefCell<App>, usize);
 
 impl App {
-    fn open(&mut self, visit: usize, session: Option<u8>, stop: Stop) {
+    fn open(&mut self, number: usize, session: Option<u8>, stop: Stop) {
         if let Some(session) = session {
             let others = self.open.iter().filter(|other| other.session == Some(session)).count();
             assert_eq!(others, 0, "a handshake starts while another connection of its session is open");
-            assert_eq!(self.newest[&session], visit, "only the newest proceeds");
+            assert_eq!(self.newest[&session], number, "only the newest proceeds");
         }
-        self.open.push(Open { visit, session, stop });
+        self.open.push(Open { number, session, stop });
     }
 
-    fn name(&mut self, visit: usize, session: u8) {
-        let open = self.open.iter_mut().find(|open| open.visit == visit).expect("it is open");
+    fn name(&mut self, number: usize, session: u8) {
+        let open = self.open.iter_mut().find(|open| open.number == number).expect("it is open");
         if let Some(before) = open.session.replace(session) {
             self.over.insert(before, Instant::now());
         }
-        if !open.stop.is_turned() {
-            self.newest.insert(session, visit);
+        if !open.stop.is_requested() {
+            self.newest.insert(session, number);
         }
     }
 
-    fn on_superseded(&mut self, visit: usize, session: Option<u8>) {
+    fn on_superseded(&mut self, number: usize, session: Option<u8>) {
         let session = session.expect("only one that owns a session");
-        assert_ne!(self.newest[&session], visit, "the newest is not stopped");
+        assert_ne!(self.newest[&session], number, "the newest is not stopped");
     }
 
-    fn close(&mut self, visit: usize) {
-        let at = self.open.iter().position(|open| open.visit == visit).expect("it is open");
+    fn close(&mut self, number: usize) {
+        let at = self.open.iter().position(|open| open.number == number).expect("it is open");
         if let Some(session) = self.open.remove(at).session {
             self.over.insert(session, Instant::now());
         }
@@ -193,7 +193,7 @@ impl App {
 
     fn check(&self) {
         for session in self.newest.keys() {
-            let living = self.open.iter().filter(|open| open.session == Some(*session) && !open.stop.is_turned());
+            let living = self.open.iter().filter(|open| open.session == Some(*session) && !open.stop.is_requested());
             assert!(living.count() <= 1, "two connections of one session live");
         }
     }
@@ -205,33 +205,35 @@ impl Drop for Connection<'_> {
     }
 }
 
-impl ClientConnection {
+impl Scenario {
     async fn run(&self, number: usize, owners: &Owners, app: &RefCell<App>) {
         sleep(Duration::from_millis(self.arrives)).await;
-        let visit = self.visit(number, owners, app);
+        let connection = self.connect(number, owners, app);
         match self.leaves {
-            Some(after) => _ = timeout(Duration::from_millis(after), visit).await,
-            None => visit.await,
+            Some(after) => _ = timeout(Duration::from_millis(after), connection).await,
+            None => connection.await,
         }
     }
 
-    async fn visit(&self, number: usize, owners: &Owners, app: &RefCell<App>) {
+    async fn connect(&self, number: usize, owners: &Owners, app: &RefCell<App>) {
         let mut owner = owner(owners);
-        if let Some(asked) = self.asks {
-            app.borrow_mut().newest.insert(asked, number);
-            let begun = Instant::now();
-            match owner.claim(id(asked), TIMEOUT).await {
-                Err(Superseded) => return app.borrow_mut().on_superseded(number, self.asks),
-                Ok(None) => assert_eq!(begun.elapsed(), Duration::ZERO),
-                Ok(Some(_)) => assert_eq!(app.borrow().over[&asked], Instant::now(), "it waits no longer than it must"),
+        if let Some(requested) = self.requests {
+            app.borrow_mut().newest.insert(requested, number);
+            let start = Instant::now();
+            match owner.claim(id(requested), TIMEOUT).await {
+                Err(Superseded) => return app.borrow_mut().on_superseded(number, self.requests),
+                Ok(None) => assert_eq!(start.elapsed(), Duration::ZERO),
+                Ok(Some(_)) => {
+                    assert_eq!(app.borrow().over[&requested], Instant::now(), "it waits no longer than it must")
+                }
             }
         }
-        app.borrow_mut().open(number, self.asks, owner.stop());
+        app.borrow_mut().open(number, self.requests, owner.stop());
         let _connection = Connection(app, number);
         app.borrow().check();
         tokio::select! {
             biased;
-            () = owner.superseded() => return app.borrow_mut().on_superseded(number, self.asks),
+            () = owner.superseded() => return app.borrow_mut().on_superseded(number, self.requests),
             () = sleep(Duration::from_millis(self.handshake)) => {}
         }
         if self.accepted {
@@ -240,15 +242,15 @@ impl ClientConnection {
     }
 
     async fn live(&self, number: usize, owner: &mut Owner, app: &RefCell<App>) {
-        let begun = Instant::now();
-        let (mut session, mut named, mut told) = (self.asks, self.named, false);
-        let mut end = begun + Duration::from_millis(self.lasts);
+        let start = Instant::now();
+        let (mut session, mut named, mut superseded) = (self.requests, self.named, false);
+        let mut end = start + Duration::from_millis(self.lasts);
         loop {
-            let naming = named.map_or(end, |(after, _session)| begun + Duration::from_millis(after));
+            let naming = named.map_or(end, |(after, _session)| start + Duration::from_millis(after));
             tokio::select! {
                 biased;
-                () = owner.superseded(), if !told => {
-                    told = true;
+                () = owner.superseded(), if !superseded => {
+                    superseded = true;
                     app.borrow_mut().on_superseded(number, session);
                     end = end.min(Instant::now() + TIMEOUT.min(Duration::from_millis(self.closing)));
                 }
@@ -265,31 +267,31 @@ impl ClientConnection {
     }
 }
 
-fn visits() -> impl Strategy<Value = Vec<ClientConnection>> {
+fn scenarios() -> impl Strategy<Value = Vec<Scenario>> {
     let session = 0..3_u8;
-    let asks = proptest::option::weighted(0.8, session.clone());
+    let requests = proptest::option::weighted(0.8, session.clone());
     let named = proptest::option::of((0..40_u64, session));
     let (closing, leaves) = (0..40_u64, proptest::option::weighted(0.3, 0..80_u64));
-    let visit = (0..60_u64, asks, 0..30_u64, proptest::bool::weighted(0.9), named, 0..80_u64, closing, leaves);
-    let visit = visit.prop_map(|(arrives, asks, handshake, accepted, named, lasts, closing, leaves)| {
-        ClientConnection { arrives, asks, handshake, accepted, named, lasts, closing, leaves }
+    let scenario = (0..60_u64, requests, 0..30_u64, proptest::bool::weighted(0.9), named, 0..80_u64, closing, leaves);
+    let scenario = scenario.prop_map(|(arrives, requests, handshake, accepted, named, lasts, closing, leaves)| {
+        Scenario { arrives, requests, handshake, accepted, named, lasts, closing, leaves }
     });
-    proptest::collection::vec(visit, 1..24)
+    proptest::collection::vec(scenario, 1..24)
 }
 
 proptest! {
     #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
 
     #[test]
-    fn in_any_order_the_app_has_at_most_one_live_connection_of_a_session(visits in visits()) {
+    fn in_any_order_the_app_has_at_most_one_live_connection_of_a_session(scenarios in scenarios()) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build()?;
         let (owners, app) = (Owners::default(), RefCell::new(App::default()));
         runtime.block_on(async {
             // Unlike `join_all` it polls only woken futures.
             let all: FuturesUnordered<_> =
-                visits.iter().enumerate().map(|(number, visit)| visit.run(number, &owners, &app)).collect();
-            // The longest visit takes less than a quarter of this.
-            timeout(Duration::from_secs(1), all.collect::<()>()).await.expect("every visit ends");
+                scenarios.iter().enumerate().map(|(number, scenario)| scenario.run(number, &owners, &app)).collect();
+            // The longest scenario takes less than a quarter of this.
+            timeout(Duration::from_secs(1), all.collect::<()>()).await.expect("every scenario ends");
         });
         prop_assert!(app.borrow().open.is_empty() && is_empty(&owners));
     }
