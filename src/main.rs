@@ -6,7 +6,7 @@ use heartbeat_sidecar::cli::{self, Command};
 use heartbeat_sidecar::commands::{self, container};
 
 /// Idle sessions need a fifth less memory than with the system's allocator; ended sessions return theirs
-/// (docs/PERFORMANCE.md).
+/// (docs/sizing.md).
 #[cfg(feature = "jemalloc")]
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;

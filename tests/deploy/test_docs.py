@@ -85,5 +85,5 @@ def test_the_rules_become_a_valid_object_of_the_operator_with_links_that_lead_to
 
 
 def test_the_sizing_counts_the_series_that_there_are(scene: Scene) -> None:
-    [told] = re.findall(r"^\| series \| (\d+) \|", (DOCS / "OPERATIONS.md").read_text(), flags=re.MULTILINE)
+    [told] = re.findall(r"^\| series \| (\d+) \|", (DOCS / "sizing.md").read_text(), flags=re.MULTILINE)
     assert len(scene.sidecar.metrics().samples) == pytest.approx(int(told), rel=0.05)

@@ -1,7 +1,7 @@
 //! A TCP connection under TLS: plaintext on this side, TLS records on the wire.
 //!
 //! Records are written by hand, through rustls' unbuffered API. The reason is memory: without buffers, TLS adds 4 KB to
-//! an idle websocket (docs/PERFORMANCE.md).
+//! an idle websocket (docs/sizing.md).
 //!
 //! Invariant: an idle connection owns no buffer, and buffers are bounded by one read or one write.
 
