@@ -23,7 +23,7 @@ heartbeat-sidecar: enabled
 {{ include "heartbeat-sidecar.container" . }}
   restartPolicy: Always
   lifecycle:
-    # Starts the drain while the app is alive. SIGTERM, which starts it elsewhere, comes when the app has gone.
+    # Starts the drain while the app is alive. SIGTERM comes after the app has ended.
     preStop:
       exec:
         command: [/heartbeat-sidecar, drain]
@@ -95,7 +95,7 @@ heartbeat-sidecar: enabled
   {{- if or .Values.config .Values.volumeMounts }}
   volumeMounts:
     {{- if .Values.config }}
-    # The folder: a file that is mounted by itself never changes.
+    # Mount the folder: a file mounted by itself never changes.
     - name: heartbeat-sidecar
       mountPath: /etc/heartbeat-sidecar
       readOnly: true
