@@ -1,4 +1,4 @@
-//! `demo`: an app server, a sidecar and a browser in one process, in three acts.
+//! `demo`: an app, a sidecar and a browser in one process, in three acts.
 
 mod legacy;
 mod output;
@@ -31,7 +31,8 @@ use results::{Ack, Act, Results};
 /// Time between heartbeats; longer in a long frozen act.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Time after which the sidecar counts a heartbeat as withheld; shorter than [`HEARTBEAT_INTERVAL`], so that all are counted.
+/// Time after which the sidecar counts a heartbeat as withheld; shorter than [`HEARTBEAT_INTERVAL`], so that all are
+/// counted.
 const STALL_AFTER: Duration = Duration::from_millis(250);
 
 /// Timeout of the start: connecting, and the first script run.
@@ -61,7 +62,7 @@ struct Demo {
     last_row: u32,
 }
 
-/// Runs the demo. Exit code 0 if every expected ack arrived and none was sent while the app server was frozen; else 1.
+/// Runs the demo. Exit code 0 if every expected ack arrived and none was sent while the app was frozen; else 1.
 pub fn demo(args: &DemoArgs) -> ExitCode {
     match start(args.seconds) {
         Ok(true) => ExitCode::SUCCESS,
@@ -72,14 +73,14 @@ pub fn demo(args: &DemoArgs) -> ExitCode {
 
 fn start(seconds: u32) -> anyhow::Result<bool> {
     let _log = telemetry::init(false, "warn")?;
-    // One thread: a freeze takes effect at once, since no other thread runs the app server.
+    // One thread: a freeze takes effect at once, since no other thread runs the app.
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
     runtime.block_on(run(Schedule::new(Duration::from_secs(seconds.into()))))
 }
 
 async fn run(schedule: Schedule) -> anyhow::Result<bool> {
-    let server = LegacyServer::start().await.context("the app server cannot listen")?;
+    let server = LegacyServer::start().await.context("the app cannot listen")?;
     let sidecar = Sidecar::bind(configuration(server.address())).await?;
     let (address, admin, metrics) = (sidecar.address()?, sidecar.admin_address()?, sidecar.metrics());
     let stop = CancellationToken::new();
@@ -111,32 +112,30 @@ fn configuration(upstream: SocketAddr) -> Config {
     config
 }
 
-fn introduce(output: &Output, server: SocketAddr, sidecar: SocketAddr, admin: SocketAddr) -> io::Result<()> {
+fn introduce(output: &Output, app: SocketAddr, sidecar: SocketAddr, admin: SocketAddr) -> io::Result<()> {
     let version = legacy::VERSION;
     output.line(
         Tone::Plain,
-        format_args!("A Streamlit {version} app server never acks a heartbeat; the sidecar in front of it does."),
+        format_args!("A Streamlit {version} app never acks a heartbeat; the sidecar in front of it does."),
     )?;
     output.line(Tone::Plain, "")?;
-    output.line(
-        Tone::Plain,
-        format_args!("  browser  -->  heartbeat-sidecar http://{sidecar}  -->  app server http://{server}"),
-    )?;
+    output
+        .line(Tone::Plain, format_args!("  browser  -->  heartbeat-sidecar http://{sidecar}  -->  app http://{app}"))?;
     output.line(Tone::Plain, format_args!("                metrics at http://{admin}/metrics"))
 }
 
 impl Schedule {
-    /// About a half alive, a third frozen, the rest thawed.
+    /// Half alive, a third frozen, the rest thawed.
     fn new(whole: Duration) -> Self {
         let (alive, frozen) = (whole / 2, whole / 3);
         // The sidecar tracks `MAX_WAITING` heartbeats separately; one more would share an ack.
-        let most = u32::try_from(MAX_WAITING).unwrap_or(u32::MAX);
-        Self { alive, frozen, thawed: whole - alive - frozen, frozen_interval: HEARTBEAT_INTERVAL.max(frozen / most) }
+        let max = u32::try_from(MAX_WAITING).unwrap_or(u32::MAX);
+        Self { alive, frozen, thawed: whole - alive - frozen, frozen_interval: HEARTBEAT_INTERVAL.max(frozen / max) }
     }
 }
 
-/// How many heartbeats fit; the first is sent at once.
-fn count(length: Duration, interval: Duration) -> u128 {
+/// How many heartbeats fit into `length`; the first is sent at once.
+fn heartbeats_in(length: Duration, interval: Duration) -> u128 {
     (length.as_micros() / interval.as_micros()).max(1)
 }
 
@@ -153,33 +152,35 @@ impl Demo {
     }
 
     async fn alive(&mut self, schedule: &Schedule) -> anyhow::Result<()> {
-        self.print_title(
-            "Act 1, alive: the app server runs. The sidecar acks after the app server has answered a ping.",
-        )?;
+        self.print_title("Act 1, alive: the app runs. The sidecar acks after the app has answered a ping.")?;
         self.output.header()?;
         let end = self.started + schedule.alive;
-        self.send(Act::Alive, count(schedule.alive, HEARTBEAT_INTERVAL), ticks(self.started, HEARTBEAT_INTERVAL))
-            .await?;
+        self.send(
+            Act::Alive,
+            heartbeats_in(schedule.alive, HEARTBEAT_INTERVAL),
+            ticks(self.started, HEARTBEAT_INTERVAL),
+        )
+        .await?;
         self.receive_until(Act::Alive, end).await?;
         // A slow machine's acks may use part of the next act's time before the freeze.
         self.await_acks(Act::Alive, end + schedule.frozen / 2).await
     }
 
     async fn frozen(&mut self, schedule: &Schedule) -> anyhow::Result<()> {
-        self.print_title("Act 2, frozen: the app server hangs, its sockets stay open. An ack now would be false.")?;
+        self.print_title("Act 2, frozen: the app hangs, its sockets stay open. An ack now would be false.")?;
         let (start, end) = (Instant::now(), self.started + schedule.alive + schedule.frozen);
         let (left, interval) = (end.saturating_duration_since(start), schedule.frozen_interval);
         // Half an interval is enough to count the last one as withheld.
-        self.send(Act::Frozen, count(left + interval / 2, interval), ticks(start, interval)).await?;
+        self.send(Act::Frozen, heartbeats_in(left + interval / 2, interval), ticks(start, interval)).await?;
         self.receive_until(Act::Frozen, end).await?;
         Ok(self.print_unanswered(Act::Frozen)?)
     }
 
     async fn thawed(&mut self, schedule: &Schedule) -> anyhow::Result<()> {
-        self.print_title("Act 3, thawed: the app server runs again. The late acks come first, then prompt ones.")?;
+        self.print_title("Act 3, thawed: the app runs again. The late acks come first, then prompt ones.")?;
         let start = Instant::now();
         // Leaves half an interval for the last ack.
-        let count = count(schedule.thawed.saturating_sub(HEARTBEAT_INTERVAL / 2), HEARTBEAT_INTERVAL);
+        let count = heartbeats_in(schedule.thawed.saturating_sub(HEARTBEAT_INTERVAL / 2), HEARTBEAT_INTERVAL);
         self.send(Act::Thawed, count, ticks(start + HEARTBEAT_INTERVAL, HEARTBEAT_INTERVAL)).await?;
         self.await_acks(Act::Thawed, start + schedule.thawed + END_TIMEOUT).await
     }
@@ -281,12 +282,10 @@ impl Demo {
         let (faults, output) = (self.results.faults(), &self.output);
 
         output.line(Tone::Plain, "")?;
-        let counts = format!("{heartbeats} heartbeats, {sidecar} acks by the sidecar, {upstream} by the app server");
+        let counts = format!("{heartbeats} heartbeats, {sidecar} acks by the sidecar, {upstream} by the app");
         output.line(Tone::Plain, format_args!("/metrics     {counts}; {withheld} withheld"))?;
-        output.line(
-            Tone::Plain,
-            format_args!("ack latency  min {min}, median {median}, p99 {p99} while the app server runs"),
-        )?;
+        output
+            .line(Tone::Plain, format_args!("ack latency  min {min}, median {median}, p99 {p99} while the app runs"))?;
         output
             .line(Tone::Plain, format_args!("frozen       {frozen} heartbeats, {late} of them acked after the thaw"))?;
         let passed = faults.is_empty();
@@ -322,7 +321,7 @@ mod tests {
                 schedule.alive >= 6 * HEARTBEAT_INTERVAL && schedule.thawed >= 2 * HEARTBEAT_INTERVAL,
                 "{schedule:?}"
             );
-            let frozen = count(schedule.frozen + schedule.frozen_interval / 2, schedule.frozen_interval);
+            let frozen = heartbeats_in(schedule.frozen + schedule.frozen_interval / 2, schedule.frozen_interval);
             assert!((4..=MAX_WAITING as u128).contains(&frozen), "{seconds}: {frozen}");
             assert!(schedule.frozen_interval / 2 >= STALL_AFTER);
         }

@@ -18,14 +18,14 @@ const LONG_DELAY: Duration = Duration::from_secs(100);
 const LONG: [&str; 3] = ["--drain-delay=50s", "--drain-window=50s", "--drain-timeout=500s"];
 const HEALTHY: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok";
 
-/// Runs a command such as `healthcheck` against an admin port.
-async fn asked(line: &str, admin: std::net::SocketAddr) -> (Option<i32>, String) {
+/// Runs a command such as `healthcheck` against an admin port; returns its exit code and stderr.
+async fn run(line: &str, admin: std::net::SocketAddr) -> (Option<i32>, String) {
     let admin = format!("--admin={admin}");
     command(&line.split_whitespace().chain([admin.as_str()]).collect::<Vec<_>>()).await
 }
 
 /// An address without a listener.
-async fn nowhere() -> std::net::SocketAddr {
+async fn unused_address() -> std::net::SocketAddr {
     TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
 }
 
@@ -38,32 +38,32 @@ async fn a_sidecar_is_healthy_and_ready_without_its_app() {
     config.drain.timeout = Duration::from_secs(600);
     let mut sidecar = Sidecar::start(config).await;
     for line in ["healthcheck", "healthcheck --ready"] {
-        assert_eq!(asked(line, sidecar.admin).await, (Some(0), String::new()), "{line}");
+        assert_eq!(run(line, sidecar.admin).await, (Some(0), String::new()), "{line}");
     }
     sidecar.stop();
     sidecar.until("draining", &[], 1.0).await;
-    assert_eq!(asked("healthcheck", sidecar.admin).await.0, Some(0), "a draining sidecar is live");
-    let (code, told) = asked("healthcheck --ready", sidecar.admin).await;
+    assert_eq!(run("healthcheck", sidecar.admin).await.0, Some(0), "a draining sidecar is live");
+    let (code, stderr) = run("healthcheck --ready", sidecar.admin).await;
     let setting = format!("admin = \"{}\" (--admin)", sidecar.admin);
-    assert_eq!((code, told), (Some(1), format!("error: {setting}: /readyz returned 503 Service Unavailable\n")));
+    assert_eq!((code, stderr), (Some(1), format!("error: {setting}: /readyz returned 503 Service Unavailable\n")));
 }
 
 #[tokio::test]
 async fn an_unreachable_or_silent_admin_port_is_named() {
-    let admin = nowhere().await;
+    let admin = unused_address().await;
     for line in ["healthcheck", "drain", "drain --wait"] {
-        let (code, told) = asked(line, admin).await;
+        let (code, stderr) = run(line, admin).await;
         assert_eq!(code, Some(1), "{line}");
         let expected = format!("error: admin = \"{admin}\" (--admin): cannot connect to http://{admin}: ");
-        assert!(told.starts_with(&expected), "{told}");
+        assert!(stderr.starts_with(&expected), "{stderr}");
     }
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let (code, told) = asked("healthcheck --timeout 100ms", silent.local_addr().unwrap()).await;
+    let (code, stderr) = run("healthcheck --timeout 100ms", silent.local_addr().unwrap()).await;
     assert_eq!(code, Some(1));
-    assert!(told.ends_with(": no response within 100ms\n"), "{told}");
-    let (code, told) = command(&["healthcheck", "--admin=127.0.0.1:0"]).await;
+    assert!(stderr.ends_with(": no response within 100ms\n"), "{stderr}");
+    let (code, stderr) = command(&["healthcheck", "--admin=127.0.0.1:0"]).await;
     assert_eq!(code, Some(2));
-    assert!(told.contains("write the port"), "{told}");
+    assert!(stderr.contains("write the port"), "{stderr}");
     assert_eq!(command(&["healthcheck", "--wait"]).await.0, Some(2));
 }
 
@@ -73,11 +73,11 @@ async fn healthcheck_accepts_the_address_0_0_0_0_and_only_warns_about_an_invalid
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("sidecar.toml");
     std::fs::write(&path, format!("admin = '0.0.0.0:{}'\nlog_level = '!'\n", sidecar.admin.port())).unwrap();
-    let (code, told) = command(&["healthcheck", "--config", path.to_str().unwrap()]).await;
-    assert_eq!(code, Some(0), "{told}");
-    assert!(told.contains("warning: ") && told.contains("sidecar.toml:2: log_level: "), "{told}");
-    let (code, told) = command(&["wait", "--config", path.to_str().unwrap()]).await;
-    assert_eq!(code, Some(2), "`wait` refuses what `run` refuses: {told}");
+    let (code, stderr) = command(&["healthcheck", "--config", path.to_str().unwrap()]).await;
+    assert_eq!(code, Some(0), "{stderr}");
+    assert!(stderr.contains("warning: ") && stderr.contains("sidecar.toml:2: log_level: "), "{stderr}");
+    let (code, stderr) = command(&["wait", "--config", path.to_str().unwrap()]).await;
+    assert_eq!(code, Some(2), "`wait` refuses what `run` refuses: {stderr}");
 }
 
 /// Answers one request of `wait`.
@@ -94,10 +94,10 @@ async fn wait_ends_when_the_app_is_healthy() {
     let waiting = tokio::spawn(async move { command(&["wait", "--path=/team/_stcore/health", &upstream]).await });
     answer(app.accept().await, "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n").await;
     answer(app.accept().await, HEALTHY).await;
-    let (code, told) = soon(waiting).await.unwrap();
+    let (code, stderr) = soon(waiting).await.unwrap();
     assert_eq!(code, Some(0));
     assert_eq!(
-        told,
+        stderr,
         format!(
             "waiting for upstream = \"http://{}\" (--upstream): /team/_stcore/health: returned 503 Service Unavailable\n",
             app.address()
@@ -130,9 +130,9 @@ async fn wait_reaches_a_unix_socket_and_ends_at_its_timeout() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("app.sock");
     let upstream = format!("--upstream=unix:{}", path.display());
-    let (code, told) = command(&["wait", "--timeout=300ms", &upstream]).await;
+    let (code, stderr) = command(&["wait", "--timeout=300ms", &upstream]).await;
     assert_eq!(code, Some(1));
-    assert!(told.contains(": not healthy after 300ms: cannot connect to unix:"), "{told}");
+    assert!(stderr.contains(": not healthy after 300ms: cannot connect to unix:"), "{stderr}");
     let listener = UnixListener::bind(&path).unwrap();
     let waiting = tokio::spawn(async move { command(&["wait", &upstream]).await });
     let (mut client, _) = soon(listener.accept()).await.unwrap();
@@ -150,11 +150,11 @@ async fn drain_starts_a_drain_and_drain_wait_fails_at_its_timeout() {
     let admin = sidecar.admin;
     let seen = Sidecar::elsewhere(sidecar.address, admin);
     let mut session = seen.stream(&app).await;
-    assert_eq!(asked("drain", admin).await, (Some(0), String::new()));
+    assert_eq!(run("drain", admin).await, (Some(0), String::new()));
     session.browser.expect(plain(CLOSE, GOING_AWAY)).await;
-    let (code, told) = asked("drain --wait --timeout 300ms", admin).await;
+    let (code, stderr) = run("drain --wait --timeout 300ms", admin).await;
     assert_eq!(code, Some(1));
-    assert!(told.ends_with(": the sidecar is still running after 300ms\n"), "{told}");
+    assert!(stderr.ends_with(": the sidecar is still running after 300ms\n"), "{stderr}");
     drop(session);
     assert_eq!(sidecar.exit_code().await, Some(0));
 }
@@ -164,12 +164,12 @@ async fn drain_succeeds_on_an_idle_sidecar() {
     let app = App::bind().await;
     for line in ["drain", "drain --wait"] {
         let sidecar = Process::start(&app, &[]).await;
-        assert_eq!(asked(line, sidecar.admin).await, (Some(0), String::new()));
+        assert_eq!(run(line, sidecar.admin).await, (Some(0), String::new()));
         assert_eq!(sidecar.exit_code().await, Some(0));
     }
 }
 
-/// What happens to the app around the SIGTERM.
+/// The state of the app around the SIGTERM.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Fate {
     Lives,
@@ -181,9 +181,9 @@ enum Fate {
     Refuses,
 }
 
-/// What requests the shutdown, in this order.
+/// How the stop is requested, in this order.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Asked {
+enum StopRequest {
     DrainThenSignal,
     Signal,
     SignalThenDrain,
@@ -197,7 +197,7 @@ struct Served {
 
 impl Served {
     /// Ends the app and its sessions.
-    async fn go(&mut self) {
+    async fn end(&mut self) {
         self.app = None;
         for Session { mut browser, app } in self.sessions.drain(..) {
             drop(app);
@@ -206,7 +206,7 @@ impl Served {
     }
 
     /// Checks that every session still works.
-    async fn are_served(&mut self) {
+    async fn assert_alive(&mut self) {
         for session in &mut self.sessions {
             session.app.send(plain(TEXT, "served")).await;
             session.browser.expect(plain(TEXT, "served")).await;
@@ -214,17 +214,17 @@ impl Served {
     }
 
     /// Answers the drain's close frames; returns when the first and the last came.
-    async fn part(&mut self, begun: Instant) -> Option<(Duration, Duration)> {
-        let told = join_all(self.sessions.drain(..).map(|mut session| async move {
+    async fn expect_closes(&mut self, started: Instant) -> Option<(Duration, Duration)> {
+        let closed_after = join_all(self.sessions.drain(..).map(|mut session| async move {
             session.browser.expect(plain(CLOSE, GOING_AWAY)).await;
-            let told = begun.elapsed();
+            let closed_after = started.elapsed();
             assert!(session.app.frame().await.is(CLOSE, GOING_AWAY));
             session.browser.send(masked(CLOSE, GOING_AWAY)).await;
             session.app.send(plain(CLOSE, GOING_AWAY)).await;
-            told
+            closed_after
         }));
-        let told = told.await;
-        Some((*told.iter().min()?, *told.iter().max()?))
+        let closed_after = closed_after.await;
+        Some((*closed_after.iter().min()?, *closed_after.iter().max()?))
     }
 }
 
@@ -243,10 +243,10 @@ async fn stream_behind_checks(sidecar: &Sidecar, app: &App) -> Session {
 }
 
 /// One shutdown of a process, from the first request to the exit.
-async fn end_of_a_process(asked_by: Asked, fate: Fate, sessions: usize) {
-    // Only if the app has ended, and the signal follows `drain`, is there nothing to wait for.
-    let soon_over = asked_by == Asked::DrainThenSignal && matches!(fate, Fate::Gone | Fate::Dies);
-    let (delay, window) = if soon_over { (LONG_DELAY, LONG_DELAY) } else { (SHORT, SHORT) };
+async fn end_of_a_process(request: StopRequest, fate: Fate, sessions: usize) {
+    // There is nothing to wait for only if the app has ended and the signal follows `drain`.
+    let ends_early = request == StopRequest::DrainThenSignal && matches!(fate, Fate::Gone | Fate::Dies);
+    let (delay, window) = if ends_early { (LONG_DELAY, LONG_DELAY) } else { (SHORT, SHORT) };
     let flags =
         [format!("--drain-delay={delay:?}"), format!("--drain-window={window:?}"), "--drain-timeout=500s".into()];
     let app = App::bind().await;
@@ -257,59 +257,61 @@ async fn end_of_a_process(asked_by: Asked, fate: Fate, sessions: usize) {
         served.sessions.push(seen.stream(&app).await);
     }
     served.app = Some(app);
-    let begun = Instant::now();
-    if asked_by == Asked::DrainThenSignal {
-        assert_eq!(asked("drain", process.admin).await.0, Some(0));
+    let started = Instant::now();
+    if request == StopRequest::DrainThenSignal {
+        assert_eq!(run("drain", process.admin).await.0, Some(0));
         process.line("draining").await;
     }
     match fate {
-        Fate::Gone => served.go().await,
+        Fate::Gone => served.end().await,
         Fate::Refuses => served.app = None,
         Fate::Lives | Fate::Dies => {}
     }
     process.signal(Signal::TERM);
-    match asked_by {
-        Asked::DrainThenSignal => process.line("stop signal while draining").await,
-        Asked::Signal | Asked::SignalThenDrain => process.line("draining").await,
+    match request {
+        StopRequest::DrainThenSignal => process.line("stop signal while draining").await,
+        StopRequest::Signal | StopRequest::SignalThenDrain => process.line("draining").await,
     };
-    if asked_by == Asked::SignalThenDrain {
-        assert_eq!(asked("drain", process.admin).await.0, Some(0), "it drains");
+    if request == StopRequest::SignalThenDrain {
+        assert_eq!(run("drain", process.admin).await.0, Some(0), "it drains");
     }
     if fate == Fate::Dies {
-        served.are_served().await;
-        served.go().await;
+        served.assert_alive().await;
+        served.end().await;
     }
-    served.are_served().await;
-    if soon_over {
+    served.assert_alive().await;
+    if ends_early {
         process.line("the app is gone").await;
         assert_eq!(process.exit_code().await, Some(0));
-        assert!(begun.elapsed() < LONG_DELAY / 2, "{:?}", begun.elapsed());
+        assert!(started.elapsed() < LONG_DELAY / 2, "{:?}", started.elapsed());
         return;
     }
     if let (Fate::Lives, Some(app)) = (fate, &served.app) {
         // During the delay everything is served, new sessions too.
         served.sessions.push(stream_behind_checks(&seen, app).await);
-        assert!(begun.elapsed() < delay, "this machine is too slow: {:?}", begun.elapsed());
+        assert!(started.elapsed() < delay, "this machine is too slow: {:?}", started.elapsed());
     }
-    if let Some((first, last)) = served.part(begun).await {
+    if let Some((first, last)) = served.expect_closes(started).await {
         assert!(first >= delay, "closed {first:?} after the drain began");
         // All within a tenth of the window is one case in ten million.
         assert!(sessions < 8 || last - first > window / 10, "all at once: {first:?} to {last:?}");
     }
     assert_eq!(process.exit_code().await, Some(0));
-    assert!(begun.elapsed() >= delay, "{:?}", begun.elapsed());
+    assert!(started.elapsed() >= delay, "{:?}", started.elapsed());
 }
 
 #[tokio::test]
 async fn only_an_app_that_has_ended_shortens_a_drain() {
-    let ends = [Asked::DrainThenSignal, Asked::Signal, Asked::SignalThenDrain].into_iter().flat_map(|asked_by| {
-        let ends = [(Fate::Lives, 0), (Fate::Lives, 8), (Fate::Gone, 0), (Fate::Gone, 2)];
-        let more = [(Fate::Dies, 0), (Fate::Dies, 2), (Fate::Refuses, 8)];
-        ends.into_iter().chain(more).map(move |(fate, sessions)| (asked_by, fate, sessions))
-    });
-    let ends = ends.map(|(asked_by, fate, sessions)| async move {
-        let end = tokio::spawn(end_of_a_process(asked_by, fate, sessions)).await;
-        assert!(end.is_ok(), "{asked_by:?}, the app {fate:?}, {sessions} sessions");
+    let ends = [StopRequest::DrainThenSignal, StopRequest::Signal, StopRequest::SignalThenDrain].into_iter().flat_map(
+        |request| {
+            let ends = [(Fate::Lives, 0), (Fate::Lives, 8), (Fate::Gone, 0), (Fate::Gone, 2)];
+            let more = [(Fate::Dies, 0), (Fate::Dies, 2), (Fate::Refuses, 8)];
+            ends.into_iter().chain(more).map(move |(fate, sessions)| (request, fate, sessions))
+        },
+    );
+    let ends = ends.map(|(request, fate, sessions)| async move {
+        let end = tokio::spawn(end_of_a_process(request, fate, sessions)).await;
+        assert!(end.is_ok(), "{request:?}, the app {fate:?}, {sessions} sessions");
     });
     join_all(ends).await;
 }
@@ -327,7 +329,7 @@ async fn a_drain_is_not_shortened_while_one_of_several_apps_is_alive() {
     drop(gone);
     let config = format!("--config={}", file.display());
     let mut process = Process::start_alone(&[&config, "--drain-delay=60s", "--drain-timeout=500s"]).await;
-    assert_eq!(asked("drain", process.admin).await.0, Some(0));
+    assert_eq!(run("drain", process.admin).await.0, Some(0));
     process.line("draining").await;
     process.signal(Signal::TERM);
     process.line("stop signal while draining").await;
@@ -349,7 +351,7 @@ async fn a_second_signal_during_a_drain_ends_the_process_at_once() {
     let _session = seen.stream(&app).await;
     sidecar.signal(Signal::TERM);
     sidecar.line("draining").await;
-    assert_eq!(asked("drain", sidecar.admin).await.0, Some(0), "it drains");
+    assert_eq!(run("drain", sidecar.admin).await.0, Some(0), "it drains");
     sidecar.signal(Signal::TERM);
     assert_eq!(sidecar.exit_code().await, Some(1));
 }
@@ -358,9 +360,9 @@ async fn a_second_signal_during_a_drain_ends_the_process_at_once() {
 async fn an_invalid_number_of_worker_threads_is_reported() {
     for wrong in ["", "0", "-1", "1.5", "1025", "many"] {
         let run = ["run", "--upstream=http://127.0.0.1:1", "--listen=127.0.0.1:0", "--admin=127.0.0.1:0"];
-        let (code, told) = command_with(&run, |command| command.env("TOKIO_WORKER_THREADS", wrong)).await;
+        let (code, stderr) = command_with(&run, |command| command.env("TOKIO_WORKER_THREADS", wrong)).await;
         let reason = format!("TOKIO_WORKER_THREADS: {wrong:?} is no whole number from 1 to 1024\n");
         assert_eq!(code, Some(2));
-        assert!(told.ends_with(&reason), "{told}");
+        assert!(stderr.ends_with(&reason), "{stderr}");
     }
 }

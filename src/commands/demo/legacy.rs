@@ -1,4 +1,4 @@
-//! An app server that treats heartbeats as Streamlit 1.53.1 does, and can be frozen and thawed.
+//! An app that treats heartbeats as Streamlit 1.53.1 does, and can be frozen and thawed.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -26,13 +26,13 @@ use crate::streamlit::messages::{self, BackType};
 use crate::streamlit::proto::forward_msg::{ScriptFinishedStatus, Type};
 use crate::streamlit::proto::{EnvironmentInfo, ForwardMsg, Initialize, NewSession};
 
-/// The last but one version whose server never acks a heartbeat.
+/// A version that never acks a heartbeat (1.55.0 is the first that does).
 pub(super) const VERSION: &str = "1.53.1";
 
 /// `Delta { new_element: {} }`; a script run sends three.
 const DELTA: [u8; 2] = [0x1a, 0x00];
 
-/// A running app server; stops when dropped.
+/// A running app; stops when dropped.
 pub(super) struct LegacyServer {
     address: SocketAddr,
     frozen: watch::Sender<bool>,
@@ -103,14 +103,14 @@ async fn accept(listener: TcpListener, process: Process) {
 
 async fn serve(stream: TcpStream, process: Process) {
     let service = service_fn(|request| {
-        let response = answer(request, &process);
+        let response = respond(request, &process);
         async { Ok::<_, Infallible>(response) }
     });
     // Clients may close early.
     let _ended = http1::Builder::new().serve_connection(TokioIo::new(stream), service).with_upgrades().await;
 }
 
-fn answer(mut request: Request<Incoming>, process: &Process) -> Response<String> {
+fn respond(mut request: Request<Incoming>, process: &Process) -> Response<String> {
     let path = request.uri().path();
     let key = request.headers().get(header::SEC_WEBSOCKET_KEY).map(|key| derive_accept_key(key.as_bytes()));
     match (request.method(), key) {
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn it_sends_its_version_and_acks_no_heartbeat() {
+    async fn the_app_sends_its_version_and_acks_no_heartbeat() {
         let server = LegacyServer::start().await.expect("a server");
         let mut page = page(&server).await;
         page.heartbeat().await.expect("a heartbeat");
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_thawed_server_resumes_where_it_stopped() {
+    async fn a_thawed_app_resumes_where_it_stopped() {
         let server = LegacyServer::start().await.expect("a server");
         let mut page = page(&server).await;
         let mut health = TcpStream::connect(server.address()).await.expect("a connection");
@@ -217,8 +217,8 @@ mod tests {
         let mut answer = String::new();
         // Real sockets: this time only limits how long a wrong answer is waited for.
         let silence = Duration::from_millis(100);
-        tokio::time::timeout(silence, page.version()).await.expect_err("a frozen server writes nothing");
-        tokio::time::timeout(silence, health.read_u8()).await.expect_err("a frozen server answers nothing");
+        tokio::time::timeout(silence, page.version()).await.expect_err("a frozen app writes nothing");
+        tokio::time::timeout(silence, health.read_u8()).await.expect_err("a frozen app answers nothing");
         server.thaw();
         assert_eq!(page.version().await.expect("a message"), Some(VERSION.to_owned()));
         health.read_to_string(&mut answer).await.expect("an answer");

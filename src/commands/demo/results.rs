@@ -8,7 +8,7 @@ use crate::commands::probe::heartbeats::{Latencies, LatencySummary};
 /// A part of the demo.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Act {
-    /// The app server runs.
+    /// The app runs.
     Alive,
     /// It is stopped.
     Frozen,
@@ -45,9 +45,9 @@ pub(super) struct Results {
 /// What is wrong; heartbeats are numbered from 1.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Faults {
-    /// Heartbeats to the running app server that got no ack in the same act.
+    /// Heartbeats to the running app that got no ack in the same act.
     missing: Vec<usize>,
-    /// Heartbeats that were acked while the app server was frozen.
+    /// Heartbeats that were acked while the app was frozen.
     false_acks: Vec<usize>,
     unexpected: u32,
 }
@@ -64,12 +64,12 @@ impl Act {
 }
 
 impl Heartbeat {
-    /// The app server was frozen all the time from heartbeat to ack.
+    /// The app was frozen all the time from heartbeat to ack.
     fn has_false_ack(&self) -> bool {
         self.act == Act::Frozen && self.ack.is_some_and(|ack| ack.act != Act::Thawed)
     }
 
-    /// The app server ran, and no ack came in the same act.
+    /// The app ran, and no ack came in the same act.
     fn lacks_ack(&self) -> bool {
         self.act != Act::Frozen && self.ack.is_none_or(|ack| ack.act != self.act)
     }
@@ -139,15 +139,12 @@ impl Faults {
 impl fmt::Display for Faults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.is_empty() {
-            return f.write_str("every ack came while the app server ran, none while it was frozen");
+            return f.write_str("every ack came while the app ran, none while it was frozen");
         }
         let numbers = |heartbeats: &[usize]| heartbeats.iter().map(usize::to_string).collect::<Vec<_>>().join(", ");
         let mut wrong = Vec::new();
         if !self.false_acks.is_empty() {
-            wrong.push(format!(
-                "false ack: the app server was frozen when heartbeat {} was acked",
-                numbers(&self.false_acks)
-            ));
+            wrong.push(format!("false ack: the app was frozen when heartbeat {} was acked", numbers(&self.false_acks)));
         }
         if self.unexpected > 0 {
             wrong.push(format!("acks without a heartbeat: {}", self.unexpected));
@@ -206,7 +203,7 @@ mod tests {
         let results = results(&[(Act::Alive, Some(Act::Alive)), (Act::Frozen, Some(Act::Frozen))]);
         let faults = results.faults();
         assert!(!faults.is_empty());
-        assert_eq!(faults.to_string(), "false ack: the app server was frozen when heartbeat 2 was acked");
+        assert_eq!(faults.to_string(), "false ack: the app was frozen when heartbeat 2 was acked");
     }
 
     #[test]

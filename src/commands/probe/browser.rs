@@ -38,7 +38,7 @@ pub(crate) enum Received {
 }
 
 /// Which side made an ack, by its bytes: only the sidecar uses the compatible form. With `ack = "plain"`, sidecar and
-/// app server cannot be distinguished.
+/// app cannot be distinguished.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum AnsweredBy {

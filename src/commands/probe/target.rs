@@ -22,13 +22,13 @@ pub(crate) struct Target {
 /// Why a text is not the URL of an app. Never repeats the text: it may hold a password.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum TargetError {
-    #[error("this is no URL: write http://HOST:PORT/ as in the address bar of a browser")]
+    #[error("not a URL: write http://HOST:PORT/ as in the address bar of a browser")]
     Unreadable,
     #[error("the URL has no scheme: write http://HOST:PORT/ or https://HOST/")]
     NoScheme,
-    #[error("the scheme of the URL is none of http, https, ws and wss")]
+    #[error("the URL must start with http://, https://, ws:// or wss://")]
     Scheme,
-    #[error("the URL has a user name: credentials are not supported")]
+    #[error("the URL has a user name: write it without credentials")]
     Credentials,
     #[error("the URL has no host")]
     NoHost,
