@@ -222,7 +222,7 @@ async fn ask(
         return Box::pin(ask_with_hyper(Replay::new(stream, Bytes::new()), request)).await;
     };
     stream.send(&head).await?;
-    let early = Bytes::from(poll_fn(|cx| stream.poll_some(cx)).await?);
+    let early = Bytes::from(poll_fn(|cx| stream.poll_read_some(cx)).await?);
     match wire::read_switch(&early) {
         Some((response, length)) => Ok((response, Some(Side { stream, early: early[length..].to_vec() }))),
         None => Box::pin(ask_with_hyper(Replay::answered(stream, early), request)).await,

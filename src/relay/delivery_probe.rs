@@ -106,7 +106,7 @@ impl DeliveryProbes {
                 return Ok(Progress::Moving);
             }
             if Instant::now() >= deadline {
-                return Ok(if now.waits { Progress::Stalled } else { Progress::Idle });
+                return Ok(if now.pending { Progress::Stalled } else { Progress::Idle });
             }
         }
     }
@@ -174,8 +174,8 @@ mod tests {
         tokio::spawn(std::future::poll_fn(move |cx| {
             handle.poll_request(cx, || {
                 last = deliveries.next().or(last);
-                let (acknowledged, waits) = *last.expect("some delivery");
-                Delivery { acknowledged, waits, ..Delivery::default() }
+                let (acknowledged, pending) = *last.expect("some delivery");
+                Delivery { acknowledged, pending, ..Delivery::default() }
             });
             Poll::Pending
         }))

@@ -1,4 +1,4 @@
-//! One endpoint of a session: reads into a shared scratch, and keeps only what its peer did not take.
+//! One endpoint of a session: reads into a shared scratch, and keeps only what its peer did not accept.
 //!
 //! Invariant: an endpoint with nothing in flight owns no buffer.
 
@@ -10,19 +10,19 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead as _, ReadBuf};
 
 use crate::tap::MAX_CARRY;
-use crate::transport::{Delivery, Peer, Stream};
+use crate::transport::{Delivery, PeerState, Stream};
 
 /// Size of a connection's first read in bytes, as a power of two.
-const MIN_READ: u8 = 14;
+const MIN_READ_SIZE: u8 = 14;
 
 /// Largest read, as a power of two, if much comes and all of it is taken. Measured: fewer and larger system calls gain
 /// more than overflowing the second-level cache costs; twice the size gains nothing.
-const MAX_READ: u8 = 20;
+const MAX_READ_SIZE: u8 = 20;
 
 thread_local! {
     /// The read buffer of all sessions of a worker, so that an idle one needs none.
     /// Kept bytes stand before those read. The kernel allocates the pages when they are first written.
-    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; MAX_CARRY + (1 << MAX_READ)].into_boxed_slice());
+    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; MAX_CARRY + (1 << MAX_READ_SIZE)].into_boxed_slice());
 }
 
 /// Lends the worker's scratch.
@@ -32,7 +32,7 @@ pub(super) fn with_scratch<R>(work: impl FnOnce(&mut [u8]) -> R) -> R {
 
 /// Result of a read.
 #[derive(Debug)]
-pub(super) enum Inflow {
+pub(super) enum ReadResult {
     /// Length of the bytes at the front of the scratch: kept ones, then new ones.
     Bytes(usize),
     /// EOF; the bytes are an incomplete frame.
@@ -43,7 +43,7 @@ pub(super) enum Inflow {
 
 /// State of one direction of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Half {
+enum HalfState {
     /// Bytes flow; `Ended` or `Broken` may follow.
     Open,
     /// Ended by EOF; nothing follows.
@@ -56,25 +56,25 @@ enum Half {
 #[derive(Debug)]
 pub(super) struct Endpoint {
     stream: Stream,
-    inbound: Half,
-    outbound: Half,
+    inbound: HalfState,
+    outbound: HalfState,
     /// The kernel gave the connection up because the peer was silent for too long.
     timed_out: bool,
     /// The peer is on this machine: it may be busy but not silent, because the kernel closes its connections.
     is_local: bool,
-    /// In this order: bytes were written, taken by the kernel, read since the flag was last cleared.
+    /// In this order: bytes were written, accepted by the kernel, read since the flag was last cleared.
     wrote: bool,
-    took: bool,
-    heard: bool,
-    /// Size of the next read in bytes, as a power of two. It grows when reads come back full. It shrinks when the
-    /// receiver falls behind, so that little is kept for a slow one.
-    appetite: u8,
-    /// Read, but too few bytes to judge.
-    carry: Box<[u8]>,
+    accepted: bool,
+    received: bool,
+    /// Size of the next read in bytes, as a power of two. It grows after full reads, and shrinks when the receiver falls
+    /// behind, so that little is kept for a slow one.
+    read_size: u8,
+    /// Read, but too few bytes to parse.
+    kept: Box<[u8]>,
     backlog: Option<Box<Backlog>>,
 }
 
-/// Written by us, not yet taken by the kernel, from `start` on.
+/// Written by us, not yet accepted by the kernel, from `start` on.
 #[derive(Debug)]
 struct Backlog {
     bytes: Vec<u8>,
@@ -84,18 +84,18 @@ struct Backlog {
 impl Endpoint {
     /// `early` are the bytes read beyond the handshake.
     pub(super) fn new(stream: Stream, early: Vec<u8>, is_local: bool) -> Self {
-        let carry = early.into_boxed_slice();
+        let kept = early.into_boxed_slice();
         Self {
             stream,
-            inbound: Half::Open,
-            outbound: Half::Open,
+            inbound: HalfState::Open,
+            outbound: HalfState::Open,
             timed_out: false,
             is_local,
             wrote: false,
-            took: false,
-            heard: false,
-            appetite: MIN_READ,
-            carry,
+            accepted: false,
+            received: false,
+            read_size: MIN_READ_SIZE,
+            kept,
             backlog: None,
         }
     }
@@ -103,18 +103,18 @@ impl Endpoint {
     /// Delivery of written bytes; `None` if the peer cannot fall silent, or the kernel has no state.
     pub(super) fn delivery(&self) -> Option<Delivery> {
         let mut delivery = self.stream.delivery().filter(|_known| !self.is_local)?;
-        delivery.waits |= !self.is_clear();
+        delivery.pending |= !self.is_clear();
         Some(delivery)
     }
 
     /// The peer may still send.
     pub(super) fn is_readable(&self) -> bool {
-        self.inbound == Half::Open
+        self.inbound == HalfState::Open
     }
 
     /// Bytes may still be sent to the peer.
     pub(super) fn is_writable(&self) -> bool {
-        self.outbound == Half::Open
+        self.outbound == HalfState::Open
     }
 
     /// Nothing waits for the peer.
@@ -125,20 +125,22 @@ impl Endpoint {
     /// Nothing more can be sent to the peer: EOF was sent, or the connection is broken.
     pub(super) fn is_shut(&self) -> bool {
         match self.outbound {
-            Half::Open => false,
-            Half::Ended => !self.stream.has_unsent(),
-            Half::Broken => true,
+            HalfState::Open => false,
+            HalfState::Ended => !self.stream.has_unsent(),
+            HalfState::Broken => true,
         }
     }
 
     /// The connection broke, and everything readable was read.
     pub(super) fn is_broken(&self) -> bool {
-        self.outbound == Half::Broken && self.inbound != Half::Open
+        self.outbound == HalfState::Broken && self.inbound != HalfState::Open
     }
 
     /// The peer has sent EOF or broken the connection, even if that was not read yet.
     pub(super) fn has_left(&self) -> bool {
-        self.inbound != Half::Open || self.outbound == Half::Broken || self.stream.peer() != Peer::Open
+        self.inbound != HalfState::Open
+            || self.outbound == HalfState::Broken
+            || self.stream.peer_state() != PeerState::Open
     }
 
     /// The kernel, not the peer, gave the connection up.
@@ -151,59 +153,59 @@ impl Endpoint {
         std::mem::take(&mut self.wrote) && !self.is_local
     }
 
-    /// Whether the kernel took anything for the peer; clears the flag.
-    pub(super) fn take_took(&mut self) -> bool {
-        std::mem::take(&mut self.took)
+    /// Whether the kernel accepted anything for the peer; clears the flag.
+    pub(super) fn take_accepted(&mut self) -> bool {
+        std::mem::take(&mut self.accepted)
     }
 
     /// Whether anything was read; clears the flag.
-    pub(super) fn take_heard(&mut self) -> bool {
-        std::mem::take(&mut self.heard)
+    pub(super) fn take_received(&mut self) -> bool {
+        std::mem::take(&mut self.received)
     }
 
     /// Takes the kept bytes; for a new endpoint, those read beyond the handshake.
     pub(super) fn take_kept(&mut self) -> Box<[u8]> {
-        std::mem::take(&mut self.carry)
+        std::mem::take(&mut self.kept)
     }
 
-    /// Keeps bytes that could not be judged yet for the front of the next read.
+    /// Keeps bytes that could not be parsed yet for the front of the next read.
     pub(super) fn keep(&mut self, rest: &[u8]) {
-        self.carry = rest.into();
+        self.kept = rest.into();
     }
 
     /// Reads less at a time: the receiver has fallen behind.
     pub(super) fn slow_down(&mut self) {
-        self.appetite = (self.appetite - 1).max(MIN_READ);
+        self.read_size = (self.read_size - 1).max(MIN_READ_SIZE);
     }
 
     /// Reads once, after the kept bytes.
-    pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Poll<Inflow> {
-        let kept = self.carry.len();
-        let limit = (1_usize << self.appetite).min(scratch.len() - kept);
-        let mut buffer = ReadBuf::new(&mut scratch[kept..][..limit]);
+    pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Poll<ReadResult> {
+        let start = self.kept.len();
+        let limit = (1_usize << self.read_size).min(scratch.len() - start);
+        let mut buffer = ReadBuf::new(&mut scratch[start..][..limit]);
         if let Err(error) = ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer)) {
             // An error breaks both directions.
-            self.inbound = Half::Broken;
-            self.break_off(&error);
-            return Poll::Ready(Inflow::Broken);
+            self.inbound = HalfState::Broken;
+            self.on_error(&error);
+            return Poll::Ready(ReadResult::Broken);
         }
-        self.heard = true;
-        let came = buffer.filled().len();
-        let carry = self.take_kept();
-        if came == 0 {
-            self.inbound = Half::Ended;
-            return Poll::Ready(Inflow::End(carry));
+        self.received = true;
+        let length = buffer.filled().len();
+        let kept = self.take_kept();
+        if length == 0 {
+            self.inbound = HalfState::Ended;
+            return Poll::Ready(ReadResult::End(kept));
         }
-        scratch[..kept].copy_from_slice(&carry);
-        if came == limit {
-            self.appetite = (self.appetite + 1).min(MAX_READ);
+        scratch[..start].copy_from_slice(&kept);
+        if length == limit {
+            self.read_size = (self.read_size + 1).min(MAX_READ_SIZE);
         }
-        Poll::Ready(Inflow::Bytes(kept + came))
+        Poll::Ready(ReadResult::Bytes(start + length))
     }
 
     /// Writes after all earlier bytes. Returns whether this write made the peer fall behind.
     pub(super) fn write(&mut self, bytes: &[u8]) -> bool {
-        if self.outbound != Half::Open {
+        if self.outbound != HalfState::Open {
             return false;
         }
         self.wrote = true;
@@ -223,16 +225,16 @@ impl Endpoint {
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while !self.is_clear() {
             if let Err(error) = ready!(self.stream.poll_write_ready(cx)) {
-                self.break_off(&error);
+                self.on_error(&error);
             }
             if let Err(error) = self.stream.try_flush()
                 && error.kind() != io::ErrorKind::WouldBlock
             {
-                self.break_off(&error);
+                self.on_error(&error);
             }
             let Some(mut backlog) = self.backlog.take() else { continue };
             backlog.start += self.try_write(&backlog.bytes[backlog.start..]);
-            if backlog.start < backlog.bytes.len() && self.outbound == Half::Open {
+            if backlog.start < backlog.bytes.len() && self.outbound == HalfState::Open {
                 self.backlog = Some(backlog);
             }
         }
@@ -241,19 +243,19 @@ impl Endpoint {
 
     /// Stops waiting for the peer's EOF.
     pub(super) fn stop_reading(&mut self) {
-        self.inbound = Half::Ended;
+        self.inbound = HalfState::Ended;
     }
 
-    /// Drops what the kernel has not taken.
-    pub(super) fn forget_backlog(&mut self) {
+    /// Drops what the kernel has not accepted.
+    pub(super) fn drop_backlog(&mut self) {
         self.backlog = None;
-        self.stream.forget_unsent();
+        self.stream.drop_unsent();
     }
 
     /// Gives the peer up: nothing more is read or written, and the drop resets the connection.
     pub(super) fn give_up(&mut self) {
-        (self.inbound, self.outbound) = (Half::Broken, Half::Broken);
-        self.forget_backlog();
+        (self.inbound, self.outbound) = (HalfState::Broken, HalfState::Broken);
+        self.drop_backlog();
         self.stream.reset_on_drop();
     }
 
@@ -262,27 +264,27 @@ impl Endpoint {
         self.stream.reset_on_drop();
     }
 
-    /// Sends EOF, after everything that the stream has taken.
+    /// Sends EOF, after everything that the stream has accepted.
     pub(super) fn finish(&mut self) {
-        if self.outbound == Half::Open {
+        if self.outbound == HalfState::Open {
             self.wrote = true;
-            self.outbound = if self.stream.shutdown_write().is_ok() { Half::Ended } else { Half::Broken };
+            self.outbound = if self.stream.shutdown_write().is_ok() { HalfState::Ended } else { HalfState::Broken };
         }
     }
 
-    /// Writes what the kernel takes now, and returns its length; on a broken connection drops all of it.
+    /// Writes what the kernel accepts now, and returns its length; on a broken connection drops all of it.
     fn try_write(&mut self, bytes: &[u8]) -> usize {
         let mut taken = 0;
         while taken < bytes.len() {
             match self.stream.try_write(&bytes[taken..]) {
                 Ok(count) => {
                     taken += count;
-                    self.took = true;
+                    self.accepted = true;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => {
-                    self.break_off(&error);
+                    self.on_error(&error);
                     return bytes.len();
                 }
             }
@@ -290,15 +292,15 @@ impl Endpoint {
         taken
     }
 
-    fn break_off(&mut self, error: &io::Error) {
-        self.outbound = Half::Broken;
-        self.timed_out |= is_silence(error);
-        self.forget_backlog();
+    fn on_error(&mut self, error: &io::Error) {
+        self.outbound = HalfState::Broken;
+        self.timed_out |= is_timeout(error);
+        self.drop_backlog();
     }
 }
 
 /// Whether the kernel gave up a silent peer: it reports a timeout or the network's last error (Linux, `tcp_write_err`).
-fn is_silence(error: &io::Error) -> bool {
+fn is_timeout(error: &io::Error) -> bool {
     use io::ErrorKind::{HostUnreachable, NetworkUnreachable, TimedOut};
     matches!(error.kind(), TimedOut | HostUnreachable | NetworkUnreachable)
 }

@@ -54,7 +54,7 @@ impl Endpoints {
     }
 
     /// The peer that has left a held-up session.
-    pub(super) fn left(&self) -> Option<Sender> {
+    pub(super) fn departed(&self) -> Option<Sender> {
         if !self.is_held_up() {
             return None;
         }
@@ -69,10 +69,10 @@ impl Endpoints {
         }
         let timeouts = self.report.timeouts();
         match &mut self.monitor {
-            Some(monitor) if monitor.is_of_heartbeat() => monitor.on_sent(Instant::now(), timeouts),
+            Some(monitor) if monitor.expects_on_sent() => monitor.on_sent(Instant::now(), timeouts),
             Some(_) => {}
             none => {
-                let _heard_before = (self.browser.take_heard(), self.upstream.take_heard());
+                let _received_before = (self.browser.take_received(), self.upstream.take_received());
                 *none = Some(Box::new(PeerMonitor::new(Instant::now(), timeouts)));
             }
         }
@@ -86,11 +86,11 @@ impl Endpoints {
         let Some(browser) = self.browser.delivery() else { return };
         self.report.browser_round_trip(browser.round_trip);
         let upstream = self.upstream.delivery().unwrap_or_default();
-        if !browser.waits && !upstream.waits {
-            let _heard_before = (self.browser.take_heard(), self.upstream.take_heard());
+        if !browser.pending && !upstream.pending {
+            let _received_before = (self.browser.take_received(), self.upstream.take_received());
             let timeouts = self.report.timeouts();
             let monitor =
-                PeerMonitor::of_heartbeat(Instant::now(), timeouts, browser.acknowledged, upstream.acknowledged);
+                PeerMonitor::after_heartbeat(Instant::now(), timeouts, browser.acknowledged, upstream.acknowledged);
             match &mut self.monitor {
                 Some(old) => **old = monitor,
                 none => *none = Some(Box::new(monitor)),

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use tokio::time::Sleep;
 
 use self::delivery_probe::ProbeHandle;
-use self::endpoint::{Endpoint, Inflow, with_scratch};
+use self::endpoint::{Endpoint, ReadResult, with_scratch};
 use self::endpoints::Endpoints;
 use self::monitor::Observation;
 pub use self::monitor::Timeouts;
@@ -35,14 +35,14 @@ use crate::websocket::scanner::Sender;
 const GOING_AWAY: u16 = 1001;
 
 /// Bytes of one direction after which the task yields to other sessions.
-const BYTES_PER_TURN: usize = 1 << 20;
+const MAX_BYTES_PER_POLL: usize = 1 << 20;
 /// Time after which it yields anyway: a flood of the smallest frames costs the tap more time per byte.
-const TIME_PER_TURN: Duration = Duration::from_millis(4);
+const MAX_TIME_PER_POLL: Duration = Duration::from_millis(4);
 /// Reads up to this many bytes take too little time to check the clock.
-const BRIEF: usize = 4096;
+const SMALL_READ_BYTES: usize = 4096;
 
 /// How early a timer may fire without being reset.
-const EARLY: Duration = Duration::from_secs(1);
+const TIMER_SLACK: Duration = Duration::from_secs(1);
 
 /// A running session; a future that resolves when it ends.
 pub struct Session {
@@ -116,8 +116,8 @@ impl Session {
 
     /// Relays one direction until it would block. Returns whether it stopped only to yield to other sessions.
     fn poll_direction(&mut self, from: Sender, cx: &mut Context<'_>) -> bool {
-        let (mut passed, mut begun) = (0, None);
-        while passed < BYTES_PER_TURN {
+        let (mut passed, mut start) = (0, None);
+        while passed < MAX_BYTES_PER_POLL {
             if self.endpoints.receiver(from).poll_flush(cx).is_pending() || !self.endpoints.receiver(from).is_writable()
             {
                 return false;
@@ -129,26 +129,26 @@ impl Session {
                 }
                 return false;
             }
-            let inflow = with_scratch(|scratch| {
-                let inflow = ready!(self.endpoints.end(from).poll_read(cx, scratch));
-                if let Inflow::Bytes(length) = inflow {
+            let read = with_scratch(|scratch| {
+                let read = ready!(self.endpoints.end(from).poll_read(cx, scratch));
+                if let ReadResult::Bytes(length) = read {
                     let now = Instant::now();
-                    begun.get_or_insert(now);
+                    start.get_or_insert(now);
                     self.process(from, &scratch[..length], now);
                 }
-                Poll::Ready(inflow)
+                Poll::Ready(read)
             });
-            match inflow {
+            match read {
                 Poll::Pending => return false,
-                Poll::Ready(Inflow::Bytes(length)) => {
+                Poll::Ready(ReadResult::Bytes(length)) => {
                     passed += length;
-                    if length > BRIEF && begun.is_some_and(|begun| begun.elapsed() > TIME_PER_TURN) {
+                    if length > SMALL_READ_BYTES && start.is_some_and(|start| start.elapsed() > MAX_TIME_PER_POLL) {
                         self.endpoints.end(from).slow_down();
                         return true;
                     }
                 }
-                Poll::Ready(Inflow::End(rest)) => self.end(from, &rest),
-                Poll::Ready(Inflow::Broken) => {
+                Poll::Ready(ReadResult::End(rest)) => self.end(from, &rest),
+                Poll::Ready(ReadResult::Broken) => {
                     self.end(from, &[]);
                     return false;
                 }
@@ -181,7 +181,7 @@ impl Session {
                 none => none.insert(Box::pin(tokio::time::sleep_until(deadline))),
             };
             // A slightly early timer costs less than a reset at every heartbeat of a flood.
-            if deadline < timer.deadline() || deadline > timer.deadline() + EARLY || timer.is_elapsed() {
+            if deadline < timer.deadline() || deadline > timer.deadline() + TIMER_SLACK || timer.is_elapsed() {
                 timer.as_mut().reset(deadline);
             }
             if timer.as_mut().poll(cx).is_pending() {
@@ -204,26 +204,26 @@ impl Session {
     fn observe_peers(&mut self, now: Instant) {
         let timeouts = *self.endpoints.report.timeouts();
         let Some(mut monitor) = self.endpoints.monitor.take_if(|monitor| monitor.due() <= now) else { return };
-        let (mut goes_on, mut moved) = (self.endpoints.is_held_up(), false);
+        let (mut keep_monitoring, mut progressed) = (self.endpoints.is_held_up(), false);
         for peer in [Sender::Browser, Sender::Upstream] {
             let unanswered = self.tap.unanswered().filter(|_since| peer == Sender::Browser);
             let end = self.endpoints.end(peer);
-            let heard = end.take_heard();
-            moved |= heard | end.take_took();
+            let received = end.take_received();
+            progressed |= received | end.take_accepted();
             let Some(delivery) = end.delivery() else { continue };
-            match monitor.look(peer, Observation { delivery, heard, unanswered }, &timeouts, now) {
-                Ok(waits) => goes_on |= waits,
+            match monitor.check(peer, Observation { delivery, received, unanswered }, &timeouts, now) {
+                Ok(pending) => keep_monitoring |= pending,
                 Err(loss) => self.give_up(peer, loss),
             }
         }
-        let left = if moved { None } else { self.endpoints.left() };
-        match left {
-            Some(left) if monitor.stands_still(&timeouts, now) => self.abandon(left),
+        let departed = if progressed { None } else { self.endpoints.departed() };
+        match departed {
+            Some(peer) if monitor.is_stalled(&timeouts, now) => self.abandon(peer),
             Some(_) => {}
-            None => monitor.on_moved(now),
+            None => monitor.on_progress(now),
         }
-        monitor.on_looked(now, &timeouts);
-        self.endpoints.monitor = goes_on.then_some(monitor);
+        monitor.on_checked(now, &timeouts);
+        self.endpoints.monitor = keep_monitoring.then_some(monitor);
     }
 
     /// Ends a stalled session that one peer has left: orderly if everything was sent, else with resets.
@@ -270,7 +270,7 @@ impl Session {
         if !self.tap.hand_over(GOING_AWAY, &mut self.endpoints) {
             self.endpoints.upstream.finish();
         }
-        self.endpoints.browser.forget_backlog();
+        self.endpoints.browser.drop_backlog();
     }
 
     /// Ends what can be ended; returns whether the session is over.
@@ -315,17 +315,17 @@ impl Future for Session {
             this.start();
         }
         this.poll_stop(cx);
-        let mut again = this.poll_direction(Sender::Upstream, cx);
-        again |= this.poll_direction(Sender::Browser, cx);
+        let mut wake = this.poll_direction(Sender::Upstream, cx);
+        wake |= this.poll_direction(Sender::Browser, cx);
         this.poll_timer(cx);
         if this.is_over(cx) {
             return Poll::Ready(());
         }
         // After a direction was polled, the tap may have written to a full socket that has no waker yet.
         for end in [&mut this.endpoints.browser, &mut this.endpoints.upstream] {
-            again |= !end.is_clear() && end.poll_flush(cx).is_ready();
+            wake |= !end.is_clear() && end.poll_flush(cx).is_ready();
         }
-        if again {
+        if wake {
             cx.waker().wake_by_ref();
         }
         if let Some(probe) = &this.probe {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep};
 
-use crate::transport::{Peer, Stream};
+use crate::transport::{PeerState, Stream};
 
 /// Interval of checks of the kernel's connection state, once unread data or EOF has arrived.
 const LOOK: Duration = Duration::from_secs(1);
@@ -51,10 +51,10 @@ impl Departure {
         while let Some(look) = &mut self.look {
             ready!(look.as_mut().poll(cx));
             let now = Instant::now();
-            match stream.peer() {
-                Peer::Gone => return Poll::Ready(()),
-                Peer::Ended if now - *self.ended.get_or_insert(now) >= self.patience => return Poll::Ready(()),
-                Peer::Ended | Peer::Open => {}
+            match stream.peer_state() {
+                PeerState::Gone => return Poll::Ready(()),
+                PeerState::Ended if now - *self.ended.get_or_insert(now) >= self.patience => return Poll::Ready(()),
+                PeerState::Ended | PeerState::Open => {}
             }
             look.as_mut().reset(now + interval);
         }

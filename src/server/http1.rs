@@ -147,7 +147,7 @@ fn judged(mut request: Request<Incoming>, requests: &Requests) -> Request<Incomi
 
 /// The client's first bytes; `None` on a timeout, an error, EOF, or when the drain closes.
 async fn first_bytes(stream: &mut Stream, patience: Duration, guard: &Guard) -> Option<Bytes> {
-    let first = tokio::time::timeout(patience, poll_fn(|cx| stream.poll_some(cx)));
+    let first = tokio::time::timeout(patience, poll_fn(|cx| stream.poll_read_some(cx)));
     let bytes = tokio::select! {
         biased;
         read = first => read.ok()?.ok()?,

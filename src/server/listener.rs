@@ -105,7 +105,7 @@ async fn connection(
         () = closing(&guard) => None,
     };
     let Some(stream) = stream else { return };
-    if stream.speaks_http2() {
+    if stream.is_http2() {
         return Box::pin(http2::serve(context, stream, client, &guard)).await;
     }
     http1::serve(context, stream, client, guard).await;

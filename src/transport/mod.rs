@@ -5,7 +5,7 @@ mod stream;
 mod tcp_info;
 pub mod tls;
 
-pub use self::stream::{Delivery, Peer, Stream, keepalive};
+pub use self::stream::{Delivery, PeerState, Stream, keepalive};
 
 /// A connection after its handshake, and the bytes read beyond it.
 #[derive(Debug)]

@@ -27,7 +27,7 @@ pub enum Stream {
 
 /// State of a peer as the kernel reports it, without a read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Peer {
+pub enum PeerState {
     /// It may still send.
     Open,
     /// It sent EOF. A peer that closed the connection looks the same until something is sent to it.
@@ -41,10 +41,10 @@ pub enum Peer {
 pub struct Delivery {
     /// Bytes that the peer's kernel has acknowledged since the connection started.
     pub acknowledged: u64,
-    /// Some sent bytes are not acknowledged; probes of a closed window do not count.
+    /// Some sent bytes are not acknowledged. Probes of a closed window do not count.
     pub in_flight: bool,
-    /// Some are in flight, or wait to be sent.
-    pub waits: bool,
+    /// Some bytes are in flight, or not sent yet.
+    pub pending: bool,
     /// Time since it last acknowledged anything, duplicates included.
     pub quiet: Duration,
     /// The smoothed round-trip time, once there is one.
@@ -75,7 +75,7 @@ impl Stream {
     }
 
     /// Whether the TLS handshake has chosen HTTP/2.
-    pub fn speaks_http2(&self) -> bool {
+    pub fn is_http2(&self) -> bool {
         matches!(self, Self::Tls(tls, _) if tls.connection.protocol() == Some(b"h2"))
     }
 
@@ -83,7 +83,7 @@ impl Stream {
     ///
     /// # Errors
     /// The socket's error.
-    pub fn poll_some(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Vec<u8>>> {
+    pub fn poll_read_some(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Vec<u8>>> {
         let mut room = [const { MaybeUninit::uninit() }; 8 << 10];
         let mut buffer = ReadBuf::uninit(&mut room);
         ready!(Pin::new(self).poll_read(cx, &mut buffer))?;
@@ -99,10 +99,10 @@ impl Stream {
         self.flush().await
     }
 
-    /// Writes what the kernel takes now.
+    /// Writes what the kernel accepts now.
     ///
     /// # Errors
-    /// `WouldBlock` if it takes nothing, else the socket's own error.
+    /// `WouldBlock` if it accepts nothing, else the socket's own error.
     pub fn try_write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         each!(self, socket => socket.try_write(bytes))
     }
@@ -124,9 +124,9 @@ impl Stream {
     }
 
     /// Drops what [`Stream::has_unsent`] reports; if there was any, nothing can be written afterwards.
-    pub fn forget_unsent(&mut self) {
+    pub fn drop_unsent(&mut self) {
         if let Self::Tls(tls, _) = self {
-            tls.forget_unsent();
+            tls.drop_unsent();
         }
     }
 
@@ -165,12 +165,12 @@ impl Stream {
         each!(self, socket => socket.poll_read_ready(cx)).map(|_result| ())
     }
 
-    /// The peer's state; always open for a Unix domain socket.
-    pub fn peer(&self) -> Peer {
+    /// The peer's state; always `Open` for a Unix domain socket.
+    pub fn peer_state(&self) -> PeerState {
         match self.tcp_info().map(|info| info.tcpi_state) {
-            Some(TCP_CLOSE) => Peer::Gone,
-            Some(state) if ENDED_STATES.contains(&state) => Peer::Ended,
-            Some(_) | None => Peer::Open,
+            Some(TCP_CLOSE) => PeerState::Gone,
+            Some(state) if ENDED_STATES.contains(&state) => PeerState::Ended,
+            Some(_) | None => PeerState::Open,
         }
     }
 
@@ -186,7 +186,7 @@ impl Stream {
         Some(Delivery {
             acknowledged: info.tcpi_bytes_acked,
             in_flight,
-            waits: in_flight || info.tcpi_notsent_bytes > 0,
+            pending: in_flight || info.tcpi_notsent_bytes > 0,
             quiet: Duration::from_millis(info.tcpi_last_ack_recv.into()),
             round_trip: (info.tcpi_rtt > 0).then(|| Duration::from_micros(info.tcpi_rtt.into())),
         })
@@ -201,7 +201,7 @@ impl Stream {
     }
 }
 
-/// TCP keepalive settings. The kernel gives an idle connection up `timeout` after it last heard of the peer: half of it
+/// TCP keepalive settings. The kernel gives an idle connection up `timeout` after the peer's last packet: half of it
 /// passes idle, then three probes follow. Each part is whole seconds, at least one (`tcp(7)`).
 pub fn keepalive(timeout: Duration) -> TcpKeepalive {
     const PROBES: u32 = 3;

@@ -198,7 +198,7 @@ impl Tls {
     }
 
     /// Drops waiting records; if there were any, nothing can follow.
-    pub(super) fn forget_unsent(&mut self) {
+    pub(super) fn drop_unsent(&mut self) {
         if self.has_unsent() {
             self.unsent = Unsent::default();
             self.outbound = Outbound::Broken;
