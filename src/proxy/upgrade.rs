@@ -21,7 +21,7 @@ use crate::heartbeat::learning::Learning;
 use crate::limits::Permit;
 use crate::metrics::{Handshake, Reconnect, TapDisabled};
 use crate::relay::delivery_probe::Token;
-use crate::relay::{Report, Session, Terms};
+use crate::relay::{Relay, RelayOptions, Report};
 use crate::session::takeover::{Owner, Superseded};
 use crate::session::trace::TraceIds;
 use crate::session::{SessionInfo, Sessions};
@@ -301,7 +301,8 @@ impl PendingSession {
         let watchdog = upstream.watchdog.as_ref().zip(token);
         let probe = watchdog.and_then(|(watchdog, token)| watchdog.probes.register(token));
         let upstream_is_local = upstream.connector.address.is_local();
-        let terms = Terms { depth, heartbeat: upstream.heartbeat, pings, upstream_is_local, probe };
-        tokio::spawn(Session::new(browser, far, terms, report, guard));
+        let options =
+            RelayOptions { inspection: depth, heartbeat: upstream.heartbeat, pings, upstream_is_local, probe };
+        tokio::spawn(Relay::new(browser, far, options, report, guard));
     }
 }

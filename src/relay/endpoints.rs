@@ -23,8 +23,8 @@ pub(super) struct Endpoints {
 }
 
 impl Endpoints {
-    pub(super) fn end(&mut self, from: Sender) -> &mut Endpoint {
-        match from {
+    pub(super) fn endpoint(&mut self, peer: Sender) -> &mut Endpoint {
+        match peer {
             Sender::Browser => &mut self.browser,
             Sender::Upstream => &mut self.upstream,
         }
@@ -108,7 +108,7 @@ impl TapOutput for Endpoints {
         self.report.wrote(from, bytes.len());
         if self.receiver(from).write(bytes) {
             self.report.stalled(from);
-            self.end(from).slow_down();
+            self.endpoint(from).slow_down();
         }
     }
 

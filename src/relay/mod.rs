@@ -44,8 +44,8 @@ const SMALL_READ_BYTES: usize = 4096;
 /// How early a timer may fire without being reset.
 const TIMER_SLACK: Duration = Duration::from_secs(1);
 
-/// A running session; a future that resolves when it ends.
-pub struct Session {
+/// The relay of one session; a future that resolves when the session ends.
+pub struct Relay {
     tap: Tap,
     endpoints: Endpoints,
     timer: Option<Pin<Box<Sleep>>>,
@@ -60,10 +60,10 @@ pub struct Session {
     guard: Guard,
 }
 
-/// Settings of one session.
-pub struct Terms {
+/// Options of one session.
+pub struct RelayOptions {
     /// How much of it the tap inspects.
-    pub depth: Inspection,
+    pub inspection: Inspection,
     /// How heartbeats are handled.
     pub heartbeat: Settings,
     /// How the browser is pinged, if it is.
@@ -74,18 +74,18 @@ pub struct Terms {
     pub probe: Option<ProbeHandle>,
 }
 
-impl Session {
+impl Relay {
     /// Joins two connections after their handshakes. `guard` keeps the process running until the session ends.
-    pub fn new(browser: Side, upstream: Side, terms: Terms, report: Report, guard: Guard) -> Self {
-        let mut tap = Tap::new(terms.depth, terms.heartbeat, rand::random());
-        if let Some(pings) = terms.pings {
+    pub fn new(browser: Side, upstream: Side, options: RelayOptions, report: Report, guard: Guard) -> Self {
+        let mut tap = Tap::new(options.inspection, options.heartbeat, rand::random());
+        if let Some(pings) = options.pings {
             tap = tap.with_pings(pings, rand::random(), Instant::now());
         }
         Self {
             tap,
             endpoints: Endpoints {
                 browser: Endpoint::new(browser.stream, browser.early, false),
-                upstream: Endpoint::new(upstream.stream, upstream.early, terms.upstream_is_local),
+                upstream: Endpoint::new(upstream.stream, upstream.early, options.upstream_is_local),
                 report,
                 monitor: None,
             },
@@ -93,7 +93,7 @@ impl Session {
             started: false,
             stopped: false,
             handing_over: false,
-            probe: terms.probe.map(Box::new),
+            probe: options.probe.map(Box::new),
             guard,
         }
     }
@@ -103,14 +103,14 @@ impl Session {
         self.started = true;
         let now = Instant::now();
         for from in [Sender::Upstream, Sender::Browser] {
-            let early = self.endpoints.end(from).take_kept();
+            let early = self.endpoints.endpoint(from).take_kept();
             self.process(from, &early, now);
         }
     }
 
     fn process(&mut self, from: Sender, bytes: &[u8], now: Instant) {
         let processed = self.tap.on_bytes(from, bytes, now, &mut self.endpoints);
-        self.endpoints.end(from).keep(&bytes[processed..]);
+        self.endpoints.endpoint(from).keep(&bytes[processed..]);
         self.endpoints.report.flush_counts();
     }
 
@@ -122,15 +122,15 @@ impl Session {
             {
                 return false;
             }
-            if !self.endpoints.end(from).is_readable() {
+            if !self.endpoints.endpoint(from).is_readable() {
                 // The kernel reports a reset once: after a write has failed with it, a read returns EOF.
-                if !self.endpoints.end(from).is_broken() {
+                if !self.endpoints.endpoint(from).is_broken() {
                     self.endpoints.receiver(from).finish();
                 }
                 return false;
             }
             let read = with_scratch(|scratch| {
-                let read = ready!(self.endpoints.end(from).poll_read(cx, scratch));
+                let read = ready!(self.endpoints.endpoint(from).poll_read(cx, scratch));
                 if let ReadResult::Bytes(length) = read {
                     let now = Instant::now();
                     start.get_or_insert(now);
@@ -143,13 +143,13 @@ impl Session {
                 Poll::Ready(ReadResult::Bytes(length)) => {
                     passed += length;
                     if length > SMALL_READ_BYTES && start.is_some_and(|start| start.elapsed() > MAX_TIME_PER_POLL) {
-                        self.endpoints.end(from).slow_down();
+                        self.endpoints.endpoint(from).slow_down();
                         return true;
                     }
                 }
-                Poll::Ready(ReadResult::End(rest)) => self.end(from, &rest),
+                Poll::Ready(ReadResult::End(rest)) => self.on_end(from, &rest),
                 Poll::Ready(ReadResult::Broken) => {
-                    self.end(from, &[]);
+                    self.on_end(from, &[]);
                     return false;
                 }
             }
@@ -157,16 +157,16 @@ impl Session {
         true
     }
 
-    fn end(&mut self, from: Sender, rest: &[u8]) {
+    fn on_end(&mut self, from: Sender, rest: &[u8]) {
         self.tap.on_end(from, rest, &mut self.endpoints);
-        if self.endpoints.end(from).has_timed_out() {
+        if self.endpoints.endpoint(from).has_timed_out() {
             self.endpoints.report.gave_up(monitor::dead(from));
         } else {
             self.endpoints.report.ended(from);
         }
     }
 
-    /// Handles what is due by the clock, and what a receiver had no room for before.
+    /// Handles due timers, and what a receiver had no room for before.
     fn poll_timer(&mut self, cx: &mut Context<'_>) {
         if self.handing_over {
             return;
@@ -194,7 +194,7 @@ impl Session {
         self.timer = None;
     }
 
-    /// When [`Session::poll_timer`] is due next.
+    /// When [`Relay::poll_timer`] is due next.
     fn deadline(&self) -> Option<Instant> {
         let monitor = self.endpoints.monitor.as_ref().map(|monitor| monitor.due());
         self.tap.deadline().into_iter().chain(monitor).min()
@@ -207,10 +207,10 @@ impl Session {
         let (mut keep_monitoring, mut progressed) = (self.endpoints.is_held_up(), false);
         for peer in [Sender::Browser, Sender::Upstream] {
             let unanswered = self.tap.unanswered().filter(|_since| peer == Sender::Browser);
-            let end = self.endpoints.end(peer);
-            let received = end.take_received();
-            progressed |= received | end.take_accepted();
-            let Some(delivery) = end.delivery() else { continue };
+            let endpoint = self.endpoints.endpoint(peer);
+            let received = endpoint.take_received();
+            progressed |= received | endpoint.take_accepted();
+            let Some(delivery) = endpoint.delivery() else { continue };
             match monitor.check(peer, Observation { delivery, received, unanswered }, &timeouts, now) {
                 Ok(pending) => keep_monitoring |= pending,
                 Err(loss) => self.give_up(peer, loss),
@@ -227,23 +227,23 @@ impl Session {
     }
 
     /// Ends a stalled session that one peer has left: orderly if everything was sent, else with resets.
-    fn abandon(&mut self, left: Sender) {
-        let (stays, loss) = match left {
+    fn abandon(&mut self, departed: Sender) {
+        let (remaining, loss) = match departed {
             Sender::Browser => (Sender::Upstream, Loss::UpstreamStalled),
             Sender::Upstream => (Sender::Browser, Loss::BrowserStalled),
         };
-        if self.endpoints.end(stays).is_shut() && self.endpoints.end(left).is_clear() {
-            self.endpoints.end(stays).stop_reading();
-            self.endpoints.end(left).finish();
-            self.end(stays, &[]);
+        if self.endpoints.endpoint(remaining).is_shut() && self.endpoints.endpoint(departed).is_clear() {
+            self.endpoints.endpoint(remaining).stop_reading();
+            self.endpoints.endpoint(departed).finish();
+            self.on_end(remaining, &[]);
         } else {
-            self.endpoints.end(left).give_up();
-            self.give_up(stays, loss);
+            self.endpoints.endpoint(departed).give_up();
+            self.give_up(remaining, loss);
         }
     }
 
     fn give_up(&mut self, peer: Sender, loss: Loss) {
-        self.endpoints.end(peer).give_up();
+        self.endpoints.endpoint(peer).give_up();
         self.tap.on_end(peer, &[], &mut self.endpoints);
         self.endpoints.report.gave_up(loss);
     }
@@ -263,7 +263,7 @@ impl Session {
         }
     }
 
-    /// Closes the upstream's side at once and abandons the browser's: another connection owns the session now.
+    /// Closes the app's connection at once and abandons the browser's: another connection owns the session now.
     fn hand_over(&mut self) {
         self.handing_over = true;
         self.timer = Some(Box::pin(tokio::time::sleep(self.endpoints.report.timeouts().takeover)));
@@ -287,8 +287,8 @@ impl Session {
             return timed_out;
         }
         let closed = [Sender::Browser, Sender::Upstream].into_iter().all(|from| {
-            let closed = self.tap.is_closed(from) || !self.endpoints.end(from).is_readable();
-            closed && self.endpoints.end(from).is_clear()
+            let closed = self.tap.is_closed(from) || !self.endpoints.endpoint(from).is_readable();
+            closed && self.endpoints.endpoint(from).is_clear()
         });
         if closed && self.stopped {
             return true;
@@ -298,7 +298,7 @@ impl Session {
         }
         for from in [Sender::Browser, Sender::Upstream] {
             // A reset is passed on as a reset, but must not overtake a close frame.
-            if self.endpoints.end(from).is_broken() && !self.tap.has_closed(from) {
+            if self.endpoints.endpoint(from).is_broken() && !self.tap.has_closed(from) {
                 self.endpoints.receiver(from).reset_on_drop();
             }
         }
@@ -306,7 +306,7 @@ impl Session {
     }
 }
 
-impl Future for Session {
+impl Future for Relay {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
@@ -322,8 +322,8 @@ impl Future for Session {
             return Poll::Ready(());
         }
         // After a direction was polled, the tap may have written to a full socket that has no waker yet.
-        for end in [&mut this.endpoints.browser, &mut this.endpoints.upstream] {
-            wake |= !end.is_clear() && end.poll_flush(cx).is_ready();
+        for endpoint in [&mut this.endpoints.browser, &mut this.endpoints.upstream] {
+            wake |= !endpoint.is_clear() && endpoint.poll_flush(cx).is_ready();
         }
         if wake {
             cx.waker().wake_by_ref();

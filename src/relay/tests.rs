@@ -209,9 +209,15 @@ impl Fixture {
         let session = self.sessions.open(SessionInfo { upstream: "app".into(), tapped: true, stop: owner.stop() });
         let report = Report::new(self.knowledge.clone(), session, owner, None);
         let heartbeat = Settings::default();
-        let terms = Terms { depth: Inspection::Messages, heartbeat, pings: None, upstream_is_local: true, probe: None };
+        let options = RelayOptions {
+            inspection: Inspection::Messages,
+            heartbeat,
+            pings: None,
+            upstream_is_local: true,
+            probe: None,
+        };
         let side = |stream| Side { stream: Stream::Tcp(stream, None), early: Vec::new() };
-        let session = Session::new(side(near_browser), side(near_app), terms, report, self.drain.guard());
+        let session = Relay::new(side(near_browser), side(near_app), options, report, self.drain.guard());
         let mut session = tokio::spawn(session);
 
         let mut browser = Peer { socket: Some(browser), masked: true };

@@ -1,4 +1,4 @@
-//! One step of rustls' state machine, for both sides: records in, plaintext and records out.
+//! One step of rustls' state machine, for client and server: records in, plaintext and records out.
 
 use rustls::client::UnbufferedClientConnection;
 use rustls::server::UnbufferedServerConnection;
@@ -12,35 +12,35 @@ pub(in crate::transport) enum Connection {
 
 /// An operation on a connection.
 pub(super) enum Operation<'a> {
-    /// Process received records.
-    Open,
+    /// Decrypt received records.
+    Decrypt,
     /// Encrypt bytes.
-    Seal(&'a [u8], &'a mut [u8]),
+    Encrypt(&'a [u8], &'a mut [u8]),
     /// Encrypt a `close_notify`.
-    SealEnd(&'a mut [u8]),
+    CloseNotify(&'a mut [u8]),
 }
 
 /// Result of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
     /// More steps are needed.
-    Again,
+    Continue,
     /// The peer sent its `close_notify`.
-    PeerEnded,
+    PeerClosed,
     /// All complete records are processed.
-    Dry,
+    Done,
     /// Length of the records, in bytes.
-    Sealed(usize),
+    Encrypted(usize),
 }
 
-/// Waiting bytes, from `start` on; no memory while empty.
+/// Bytes that wait, from `start` on. Owns no memory while empty.
 #[derive(Default)]
-pub(super) struct Unsent {
+pub(super) struct ByteQueue {
     bytes: Vec<u8>,
     start: usize,
 }
 
-impl Unsent {
+impl ByteQueue {
     pub(super) fn bytes(&self) -> &[u8] {
         &self.bytes[self.start..]
     }
@@ -85,30 +85,30 @@ impl Connection {
         }
     }
 
-    pub(super) fn turn(
+    pub(super) fn step(
         &mut self,
         records: &mut [u8],
         operation: &mut Operation<'_>,
         sink: &mut dyn FnMut(&[u8]),
-        unsent: &mut Unsent,
+        unsent: &mut ByteQueue,
     ) -> (usize, Result<Step, rustls::Error>) {
         match self {
-            Self::Server(connection) => turn(connection.process_tls_records(records), operation, sink, unsent),
-            Self::Client(connection) => turn(connection.process_tls_records(records), operation, sink, unsent),
+            Self::Server(connection) => step(connection.process_tls_records(records), operation, sink, unsent),
+            Self::Client(connection) => step(connection.process_tls_records(records), operation, sink, unsent),
         }
     }
 }
 
-/// Handles one state of rustls' connection: plaintext goes to `sink`, records to send go to `unsent`. Returns how many
-/// bytes of `records` were used.
-fn turn<Data>(
+/// Handles one state of rustls' connection: plaintext goes to `sink`, records to send go to `unsent`. Returns the number
+/// of bytes used.
+fn step<Data>(
     status: UnbufferedStatus<'_, '_, Data>,
     operation: &mut Operation<'_>,
     sink: &mut dyn FnMut(&[u8]),
-    unsent: &mut Unsent,
+    unsent: &mut ByteQueue,
 ) -> (usize, Result<Step, rustls::Error>) {
     let UnbufferedStatus { mut discard, state } = status;
-    let step = || {
+    let result = || {
         Ok(match state? {
             ConnectionState::ReadTraffic(mut traffic) => {
                 while let Some(record) = traffic.next_record() {
@@ -116,7 +116,7 @@ fn turn<Data>(
                     discard += record.discard;
                     sink(record.payload);
                 }
-                Step::Again
+                Step::Continue
             }
             ConnectionState::EncodeTlsData(mut data) => {
                 if let Err(EncodeError::InsufficientSize(InsufficientSizeError { required_size })) =
@@ -126,24 +126,28 @@ fn turn<Data>(
                     unsent.bytes.resize(at + required_size, 0);
                     data.encode(&mut unsent.bytes[at..]).map_err(general)?;
                 }
-                Step::Again
+                Step::Continue
             }
             ConnectionState::TransmitTlsData(data) => {
                 data.done();
-                Step::Again
+                Step::Continue
             }
-            ConnectionState::PeerClosed => Step::PeerEnded,
+            ConnectionState::PeerClosed => Step::PeerClosed,
             ConnectionState::WriteTraffic(mut traffic) => match operation {
-                Operation::Open => Step::Dry,
-                Operation::Seal(bytes, records) => Step::Sealed(traffic.encrypt(bytes, records).map_err(general)?),
-                Operation::SealEnd(records) => Step::Sealed(traffic.queue_close_notify(records).map_err(general)?),
+                Operation::Decrypt => Step::Done,
+                Operation::Encrypt(bytes, records) => {
+                    Step::Encrypted(traffic.encrypt(bytes, records).map_err(general)?)
+                }
+                Operation::CloseNotify(records) => {
+                    Step::Encrypted(traffic.queue_close_notify(records).map_err(general)?)
+                }
             },
-            // Early data is never enabled; states of later rustls versions are not awaited.
-            _ => Step::Dry,
+            // Early data is never enabled; later rustls versions may add states.
+            _ => Step::Done,
         })
     };
-    let step = step();
-    (discard, step)
+    let result = result();
+    (discard, result)
 }
 
 fn general(error: impl std::fmt::Display) -> rustls::Error {
