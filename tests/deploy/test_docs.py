@@ -50,6 +50,18 @@ def test_every_source_file_that_is_named_exists(name: str) -> None:
     assert named and not missing
 
 
+def test_the_architecture_lists_every_module_above_those_that_it_imports() -> None:
+    layers = (REPOSITORY / "tests" / "layers.rs").read_text()
+    entries = re.findall(r'\(\s*"(\w+)",\s*&\[([^]]*)\]', layers)
+    imports = {module: set(re.findall(r"\w+", names)) for module, names in entries}
+    section = (DOCS / "ARCHITECTURE.md").read_text().partition("\n## Layers\n")[2].partition("\n## ")[0]
+    rows = [set(re.findall(r"`(\w+)`", row)) for row in re.findall(r"^\| (`[^|]*)\|", section, flags=re.MULTILINE)]
+    assert set().union(*rows) == imports.keys() - {"lib"}
+    for number, row in enumerate(rows):
+        below = set().union(*rows[number:])
+        assert all(imports[module] <= below for module in row), row
+
+
 # The page of logs names fields of log lines instead.
 @pytest.mark.parametrize("name", [name for name in PAGES if name != "docs/logs.md"])
 def test_every_metric_that_is_named_exists(scene: Scene, name: str) -> None:
