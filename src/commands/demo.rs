@@ -21,7 +21,7 @@ use super::probe::target::Target;
 use crate::app::Sidecar;
 use crate::cli::DemoArgs;
 use crate::config::{Config, DAY, UpstreamAddress};
-use crate::heartbeat::policy::MAX_WAITING;
+use crate::heartbeat::policy::MAX_PENDING;
 use crate::metrics::Metrics;
 use crate::telemetry;
 use legacy::LegacyServer;
@@ -128,8 +128,8 @@ impl Schedule {
     /// Half alive, a third frozen, the rest thawed.
     fn new(whole: Duration) -> Self {
         let (alive, frozen) = (whole / 2, whole / 3);
-        // The sidecar tracks `MAX_WAITING` heartbeats separately; one more would share an ack.
-        let max = u32::try_from(MAX_WAITING).unwrap_or(u32::MAX);
+        // The sidecar tracks `MAX_PENDING` heartbeats separately; one more would share an ack.
+        let max = u32::try_from(MAX_PENDING).unwrap_or(u32::MAX);
         Self { alive, frozen, thawed: whole - alive - frozen, frozen_interval: HEARTBEAT_INTERVAL.max(frozen / max) }
     }
 }
@@ -322,7 +322,7 @@ mod tests {
                 "{schedule:?}"
             );
             let frozen = heartbeats_in(schedule.frozen + schedule.frozen_interval / 2, schedule.frozen_interval);
-            assert!((4..=MAX_WAITING as u128).contains(&frozen), "{seconds}: {frozen}");
+            assert!((4..=MAX_PENDING as u128).contains(&frozen), "{seconds}: {frozen}");
             assert!(schedule.frozen_interval / 2 >= STALL_AFTER);
         }
     }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 /// The payload of the sidecar's pings: a number that no peer can guess, then a count.
-pub type Tag = [u8; 16];
+pub type PingTag = [u8; 16];
 
 /// What a pong proves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +36,7 @@ impl Liveness {
     }
 
     /// Records a ping sent `now` and returns its tag.
-    pub fn on_ping(&mut self, now: Instant) -> Tag {
+    pub fn on_ping(&mut self, now: Instant) -> PingTag {
         self.count += 1;
         self.outstanding = Some(now);
         self.tag()
@@ -49,11 +49,11 @@ impl Liveness {
         {
             return Pong::Proof(now.saturating_duration_since(sent));
         }
-        let ours = payload.len() == size_of::<Tag>() && payload.starts_with(&self.nonce.to_be_bytes());
+        let ours = payload.len() == size_of::<PingTag>() && payload.starts_with(&self.nonce.to_be_bytes());
         if ours { Pong::Stale } else { Pong::Foreign }
     }
 
-    fn tag(&self) -> Tag {
+    fn tag(&self) -> PingTag {
         let mut tag = [0; 16];
         tag[..8].copy_from_slice(&self.nonce.to_be_bytes());
         tag[8..].copy_from_slice(&self.count.to_be_bytes());

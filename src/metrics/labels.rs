@@ -1,7 +1,7 @@
 //! The label values of sessions, rejections and reloads. Their comments are the meanings in `docs/metrics.md`.
 
 use super::family::labels;
-use crate::websocket::scanner::Lost;
+use crate::websocket::scanner::ProtocolError;
 
 labels! {
     /// How a websocket handshake ended.
@@ -147,14 +147,14 @@ labels! {
     }
 }
 
-impl From<Lost> for TapDisabled {
-    fn from(lost: Lost) -> Self {
-        match lost {
-            Lost::Compression => Self::Compression,
-            Lost::ReservedBits => Self::ReservedBits,
-            Lost::Masking => Self::Masking,
-            Lost::Length => Self::Length,
-            Lost::Fragmentation => Self::Fragmentation,
+impl From<ProtocolError> for TapDisabled {
+    fn from(error: ProtocolError) -> Self {
+        match error {
+            ProtocolError::Compression => Self::Compression,
+            ProtocolError::ReservedBits => Self::ReservedBits,
+            ProtocolError::Masking => Self::Masking,
+            ProtocolError::Length => Self::Length,
+            ProtocolError::Fragmentation => Self::Fragmentation,
         }
     }
 }

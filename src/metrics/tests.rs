@@ -7,7 +7,7 @@ use http::{Method, StatusCode};
 use super::*;
 use crate::heartbeat::{AckOrigin, Capability, Withheld};
 use crate::streamlit::messages::{BackType, ForwardType, ScriptResult};
-use crate::websocket::scanner::Lost;
+use crate::websocket::scanner::ProtocolError;
 
 /// The value of a series, named without prefix as in `acks_total{upstream="app",origin="sidecar"}`.
 #[track_caller]
@@ -153,7 +153,7 @@ fn each_function_counts_in_its_own_series() {
     app.forward_messages(ForwardType::Unknown, 1, 200_000_000);
     app.script_run(ScriptResult::EarlyForRerun, None);
     app.script_run(ScriptResult::Success, Some(second));
-    app.tap_disabled(Lost::Masking.into());
+    app.tap_disabled(ProtocolError::Masking.into());
     app.write_stall(Direction::UpstreamToBrowser);
     app.http_request(&Method::DELETE, StatusCode::NOT_FOUND, second);
     metrics.draining(true);

@@ -124,10 +124,10 @@ impl TapOutput for Endpoints {
     }
 
     #[inline(always)]
-    fn note(&mut self, note: TapEvent) {
-        if let TapEvent::Heartbeat = note {
+    fn on_event(&mut self, event: TapEvent) {
+        if let TapEvent::Heartbeat = event {
             return self.on_heartbeat();
         }
-        self.report.note(note);
+        self.report.note(event);
     }
 }

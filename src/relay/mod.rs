@@ -206,7 +206,7 @@ impl Relay {
         let Some(mut monitor) = self.endpoints.monitor.take_if(|monitor| monitor.due() <= now) else { return };
         let (mut keep_monitoring, mut progressed) = (self.endpoints.is_held_up(), false);
         for peer in [Sender::Browser, Sender::Upstream] {
-            let unanswered = self.tap.unanswered().filter(|_since| peer == Sender::Browser);
+            let unanswered = self.tap.ping_unanswered_since().filter(|_since| peer == Sender::Browser);
             let endpoint = self.endpoints.endpoint(peer);
             let received = endpoint.take_received();
             progressed |= received | endpoint.take_accepted();

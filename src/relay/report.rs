@@ -12,9 +12,9 @@ use crate::metrics::{CloseCode, Direction, Initiator, LabelValue as _, Loss, Tap
 use crate::session::Session;
 use crate::session::takeover::Owner;
 use crate::session::trace::TraceIds;
-use crate::streamlit::messages::{Announcement, BackType, Forward, ForwardType, ScriptResult};
+use crate::streamlit::messages::{Announcement, BackType, ForwardContent, ForwardType, ScriptResult};
 use crate::tap::output::TapEvent;
-use crate::websocket::scanner::{Lost, Sender};
+use crate::websocket::scanner::{ProtocolError, Sender};
 
 /// Heartbeats that come sooner after the one before are a flood: each would add samples to the histograms, where they
 /// accumulate until they are folded.
@@ -171,7 +171,7 @@ impl Report {
     #[inline(always)]
     pub(super) fn note(&mut self, note: TapEvent) {
         match note {
-            TapEvent::Forward(Forward::Other(kind), bytes) => self.count(Counted::Forward(kind), bytes),
+            TapEvent::UpstreamMessage(ForwardContent::Other(kind), bytes) => self.count(Counted::Forward(kind), bytes),
             note => self.on_note(note),
         }
     }
@@ -179,8 +179,8 @@ impl Report {
     fn on_note(&mut self, note: TapEvent) {
         match note {
             TapEvent::Heartbeat => _ = self.heartbeat(),
-            TapEvent::Back(kind, bytes) => self.count(Counted::Back(kind), bytes),
-            TapEvent::Forward(message, bytes) => self.forward(message, bytes),
+            TapEvent::BrowserMessage(kind, bytes) => self.count(Counted::Back(kind), bytes),
+            TapEvent::UpstreamMessage(message, bytes) => self.forward(message, bytes),
             TapEvent::Ack(waited) => self.ack(AckOrigin::Sidecar, Some(waited)),
             TapEvent::NativeAck(waited) => {
                 self.knowledge.learn(Learning::on_native_ack);
@@ -200,14 +200,14 @@ impl Report {
                 self.knowledge.metrics.ack_withheld(reason);
                 self.session.withheld(reason);
             }
-            TapEvent::Close(from, code) => {
+            TapEvent::CloseReceived(from, code) => {
                 if from == Sender::Upstream && matches!(code, Some(1001 | 1012)) {
                     // It goes away or restarts (RFC 6455 §7.4.1): another version may come back.
                     self.knowledge.learn(Learning::on_gone);
                 }
                 self.closed.get_or_insert((initiator(from), CloseCode::from(code)));
             }
-            TapEvent::Lost(lost) => self.lost(lost),
+            TapEvent::Unparsable(lost) => self.lost(lost),
         }
     }
 
@@ -261,12 +261,12 @@ impl Report {
         self.session.ack(origin, waited);
     }
 
-    fn forward(&mut self, message: Forward, bytes: u64) {
+    fn forward(&mut self, message: ForwardContent, bytes: u64) {
         self.count(Counted::Forward(message.kind()), bytes);
         match message {
-            Forward::NewSession(announcement) => self.new_session(announcement),
-            Forward::ScriptFinished(result) => self.script_finished(result),
-            Forward::Other(_) => {}
+            ForwardContent::NewSession(announcement) => self.new_session(announcement),
+            ForwardContent::ScriptFinished(result) => self.script_finished(result),
+            ForwardContent::Other(_) => {}
         }
     }
 
@@ -287,7 +287,7 @@ impl Report {
         self.knowledge.metrics.script_run(result, took);
     }
 
-    fn lost(&self, lost: Lost) {
+    fn lost(&self, lost: ProtocolError) {
         self.knowledge.metrics.tap_disabled(TapDisabled::from(lost));
         let upstream = self.session.upstream();
         tracing::warn!(upstream, reason = %lost, "heartbeats of this session are no longer answered");

@@ -10,27 +10,27 @@ use super::handshake::SessionId;
 use super::proto::Initialize;
 
 /// Longest BackMsg that can count as a heartbeat, in bytes.
-pub const MAX_HEARTBEAT: usize = 64;
+pub const MAX_HEARTBEAT_BYTES: usize = 64;
 
 /// The heartbeat as frontends encode it; equivalent encodings count too.
 const HEARTBEAT: [u8; 3] = [0x88, 0x01, 0x01];
 
 /// Length in bytes of the prefix that identifies a ForwardMsg. In a `new_session` it holds version and session id
 /// (seen: 214 to 262 bytes in Streamlit 1.17 to 1.67).
-pub const FORWARD_PREFIX: usize = 1024;
+pub const FORWARD_PREFIX_BYTES: usize = 1024;
 
 /// Length in bytes of the prefix that identifies a BackMsg.
-pub const BACK_PREFIX: usize = MAX_HEARTBEAT;
+pub const BACK_PREFIX_BYTES: usize = MAX_HEARTBEAT_BYTES;
 
 /// Most fields that are parsed to find a member: as many as fit into the longest heartbeat, so that no invalid message
 /// costs more.
-const MAX_FIELDS: usize = MAX_HEARTBEAT / 2;
+const MAX_FIELDS: usize = MAX_HEARTBEAT_BYTES / 2;
 
-/// Most fields that [`glance`] reads: Streamlit sends a hash and the metadata before a member.
-const GLANCE_FIELDS: usize = 3;
+/// Most fields that [`peek_forward`] reads: Streamlit sends a hash and the metadata before a member.
+const PEEK_FIELDS: usize = 3;
 
 /// `NewSession.initialize`.
-const INITIALIZE: u32 = 1;
+const INITIALIZE_FIELD: u32 = 1;
 
 /// Declares the closed set of a oneof's members: variant, field number, wire type, name in the schema.
 macro_rules! oneof_members {
@@ -143,7 +143,7 @@ impl ScriptResult {
 
 /// The part of a ForwardMsg that matters to the sidecar.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Forward {
+pub enum ForwardContent {
     /// A script run starts; the announcement, if the prefix held it. Boxed, since all other messages are small and far
     /// more frequent.
     NewSession(Option<Box<Announcement>>),
@@ -153,7 +153,7 @@ pub enum Forward {
     Other(ForwardType),
 }
 
-impl Forward {
+impl ForwardContent {
     /// The oneof member that the message carries.
     pub fn kind(&self) -> ForwardType {
         match self {
@@ -175,46 +175,46 @@ pub struct Announcement {
 
 /// Identifies the type of a browser's message; `whole`: `prefix` is all of it.
 ///
-/// Returns `AppHeartbeat` only for a whole message of at most [`MAX_HEARTBEAT`] bytes that parses to its end.
+/// Returns `AppHeartbeat` only for a whole message of at most [`MAX_HEARTBEAT_BYTES`] bytes that parses to its end.
 /// Its last oneof member must be field 17 as a varint.
-pub fn back(prefix: &[u8], whole: bool) -> BackType {
+pub fn parse_back(prefix: &[u8], whole: bool) -> BackType {
     if whole && prefix == HEARTBEAT {
         return BackType::AppHeartbeat;
     }
-    let (last, clean) = last_member(prefix, BackType::member);
+    let (last, is_complete) = last_member(prefix, BackType::member);
     let kind = last.map_or(BackType::Unknown, |found| found.member);
-    let readable = whole && clean && prefix.len() <= MAX_HEARTBEAT;
+    let readable = whole && is_complete && prefix.len() <= MAX_HEARTBEAT_BYTES;
     if kind == BackType::AppHeartbeat && !readable { BackType::Unknown } else { kind }
 }
 
 /// Identifies the type of a server's message and reads what matters of it; `whole`: `prefix` is all of it.
 ///
 /// Returns `HeartbeatAck` only for a whole message that parses to its end.
-pub fn forward(prefix: &[u8], whole: bool) -> Forward {
-    let (last, clean) = last_member(prefix, ForwardType::member);
+pub fn parse_forward(prefix: &[u8], whole: bool) -> ForwardContent {
+    let (last, is_complete) = last_member(prefix, ForwardType::member);
     let Some(found) = last else {
-        return Forward::Other(ForwardType::Unknown);
+        return ForwardContent::Other(ForwardType::Unknown);
     };
     match found.member {
-        ForwardType::NewSession => Forward::NewSession(announcement(found.value).map(Box::new)),
+        ForwardType::NewSession => ForwardContent::NewSession(announcement(found.value).map(Box::new)),
         ForwardType::ScriptFinished => {
             let mut value = found.value;
             let status = prost::encoding::decode_varint(&mut value).unwrap_or(u64::MAX);
-            Forward::ScriptFinished(ScriptResult::from_wire(status))
+            ForwardContent::ScriptFinished(ScriptResult::from_wire(status))
         }
-        ForwardType::HeartbeatAck if !(whole && clean) => Forward::Other(ForwardType::Unknown),
-        kind => Forward::Other(kind),
+        ForwardType::HeartbeatAck if !(whole && is_complete) => ForwardContent::Other(ForwardType::Unknown),
+        kind => ForwardContent::Other(kind),
     }
 }
 
-/// Fast path for [`Forward::Other`]: the message is longer than a heartbeat and has its member after a few short
-/// fields, as nearly all of Streamlit's do. `None`: use [`forward`].
+/// Fast path for [`ForwardContent::Other`]: the message is longer than a heartbeat and has its member after a few short
+/// fields, as nearly all of Streamlit's do. `None`: use [`parse_forward`].
 #[inline]
-pub fn glance(mut message: &[u8]) -> Option<ForwardType> {
-    if message.len() <= MAX_HEARTBEAT {
+pub fn peek_forward(mut message: &[u8]) -> Option<ForwardType> {
+    if message.len() <= MAX_HEARTBEAT_BYTES {
         return None;
     }
-    for _field in 0..GLANCE_FIELDS {
+    for _field in 0..PEEK_FIELDS {
         let [key @ 0x08..0x80, length, rest @ ..] = message else { return None };
         if key & 0x7 != WireType::LengthDelimited as u8 {
             return None;
@@ -229,14 +229,14 @@ pub fn glance(mut message: &[u8]) -> Option<ForwardType> {
 }
 
 /// A member of the oneof and the bytes after its key.
-struct Found<'a, M> {
+struct Member<'a, M> {
     member: M,
     value: &'a [u8],
 }
 
 /// Parses the top-level fields. The last oneof member wins, as in every protobuf parser. A message longer than a
 /// heartbeat is identified by its first one, which saves parsing the rest. The flag: the bytes parsed to their end.
-fn last_member<M>(bytes: &[u8], member: impl Fn(u32, WireType) -> Option<M>) -> (Option<Found<'_, M>>, bool) {
+fn last_member<M>(bytes: &[u8], member: impl Fn(u32, WireType) -> Option<M>) -> (Option<Member<'_, M>>, bool) {
     let mut rest = bytes;
     let mut last = None;
     for _field in 0..MAX_FIELDS {
@@ -247,8 +247,8 @@ fn last_member<M>(bytes: &[u8], member: impl Fn(u32, WireType) -> Option<M>) -> 
             return (last, false);
         };
         if let Some(member) = member(tag, wire) {
-            last = Some(Found { member, value: rest });
-            if bytes.len() > MAX_HEARTBEAT {
+            last = Some(Member { member, value: rest });
+            if bytes.len() > MAX_HEARTBEAT_BYTES {
                 return (last, false);
             }
         }
@@ -261,7 +261,7 @@ fn last_member<M>(bytes: &[u8], member: impl Fn(u32, WireType) -> Option<M>) -> 
 
 /// Reads `NewSession.initialize` from the bytes after the key of `new_session`.
 fn announcement(value: &[u8]) -> Option<Announcement> {
-    let initialize = first_field(delimited(value)?, INITIALIZE)?;
+    let initialize = first_field(delimited(value)?, INITIALIZE_FIELD)?;
     let initialize = Initialize::decode(initialize).ok()?;
     Some(Announcement {
         version: initialize.environment_info?.streamlit_version,
@@ -290,118 +290,4 @@ fn delimited(mut value: &[u8]) -> Option<&[u8]> {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::strategy::Strategy as _;
-
-    use super::*;
-
-    /// A heartbeat is everything that Python's protobuf parses as one.
-    #[test]
-    fn heartbeat_is_recognised_in_every_encoding_that_a_server_accepts() {
-        let spellings: &[&[u8]] = &[
-            &[0x88, 0x01, 0x01],
-            &[0x88, 0x01, 0x00],
-            &[0x88, 0x01, 0x81, 0x00],
-            &[0x88, 0x01, 0x81, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x00],
-            &[0x88, 0x01, 0x02],
-            &[0x88, 0x81, 0x00, 0x01],
-            &[0xa0, 0x06, 0x01, 0x88, 0x01, 0x01],
-            &[0x88, 0x01, 0x01, 0xa0, 0x06, 0x01],
-            &[0x6a, 0x01, b'x', 0x88, 0x01, 0x01],
-            &[0x5a, 0x00, 0x88, 0x01, 0x01],
-            &[0x88, 0x01, 0x01, 0x88, 0x01, 0x01],
-        ];
-        for spelling in spellings {
-            assert_eq!(back(spelling, true), BackType::AppHeartbeat, "{spelling:02x?}");
-        }
-    }
-
-    #[test]
-    fn message_that_a_server_does_not_accept_as_a_heartbeat_is_not_one() {
-        let groups = [vec![0x0b; 101], vec![0x0c; 101], vec![0x88, 0x01, 0x01]].concat();
-        let long = [vec![0x88, 0x01, 0x01], vec![0x6a, 62], vec![b'x'; 62]].concat();
-        let others: &[&[u8]] = &[
-            &[],
-            &[0x88, 0x01],
-            &[0x88],
-            &[0x8a, 0x01, 0x00],
-            &[0x8d, 0x01, 0, 0, 0, 0],
-            &[0x88, 0x01, 0x81, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x00],
-            &[0x88, 0x01, 0x01, 0x5a, 0x00],
-            &[0x88, 0x01, 0x01, 0x38],
-            &groups,
-            &long,
-        ];
-        for other in others {
-            assert_ne!(back(other, true), BackType::AppHeartbeat, "{other:02x?}");
-        }
-        assert_ne!(back(&[0x88, 0x01, 0x01], false), BackType::AppHeartbeat, "a prefix only");
-    }
-
-    #[test]
-    fn long_delta_is_identified_by_its_prefix() {
-        let mut message = vec![0x0a, 32];
-        message.extend([b'h'; 32]);
-        message.extend([0x12, 0x02, 0x20, 0x00, 0x2a, 0x80, 0x80, 0x40]);
-        assert_eq!(forward(&message, false), Forward::Other(ForwardType::Delta));
-    }
-
-    #[test]
-    fn parsing_stops_after_the_maximum_number_of_fields() {
-        for field in [[0x78, 0x01], [0x0a, 0x00]] {
-            let fields = field.repeat(MAX_FIELDS);
-            let named = [&fields, &[0x52, 0x00][..]].concat();
-            assert_eq!(forward(&named, true).kind(), ForwardType::Unknown);
-            assert_eq!(forward(&named[2..], true).kind(), ForwardType::SessionEvent);
-        }
-    }
-
-    #[test]
-    fn an_ack_counts_only_as_a_whole_message() {
-        assert_eq!(forward(&[0xd0, 0x01, 0x01], true).kind(), ForwardType::HeartbeatAck);
-        assert_eq!(forward(&[0x52, 0x00, 0xd0, 0x01, 0x01], true).kind(), ForwardType::HeartbeatAck);
-        assert_eq!(forward(&[0xd0, 0x01, 0x01], false).kind(), ForwardType::Unknown);
-        assert_eq!(forward(&[0xd0, 0x01, 0x01, 0x52, 0x00], true).kind(), ForwardType::SessionEvent);
-    }
-
-    #[test]
-    fn script_finished_carries_the_result_of_the_run() {
-        let ends = [(0, ScriptResult::Success), (1, ScriptResult::CompileError), (2, ScriptResult::EarlyForRerun)];
-        for (status, result) in ends {
-            assert_eq!(forward(&[0x30, status], true), Forward::ScriptFinished(result));
-        }
-        assert_eq!(forward(&[0x30, 3], true), Forward::ScriptFinished(ScriptResult::Success));
-        assert_eq!(forward(&[0x30, 9], true), Forward::ScriptFinished(ScriptResult::Other));
-    }
-
-    #[test]
-    fn glance_identifies_a_delta_but_not_a_new_session() {
-        let message =
-            |key: u8| [&[0x0a, 32][..], &[b'h'; 32], &[0x12, 0x02, 0x20, 0x00, key, 0x80, 0x01], &[0; 128]].concat();
-        assert_eq!(glance(&message(0x2a)), Some(ForwardType::Delta));
-        assert_eq!(glance(&message(0x22)), None, "new_session");
-        assert_eq!(glance(&message(0x2a)[..MAX_HEARTBEAT]), None, "another member might follow");
-    }
-
-    /// Fields as they come before a member, then random bytes.
-    fn fields() -> impl proptest::strategy::Strategy<Value = Vec<u8>> {
-        let field = (0x08_u8..0x80, proptest::collection::vec(0_u8.., 0..40))
-            .prop_map(|(key, value)| [&[key & !0x7 | 2, value.len() as u8][..], &value].concat());
-        let rest = proptest::collection::vec(0_u8.., 0..120);
-        (proptest::collection::vec(field, 0..6), rest).prop_map(|(fields, rest)| [fields.concat(), rest].concat())
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn glance_agrees_with_forward(message in fields(), whole: bool) {
-            if let Some(kind) = glance(&message) {
-                proptest::prop_assert_eq!(forward(&message, whole), Forward::Other(kind));
-            }
-        }
-
-        #[test]
-        fn random_bytes_never_panic(bytes: Vec<u8>, whole: bool) {
-            let _named = (back(&bytes, whole), forward(&bytes, whole), glance(&bytes));
-        }
-    }
-}
+mod tests;

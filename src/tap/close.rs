@@ -14,31 +14,31 @@ impl Tap {
     /// Closes both sides with `code`: the browser at the next message boundary, then the upstream between frames.
     /// A stream that cannot be parsed has no known boundaries: it runs to its end or to the drain timeout.
     pub fn close(&mut self, code: u16, now: Instant, output: &mut impl TapOutput) {
-        self.closing.get_or_insert(code);
-        self.close_policy(Sender::Browser, output);
+        self.close_code.get_or_insert(code);
+        self.stop_answering(Sender::Browser, output);
         self.drive(now, output);
     }
 
     /// Closes the upstream with `code` at once, because another connection takes over the session, and the browser if
     /// there is room. Nothing passes afterwards. Returns whether the upstream got a close frame, which needs room.
     pub fn hand_over(&mut self, code: u16, output: &mut impl TapOutput) -> bool {
-        self.close_policy(Sender::Browser, output);
-        let (room, followed) = (self.room(output), self.depth != Inspection::Off);
-        if followed && room.browser {
+        self.stop_answering(Sender::Browser, output);
+        let (room, is_parsed) = (self.room(output), self.inspection != Inspection::Off);
+        if is_parsed && room.browser {
             self.close_direction(Sender::Upstream, code, output);
         }
-        let told = self.browser.closed || (followed && room.upstream);
-        if told {
+        let is_close_sent = self.browser.close_received || (is_parsed && room.upstream);
+        if is_close_sent {
             self.close_direction(Sender::Browser, code, output);
         }
         self.upstream.close_sent = true;
         self.browser.close_sent = true;
-        told
+        is_close_sent
     }
 
     /// `from` has sent a close frame.
     pub fn has_closed(&self, from: Sender) -> bool {
-        self.direction(from).closed
+        self.direction(from).close_received
     }
 
     /// Nothing more may be sent in either direction, and `from` has sent a close frame.
@@ -46,38 +46,34 @@ impl Tap {
         self.browser.close_sent && self.upstream.close_sent && self.has_closed(from)
     }
 
-    /// Nothing more may be sent in this direction.
-    pub(super) fn is_close_sent(&self, from: Sender) -> bool {
-        self.direction(from).close_sent
-    }
-
     /// Closes the browser first: an app server drops its unsent data when it is closed.
     pub(super) fn send_close_frames(&mut self, output: &mut impl TapOutput) {
-        let Some(code) = self.closing.filter(|_code| self.depth != Inspection::Off) else { return };
+        let Some(code) = self.close_code.filter(|_code| self.inspection != Inspection::Off) else { return };
         let room = self.room(output);
-        if !self.upstream.close_sent && (self.upstream.closed || room.browser) {
+        if !self.upstream.close_sent && (self.upstream.close_received || room.browser) {
             self.close_direction(Sender::Upstream, code, output);
         }
-        if self.upstream.close_sent && !self.browser.close_sent && (self.browser.closed || room.upstream) {
+        if self.upstream.close_sent && !self.browser.close_sent && (self.browser.close_received || room.upstream) {
             self.close_direction(Sender::Browser, code, output);
         }
     }
 
     /// Closes the direction of `from`, with a close frame unless `from` has sent one.
     fn close_direction(&mut self, from: Sender, code: u16, output: &mut impl TapOutput) {
-        if !self.direction(from).closed {
-            let key = (from == Sender::Browser).then(|| self.key());
+        if !self.direction(from).close_received {
+            let key = (from == Sender::Browser).then(|| self.next_key());
             output.insert(from, ControlFrame::close(code, key).as_bytes());
         }
         self.direction_mut(from).close_sent = true;
     }
 
-    pub(super) fn close_policy(&mut self, closer: Sender, output: &mut impl TapOutput) {
+    /// Stops answering heartbeats and pings. If the upstream is the `closer`, unanswered heartbeats count as withheld.
+    pub(super) fn stop_answering(&mut self, closer: Sender, output: &mut impl TapOutput) {
         if let Some(pings) = &mut self.pings {
             pings.on_closing();
         }
         for _unanswered in 0..self.policy.on_closing(closer == Sender::Upstream) {
-            output.note(TapEvent::Withheld(Withheld::UpstreamClosed));
+            output.on_event(TapEvent::Withheld(Withheld::UpstreamClosed));
         }
     }
 }

@@ -2,27 +2,27 @@
 
 use std::time::Instant;
 
-use crate::streamlit::messages::{self, BackType, Forward};
+use crate::streamlit::messages::{self, BackType, ForwardContent, ForwardType};
 use crate::websocket::frame::{self, Header, Opcode};
-use crate::websocket::inflate::{Allowance, COMPRESSED, Deflate, Inflater, Unreadable};
+use crate::websocket::inflate::{Allowance, COMPRESSED, Deflate, InflateError, Inflater};
 use crate::websocket::scanner::{Scanner, Sender};
 
 /// Bytes that a browser's messages may inflate to. Real pages send far less. The sustained rate costs at most a tenth
 /// of a core (300 MB/s of JSON, 9 GB/s of a bomb's zeros).
-const BROWSER: Allowance = Allowance { burst: 64 << 20, per_second: 32 << 20 };
+const BROWSER_ALLOWANCE: Allowance = Allowance { burst_bytes: 64 << 20, bytes_per_second: 32 << 20 };
 
 /// Bytes that an upstream's messages may inflate to until it has named its version. It does so at the start of a script
 /// run, in one of the first messages.
-const UPSTREAM: Allowance = Allowance { burst: 1 << 20, per_second: 0 };
+const UPSTREAM_ALLOWANCE: Allowance = Allowance { burst_bytes: 1 << 20, bytes_per_second: 0 };
 
-/// Bytes that are unmasked at a time for the inflater.
-const UNMASKED: usize = 1024;
+/// Bytes that are unmasked at a time for the inflater: few enough for the stack.
+const UNMASK_CHUNK_BYTES: usize = 1024;
 
 /// The type of a complete message.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    Back(BackType),
-    Forward(Forward),
+pub(super) enum MessageType {
+    Browser(BackType),
+    Upstream(ForwardContent),
 }
 
 /// One direction. Its size matters: idle sessions hold it too.
@@ -31,54 +31,57 @@ pub(super) struct Direction {
     pub(super) scanner: Scanner,
     sender: Sender,
     /// The current frame is the last of its message.
-    last: bool,
+    ends_message: bool,
     /// The current frame is a control frame.
-    control: bool,
+    is_control: bool,
     mask: Option<[u8; 4]>,
-    /// Payload bytes received of the current frame and message.
-    of_frame: u64,
-    of_message: u64,
-    binary: bool,
-    compressed: bool,
+    /// Payload bytes received of the current frame.
+    frame_bytes: u64,
+    /// Payload bytes received of the current message.
+    message_bytes: u64,
+    /// The current message is binary.
+    is_binary: bool,
+    /// The current message is compressed.
+    is_compressed: bool,
     /// The sender has sent a close frame.
-    pub(super) closed: bool,
+    pub(super) close_received: bool,
     /// Nothing more may be sent: the sidecar closed the direction, or it ended inside a frame.
     pub(super) close_sent: bool,
-    /// The current message, if it comes in pieces.
-    pieces: Option<Box<Pieces>>,
+    /// The current message, if it arrives in parts.
+    partial: Option<Box<PartialMessage>>,
     /// Decompressor; `None` if compression is off, no longer needed, or failed.
     inflater: Option<Box<Inflater>>,
 }
 
 /// An incomplete message.
 #[derive(Debug, Default)]
-struct Pieces {
+struct PartialMessage {
     /// Its type, once the prefix was long enough.
-    kind: Option<Kind>,
+    kind: Option<MessageType>,
     /// Its unmasked prefix until then.
-    front: Vec<u8>,
+    prefix: Vec<u8>,
 }
 
 impl Direction {
     /// `extensions`: reserved bits may be set; `deflate`: the negotiated compression.
     pub(super) fn new(sender: Sender, extensions: bool, deflate: Option<Deflate>) -> Self {
         let inflater = deflate.map(|deflate| match sender {
-            Sender::Browser => Inflater::new(deflate.browser, BROWSER),
-            Sender::Upstream => Inflater::new(deflate.upstream, UPSTREAM),
+            Sender::Browser => Inflater::new(deflate.browser, BROWSER_ALLOWANCE),
+            Sender::Upstream => Inflater::new(deflate.upstream, UPSTREAM_ALLOWANCE),
         });
         Self {
             scanner: Scanner::new(sender, extensions),
             sender,
-            last: false,
-            control: false,
+            ends_message: false,
+            is_control: false,
             mask: None,
-            of_frame: 0,
-            of_message: 0,
-            binary: false,
-            compressed: false,
-            closed: false,
+            frame_bytes: 0,
+            message_bytes: 0,
+            is_binary: false,
+            is_compressed: false,
+            close_received: false,
             close_sent: false,
-            pieces: None,
+            partial: None,
             inflater: inflater.map(Box::new),
         }
     }
@@ -88,108 +91,110 @@ impl Direction {
         self.inflater.is_some()
     }
 
-    pub(super) fn begin(&mut self, header: Header) {
-        self.control = header.opcode.is_control();
-        (self.last, self.mask, self.of_frame) = (header.fin, header.mask, 0);
-        if !self.control && header.opcode != Opcode::Continuation {
-            (self.binary, self.of_message, self.pieces) = (header.opcode == Opcode::Binary, 0, None);
-            self.compressed = header.reserved & COMPRESSED != 0;
+    /// A frame starts.
+    pub(super) fn on_header(&mut self, header: Header) {
+        self.is_control = header.opcode.is_control();
+        (self.ends_message, self.mask, self.frame_bytes) = (header.fin, header.mask, 0);
+        if !self.is_control && header.opcode != Opcode::Continuation {
+            (self.is_binary, self.message_bytes, self.partial) = (header.opcode == Opcode::Binary, 0, None);
+            self.is_compressed = header.reserved & COMPRESSED != 0;
         }
     }
 
-    /// Handles more payload of the current frame; `peek`: inspect its content. Returns a message's type and its length
-    /// on the wire once it is complete.
-    pub(super) fn advance(
+    /// More payload of the current frame arrived. `is_inspected`: its content is inspected. Once a message is complete,
+    /// returns its type and its length on the wire.
+    pub(super) fn on_payload(
         &mut self,
         payload: &[u8],
         ends_frame: bool,
-        peek: bool,
+        is_inspected: bool,
         now: Instant,
-    ) -> Option<(Kind, u64)> {
-        let offset = self.of_frame;
-        self.of_frame += payload.len() as u64;
-        if self.control {
+    ) -> Option<(MessageType, u64)> {
+        let offset = self.frame_bytes;
+        self.frame_bytes += payload.len() as u64;
+        if self.is_control {
             return None;
         }
-        let first = self.of_message == 0 && self.pieces.is_none();
-        self.of_message += payload.len() as u64;
-        let ends = ends_frame && self.last;
-        let (looks, whole) = (self.binary && peek && !self.compressed, ends && first);
-        if self.compressed && peek && self.inflate(payload, offset, ends, now).is_err() {
+        let is_first = self.message_bytes == 0 && self.partial.is_none();
+        self.message_bytes += payload.len() as u64;
+        let ends = ends_frame && self.ends_message;
+        let (reads_prefix, whole) = (self.is_binary && is_inspected && !self.is_compressed, ends && is_first);
+        if self.is_compressed && is_inspected && self.inflate(payload, offset, ends, now).is_err() {
             self.inflater = None;
         }
-        if looks && !whole {
-            self.look(payload, offset, ends);
+        if reads_prefix && !whole {
+            self.identify_partial(payload, offset, ends);
         }
         if !ends {
             return None;
         }
-        let kind = match looks && whole {
-            true => Some(self.name(payload, self.mask, offset)),
-            false => self.pieces.take().and_then(|pieces| pieces.kind),
+        let kind = if reads_prefix && whole {
+            Some(self.identify(payload, self.mask, offset))
+        } else {
+            self.partial.take().and_then(|partial| partial.kind)
         };
         let kind = match kind {
-            // In pieces it cannot be withheld, so it passes unanswered.
-            Some(Kind::Back(BackType::AppHeartbeat)) if !self.compressed => self.unknown(),
-            Some(Kind::Forward(Forward::NewSession(Some(announcement)))) => {
+            // Parts of it have passed already, so it cannot be withheld and is not answered.
+            Some(MessageType::Browser(BackType::AppHeartbeat)) if !self.is_compressed => self.unknown_type(),
+            Some(MessageType::Upstream(ForwardContent::NewSession(Some(announcement)))) => {
                 // No other upstream message is worth the cost of inflating.
                 self.inflater = None;
-                Kind::Forward(Forward::NewSession(Some(announcement)))
+                MessageType::Upstream(ForwardContent::NewSession(Some(announcement)))
             }
             Some(kind) => kind,
-            None => self.unknown(),
+            None => self.unknown_type(),
         };
-        Some((kind, self.of_message))
+        Some((kind, self.message_bytes))
     }
 
     /// Identifies a complete message; `payload` starts at `offset` of its frame.
-    fn name(&self, payload: &[u8], mask: Option<[u8; 4]>, offset: u64) -> Kind {
-        let front = &payload[..payload.len().min(self.sender.limit())];
-        let whole = front.len() == payload.len();
+    fn identify(&self, payload: &[u8], mask: Option<[u8; 4]>, offset: u64) -> MessageType {
+        let prefix = &payload[..payload.len().min(self.sender.prefix_bytes())];
+        let whole = prefix.len() == payload.len();
         let Some(key) = mask else {
-            return self.sender.kind(front, whole);
+            return self.sender.message_type(prefix, whole);
         };
-        let mut unmasked = [0; messages::BACK_PREFIX];
-        let unmasked = &mut unmasked[..front.len()];
-        unmasked.copy_from_slice(front);
+        let mut unmasked = [0; messages::BACK_PREFIX_BYTES];
+        let unmasked = &mut unmasked[..prefix.len()];
+        unmasked.copy_from_slice(prefix);
         frame::mask(unmasked, key, offset);
-        self.sender.kind(unmasked, whole)
+        self.sender.message_type(unmasked, whole)
     }
 
-    /// Tries to identify a message with this piece of it; `ends`: it is the last one.
-    fn look(&mut self, payload: &[u8], offset: u64, ends: bool) {
-        let (sender, limit) = (self.sender, self.sender.limit());
-        let Pieces { kind, front } = &mut **self.pieces.get_or_insert_default();
+    /// Tries to identify a message with this part of it; `ends`: it is the last one.
+    fn identify_partial(&mut self, payload: &[u8], offset: u64, ends: bool) {
+        let (sender, limit) = (self.sender, self.sender.prefix_bytes());
+        let PartialMessage { kind, prefix } = &mut **self.partial.get_or_insert_default();
         if kind.is_some() {
             return;
         }
-        let start = front.len();
+        let start = prefix.len();
         let taken = &payload[..payload.len().min(limit - start)];
         let (enough, whole) = (ends || start + taken.len() == limit, ends && taken.len() == payload.len());
         if enough && start == 0 && self.mask.is_none() {
-            *kind = Some(sender.kind(taken, whole));
+            *kind = Some(sender.message_type(taken, whole));
             return;
         }
-        front.extend_from_slice(taken);
+        prefix.extend_from_slice(taken);
         if let Some(key) = self.mask {
-            frame::mask(&mut front[start..], key, offset);
+            frame::mask(&mut prefix[start..], key, offset);
         }
         if enough {
-            *kind = Some(sender.kind(&std::mem::take(front), whole));
+            *kind = Some(sender.message_type(&std::mem::take(prefix), whole));
         }
     }
 
     /// Inflates all of a compressed message, since later ones may refer back to any of it, and keeps its prefix.
-    fn inflate(&mut self, payload: &[u8], offset: u64, ends: bool, now: Instant) -> Result<(), Unreadable> {
+    fn inflate(&mut self, payload: &[u8], offset: u64, ends: bool, now: Instant) -> Result<(), InflateError> {
         let Some(inflater) = &mut self.inflater else { return Ok(()) };
-        let limit = self.sender.limit();
-        let Pieces { kind, front } = &mut **self.pieces.get_or_insert_default();
+        let limit = self.sender.prefix_bytes();
+        let PartialMessage { kind, prefix } = &mut **self.partial.get_or_insert_default();
         // One byte more than the prefix shows that the message is longer.
-        let mut output = |bytes: &[u8]| front.extend_from_slice(&bytes[..bytes.len().min(limit + 1 - front.len())]);
-        let mut unmasked = [0; UNMASKED];
-        for (at, piece) in (offset..).step_by(UNMASKED).zip(payload.chunks(UNMASKED)) {
-            let plain = &mut unmasked[..piece.len()];
-            plain.copy_from_slice(piece);
+        let mut output = |bytes: &[u8]| prefix.extend_from_slice(&bytes[..bytes.len().min(limit + 1 - prefix.len())]);
+        let mut unmasked = [0; UNMASK_CHUNK_BYTES];
+        for (at, chunk) in (offset..).step_by(UNMASK_CHUNK_BYTES).zip(payload.chunks(UNMASK_CHUNK_BYTES)) {
+            let plain = &mut unmasked[..chunk.len()];
+            plain.copy_from_slice(chunk);
             if let Some(key) = self.mask {
                 frame::mask(plain, key, at);
             }
@@ -197,33 +202,33 @@ impl Direction {
         }
         if ends {
             inflater.finish(now, output)?;
-            let (prefix, whole) = (&front[..front.len().min(limit)], front.len() <= limit);
-            *kind = self.binary.then(|| self.sender.kind(prefix, whole));
+            let (prefix, whole) = (&prefix[..prefix.len().min(limit)], prefix.len() <= limit);
+            *kind = self.is_binary.then(|| self.sender.message_type(prefix, whole));
         }
         Ok(())
     }
 
-    fn unknown(&self) -> Kind {
+    fn unknown_type(&self) -> MessageType {
         match self.sender {
-            Sender::Browser => Kind::Back(BackType::Unknown),
-            Sender::Upstream => Kind::Forward(Forward::Other(messages::ForwardType::Unknown)),
+            Sender::Browser => MessageType::Browser(BackType::Unknown),
+            Sender::Upstream => MessageType::Upstream(ForwardContent::Other(ForwardType::Unknown)),
         }
     }
 }
 
 impl Sender {
     /// Length in bytes of the prefix that identifies a message.
-    fn limit(self) -> usize {
+    fn prefix_bytes(self) -> usize {
         match self {
-            Self::Browser => messages::BACK_PREFIX,
-            Self::Upstream => messages::FORWARD_PREFIX,
+            Self::Browser => messages::BACK_PREFIX_BYTES,
+            Self::Upstream => messages::FORWARD_PREFIX_BYTES,
         }
     }
 
-    fn kind(self, front: &[u8], whole: bool) -> Kind {
+    fn message_type(self, prefix: &[u8], whole: bool) -> MessageType {
         match self {
-            Self::Browser => Kind::Back(messages::back(front, whole)),
-            Self::Upstream => Kind::Forward(messages::forward(front, whole)),
+            Self::Browser => MessageType::Browser(messages::parse_back(prefix, whole)),
+            Self::Upstream => MessageType::Upstream(messages::parse_forward(prefix, whole)),
         }
     }
 }

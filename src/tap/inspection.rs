@@ -1,8 +1,8 @@
 //! How deep the tap inspects a session, which reserved bits are valid then, and which frames must be complete.
 
-use crate::heartbeat::liveness::Tag;
+use crate::heartbeat::liveness::PingTag;
 use crate::streamlit::messages;
-use crate::websocket::frame::{Header, MAX_CONTROL, Opcode};
+use crate::websocket::frame::{Header, MAX_CONTROL_BYTES, Opcode};
 use crate::websocket::inflate::{COMPRESSED, Deflate};
 use crate::websocket::scanner::Sender;
 
@@ -43,19 +43,19 @@ impl Inspection {
 /// Whether a frame must be complete before it is processed. A heartbeat, a pong to our ping and a shielded ping may be
 /// removed, unless a reserved bit makes them an extension's. A close frame's code is reported. `shielded` is `Some` if
 /// the browser is pinged, and true if it is shielded from the upstream's pings.
-pub(super) fn wanted(from: Sender, header: &Header, shielded: Option<bool>) -> bool {
+pub(super) fn must_be_whole(from: Sender, header: &Header, shielded: Option<bool>) -> bool {
     match header.opcode {
-        Opcode::Close => header.payload <= MAX_CONTROL as u64,
+        Opcode::Close => header.payload_length <= MAX_CONTROL_BYTES as u64,
         Opcode::Pong => {
             let asked = from == Sender::Upstream || shielded.is_some();
-            asked && header.reserved == 0 && header.payload == size_of::<Tag>() as u64
+            asked && header.reserved == 0 && header.payload_length == size_of::<PingTag>() as u64
         }
         Opcode::Ping => {
             let shielded = from == Sender::Upstream && shielded == Some(true);
-            shielded && header.reserved == 0 && header.payload <= MAX_CONTROL as u64
+            shielded && header.reserved == 0 && header.payload_length <= MAX_CONTROL_BYTES as u64
         }
         Opcode::Binary => {
-            let short = header.payload <= messages::MAX_HEARTBEAT as u64;
+            let short = header.payload_length <= messages::MAX_HEARTBEAT_BYTES as u64;
             from == Sender::Browser && short && header.fin && header.reserved == 0
         }
         Opcode::Continuation | Opcode::Text | Opcode::Reserved(_) => false,

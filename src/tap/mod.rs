@@ -3,45 +3,48 @@
 //! Invariant: any chunking of the same bytes gives the same output and the same decisions. Withheld heartbeats, pongs
 //! to our pings and shielded pings are removed; all other bytes pass unchanged until the sidecar closes the direction.
 //!
-//! `relay::Session` makes all calls, in this order at each wake-up; [`TapOutput`] receives the results:
-//! 1. [`Tap::close`] (drain) or [`Tap::hand_over`] (takeover), at most once.
-//! 2. [`Tap::on_bytes`] for each read, then [`Tap::on_end`] at EOF or reset: upstream first, then browser.
-//! 3. [`Tap::drive`], unless [`Tap::is_idle`], and again at [`Tap::deadline`]. Not after `hand_over`.
-//! 4. [`Tap::unanswered`], when peers are checked; `on_end` for a dead one.
-//! 5. [`Tap::has_closed`] and [`Tap::is_closed`], to end the session.
+//! # Order of calls
+//!
+//! The tap does no I/O and reads no clock. `relay::Session` owns it and makes every call; [`TapOutput`] receives the
+//! results. At each wake-up the order is:
+//!
+//! 1. [`Tap::close`] at a drain, or [`Tap::hand_over`] at a takeover; one of them, once.
+//! 2. For the upstream, then for the browser: [`Tap::on_bytes`] after each read, and [`Tap::on_end`] after EOF or a
+//!    reset. No `on_bytes` follows an `on_end` of the same side.
+//! 3. [`Tap::drive`] unless [`Tap::is_idle`], and whenever [`Tap::deadline`] has passed. Not after `hand_over`.
+//! 4. [`Tap::ping_unanswered_since`] when the peers are checked; `on_end` for a peer that is given up.
+//! 5. [`Tap::has_closed`] and [`Tap::is_closed`], to decide whether the session is over.
 
 mod close;
 mod direction;
+mod insert;
 mod inspection;
 pub mod output;
-mod run;
-
 #[cfg(test)]
 mod tests;
 
 use std::time::Instant;
 
-use self::direction::{Direction, Kind};
+use self::direction::{Direction, MessageType};
 pub use self::inspection::Inspection;
-use self::inspection::wanted;
+use self::inspection::must_be_whole;
 use self::output::{TapEvent, TapOutput};
-use self::run::Run;
 use crate::heartbeat::liveness::Pong;
-use crate::heartbeat::pings::{Outgoing, PingSettings, Pings};
-use crate::heartbeat::policy::{Action, Disposition, Policy, Room};
+use crate::heartbeat::pings::{PingSettings, Pings};
+use crate::heartbeat::policy::{Disposition, Policy};
 use crate::heartbeat::{Capability, Settings};
 use crate::streamlit::ack::AckForm;
-use crate::streamlit::messages::{self, BackType, Forward, ForwardType};
-use crate::websocket::frame::{self, ControlFrame, Header, MAX_CONTROL, Opcode};
-use crate::websocket::scanner::{Lost, Mark, Sender};
+use crate::streamlit::messages::{self, BackType, ForwardContent, ForwardType};
+use crate::websocket::frame::{self, Header, MAX_CONTROL_BYTES, Opcode};
+use crate::websocket::scanner::{Mark, ProtocolError, Sender};
 
-/// Longest remainder of [`Tap::on_bytes`], in bytes: a frame header and the payload of a frame that must be complete.
-pub const MAX_CARRY: usize = frame::MAX_HEADER + MAX_CONTROL;
+/// Longest remainder of [`Tap::on_bytes`]: a frame header and the payload of a frame that must be complete.
+pub const MAX_REMAINDER_BYTES: usize = frame::MAX_HEADER_BYTES + MAX_CONTROL_BYTES;
 
 /// Both directions of one session.
 #[derive(Debug)]
 pub struct Tap {
-    depth: Inspection,
+    inspection: Inspection,
     ack: AckForm,
     policy: Policy,
     /// `None` if the browser is not pinged.
@@ -49,27 +52,28 @@ pub struct Tap {
     browser: Direction,
     upstream: Direction,
     /// Close code to send to both sides once there is room.
-    closing: Option<u16>,
-    keys: u64,
+    close_code: Option<u16>,
+    /// State of the generator of masking keys.
+    key_state: u64,
 }
 
 impl Tap {
     /// A tap for a session after its handshake. `nonce` must be random.
-    pub fn new(depth: Inspection, settings: Settings, nonce: u64) -> Self {
-        let deflate = match depth {
+    pub fn new(inspection: Inspection, settings: Settings, nonce: u64) -> Self {
+        let deflate = match inspection {
             Inspection::Compressed(deflate) => Some(deflate),
             Inspection::Messages | Inspection::Frames | Inspection::Off => None,
         };
-        let direction = |sender| Direction::new(sender, depth != Inspection::Messages, deflate);
+        let direction = |sender| Direction::new(sender, inspection != Inspection::Messages, deflate);
         Self {
-            depth,
+            inspection,
             ack: settings.ack,
             policy: Policy::new(settings, nonce),
             pings: None,
             browser: direction(Sender::Browser),
             upstream: direction(Sender::Upstream),
-            closing: None,
-            keys: nonce,
+            close_code: None,
+            key_state: nonce,
         }
     }
 
@@ -80,61 +84,83 @@ impl Tap {
         self
     }
 
-    /// Handles bytes from `from`. Returns how many were processed. The remainder, at most [`MAX_CARRY`], must be at the
-    /// front of the next call.
+    /// Handles bytes from `from`. Returns how many were processed. The remainder, at most [`MAX_REMAINDER_BYTES`], must
+    /// be at the front of the next call.
     pub fn on_bytes(&mut self, from: Sender, bytes: &[u8], now: Instant, output: &mut impl TapOutput) -> usize {
-        let mut run = Run::new(from, bytes);
+        // Bytes before `passed` are done; those from there to `at` are processed, but not passed on yet.
+        let (mut passed, mut at) = (0, 0);
         let shielded = self.pings.as_ref().map(|pings| pings.shields());
-        while run.at < bytes.len() {
-            if self.depth == Inspection::Off {
-                run.at = bytes.len();
-                break;
-            }
+        while at < bytes.len() && self.inspection != Inspection::Off {
             if from == Sender::Upstream {
-                run.at += self.plain_messages(&bytes[run.at..], output);
-                if run.at == bytes.len() {
+                at += self.skip_plain_messages(&bytes[at..], output);
+                if at == bytes.len() {
                     break;
                 }
             }
-            match self.direction_mut(from).scanner.next(&bytes[run.at..], |header| wanted(from, header, shielded)) {
+            let start = at;
+            let mark =
+                self.direction_mut(from).scanner.next(&bytes[at..], |header| must_be_whole(from, header, shielded));
+            let disposition = match mark {
                 Mark::Incomplete => break,
-                Mark::Whole(header) | Mark::Start(header) if !self.depth.allows(&header) => {
-                    self.lose(Lost::ReservedBits, output);
+                Mark::Error(error) => {
+                    self.on_protocol_error(error, output);
+                    break;
                 }
-                Mark::Whole(header) => {
-                    let payload = &bytes[run.at + header.length..][..header.payload as usize];
-                    run.at += header.length + payload.len();
-                    if wanted(from, &header, shielded) {
-                        self.on_frame(header, payload, &mut run, now, output);
-                    } else {
-                        self.direction_mut(from).begin(header);
-                        self.on_payload(payload, true, &mut run, now, output);
-                    }
+                Mark::Whole(header) | Mark::Start(header) if !self.inspection.allows(&header) => {
+                    self.on_protocol_error(ProtocolError::ReservedBits, output);
+                    break;
                 }
                 Mark::Start(header) => {
-                    run.at += header.length;
-                    self.direction_mut(from).begin(header);
+                    at += header.length;
+                    self.direction_mut(from).on_header(header);
+                    continue;
+                }
+                Mark::Whole(header) => {
+                    let payload = &bytes[at + header.length..][..header.payload_length as usize];
+                    at += header.length + payload.len();
+                    if must_be_whole(from, &header, shielded) {
+                        self.on_frame(from, header, payload, now, output)
+                    } else {
+                        self.direction_mut(from).on_header(header);
+                        self.on_payload(from, payload, true, now, output);
+                        Disposition::Forward
+                    }
                 }
                 Mark::Payload { length, ends_frame } => {
-                    let payload = &bytes[run.at..run.at + length];
-                    run.at += length;
-                    self.on_payload(payload, ends_frame, &mut run, now, output);
+                    at += length;
+                    self.on_payload(from, &bytes[start..at], ends_frame, now, output);
+                    if !ends_frame {
+                        continue;
+                    }
+                    Disposition::Forward
                 }
-                Mark::Lost(lost) => self.lose(lost, output),
+            };
+            if disposition == Disposition::Withhold {
+                self.pass(from, &bytes[passed..start], output);
+                passed = at;
+            }
+            // Between two frames there may be room for what waits.
+            if !self.is_idle() {
+                self.pass(from, &bytes[passed..at], output);
+                passed = at;
+                self.drive(now, output);
             }
         }
-        run.flush(self.is_close_sent(from), output);
-        run.at
+        if self.inspection == Inspection::Off {
+            at = bytes.len();
+        }
+        self.pass(from, &bytes[passed..at], output);
+        at
     }
 
-    /// `from` sends no more bytes; `rest` is its incomplete frame.
-    pub fn on_end(&mut self, from: Sender, rest: &[u8], output: &mut impl TapOutput) {
-        if !self.is_close_sent(from) {
-            output.pass(from, rest);
+    /// `from` sends no more bytes; `remainder` is its incomplete frame.
+    pub fn on_end(&mut self, from: Sender, remainder: &[u8], output: &mut impl TapOutput) {
+        if !self.direction(from).close_sent {
+            output.pass(from, remainder);
         }
         // After a truncated frame an inserted one would be read as part of it.
-        self.direction_mut(from).close_sent |= !rest.is_empty();
-        self.close_policy(from, output);
+        self.direction_mut(from).close_sent |= !remainder.is_empty();
+        self.stop_answering(from, output);
     }
 
     /// Does what is due after time has passed or a receiver has caught up.
@@ -148,7 +174,7 @@ impl Tap {
 
     /// [`Tap::drive`] has nothing to do before [`Tap::deadline`].
     pub fn is_idle(&self) -> bool {
-        self.policy.is_idle() && self.closing.is_none() && self.pings.as_ref().is_none_or(|pings| pings.is_idle())
+        self.policy.is_idle() && self.close_code.is_none() && self.pings.as_ref().is_none_or(|pings| pings.is_idle())
     }
 
     /// When [`Tap::drive`] must be called at the latest.
@@ -158,8 +184,8 @@ impl Tap {
     }
 
     /// When the browser's unanswered ping was sent.
-    pub fn unanswered(&self) -> Option<Instant> {
-        self.pings.as_ref()?.unanswered()
+    pub fn ping_unanswered_since(&self) -> Option<Instant> {
+        self.pings.as_ref()?.unanswered_since()
     }
 
     fn direction(&self, from: Sender) -> &Direction {
@@ -176,29 +202,42 @@ impl Tap {
         }
     }
 
+    /// Passes processed bytes on, unless the sidecar closed the direction.
+    fn pass(&self, from: Sender, bytes: &[u8], output: &mut impl TapOutput) {
+        if !bytes.is_empty() && !self.direction(from).close_sent {
+            output.pass(from, bytes);
+        }
+    }
+
     /// Skips complete upstream messages that need no action, nearly all that it sends. Returns their length in bytes.
-    fn plain_messages(&self, bytes: &[u8], output: &mut impl TapOutput) -> usize {
-        let peek = match self.depth {
+    fn skip_plain_messages(&self, bytes: &[u8], output: &mut impl TapOutput) -> usize {
+        let reads_type = match self.inspection {
             Inspection::Messages => true,
             Inspection::Frames => false,
             Inspection::Compressed(_) | Inspection::Off => return 0,
         };
-        let mut left = bytes;
+        let mut rest = bytes;
         if self.is_idle() {
-            while let Some((payload, behind)) = self.upstream.scanner.plain_message(left) {
-                let kind = if peek { messages::glance(payload) } else { Some(ForwardType::Unknown) };
+            while let Some((payload, after)) = self.upstream.scanner.plain_message(rest) {
+                let kind = if reads_type { messages::peek_forward(payload) } else { Some(ForwardType::Unknown) };
                 let Some(kind) = kind else { break };
-                output.note(TapEvent::Forward(Forward::Other(kind), payload.len() as u64));
-                left = behind;
+                output.on_event(TapEvent::UpstreamMessage(ForwardContent::Other(kind), payload.len() as u64));
+                rest = after;
             }
         }
-        bytes.len() - left.len()
+        bytes.len() - rest.len()
     }
 
-    /// Handles a complete frame that [`wanted`] selected.
-    fn on_frame(&mut self, header: Header, wire: &[u8], run: &mut Run<'_>, now: Instant, output: &mut impl TapOutput) {
-        let frame = header.length + wire.len();
-        let mut payload = [0; MAX_CONTROL];
+    /// Handles a complete frame that [`must_be_whole`] selected.
+    fn on_frame(
+        &mut self,
+        from: Sender,
+        header: Header,
+        wire: &[u8],
+        now: Instant,
+        output: &mut impl TapOutput,
+    ) -> Disposition {
+        let mut payload = [0; MAX_CONTROL_BYTES];
         let payload = &mut payload[..wire.len()];
         payload.copy_from_slice(wire);
         if let Some(key) = header.mask {
@@ -206,202 +245,117 @@ impl Tap {
         }
         match header.opcode {
             Opcode::Close => {
-                self.direction_mut(run.from).closed = true;
-                output.note(TapEvent::Close(run.from, frame::close_code(payload)));
-                self.close_policy(run.from, output);
+                self.direction_mut(from).close_received = true;
+                output.on_event(TapEvent::CloseReceived(from, frame::close_code(payload)));
+                self.stop_answering(from, output);
+                Disposition::Forward
             }
-            Opcode::Ping | Opcode::Pong => {
-                if self.takes(header.opcode, run.from, payload, now, output) {
-                    run.cut(frame, self.is_close_sent(run.from), output);
-                    self.drive(now, output);
-                }
+            Opcode::Ping => self.on_upstream_ping(payload),
+            Opcode::Pong => self.on_pong(from, payload, now, output),
+            Opcode::Continuation | Opcode::Text | Opcode::Binary | Opcode::Reserved(_) => {
+                let is_inspected = self.inspection.sees_messages();
+                let kind = if is_inspected { messages::parse_back(payload, true) } else { BackType::Unknown };
+                self.on_browser_message(kind, payload.len() as u64, now, output)
             }
-            _ => self.on_small_message(payload, frame, run, now, output),
         }
     }
 
-    /// Handles a ping or pong. Returns whether to remove it: a pong to a ping of ours, or a shielded ping.
-    fn takes(
+    /// Withholds a ping that the sidecar answers.
+    fn on_upstream_ping(&mut self, payload: &[u8]) -> Disposition {
+        match &mut self.pings {
+            Some(pings) if pings.shields() => {
+                pings.on_upstream_ping(payload);
+                Disposition::Withhold
+            }
+            Some(_) | None => Disposition::Forward,
+        }
+    }
+
+    /// Withholds a pong to a ping of the sidecar.
+    fn on_pong(&mut self, from: Sender, payload: &[u8], now: Instant, output: &mut impl TapOutput) -> Disposition {
+        let pong = match (from, &mut self.pings) {
+            (Sender::Upstream, _) => self.policy.on_pong(payload, now),
+            (Sender::Browser, Some(pings)) => pings.on_browser_pong(payload, now),
+            (Sender::Browser, None) => Pong::Foreign,
+        };
+        match pong {
+            Pong::Foreign => return Disposition::Forward,
+            Pong::Proof(round_trip) if from == Sender::Upstream => output.on_event(TapEvent::Proof(round_trip)),
+            Pong::Proof(_) | Pong::Stale => {}
+        }
+        Disposition::Withhold
+    }
+
+    fn on_payload(
         &mut self,
-        opcode: Opcode,
         from: Sender,
         payload: &[u8],
-        now: Instant,
-        output: &mut impl TapOutput,
-    ) -> bool {
-        let pong = match (opcode, from, &mut self.pings) {
-            (Opcode::Ping, _, Some(pings)) if pings.shields() => {
-                pings.on_upstream_ping(payload);
-                return true;
-            }
-            (Opcode::Pong, Sender::Upstream, _) => self.policy.on_pong(payload, now),
-            (Opcode::Pong, Sender::Browser, Some(pings)) => {
-                return pings.on_browser_pong(payload, now) != Pong::Foreign;
-            }
-            _ => Pong::Foreign,
-        };
-        if let Pong::Proof(after) = pong {
-            output.note(TapEvent::Proof(after));
-        }
-        pong != Pong::Foreign
-    }
-
-    /// Handles a complete browser message that is short enough to be a heartbeat.
-    fn on_small_message(
-        &mut self,
-        payload: &[u8],
-        frame: usize,
-        run: &mut Run<'_>,
+        ends_frame: bool,
         now: Instant,
         output: &mut impl TapOutput,
     ) {
-        if !self.depth.sees_messages() {
-            return output.note(TapEvent::Back(BackType::Unknown, payload.len() as u64));
+        let is_inspected = self.inspection.sees_messages();
+        let message = self.direction_mut(from).on_payload(payload, ends_frame, is_inspected, now);
+        if matches!(self.inspection, Inspection::Compressed(_)) && !self.browser.inflates() {
+            output.on_event(TapEvent::Unparsable(ProtocolError::Compression));
+            self.inspection = Inspection::Frames;
         }
-        let kind = messages::back(payload, true);
-        output.note(TapEvent::Back(kind, payload.len() as u64));
-        if kind != BackType::AppHeartbeat {
-            return;
+        match message {
+            Some((MessageType::Browser(kind), length)) => {
+                // Only a compressed heartbeat is recognised here, and it passes.
+                let _forwarded = self.on_browser_message(kind, length, now, output);
+            }
+            Some((MessageType::Upstream(content), length)) => self.on_upstream_message(content, length, now, output),
+            None => {}
         }
-        match self.on_heartbeat(now, output) {
-            Disposition::Withhold => run.cut(frame, self.is_close_sent(run.from), output),
-            Disposition::Forward => run.flush(self.is_close_sent(run.from), output),
-        }
-        self.apply_actions(now, output);
     }
 
-    /// After a close frame a heartbeat is an ordinary message: no ack is expected (RFC 6455 §5.5.1).
-    fn on_heartbeat(&mut self, now: Instant, output: &mut impl TapOutput) -> Disposition {
-        if self.policy.is_closing() {
+    /// Handles a complete message of the browser.
+    fn on_browser_message(
+        &mut self,
+        kind: BackType,
+        length: u64,
+        now: Instant,
+        output: &mut impl TapOutput,
+    ) -> Disposition {
+        output.on_event(TapEvent::BrowserMessage(kind, length));
+        // After a close frame a heartbeat is an ordinary message: no ack is expected (RFC 6455 §5.5.1).
+        if kind != BackType::AppHeartbeat || self.policy.is_closing() {
             return Disposition::Forward;
         }
-        output.note(TapEvent::Heartbeat);
-        if let Inspection::Compressed(_) = self.depth {
+        output.on_event(TapEvent::Heartbeat);
+        if let Inspection::Compressed(_) = self.inspection {
             self.policy.on_compressed_heartbeat(now);
             return Disposition::Forward;
         }
         self.policy.on_heartbeat(now, output.capability())
     }
 
-    fn on_payload(
-        &mut self,
-        payload: &[u8],
-        ends_frame: bool,
-        run: &mut Run<'_>,
-        now: Instant,
-        output: &mut impl TapOutput,
-    ) {
-        let peek = self.depth.sees_messages();
-        let advanced = self.direction_mut(run.from).advance(payload, ends_frame, peek, now);
-        if matches!(self.depth, Inspection::Compressed(_)) && !self.browser.inflates() {
-            output.note(TapEvent::Lost(Lost::Compression));
-            self.depth = Inspection::Frames;
+    /// Handles a complete message of the upstream, which passes.
+    fn on_upstream_message(&mut self, content: ForwardContent, length: u64, now: Instant, output: &mut impl TapOutput) {
+        let is_native_ack = content == ForwardContent::Other(ForwardType::HeartbeatAck);
+        let names_version = matches!(content, ForwardContent::NewSession(_));
+        output.on_event(TapEvent::UpstreamMessage(content, length));
+        if is_native_ack {
+            output.on_event(TapEvent::NativeAck(self.policy.on_native_ack(now)));
         }
-        let Some((kind, bytes)) = advanced else {
-            // A frame has ended inside a message: a waiting ping can now be sent.
-            if ends_frame && !self.is_idle() {
-                run.flush(self.is_close_sent(run.from), output);
-                self.drive(now, output);
-            }
-            return;
-        };
-        self.on_message(kind, bytes, run, now, output);
-    }
-
-    /// Handles a complete message, which passes.
-    fn on_message(&mut self, kind: Kind, bytes: u64, run: &mut Run<'_>, now: Instant, output: &mut impl TapOutput) {
-        let heartbeat = kind == Kind::Back(BackType::AppHeartbeat);
-        let native_ack = kind == Kind::Forward(Forward::Other(ForwardType::HeartbeatAck));
-        let teaches = matches!(kind, Kind::Forward(Forward::NewSession(_)));
-        output.note(match kind {
-            Kind::Back(kind) => TapEvent::Back(kind, bytes),
-            Kind::Forward(kind) => TapEvent::Forward(kind, bytes),
-        });
-        if heartbeat {
-            let _passed = self.on_heartbeat(now, output);
-        }
-        if native_ack {
-            output.note(TapEvent::NativeAck(self.policy.on_native_ack(now)));
-        }
-        if teaches {
+        if names_version {
             self.on_capability(output.capability());
         }
-        if !self.is_idle() {
-            run.flush(self.is_close_sent(run.from), output);
-            self.drive(now, output);
-        }
     }
 
-    /// Executes the policy's pending actions.
-    fn apply_actions(&mut self, now: Instant, output: &mut impl TapOutput) {
-        while let Some(verb) = self.policy.next(now, self.room(output)) {
-            match verb {
-                Action::Ping(tag) => {
-                    let ping = ControlFrame::ping(tag, Some(self.key()));
-                    output.insert(Sender::Browser, ping.as_bytes());
-                }
-                Action::Ack(waited) => {
-                    output.insert(Sender::Upstream, self.ack.frame());
-                    output.note(TapEvent::Ack(waited));
-                }
-                Action::NativeAckOverdue => output.note(TapEvent::NativeAckOverdue),
-                Action::NativeAckMissed => {
-                    output.note(TapEvent::NativeAckMissed);
-                    self.on_capability(output.capability());
-                }
-                Action::Withheld(reason) => output.note(TapEvent::Withheld(reason)),
-            }
-        }
-    }
-
-    /// Sends the pings and pongs that are due.
-    fn send_pings(&mut self, now: Instant, output: &mut impl TapOutput) {
-        if self.pings.is_none() {
-            return;
-        }
-        let (browser, upstream) = (self.frame_room(Sender::Upstream, output), self.frame_room(Sender::Browser, output));
-        while let Some(outgoing) = self.pings.as_mut().and_then(|pings| pings.next(now, browser, upstream)) {
-            match outgoing {
-                Outgoing::Ping(tag) => output.insert(Sender::Upstream, ControlFrame::ping(tag, None).as_bytes()),
-                Outgoing::Pong(payload) => {
-                    let pong = ControlFrame::pong(&payload, self.key());
-                    output.insert(Sender::Browser, pong.as_bytes());
-                }
-            }
-        }
-    }
-
-    /// Applies what was learned to pending heartbeats.
+    /// Applies what was learned about the upstream to pending heartbeats.
     fn on_capability(&mut self, capability: Capability) {
         if capability == Capability::Silent {
             self.policy.on_silent();
         }
     }
 
-    fn room(&self, output: &impl TapOutput) -> Room {
-        Room {
-            browser: self.upstream.scanner.between_messages() && self.frame_room(Sender::Upstream, output),
-            upstream: self.frame_room(Sender::Browser, output),
+    fn on_protocol_error(&mut self, error: ProtocolError, output: &mut impl TapOutput) {
+        if self.inspection.sees_messages() {
+            output.on_event(TapEvent::Unparsable(error));
         }
-    }
-
-    /// Whether a control frame can be inserted after what `from` has sent.
-    fn frame_room(&self, from: Sender, output: &impl TapOutput) -> bool {
-        !self.is_close_sent(from) && self.direction(from).scanner.between_frames() && output.is_clear(from)
-    }
-
-    fn lose(&mut self, lost: Lost, output: &mut impl TapOutput) {
-        if self.depth.sees_messages() {
-            output.note(TapEvent::Lost(lost));
-        }
-        self.depth = Inspection::Off;
-        self.close_policy(Sender::Browser, output);
-    }
-
-    /// The next masking key. Masking keeps attackers from choosing the bytes that intermediaries see (RFC 6455 §10.3).
-    /// A browser chooses none of these payloads, so a key derived from the session's random nonce is enough.
-    fn key(&mut self) -> [u8; 4] {
-        self.keys = self.keys.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        [(self.keys >> 32) as u8, (self.keys >> 40) as u8, (self.keys >> 48) as u8, (self.keys >> 56) as u8]
+        self.inspection = Inspection::Off;
+        self.stop_answering(Sender::Browser, output);
     }
 }

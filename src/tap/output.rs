@@ -1,10 +1,10 @@
-//! The tap's output interface and its events.
+//! The tap's output: its events, and the interface that receives them.
 
 use std::time::Duration;
 
 use crate::heartbeat::{Capability, Withheld};
-use crate::streamlit::messages::{BackType, Forward};
-use crate::websocket::scanner::{Lost, Sender};
+use crate::streamlit::messages::{BackType, ForwardContent};
+use crate::websocket::scanner::{ProtocolError, Sender};
 
 /// An event that the tap reports.
 #[derive(Debug, PartialEq, Eq)]
@@ -12,9 +12,9 @@ pub enum TapEvent {
     /// The browser sent a heartbeat.
     Heartbeat,
     /// A complete browser message passed or was withheld; its payload length in bytes.
-    Back(BackType, u64),
+    BrowserMessage(BackType, u64),
     /// A complete upstream message passed; its payload length in bytes.
-    Forward(Forward, u64),
+    UpstreamMessage(ForwardContent, u64),
     /// An ack was sent; the time since its heartbeat.
     Ack(Duration),
     /// The upstream's own ack passed; the time since its heartbeat, if known.
@@ -28,9 +28,9 @@ pub enum TapEvent {
     /// A heartbeat counts as withheld.
     Withheld(Withheld),
     /// A close frame was received; its sender and its code, if any.
-    Close(Sender, Option<u16>),
+    CloseReceived(Sender, Option<u16>),
     /// The stream cannot be parsed further; inspection is off, or frames only.
-    Lost(Lost),
+    Unparsable(ProtocolError),
 }
 
 /// Receives the tap's output. `from` is the sender of the direction.
@@ -43,6 +43,6 @@ pub trait TapOutput {
     fn is_clear(&self, from: Sender) -> bool;
     /// Whether the upstream acks heartbeats.
     fn capability(&self) -> Capability;
-    /// Reports an event.
-    fn note(&mut self, note: TapEvent);
+    /// Receives an event.
+    fn on_event(&mut self, event: TapEvent);
 }

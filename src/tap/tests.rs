@@ -10,14 +10,14 @@ use proptest::prelude::*;
 
 use self::compressed::compressed_tap;
 use super::output::{TapEvent, TapOutput};
-use super::{Inspection, MAX_CARRY, Tap};
-use crate::heartbeat::liveness::Tag;
+use super::{Inspection, MAX_REMAINDER_BYTES, Tap};
+use crate::heartbeat::liveness::PingTag;
 use crate::heartbeat::{Capability, Mode, Proof, Settings};
 use crate::streamlit::ack::AckForm;
-use crate::streamlit::messages::{BackType, Forward, ForwardType};
+use crate::streamlit::messages::{BackType, ForwardContent, ForwardType};
 use crate::websocket::frame::{Header, Opcode, mask};
 use crate::websocket::inflate::Deflate;
-use crate::websocket::scanner::{Lost, Sender};
+use crate::websocket::scanner::{ProtocolError, Sender};
 
 const NONCE: u64 = 42;
 const HEARTBEAT: [u8; 3] = [0x88, 0x01, 0x01];
@@ -35,7 +35,7 @@ struct Wires {
     to_browser: Vec<u8>,
     to_upstream: Vec<u8>,
     inserted: Vec<(Sender, Vec<u8>)>,
-    notes: Vec<TapEvent>,
+    events: Vec<TapEvent>,
     capability: Capability,
     blocked: bool,
 }
@@ -49,11 +49,11 @@ impl Wires {
     }
 
     fn count(&self, wanted: impl Fn(&TapEvent) -> bool) -> usize {
-        self.notes.iter().filter(|note| wanted(note)).count()
+        self.events.iter().filter(|event| wanted(event)).count()
     }
 
     /// The tag of the last ping to the upstream.
-    fn last_tag(&self) -> Option<Tag> {
+    fn last_tag(&self) -> Option<PingTag> {
         let (_sender, frame) = self.inserted.iter().rfind(|(from, _frame)| *from == Sender::Browser)?;
         let header = Header::parse(frame)?;
         let mut payload = frame[header.length..].to_vec();
@@ -80,8 +80,8 @@ impl TapOutput for Wires {
         self.capability
     }
 
-    fn note(&mut self, note: TapEvent) {
-        self.notes.push(note);
+    fn on_event(&mut self, event: TapEvent) {
+        self.events.push(event);
     }
 }
 
@@ -114,9 +114,9 @@ fn feed(tap: &mut Tap, from: Sender, bytes: &[u8], sizes: &[usize], now: Instant
         let size = (*sizes.next().expect("cycles")).clamp(1, rest.len());
         carry.extend_from_slice(&rest[..size]);
         rest = &rest[size..];
-        let dealt = tap.on_bytes(from, &carry, now, wires);
-        carry.drain(..dealt);
-        assert!(carry.len() <= MAX_CARRY, "{} bytes kept", carry.len());
+        let processed = tap.on_bytes(from, &carry, now, wires);
+        carry.drain(..processed);
+        assert!(carry.len() <= MAX_REMAINDER_BYTES, "{} bytes kept", carry.len());
     }
     tap.on_end(from, &carry, wires);
 }
@@ -137,7 +137,7 @@ fn heartbeat_after_a_close_frame_passes_and_is_not_counted() {
                 wires.to_upstream.clear();
                 assert_eq!(tap.on_bytes(Sender::Browser, &bytes, now, &mut wires), bytes.len());
                 assert_eq!(wires.to_upstream, bytes, "{mode:?} {closer:?}");
-                assert_eq!(wires.count(|note| matches!(note, TapEvent::Heartbeat)), 0, "{mode:?} {closer:?}");
+                assert_eq!(wires.count(|event| matches!(event, TapEvent::Heartbeat)), 0, "{mode:?} {closer:?}");
             }
         }
     }
@@ -170,7 +170,7 @@ fn any_settings() -> impl Strategy<Value = Settings> {
 fn without(mut bytes: &[u8], taken: impl Fn(&Header, &[u8]) -> bool) -> Vec<u8> {
     let mut left = Vec::new();
     while let Some(header) = Header::parse(bytes) {
-        let end = header.length + header.payload as usize;
+        let end = header.length + header.payload_length as usize;
         if !taken(&header, &bytes[header.length..end]) {
             left.extend_from_slice(&bytes[..end]);
         }
@@ -244,24 +244,25 @@ proptest! {
         let (mut pinged, mut proved) = (None, None);
         for (event, wait) in events {
             now += Duration::from_millis(wait);
-            let (notes, inserted) = (wires.notes.len(), wires.inserted.len());
+            let (events, inserted) = (wires.events.len(), wires.inserted.len());
             match event {
                 0 | 1 => {
                     heartbeats += 1;
                     let heartbeat = frame(Sender::Browser, 0x82, &HEARTBEAT);
-                    let _dealt = tap.on_bytes(Sender::Browser, &heartbeat, now, &mut wires);
+                    let _processed = tap.on_bytes(Sender::Browser, &heartbeat, now, &mut wires);
                 }
                 2 => if let Some(tag) = wires.last_tag() {
                     proved = pinged;
-                    let _dealt = tap.on_bytes(Sender::Upstream, &frame(Sender::Upstream, 0x8a, &tag), now, &mut wires);
+                    let pong = frame(Sender::Upstream, 0x8a, &tag);
+                    let _processed = tap.on_bytes(Sender::Upstream, &pong, now, &mut wires);
                 },
-                3 => { let _dealt = tap.on_bytes(Sender::Upstream, &NATIVE_ACK, now, &mut wires); }
+                3 => { let _processed = tap.on_bytes(Sender::Upstream, &NATIVE_ACK, now, &mut wires); }
                 4 => wires.blocked = !wires.blocked,
                 _ => wires.capability = [Capability::Unknown, Capability::Silent, Capability::Native][wait as usize % 3],
             }
             tap.drive(now, &mut wires);
-            for note in &wires.notes[notes..] {
-                if let TapEvent::Ack(waited) = note {
+            for event in &wires.events[events..] {
+                if let TapEvent::Ack(waited) = event {
                     acks += 1;
                     prop_assert!(acks <= heartbeats, "more acks than heartbeats");
                     prop_assert!(settings.mode != Mode::Forward, "an ack in mode forward");
@@ -283,12 +284,12 @@ proptest! {
 fn an_ack_waits_for_the_end_of_a_fragmented_message() {
     let (mut tap, mut wires) = tap(Settings::default());
     let now = Instant::now();
-    let _dealt = tap.on_bytes(Sender::Upstream, &[0x02, 0x01, 7], now, &mut wires);
-    let _dealt = tap.on_bytes(Sender::Browser, &frame(Sender::Browser, 0x82, &HEARTBEAT), now, &mut wires);
+    let _processed = tap.on_bytes(Sender::Upstream, &[0x02, 0x01, 7], now, &mut wires);
+    let _processed = tap.on_bytes(Sender::Browser, &frame(Sender::Browser, 0x82, &HEARTBEAT), now, &mut wires);
     let pong = frame(Sender::Upstream, 0x8a, &wires.last_tag().expect("a ping went upstream"));
-    let _dealt = tap.on_bytes(Sender::Upstream, &pong, now, &mut wires);
+    let _processed = tap.on_bytes(Sender::Upstream, &pong, now, &mut wires);
     assert_eq!(wires.to_browser, [0x02, 0x01, 7], "the pong is removed, the ack waits");
-    let _dealt = tap.on_bytes(Sender::Upstream, &[0x80, 0x01, 8, 0x81, 0x00], now, &mut wires);
+    let _processed = tap.on_bytes(Sender::Upstream, &[0x80, 0x01, 8, 0x81, 0x00], now, &mut wires);
     let ack = AckForm::Compatible.frame();
     assert_eq!(wires.to_browser, [&[0x02, 0x01, 7, 0x80, 0x01, 8], ack, &[0x81, 0x00]].concat());
 }
@@ -299,13 +300,13 @@ fn a_ping_waits_for_the_end_of_a_frame() {
     let (mut tap, mut wires) = tap(settings);
     wires.capability = Capability::Native;
     let now = Instant::now();
-    let _dealt = tap.on_bytes(Sender::Browser, &frame(Sender::Browser, 0x82, &HEARTBEAT), now, &mut wires);
+    let _processed = tap.on_bytes(Sender::Browser, &frame(Sender::Browser, 0x82, &HEARTBEAT), now, &mut wires);
     let large = frame(Sender::Browser, 0x82, &[1; 200]);
-    let _dealt = tap.on_bytes(Sender::Browser, &large[..100], now, &mut wires);
+    let _processed = tap.on_bytes(Sender::Browser, &large[..100], now, &mut wires);
     let late = now + settings.native_deadline;
     tap.drive(late, &mut wires);
     assert_eq!(wires.inserted, [], "nothing is inserted inside a frame");
-    let _dealt = tap.on_bytes(Sender::Browser, &large[100..], late, &mut wires);
+    let _processed = tap.on_bytes(Sender::Browser, &large[100..], late, &mut wires);
     assert!(wires.last_tag().is_some(), "the ping is inserted at its end");
     assert!(wires.to_upstream.starts_with(&[frame(Sender::Browser, 0x82, &HEARTBEAT), large].concat()));
 }
@@ -314,26 +315,26 @@ fn a_ping_waits_for_the_end_of_a_frame() {
 fn stream_that_cannot_be_parsed_passes_without_acks() {
     let (mut tap, mut wires) = tap(Settings::default());
     let now = Instant::now();
-    let _dealt = tap.on_bytes(Sender::Browser, &frame(Sender::Browser, 0x82, &HEARTBEAT), now, &mut wires);
+    let _processed = tap.on_bytes(Sender::Browser, &frame(Sender::Browser, 0x82, &HEARTBEAT), now, &mut wires);
     let pong = frame(Sender::Upstream, 0x8a, &wires.last_tag().expect("a ping went upstream"));
-    let _dealt = tap.on_bytes(Sender::Upstream, &[0xf2, 0x01, 7], now, &mut wires);
-    let _dealt = tap.on_bytes(Sender::Upstream, &pong, now, &mut wires);
+    let _processed = tap.on_bytes(Sender::Upstream, &[0xf2, 0x01, 7], now, &mut wires);
+    let _processed = tap.on_bytes(Sender::Upstream, &pong, now, &mut wires);
     assert_eq!(wires.to_browser, [&[0xf2, 0x01, 7][..], &pong].concat());
-    assert_eq!(wires.count(|note| matches!(note, TapEvent::Lost(_))), 1);
+    assert_eq!(wires.count(|event| matches!(event, TapEvent::Unparsable(_))), 1);
 }
 
 #[test]
 fn close_frame_is_sent_to_the_browser_at_a_message_boundary_then_to_the_upstream() {
     let (mut tap, mut wires) = tap(Settings::default());
     let now = Instant::now();
-    let _dealt = tap.on_bytes(Sender::Upstream, &[0x82, 0x03, 1, 2], now, &mut wires);
+    let _processed = tap.on_bytes(Sender::Upstream, &[0x82, 0x03, 1, 2], now, &mut wires);
     tap.close(1001, now, &mut wires);
     assert_eq!(wires.inserted, []);
-    let _dealt = tap.on_bytes(Sender::Upstream, &[3, 0x82, 0x01, 9], now, &mut wires);
+    let _processed = tap.on_bytes(Sender::Upstream, &[3, 0x82, 0x01, 9], now, &mut wires);
     assert_eq!(wires.to_browser, [0x82, 0x03, 1, 2, 3, 0x88, 0x02, 0x03, 0xe9], "nothing follows the close frame");
     assert_eq!(wires.to_upstream.len(), 8, "a masked close frame");
     assert!(!tap.is_closed(Sender::Browser));
-    let _dealt = tap.on_bytes(Sender::Browser, &frame(Sender::Browser, 0x88, &[0x03, 0xe9]), now, &mut wires);
+    let _processed = tap.on_bytes(Sender::Browser, &frame(Sender::Browser, 0x88, &[0x03, 0xe9]), now, &mut wires);
     assert!(tap.is_closed(Sender::Browser) && !tap.is_closed(Sender::Upstream));
     assert_eq!(wires.to_upstream.len(), 8, "the browser's answer is not passed on");
 }

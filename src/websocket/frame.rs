@@ -1,10 +1,10 @@
 //! Frame headers, close codes and the few frames that the sidecar makes itself (RFC 6455 §5.2).
 
-/// Longest frame header in bytes: two, an eight-byte length and a masking key.
-pub const MAX_HEADER: usize = 14;
+/// Longest frame header: two bytes, a length of eight and a masking key of four (RFC 6455 §5.2).
+pub const MAX_HEADER_BYTES: usize = 14;
 
-/// Longest payload of a control frame in bytes (RFC 6455 §5.5).
-pub const MAX_CONTROL: usize = 125;
+/// Longest payload of a control frame (RFC 6455 §5.5).
+pub const MAX_CONTROL_BYTES: usize = 125;
 
 /// The opcode of a frame (RFC 6455 §11.8).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,8 +55,8 @@ pub struct Header {
     /// The masking key, if the frame is masked.
     pub mask: Option<[u8; 4]>,
     /// Declared payload length in bytes; up to 2^64 - 1, not validated.
-    pub payload: u64,
-    /// Length of the header itself in bytes, 2 to [`MAX_HEADER`].
+    pub payload_length: u64,
+    /// Length of the header itself in bytes, 2 to [`MAX_HEADER_BYTES`].
     pub length: usize,
 }
 
@@ -66,7 +66,7 @@ impl Header {
         let [first, second, ..] = *bytes else {
             return None;
         };
-        let (payload, at) = match second & 0x7f {
+        let (payload_length, at) = match second & 0x7f {
             126 => (u64::from(u16::from_be_bytes(*bytes.get(2..)?.first_chunk()?)), 4),
             127 => (u64::from_be_bytes(*bytes.get(2..)?.first_chunk()?), 10),
             short => (u64::from(short), 2),
@@ -77,7 +77,7 @@ impl Header {
             reserved: (first >> 4) & 0x7,
             opcode: Opcode::from_bits(first & 0x0f),
             mask,
-            payload,
+            payload_length,
             length: at + if mask.is_some() { 4 } else { 0 },
         })
     }
@@ -98,7 +98,7 @@ pub fn mask(bytes: &mut [u8], mut key: [u8; 4], offset: u64) {
 /// A control frame of the sidecar's own, kept on the stack.
 #[derive(Clone, Copy, Debug)]
 pub struct ControlFrame {
-    bytes: [u8; 6 + MAX_CONTROL],
+    bytes: [u8; 6 + MAX_CONTROL_BYTES],
     length: usize,
 }
 
@@ -108,9 +108,9 @@ impl ControlFrame {
         Self::new(0x89, &payload, key)
     }
 
-    /// A masked pong to a server; `payload` is truncated to [`MAX_CONTROL`] bytes.
+    /// A masked pong to a server; `payload` is truncated to [`MAX_CONTROL_BYTES`] bytes.
     pub fn pong(payload: &[u8], key: [u8; 4]) -> Self {
-        Self::new(0x8a, &payload[..payload.len().min(MAX_CONTROL)], Some(key))
+        Self::new(0x8a, &payload[..payload.len().min(MAX_CONTROL_BYTES)], Some(key))
     }
 
     /// A close frame without a reason; masked if it goes to a server.
@@ -119,7 +119,7 @@ impl ControlFrame {
     }
 
     fn new(first: u8, payload: &[u8], key: Option<[u8; 4]>) -> Self {
-        let mut bytes = [0; 6 + MAX_CONTROL];
+        let mut bytes = [0; 6 + MAX_CONTROL_BYTES];
         let masked = if key.is_some() { 0x80 } else { 0 };
         bytes[0] = first;
         bytes[1] = masked | payload.len() as u8;
@@ -154,32 +154,32 @@ mod tests {
         for cut in 0..wire.len() {
             assert_eq!(Header::parse(&wire[..cut]), None, "cut at {cut}");
         }
-        let header = Header::parse(&wire).expect("fourteen bytes are the longest header");
-        assert_eq!((header.length, header.payload, header.mask), (14, 65_536, Some([1, 2, 3, 4])));
+        let header = Header::parse(&wire).expect("complete");
+        assert_eq!((header.length, header.payload_length, header.mask), (14, 65_536, Some([1, 2, 3, 4])));
     }
 
     #[test]
     fn declared_lengths_are_reported_without_validation() {
         let header = Header::parse(&[0x82, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]);
-        assert_eq!(header.map(|header| header.payload), Some(u64::MAX));
-        let header = Header::parse(&[0x82, 0x7e, 0, 3]).expect("non-minimal lengths are followed");
-        assert_eq!((header.payload, header.length), (3, 4));
+        assert_eq!(header.map(|header| header.payload_length), Some(u64::MAX));
+        let header = Header::parse(&[0x82, 0x7e, 0, 3]).expect("non-minimal lengths are accepted");
+        assert_eq!((header.payload_length, header.length), (3, 4));
     }
 
     #[test]
-    fn own_frames_unmask_to_their_payload() {
+    fn sidecar_frames_unmask_to_their_payload() {
         let ping = ControlFrame::ping(*b"0123456789abcdef", Some([9, 8, 7, 6]));
         let header = Header::parse(ping.as_bytes()).expect("whole");
-        assert_eq!((header.opcode, header.payload, header.fin), (Opcode::Ping, 16, true));
+        assert_eq!((header.opcode, header.payload_length, header.fin), (Opcode::Ping, 16, true));
         let mut payload = ping.as_bytes()[header.length..].to_vec();
         mask(&mut payload, header.mask.expect("masked"), 0);
         assert_eq!(payload, b"0123456789abcdef");
-        assert_eq!(ControlFrame::pong(&[7; MAX_CONTROL], [0; 4]).as_bytes().len(), 6 + MAX_CONTROL);
+        assert_eq!(ControlFrame::pong(&[7; MAX_CONTROL_BYTES], [0; 4]).as_bytes().len(), 6 + MAX_CONTROL_BYTES);
         assert_eq!(ControlFrame::close(1001, None).as_bytes(), [0x88, 2, 3, 0xe9]);
     }
 
     #[test]
-    fn a_mask_applies_from_any_offset() {
+    fn masking_key_applies_from_any_offset() {
         let mut whole = *b"streamlit";
         mask(&mut whole, [1, 2, 3, 4], 0);
         let mut parts = *b"streamlit";

@@ -15,29 +15,29 @@ pub enum Sender {
 
 /// Why a stream can no longer be parsed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
-pub enum Lost {
+pub enum ProtocolError {
     /// A reserved bit is set that no extension was negotiated for (RFC 6455 §5.2).
     #[error("a reserved bit is set")]
     ReservedBits,
     /// A browser's frame without a mask, or a server's with one (RFC 6455 §5.1).
-    #[error("a frame is masked the wrong way")]
+    #[error("a browser frame is not masked, or an upstream frame is")]
     Masking,
     /// A payload length with its top bit set (RFC 6455 §5.2).
     #[error("a frame declares more than 2^63 - 1 bytes")]
     Length,
     /// A continuation without a message, new data inside one, or a fragmented control frame (RFC 6455 §5.4).
-    #[error("frames do not add up to messages")]
+    #[error("a fragment is out of order")]
     Fragmentation,
     /// Compressed messages that cannot be inflated, or that exceed the allowance. Frames can still be parsed.
-    #[error("compressed messages cannot be read")]
+    #[error("compressed messages cannot be inflated")]
     Compression,
 }
 
 /// What is at the front of the bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mark {
-    /// Too few bytes: an incomplete header, or an incomplete frame that `wanted` selects. Pass the same bytes again
-    /// with more after them.
+    /// Too few bytes: an incomplete header, or an incomplete frame that must be whole. Pass the same bytes again, with
+    /// more after them.
     Incomplete,
     /// The header of a complete frame; its payload follows in the same bytes.
     Whole(Header),
@@ -51,7 +51,7 @@ pub enum Mark {
         ends_frame: bool,
     },
     /// The stream cannot be parsed further; the scanner must not be called again.
-    Lost(Lost),
+    Error(ProtocolError),
 }
 
 /// Where in the stream the next byte is.
@@ -75,7 +75,7 @@ pub struct Scanner {
 }
 
 impl Scanner {
-    /// A scanner at the first byte after the handshake. `extensions`: some may be in use, so reserved bits may be set.
+    /// A scanner at the first byte after the handshake. `extensions`: reserved bits may be set.
     pub fn new(sender: Sender, extensions: bool) -> Self {
         Self {
             sender,
@@ -95,14 +95,14 @@ impl Scanner {
         self.between_frames() && !self.in_message
     }
 
-    /// Marks what is at the front of `bytes`, which must not be empty. `wanted` selects the frames to mark only when
-    /// complete. It must bound their payload, or a caller would buffer without limit.
-    pub fn next(&mut self, bytes: &[u8], wanted: impl Fn(&Header) -> bool) -> Mark {
+    /// Marks what is at the front of `bytes`, which must not be empty. `must_be_whole` selects the frames that are marked
+    /// only when complete. It must bound their payload, or a caller would buffer without limit.
+    pub fn next(&mut self, bytes: &[u8], must_be_whole: impl Fn(&Header) -> bool) -> Mark {
         match self.position {
-            Position::Payload(left) => self.payload(left, bytes.len()),
+            Position::Payload(left) => self.on_payload(left, bytes.len()),
             Position::Frame => match Header::parse(bytes) {
                 None => Mark::Incomplete,
-                Some(header) => self.frame(header, bytes.len(), wanted),
+                Some(header) => self.on_header(header, bytes.len(), must_be_whole),
             },
         }
     }
@@ -129,20 +129,20 @@ impl Scanner {
         rest.split_at_checked(usize::try_from(length).ok()?)
     }
 
-    fn payload(&mut self, left: u64, available: usize) -> Mark {
+    fn on_payload(&mut self, left: u64, available: usize) -> Mark {
         let length = usize::try_from(left).unwrap_or(usize::MAX).min(available);
         let left = left - length as u64;
         self.position = if left == 0 { Position::Frame } else { Position::Payload(left) };
         Mark::Payload { length, ends_frame: left == 0 }
     }
 
-    fn frame(&mut self, header: Header, available: usize, wanted: impl Fn(&Header) -> bool) -> Mark {
-        if let Err(lost) = self.judge(&header) {
-            return Mark::Lost(lost);
+    fn on_header(&mut self, header: Header, available: usize, must_be_whole: impl Fn(&Header) -> bool) -> Mark {
+        if let Err(error) = self.validate(&header) {
+            return Mark::Error(error);
         }
         let control = header.opcode.is_control();
-        let whole = (available - header.length) as u64 >= header.payload;
-        if !whole && (control || !self.in_message) && wanted(&header) {
+        let whole = (available - header.length) as u64 >= header.payload_length;
+        if !whole && (control || !self.in_message) && must_be_whole(&header) {
             return Mark::Incomplete;
         }
         if !control {
@@ -151,27 +151,27 @@ impl Scanner {
         if whole {
             return Mark::Whole(header);
         }
-        self.position = Position::Payload(header.payload);
+        self.position = Position::Payload(header.payload_length);
         Mark::Start(header)
     }
 
     /// Whether the stream can be parsed past this header.
-    fn judge(&self, header: &Header) -> Result<(), Lost> {
+    fn validate(&self, header: &Header) -> Result<(), ProtocolError> {
         if header.reserved & !self.allowed_reserved != 0 {
-            return Err(Lost::ReservedBits);
+            return Err(ProtocolError::ReservedBits);
         }
         if header.mask.is_some() != (self.sender == Sender::Browser) {
-            return Err(Lost::Masking);
+            return Err(ProtocolError::Masking);
         }
-        if header.payload > i64::MAX as u64 {
-            return Err(Lost::Length);
+        if header.payload_length > i64::MAX as u64 {
+            return Err(ProtocolError::Length);
         }
         let fits = match header.opcode {
             opcode if opcode.is_control() => header.fin,
             Opcode::Continuation => self.in_message,
             _ => !self.in_message,
         };
-        if fits { Ok(()) } else { Err(Lost::Fragmentation) }
+        if fits { Ok(()) } else { Err(ProtocolError::Fragmentation) }
     }
 }
 
@@ -185,16 +185,16 @@ mod tests {
 
     #[test]
     fn protocol_errors_are_reported_with_their_reason() {
-        assert_eq!(first(Sender::Upstream, &[0xc2, 0x00]), Mark::Lost(Lost::ReservedBits));
-        assert_eq!(first(Sender::Upstream, &[0x82, 0x80, 0, 0, 0, 0]), Mark::Lost(Lost::Masking));
-        assert_eq!(first(Sender::Browser, &[0x82, 0x00]), Mark::Lost(Lost::Masking));
+        assert_eq!(first(Sender::Upstream, &[0xc2, 0x00]), Mark::Error(ProtocolError::ReservedBits));
+        assert_eq!(first(Sender::Upstream, &[0x82, 0x80, 0, 0, 0, 0]), Mark::Error(ProtocolError::Masking));
+        assert_eq!(first(Sender::Browser, &[0x82, 0x00]), Mark::Error(ProtocolError::Masking));
         let top_bit = [0x82, 0x7f, 0x80, 0, 0, 0, 0, 0, 0, 0];
-        assert_eq!(first(Sender::Upstream, &top_bit), Mark::Lost(Lost::Length));
-        assert_eq!(first(Sender::Upstream, &[0x80, 0x00]), Mark::Lost(Lost::Fragmentation));
-        assert_eq!(first(Sender::Upstream, &[0x09, 0x00]), Mark::Lost(Lost::Fragmentation));
+        assert_eq!(first(Sender::Upstream, &top_bit), Mark::Error(ProtocolError::Length));
+        assert_eq!(first(Sender::Upstream, &[0x80, 0x00]), Mark::Error(ProtocolError::Fragmentation));
+        assert_eq!(first(Sender::Upstream, &[0x09, 0x00]), Mark::Error(ProtocolError::Fragmentation));
         let mut scanner = Scanner::new(Sender::Upstream, false);
         assert!(matches!(scanner.next(&[0x02, 0x00], |_header| false), Mark::Whole(_)));
-        assert_eq!(scanner.next(&[0x82, 0x00], |_header| false), Mark::Lost(Lost::Fragmentation));
+        assert_eq!(scanner.next(&[0x82, 0x00], |_header| false), Mark::Error(ProtocolError::Fragmentation));
     }
 
     #[test]
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn wanted_frame_is_marked_only_when_complete() {
+    fn frame_that_must_be_whole_is_marked_only_when_complete() {
         let mut scanner = Scanner::new(Sender::Upstream, false);
         let frame = [0x8a, 0x03, 1, 2, 3];
         for cut in 1..frame.len() {
@@ -239,9 +239,8 @@ mod tests {
             let glued = [&frame[..], &[0x82]].concat();
             let (payload, behind) = scanner.plain_message(&glued).expect("all there");
             assert_eq!((payload.len(), behind), (length, &[0x82][..]));
-            assert!(
-                matches!(scanner.next(&glued, |_header| false), Mark::Whole(header) if header.payload == length as u64)
-            );
+            let mark = scanner.next(&glued, |_header| false);
+            assert!(matches!(mark, Mark::Whole(header) if header.payload_length == length as u64));
             assert_eq!(scanner.plain_message(&frame[..frame.len() - 1]), None, "not all there");
             assert_eq!(Scanner::new(Sender::Browser, false).plain_message(frame), None);
         }

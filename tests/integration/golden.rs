@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use heartbeat_sidecar::streamlit::ack::{AckForm, COMPATIBLE, PLAIN};
 use heartbeat_sidecar::streamlit::handshake::SessionId;
-use heartbeat_sidecar::streamlit::messages::{self, BackType, Forward, ForwardType};
+use heartbeat_sidecar::streamlit::messages::{self, BackType, ForwardContent, ForwardType};
 use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor};
 use protox::Compiler;
 use protox::file::{File, FileResolver};
@@ -118,7 +118,7 @@ struct Seen {
 impl Seen {
     fn back(&mut self, payload: &[u8]) {
         self.messages += 1;
-        match messages::back(payload, true) {
+        match messages::parse_back(payload, true) {
             BackType::AppHeartbeat => self.heartbeats += 1,
             BackType::RerunScript => self.reruns += 1,
             BackType::Unknown => self.unknown += 1,
@@ -128,22 +128,22 @@ impl Seen {
 
     fn forward(&mut self, payload: &[u8]) {
         self.messages += 1;
-        let front = &payload[..payload.len().min(messages::FORWARD_PREFIX)];
-        let read = messages::forward(front, front.len() == payload.len());
+        let front = &payload[..payload.len().min(messages::FORWARD_PREFIX_BYTES)];
+        let read = messages::parse_forward(front, front.len() == payload.len());
         // The whole message is classified like its prefix.
-        assert_eq!(read.kind(), messages::forward(payload, true).kind());
+        assert_eq!(read.kind(), messages::parse_forward(payload, true).kind());
         match read {
-            Forward::NewSession(announcement) => {
+            ForwardContent::NewSession(announcement) => {
                 let announcement = announcement.expect("the front holds it");
                 self.versions.push(announcement.version);
                 self.session_ids.push(announcement.session_id.expect("a UUID"));
                 self.script_runs.0 += 1;
             }
-            Forward::ScriptFinished(_) => self.script_runs.1 += 1,
-            Forward::Other(ForwardType::HeartbeatAck) => self.acks += 1,
-            Forward::Other(ForwardType::Delta) => self.deltas += 1,
-            Forward::Other(ForwardType::Unknown) => panic!("no name for {payload:02x?}"),
-            Forward::Other(_) => {}
+            ForwardContent::ScriptFinished(_) => self.script_runs.1 += 1,
+            ForwardContent::Other(ForwardType::HeartbeatAck) => self.acks += 1,
+            ForwardContent::Other(ForwardType::Delta) => self.deltas += 1,
+            ForwardContent::Other(ForwardType::Unknown) => panic!("no name for {payload:02x?}"),
+            ForwardContent::Other(_) => {}
         }
     }
 }

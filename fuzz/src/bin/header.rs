@@ -1,12 +1,12 @@
 //! Frame headers: every header is read as what its bytes say, and only once all of it has come.
 #![no_main]
 
-use heartbeat_sidecar::websocket::frame::{Header, MAX_HEADER, Opcode, mask};
+use heartbeat_sidecar::websocket::frame::{Header, MAX_HEADER_BYTES, Opcode, mask};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
     let Some(header) = Header::parse(bytes) else {
-        assert!(bytes.len() < MAX_HEADER, "the longest header was not enough");
+        assert!(bytes.len() < MAX_HEADER_BYTES, "the longest header was not enough");
         return;
     };
     assert_eq!(written(&header), bytes[..header.length], "{header:?}");
@@ -14,7 +14,7 @@ fuzz_target!(|bytes: &[u8]| {
         assert_eq!(Header::parse(&bytes[..cut]), None, "cut at {cut}");
     }
     let Some(key) = header.mask else { return };
-    let (payload, offset) = (&bytes[header.length..], header.payload / 2);
+    let (payload, offset) = (&bytes[header.length..], header.payload_length / 2);
     let mut twice = payload.to_vec();
     mask(&mut twice, key, offset);
     mask(&mut twice, key, offset);
@@ -37,9 +37,11 @@ fn written(header: &Header) -> Vec<u8> {
     let bit = if header.mask.is_some() { 0x80 } else { 0 };
     let first = u8::from(header.fin) << 7 | header.reserved << 4 | opcode;
     let mut bytes = match header.length - key.len() {
-        2 => vec![first, bit | u8::try_from(header.payload).expect("a short length")],
-        4 => [&[first, bit | 126][..], &u16::try_from(header.payload).expect("two bytes").to_be_bytes()].concat(),
-        10 => [&[first, bit | 127][..], &header.payload.to_be_bytes()].concat(),
+        2 => vec![first, bit | u8::try_from(header.payload_length).expect("a short length")],
+        4 => {
+            [&[first, bit | 126][..], &u16::try_from(header.payload_length).expect("two bytes").to_be_bytes()].concat()
+        }
+        10 => [&[first, bit | 127][..], &header.payload_length.to_be_bytes()].concat(),
         other => panic!("no header has {other} bytes before its key"),
     };
     bytes.extend(key);

@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use flate2::{Compress, Compression, FlushCompress};
-use heartbeat_sidecar::websocket::inflate::{Allowance, Context, Inflater, Unreadable};
+use heartbeat_sidecar::websocket::inflate::{Allowance, DeflateContext, InflateError, Inflater};
 use heartbeat_sidecar_fuzz::input::Input;
 use libfuzzer_sys::fuzz_target;
 
@@ -17,7 +17,7 @@ const TAIL: [u8; 4] = [0x00, 0x00, 0xff, 0xff];
 fuzz_target!(|bytes: &[u8]| {
     let mut input = Input::new(bytes);
     let (flags, sizes, burst) = (input.byte(), [input.byte(), input.byte()], u64::from(input.short()));
-    let context = Context { takeover: flags & 1 == 0, window_bits: 9 + (flags >> 1) % 7 };
+    let context = DeflateContext { context_takeover: flags & 1 == 0, window_bits: 9 + (flags >> 1) % 7 };
     if flags & 0x80 == 0 {
         any_bytes(context, burst, sizes, input);
     } else {
@@ -27,8 +27,8 @@ fuzz_target!(|bytes: &[u8]| {
 });
 
 /// Messages of any bytes, pushed in pieces and whole: the result is the same and stays within the allowance.
-fn any_bytes(context: Context, burst: u64, sizes: [u8; 2], mut input: Input<'_>) {
-    let (now, allowance) = (Instant::now(), Allowance { burst, per_second: 0 });
+fn any_bytes(context: DeflateContext, burst: u64, sizes: [u8; 2], mut input: Input<'_>) {
+    let (now, allowance) = (Instant::now(), Allowance { burst_bytes: burst, bytes_per_second: 0 });
     let (mut in_pieces, mut whole) = (Inflater::new(context, allowance), Inflater::new(context, allowance));
     let (mut came, mut came_whole) = (Vec::new(), Vec::new());
     while !input.is_empty() {
@@ -47,8 +47,8 @@ fn any_bytes(context: Context, burst: u64, sizes: [u8; 2], mut input: Input<'_>)
 }
 
 /// Messages that zlib has compressed come out as they were.
-fn compressed(context: Context, level: u32, sizes: [u8; 2], mut input: Input<'_>) {
-    let (now, allowance) = (Instant::now(), Allowance { burst: u64::MAX, per_second: 0 });
+fn compressed(context: DeflateContext, level: u32, sizes: [u8; 2], mut input: Input<'_>) {
+    let (now, allowance) = (Instant::now(), Allowance { burst_bytes: u64::MAX, bytes_per_second: 0 });
     let mut inflater = Inflater::new(context, allowance);
     let mut compress = Compress::new_with_window_bits(Compression::new(level), false, context.window_bits);
     for _message in 0..MOST_MESSAGES {
@@ -66,7 +66,7 @@ fn compressed(context: Context, level: u32, sizes: [u8; 2], mut input: Input<'_>
         let mut came = Vec::new();
         push(&mut inflater, &payload, sizes, now, &mut came).expect("zlib made it");
         assert!(came == message, "{} bytes of {}", came.len(), message.len());
-        if !context.takeover {
+        if !context.context_takeover {
             compress.reset();
         }
     }
@@ -79,7 +79,7 @@ fn push(
     sizes: [u8; 2],
     now: Instant,
     came: &mut Vec<u8>,
-) -> Result<(), Unreadable> {
+) -> Result<(), InflateError> {
     let (mut rest, mut sizes) = (message, sizes.iter().cycle());
     while !rest.is_empty() {
         let size = 1 + usize::from(*sizes.next().expect("cycles"));

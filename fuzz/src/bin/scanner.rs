@@ -21,12 +21,12 @@ fuzz_target!(|bytes: &[u8]| {
         come = (come + 1 + usize::from(*sizes.next().expect("cycles"))).min(stream.len());
         while seen.at < come {
             seen.check_room(&scanner);
-            match scanner.next(&stream[seen.at..come], |header| header.payload < WHOLE) {
+            match scanner.next(&stream[seen.at..come], |header| header.payload_length < WHOLE) {
                 Mark::Incomplete => break,
-                Mark::Lost(_) => return assert_eq!(seen.model.lost, Some(seen.at), "lost for no reason"),
+                Mark::Error(_) => return assert_eq!(seen.model.lost, Some(seen.at), "lost for no reason"),
                 Mark::Whole(header) => {
                     seen.begin(header.length);
-                    seen.advance(header.payload as usize);
+                    seen.advance(header.payload_length as usize);
                 }
                 Mark::Start(header) => seen.begin(header.length),
                 Mark::Payload { length, ends_frame } => {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use heartbeat_sidecar::heartbeat::{Capability, Mode, Proof, Settings};
 use heartbeat_sidecar::tap::output::{TapEvent, TapOutput};
-use heartbeat_sidecar::tap::{Inspection, MAX_CARRY, Tap};
+use heartbeat_sidecar::tap::{Inspection, MAX_REMAINDER_BYTES, Tap};
 use heartbeat_sidecar::websocket::scanner::Sender;
 use heartbeat_sidecar_fuzz::input::Input;
 use heartbeat_sidecar_fuzz::protobuf::{BACK, last_member};
@@ -56,7 +56,7 @@ struct Wires {
     upstream: Way,
     blocked: [bool; 2],
     capability: Capability,
-    notes: Vec<TapEvent>,
+    events: Vec<TapEvent>,
 }
 
 struct World {
@@ -68,7 +68,7 @@ struct World {
     /// The tag of the last ping and when it was sent; when the last one that was answered had been.
     pinged: Option<(Vec<u8>, Instant)>,
     proved: Option<Instant>,
-    /// How many notes and pings were looked at.
+    /// How many events and pings were looked at.
     seen: (usize, usize),
     heartbeats: usize,
     acks: usize,
@@ -105,8 +105,8 @@ impl TapOutput for Wires {
         self.capability
     }
 
-    fn note(&mut self, note: TapEvent) {
-        self.notes.push(note);
+    fn on_event(&mut self, event: TapEvent) {
+        self.events.push(event);
     }
 }
 
@@ -161,9 +161,9 @@ impl World {
         }
         way.sent.extend_from_slice(bytes);
         let read = [std::mem::take(&mut way.carry), bytes.to_vec()].concat();
-        let dealt = self.tap.on_bytes(from, &read, self.now, &mut self.wires);
-        assert!(read.len() - dealt <= MAX_CARRY, "{} bytes are kept", read.len() - dealt);
-        self.wires.way(from).carry = read[dealt..].to_vec();
+        let processed = self.tap.on_bytes(from, &read, self.now, &mut self.wires);
+        assert!(read.len() - processed <= MAX_REMAINDER_BYTES, "{} bytes are kept", read.len() - processed);
+        self.wires.way(from).carry = read[processed..].to_vec();
     }
 
     /// The upstream answers the last ping, where a frame of its own may stand.
@@ -205,9 +205,9 @@ impl World {
 
     /// Acks ≤ heartbeats, none before the upstream has proved itself alive since, nothing once somebody closes.
     fn check_acks(&mut self) {
-        let (notes, pings) = self.seen;
-        for note in &self.wires.notes[notes..] {
-            match note {
+        let (events, pings) = self.seen;
+        for event in &self.wires.events[events..] {
+            match event {
                 TapEvent::Heartbeat => {
                     assert!(!self.closing, "a heartbeat is counted after somebody has closed");
                     self.heartbeats += 1;
@@ -220,9 +220,9 @@ impl World {
                     assert!(proved || self.settings.proof == Proof::Connection, "a proof older than the heartbeat");
                     assert!(!self.closing, "an ack after somebody has closed");
                 }
-                TapEvent::Close(..) | TapEvent::Lost(_) => self.closing = true,
-                TapEvent::Back(..)
-                | TapEvent::Forward(..)
+                TapEvent::CloseReceived(..) | TapEvent::Unparsable(_) => self.closing = true,
+                TapEvent::BrowserMessage(..)
+                | TapEvent::UpstreamMessage(..)
                 | TapEvent::NativeAck(_)
                 | TapEvent::NativeAckOverdue
                 | TapEvent::NativeAckMissed
@@ -236,12 +236,12 @@ impl World {
                 self.pinged = Some((ping.unmasked(bytes), self.now));
             }
         }
-        self.seen = (self.wires.notes.len(), self.wires.browser.inserted.len());
+        self.seen = (self.wires.events.len(), self.wires.browser.inserted.len());
     }
 
     fn check_bytes(&self) {
         let extensions = self.depth == Inspection::Frames;
-        let lost = self.wires.notes.iter().any(|note| matches!(note, TapEvent::Lost(_)));
+        let lost = self.wires.events.iter().any(|event| matches!(event, TapEvent::Unparsable(_)));
         for (from, way) in [(Sender::Browser, &self.wires.browser), (Sender::Upstream, &self.wires.upstream)] {
             let stream = Stream::follow(&way.sent, from, extensions);
             self.check_passed(from, way, &stream);
@@ -277,7 +277,7 @@ impl World {
             assert!(sent < end, "more has passed than was sent");
             sent = end;
         }
-        if self.closing || self.wires.notes.iter().any(|note| matches!(note, TapEvent::Lost(_))) {
+        if self.closing || self.wires.events.iter().any(|event| matches!(event, TapEvent::Unparsable(_))) {
             return;
         }
         let left = stream.frames.iter().filter(|frame| frame.start >= sent && frame.is_whole(&way.sent));

@@ -147,7 +147,7 @@ async fn session(upgrade: OnUpgrade) {
     // The socket answers pings while it is read.
     while let Some(Ok(message)) = socket.next().await {
         let Message::Binary(bytes) = message else { continue };
-        let served = match messages::back(&bytes, true) {
+        let served = match messages::parse_back(&bytes, true) {
             BackType::RerunScript => run_script(&mut socket).await,
             // A heartbeat is a no-op in this version; other messages are not implemented.
             _ => Ok(()),

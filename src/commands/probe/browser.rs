@@ -15,7 +15,7 @@ use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, client_async_tls_with_c
 
 use super::target::Target;
 use crate::streamlit::ack;
-use crate::streamlit::messages::{self, FORWARD_PREFIX, Forward, ForwardType};
+use crate::streamlit::messages::{self, FORWARD_PREFIX_BYTES, ForwardContent, ForwardType};
 use crate::streamlit::proto::{BackMsg, back_msg};
 
 /// Above Streamlit's own default limit of 200 MB (`server.maxMessageSize`).
@@ -168,14 +168,16 @@ impl Browser {
 
 impl Received {
     fn of(message: &[u8]) -> Self {
-        let prefix = &message[..message.len().min(FORWARD_PREFIX)];
-        match messages::forward(prefix, prefix.len() == message.len()) {
-            Forward::NewSession(announcement) => {
+        let prefix = &message[..message.len().min(FORWARD_PREFIX_BYTES)];
+        match messages::parse_forward(prefix, prefix.len() == message.len()) {
+            ForwardContent::NewSession(announcement) => {
                 Self::NewSession(announcement.map(|announcement| announcement.version))
             }
-            Forward::Other(ForwardType::HeartbeatAck) if message == ack::COMPATIBLE => Self::Ack(AnsweredBy::Sidecar),
-            Forward::Other(ForwardType::HeartbeatAck) => Self::Ack(AnsweredBy::Upstream),
-            Forward::Other(_) | Forward::ScriptFinished(_) => Self::Other,
+            ForwardContent::Other(ForwardType::HeartbeatAck) if message == ack::COMPATIBLE => {
+                Self::Ack(AnsweredBy::Sidecar)
+            }
+            ForwardContent::Other(ForwardType::HeartbeatAck) => Self::Ack(AnsweredBy::Upstream),
+            ForwardContent::Other(_) | ForwardContent::ScriptFinished(_) => Self::Other,
         }
     }
 }

@@ -4,18 +4,22 @@ use flate2::{Compress, Compression, FlushCompress};
 
 use super::*;
 use crate::streamlit::proto::{EnvironmentInfo, ForwardMsg, Initialize, NewSession, forward_msg};
-use crate::websocket::inflate::Context;
+use crate::websocket::inflate::DeflateContext;
 
 /// One endpoint's compressor, by zlib's own code (RFC 7692 §7.2.1).
 struct Deflater {
     from: Sender,
-    takeover: bool,
+    context_takeover: bool,
     compress: Compress,
 }
 
 impl Deflater {
-    fn new(from: Sender, Context { takeover, window_bits }: Context) -> Self {
-        Self { from, takeover, compress: Compress::new_with_window_bits(Compression::default(), false, window_bits) }
+    fn new(from: Sender, DeflateContext { context_takeover, window_bits }: DeflateContext) -> Self {
+        Self {
+            from,
+            context_takeover,
+            compress: Compress::new_with_window_bits(Compression::default(), false, window_bits),
+        }
     }
 
     /// A message in `pieces` frames, with a ping before each but the first.
@@ -27,7 +31,7 @@ impl Deflater {
             Some(length) => payload.truncate(length),
             None => payload.push(0),
         }
-        if !self.takeover {
+        if !self.context_takeover {
             self.compress.reset();
         }
         let mut rest = payload.chunks(payload.len().div_ceil(pieces)).peekable();
@@ -79,8 +83,9 @@ fn any_message() -> impl Strategy<Value = Said> {
         .prop_map(|(text, message, pieces, compressed)| Said { text, message, pieces, compressed })
 }
 
-fn any_context() -> impl Strategy<Value = Context> {
-    (any::<bool>(), 9..=15u8).prop_map(|(takeover, window_bits)| Context { takeover, window_bits })
+fn any_context() -> impl Strategy<Value = DeflateContext> {
+    (any::<bool>(), 9..=15u8)
+        .prop_map(|(context_takeover, window_bits)| DeflateContext { context_takeover, window_bits })
 }
 
 proptest! {
@@ -105,15 +110,16 @@ proptest! {
             });
         }
         let run = |sizes: &[usize]| {
-            let deflate = Deflate { browser: context, upstream: Context::default() };
+            let deflate = Deflate { browser: context, upstream: DeflateContext::default() };
             let (mut tap, mut wires) = compressed_tap(deflate, Settings { mode, ..Settings::default() });
             wires.capability = capability;
             feed(&mut tap, Sender::Browser, &bytes, sizes, now, &mut wires);
             wires
         };
         let wires = run(&sizes);
-        prop_assert_eq!(wires.count(|note| *note == TapEvent::Heartbeat), heartbeats);
-        prop_assert_eq!(wires.count(|note| matches!(note, TapEvent::Back(BackType::AppHeartbeat, _))), heartbeats);
+        prop_assert_eq!(wires.count(|event| *event == TapEvent::Heartbeat), heartbeats);
+        let is_heartbeat = |event: &TapEvent| matches!(event, TapEvent::BrowserMessage(BackType::AppHeartbeat, _));
+        prop_assert_eq!(wires.count(is_heartbeat), heartbeats);
         prop_assert_eq!(wires.last_tag().is_some(), heartbeats > 0 && mode != Mode::Forward);
         let is_ours = |header: &Header, payload: &[u8]| header.opcode == Opcode::Ping && payload.len() == 16;
         prop_assert!(without(&wires.to_upstream, is_ours) == bytes, "the bytes did not pass unchanged");
@@ -132,16 +138,16 @@ proptest! {
         let mut bytes: Vec<u8> = before.iter().flat_map(|size| deflater.message(2, &delta(*size), pieces)).collect();
         bytes.extend(deflater.message(2, &new_session("1.53.1"), pieces));
         bytes.extend(deflater.message(2, &delta(10), pieces));
-        let deflate = Deflate { browser: Context::default(), upstream: context };
+        let deflate = Deflate { browser: DeflateContext::default(), upstream: context };
         let (mut tap, mut wires) = compressed_tap(deflate, Settings::default());
         feed(&mut tap, Sender::Upstream, &bytes, &sizes, Instant::now(), &mut wires);
         prop_assert_eq!(&wires.to_browser, &bytes);
-        let seen: Vec<_> = wires.notes.iter().filter_map(|note| match note {
-            TapEvent::Forward(message, _bytes) => Some(message),
+        let seen: Vec<_> = wires.events.iter().filter_map(|event| match event {
+            TapEvent::UpstreamMessage(message, _bytes) => Some(message),
             _ => None,
         }).collect();
         prop_assert!(seen[..before.len()].iter().all(|message| message.kind() == ForwardType::Delta));
-        let [Forward::NewSession(Some(announcement)), last] = &seen[before.len()..] else { panic!("{seen:?}") };
+        let [ForwardContent::NewSession(Some(announcement)), last] = &seen[before.len()..] else { panic!("{seen:?}") };
         prop_assert_eq!(&announcement.version, "1.53.1");
         prop_assert_eq!(last.kind(), ForwardType::Unknown);
     }
@@ -151,8 +157,8 @@ proptest! {
 fn after(bytes: &[u8]) -> (Tap, Wires) {
     let (mut tap, mut wires) = compressed_tap(Deflate::default(), Settings::default());
     let sent = [bytes, &frame(Sender::Browser, 0x82, &HEARTBEAT)].concat();
-    let dealt = tap.on_bytes(Sender::Browser, &sent, Instant::now(), &mut wires);
-    assert_eq!(dealt, sent.len());
+    let processed = tap.on_bytes(Sender::Browser, &sent, Instant::now(), &mut wires);
+    assert_eq!(processed, sent.len());
     assert!(wires.to_upstream.starts_with(&sent), "the bytes pass");
     (tap, wires)
 }
@@ -168,25 +174,25 @@ fn invalid_reserved_bits_turn_the_tap_off() {
         frame(Sender::Browser, 0xe2, &HEARTBEAT),
     ] {
         let (_tap, wires) = after(&stray);
-        assert_eq!(wires.count(|note| *note == TapEvent::Lost(Lost::ReservedBits)), 1, "{stray:02x?}");
-        assert_eq!(wires.count(|note| *note == TapEvent::Heartbeat), 0, "{stray:02x?}");
+        assert_eq!(wires.count(|event| *event == TapEvent::Unparsable(ProtocolError::ReservedBits)), 1, "{stray:02x?}");
+        assert_eq!(wires.count(|event| *event == TapEvent::Heartbeat), 0, "{stray:02x?}");
     }
     let (_tap, wires) = after(&frame(Sender::Browser, 0xc1, &[0x00]));
-    assert_eq!(wires.count(|note| *note == TapEvent::Heartbeat), 1);
+    assert_eq!(wires.count(|event| *event == TapEvent::Heartbeat), 1);
 }
 
 #[test]
 fn browser_messages_that_cannot_be_inflated_reduce_inspection_to_frames() {
-    let mut deflater = Deflater::new(Sender::Browser, Context::default());
+    let mut deflater = Deflater::new(Sender::Browser, DeflateContext::default());
     let mebibyte = deflater.message(2, &vec![0; 1 << 20], 3);
     let (_tap, wires) = after(&mebibyte.repeat(63));
-    assert_eq!(wires.count(|note| *note == TapEvent::Heartbeat), 1, "63 MiB is allowed");
+    assert_eq!(wires.count(|event| *event == TapEvent::Heartbeat), 1, "63 MiB is allowed");
     let bomb = mebibyte.repeat(65);
     for bytes in [bomb, frame(Sender::Browser, 0xc2, &[0x06])] {
         let (mut tap, mut wires) = after(&bytes);
-        assert_eq!(wires.count(|note| matches!(note, TapEvent::Lost(_))), 1);
-        assert_eq!(wires.count(|note| *note == TapEvent::Lost(Lost::Compression)), 1);
-        assert_eq!(wires.count(|note| *note == TapEvent::Heartbeat), 0);
+        assert_eq!(wires.count(|event| matches!(event, TapEvent::Unparsable(_))), 1);
+        assert_eq!(wires.count(|event| *event == TapEvent::Unparsable(ProtocolError::Compression)), 1);
+        assert_eq!(wires.count(|event| *event == TapEvent::Heartbeat), 0);
         tap.close(1001, Instant::now(), &mut wires);
         assert_eq!(wires.to_browser, [0x88, 0x02, 0x03, 0xe9], "frame boundaries are still known");
     }
@@ -196,27 +202,27 @@ fn browser_messages_that_cannot_be_inflated_reduce_inspection_to_frames() {
 fn heartbeats_are_acked_even_if_the_upstream_cannot_be_inflated() {
     let (mut tap, mut wires) = compressed_tap(Deflate::default(), Settings::default());
     let now = Instant::now();
-    let mut deflater = Deflater::new(Sender::Upstream, Context::default());
+    let mut deflater = Deflater::new(Sender::Upstream, DeflateContext::default());
     let sent = [frame(Sender::Upstream, 0xc2, &[0x06]), deflater.message(2, &new_session("1.67.0"), 1)].concat();
-    let _dealt = tap.on_bytes(Sender::Upstream, &sent, now, &mut wires);
-    let heartbeat = Deflater::new(Sender::Browser, Context::default()).message(2, &HEARTBEAT, 1);
-    let _dealt = tap.on_bytes(Sender::Browser, &heartbeat, now, &mut wires);
+    let _processed = tap.on_bytes(Sender::Upstream, &sent, now, &mut wires);
+    let heartbeat = Deflater::new(Sender::Browser, DeflateContext::default()).message(2, &HEARTBEAT, 1);
+    let _processed = tap.on_bytes(Sender::Browser, &heartbeat, now, &mut wires);
     let pong = frame(Sender::Upstream, 0x8a, &wires.last_tag().expect("a ping went upstream"));
-    let _dealt = tap.on_bytes(Sender::Upstream, &pong, now, &mut wires);
+    let _processed = tap.on_bytes(Sender::Upstream, &pong, now, &mut wires);
     assert_eq!(wires.to_browser, [&sent, AckForm::Compatible.frame()].concat());
-    assert_eq!(wires.count(|note| matches!(note, TapEvent::Lost(_))), 0);
+    assert_eq!(wires.count(|event| matches!(event, TapEvent::Unparsable(_))), 0);
 }
 
 #[test]
 fn an_ack_waits_for_the_end_of_a_compressed_message() {
     let (mut tap, mut wires) = compressed_tap(Deflate::default(), Settings::default());
     let now = Instant::now();
-    let message = Deflater::new(Sender::Upstream, Context::default()).message(2, &new_session("1.53.1"), 2);
+    let message = Deflater::new(Sender::Upstream, DeflateContext::default()).message(2, &new_session("1.53.1"), 2);
     let (front, rest) = message.split_at(40);
-    let _dealt = tap.on_bytes(Sender::Upstream, front, now, &mut wires);
-    let heartbeat = Deflater::new(Sender::Browser, Context::default()).message(2, &HEARTBEAT, 1);
-    let _dealt = tap.on_bytes(Sender::Browser, &heartbeat, now, &mut wires);
+    let _processed = tap.on_bytes(Sender::Upstream, front, now, &mut wires);
+    let heartbeat = Deflater::new(Sender::Browser, DeflateContext::default()).message(2, &HEARTBEAT, 1);
+    let _processed = tap.on_bytes(Sender::Browser, &heartbeat, now, &mut wires);
     let pong = frame(Sender::Upstream, 0x8a, &wires.last_tag().expect("a ping went upstream"));
-    let _dealt = tap.on_bytes(Sender::Upstream, &[rest, &pong].concat(), now, &mut wires);
+    let _processed = tap.on_bytes(Sender::Upstream, &[rest, &pong].concat(), now, &mut wires);
     assert_eq!(wires.to_browser, [&message, AckForm::Compatible.frame()].concat());
 }

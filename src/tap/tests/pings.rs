@@ -14,7 +14,7 @@ fn shielded(start: Instant) -> (Tap, Wires) {
 }
 
 fn is_ping(header: &Header, _payload: &[u8]) -> bool {
-    header.opcode == Opcode::Ping && header.payload <= 125
+    header.opcode == Opcode::Ping && header.payload_length <= 125
 }
 
 /// The payloads of the pongs sent to the upstream.
@@ -77,8 +77,8 @@ fn a_pong_waits_for_the_end_of_the_browsers_frame() {
     let start = Instant::now();
     let (mut tap, mut wires) = shielded(start);
     let message = frame(Sender::Browser, 0x82, &[7; 1000]);
-    let dealt = tap.on_bytes(Sender::Browser, &message[..500], start, &mut wires);
-    assert_eq!(dealt, 500);
+    let processed = tap.on_bytes(Sender::Browser, &message[..500], start, &mut wires);
+    assert_eq!(processed, 500);
     tap.on_bytes(Sender::Upstream, &frame(Sender::Upstream, 0x89, b"old"), start, &mut wires);
     tap.on_bytes(Sender::Upstream, &frame(Sender::Upstream, 0x89, b"new"), start, &mut wires);
     assert_eq!((pongs(&wires).len(), tap.is_idle()), (0, false));
@@ -93,9 +93,9 @@ fn unanswered_ping_is_reported_until_a_side_closes() {
     let (mut tap, mut wires) = shielded(start);
     assert_eq!(tap.deadline(), Some(start + INTERVAL));
     let _tag = ping_of_ours(&mut tap, &mut wires, start);
-    assert_eq!(tap.unanswered(), Some(start + INTERVAL));
+    assert_eq!(tap.ping_unanswered_since(), Some(start + INTERVAL));
     tap.on_bytes(Sender::Upstream, &frame(Sender::Upstream, 0x88, &[3, 0xe8]), start, &mut wires);
-    assert_eq!((tap.unanswered(), tap.deadline()), (None, None));
+    assert_eq!((tap.ping_unanswered_since(), tap.deadline()), (None, None));
     let ping = frame(Sender::Upstream, 0x89, b"after");
     tap.on_bytes(Sender::Upstream, &ping, start, &mut wires);
     assert!(wires.to_browser.ends_with(&ping) && pongs(&wires).is_empty());
@@ -113,9 +113,9 @@ fn pings_and_pongs_with_a_reserved_bit_pass() {
             .concat()
     };
     let mut wires = Wires::default();
-    let _dealt = tap.on_bytes(Sender::Upstream, &control(0x20), start, &mut wires);
+    let _processed = tap.on_bytes(Sender::Upstream, &control(0x20), start, &mut wires);
     assert_eq!((&wires.to_browser, wires.inserted.len()), (&control(0x20), 0));
-    let _dealt = tap.on_bytes(Sender::Upstream, &control(0), start, &mut wires);
+    let _processed = tap.on_bytes(Sender::Upstream, &control(0), start, &mut wires);
     assert_eq!(
         (&wires.to_browser, pongs(&wires)),
         (&control(0x20), vec![b"ping".to_vec()]),
