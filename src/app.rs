@@ -94,7 +94,7 @@ impl Sidecar {
     /// # Errors
     /// Those of [`Self::bind`].
     pub async fn bind_with(config: Config, sockets: Sockets) -> Result<Self, BindError> {
-        let keepalive = keepalive(config.session.timeouts.dead_peer);
+        let keepalive = keepalive(config.session.dead_peer_timeout);
         let public = bind("listen", config.listen, sockets.listen, &keepalive).await?;
         let admin = bind("admin", config.admin, sockets.admin, &keepalive).await?;
         let admin_thread = AdminThread::start().map_err(BindError::Thread)?;

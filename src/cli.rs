@@ -5,11 +5,11 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Arg, ArgMatches, Args, FromArgMatches, Parser, Subcommand, value_parser};
+use clap::{Arg, ArgMatches, Args, CommandFactory as _, FromArgMatches, Parser, Subcommand, value_parser};
 
 use http::uri::PathAndQuery;
 
-use crate::config::{DAY, Invalid, PREFIX, SETTINGS, Setting, Sources, duration};
+use crate::config::{DAY, HEADINGS, InvalidValue, PREFIX, SETTINGS, Setting, Sources, duration};
 
 /// A command with its arguments.
 pub enum Command {
@@ -36,10 +36,10 @@ pub enum Command {
 /// The arguments of `healthcheck`.
 #[derive(Args, Clone, Debug, PartialEq, Eq)]
 pub struct HealthcheckArgs {
-    /// Ask whether it takes new connections (/readyz), not whether it lives (/livez)
+    /// Check /readyz (accepts new connections) instead of /livez (is alive)
     #[arg(long)]
     pub ready: bool,
-    /// How long the answer may take
+    /// Timeout of the response
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = at_most_a_day)]
     pub timeout: Duration,
 }
@@ -47,10 +47,10 @@ pub struct HealthcheckArgs {
 /// The arguments of `wait`.
 #[derive(Args, Clone, Debug, PartialEq, Eq)]
 pub struct WaitArgs {
-    /// What the app answers with 200 when it is up; below its base path, if it has one
+    /// Health page of the app; with a base path, write that first
     #[arg(long, value_name = "PATH", default_value = "/_stcore/health", value_parser = path)]
     pub path: PathAndQuery,
-    /// How long to wait
+    /// Give up after this long
     #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = at_most_a_day)]
     pub timeout: Duration,
 }
@@ -58,32 +58,32 @@ pub struct WaitArgs {
 /// The arguments of `drain`.
 #[derive(Args, Clone, Debug, PartialEq, Eq)]
 pub struct DrainArgs {
-    /// Return only when the sidecar has drained and is gone
+    /// Return when the sidecar has drained and exited
     #[arg(long)]
     pub wait: bool,
-    /// How long that may take
+    /// Give up after this long
     #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = at_most_a_day)]
     pub timeout: Duration,
 }
 
-/// Where the admin port of a running sidecar is.
+/// The admin port of a running sidecar.
 #[derive(Args)]
 struct AdminArgs {
-    /// The TOML file of settings that the sidecar runs with [env: HEARTBEAT_SIDECAR_CONFIG]
+    /// TOML file of settings of the running sidecar [env: HEARTBEAT_SIDECAR_CONFIG]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// The sidecar's admin port; 0.0.0.0 is this machine [default: 127.0.0.1:9600] [env: HEARTBEAT_SIDECAR_ADMIN]
+    /// The sidecar's admin port; 0.0.0.0 means this machine [default: 127.0.0.1:9600] [env: HEARTBEAT_SIDECAR_ADMIN]
     #[arg(long, value_name = "IP:PORT")]
     admin: Option<String>,
 }
 
-/// Where the app is.
+/// The address of the app.
 #[derive(Args)]
 struct UpstreamArgs {
-    /// The TOML file of settings [env: HEARTBEAT_SIDECAR_CONFIG]
+    /// TOML file of settings [env: HEARTBEAT_SIDECAR_CONFIG]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// The app server: http://HOST:PORT or unix:/PATH [default: http://127.0.0.1:8501] [env: HEARTBEAT_SIDECAR_UPSTREAM]
+    /// The app: http://HOST:PORT, https://HOST:PORT or unix:/PATH [default: http://127.0.0.1:8501] [env: HEARTBEAT_SIDECAR_UPSTREAM]
     #[arg(long, value_name = "ADDRESS")]
     upstream: Option<String>,
 }
@@ -91,15 +91,15 @@ struct UpstreamArgs {
 /// The arguments of `probe`.
 #[derive(Args, Clone, Debug, PartialEq, Eq)]
 pub struct ProbeArgs {
-    /// The app as a browser would be sent to it, such as http://127.0.0.1:8500
+    /// URL of the app's page, as in a browser: http://127.0.0.1:8500
     pub url: String,
-    /// How many heartbeats to send
+    /// Number of heartbeats
     #[arg(long, default_value_t = 10, value_parser = value_parser!(u32).range(1..))]
     pub count: u32,
-    /// The time from one heartbeat to the next
+    /// Interval of heartbeats
     #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = at_most_a_day)]
     pub interval: Duration,
-    /// How long to wait for an ack
+    /// Timeout of each ack
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = at_most_a_day)]
     pub timeout: Duration,
     /// Print one JSON object
@@ -110,84 +110,104 @@ pub struct ProbeArgs {
 /// The arguments of `demo`.
 #[derive(Args, Clone, Debug, PartialEq, Eq)]
 pub struct DemoArgs {
-    /// How many seconds to go on, at least 6
+    /// Duration in seconds, at least 6
     #[arg(long, default_value_t = 15, value_parser = value_parser!(u32).range(6..=86_400))]
     pub seconds: u32,
 }
 
 /// A transparent reverse proxy that gives every hosted Streamlit app a heartbeat.
 #[derive(Parser)]
-#[command(name = "heartbeat-sidecar", version)]
+// Width 0: one line a flag, and no line is wrapped.
+#[command(name = "heartbeat-sidecar", version, term_width = 0)]
 struct Cli {
     #[command(subcommand)]
-    verb: Verb,
+    command: Subcommands,
 }
 
 #[derive(Subcommand)]
-enum Verb {
-    /// Proxy an app server and answer its heartbeats
+enum Subcommands {
+    /// Proxy an app and answer its heartbeats
     Run(SettingArgs),
     /// Check a configuration and print the effective one
     Check {
-        /// Print the JSON Schema of the configuration file instead, for editors and pipelines
+        /// Print the JSON Schema of the configuration file instead
         #[arg(long)]
         schema: bool,
-        /// What to check.
+        /// The configuration.
         #[command(flatten)]
         settings: SettingArgs,
     },
-    /// Connect as a browser, send heartbeats and print how long the acks take
+    /// Connect as a browser, send heartbeats and print the latency of their acks
     ///
-    /// Exits with 0 only if every heartbeat was acked in time. Who answered is read off the form of the ack: a sidecar
-    /// that is set to plain acks cannot be told from an app server that answers by itself.
+    /// Exits 0 if every heartbeat was acked in time, else 1.
+    /// The form of an ack shows who sent it. A sidecar with `heartbeat.ack = "plain"` looks like the app itself.
+    /// https:// URLs: trusts the system's CA certificates, or those in the file that SSL_CERT_FILE names.
+    #[command(verbatim_doc_comment)]
     Probe(ProbeArgs),
-    /// Show everything at work, with nothing installed
+    /// Demonstrate the sidecar on this machine
     ///
-    /// An app server that never answers a heartbeat, the sidecar before it and a page, all in this process: first the
-    /// app server runs, then it hangs, then it runs again. Exits with 0 only if every ack came that was owed and none
-    /// that would have been a lie.
+    /// Runs an app that never answers heartbeats, the sidecar, and a page, all in one process.
+    /// The app works, then it is frozen, then it works again.
+    /// Exits 0 if every expected ack arrived and none was sent while the app was frozen, else 1.
+    #[command(verbatim_doc_comment)]
     Demo(DemoArgs),
-    /// Ask a running sidecar whether it lives, as a probe in a container without a shell
+    /// Check that a running sidecar is alive: a container's probe without a shell
     ///
-    /// Exits with 0 if the admin port answers 200, with 1 if it answers anything else or not in time.
+    /// Exits 0 if the admin port responds with 200, else 1.
+    #[command(verbatim_doc_comment)]
     Healthcheck {
-        /// Where to ask.
+        /// The sidecar.
         #[command(flatten)]
         admin: AdminArgs,
-        /// What to ask.
+        /// The check.
         #[command(flatten)]
         args: HealthcheckArgs,
     },
-    /// Wait until the app answers, so that what needs it is started after it
+    /// Wait until every app is up, for programs that must start after it
     ///
-    /// Exits with 0 once the app's health page answers 200, with 1 if it does not within the timeout.
+    /// Exits 0 when the health page of each app responds with 200, or 1 after the timeout.
+    /// The health page of a route's app is below the route's path.
+    #[command(verbatim_doc_comment)]
     Wait {
-        /// Whom to wait for.
+        /// The app.
         #[command(flatten)]
         upstream: UpstreamArgs,
-        /// How long.
+        /// The limits of the wait.
         #[command(flatten)]
         args: WaitArgs,
     },
-    /// Begin the drain of a running sidecar on this machine, as a preStop hook in a container without a shell
+    /// Drain a running sidecar on this machine: a container's preStop hook without a shell
     ///
-    /// Exits with 0 once the drain has begun, or with --wait once the sidecar is gone; with 1 if it cannot be reached or
-    /// takes longer. A SIGTERM after that lets the drain go on as planned while the app is there; once the app is gone, it
-    /// skips the rest of drain.delay. Where the app is not stopped first, SIGTERM alone does the same.
+    /// Exits 0 when the drain has started, or with --wait when the sidecar has exited.
+    /// Exits 1 if the sidecar cannot be reached, or is not gone within the timeout.
+    /// SIGTERM alone also drains: use this command only if the app is stopped before the sidecar.
+    /// A SIGTERM during the drain ends drain.delay as soon as every app refuses connections.
+    #[command(verbatim_doc_comment)]
     Drain {
-        /// Where to ask.
+        /// The sidecar.
         #[command(flatten)]
         admin: AdminArgs,
-        /// How long to wait.
+        /// The wait.
         #[command(flatten)]
         args: DrainArgs,
     },
 }
 
+/// What all flags of settings have in common.
+const ABOUT_FLAGS: &str = "\
+DURATION is a number with a unit, or several: 500ms, 2s, 1m 30s.
+Every flag has a variable: --drain-timeout is HEARTBEAT_SIDECAR_DRAIN_TIMEOUT, --config is HEARTBEAT_SIDECAR_CONFIG.
+A flag overrides its variable, which overrides the file, which overrides the default.";
+
 /// The flags of the table of settings, and `--config`.
 struct SettingArgs {
     config: Option<PathBuf>,
     flags: Vec<(&'static Setting, String)>,
+}
+
+/// The definition of all commands, for the reference.
+pub fn definition() -> clap::Command {
+    Cli::command()
 }
 
 /// Parses the arguments and the environment of this process. Prints and exits for help, for the version, and for
@@ -204,8 +224,8 @@ fn parse_from(
     let environment: BTreeMap<_, _> = environment.into_iter().filter(ours).collect();
     let sources = |SettingArgs { config, flags }| Sources { config, environment, flags };
     let args: Vec<OsString> = args.into_iter().map(Into::into).collect();
-    let verb = match Cli::try_parse_from(&args) {
-        Ok(cli) => cli.verb,
+    let command = match Cli::try_parse_from(&args) {
+        Ok(cli) => cli.command,
         Err(error) => {
             let run = if error.use_stderr() { of_run(&args) } else { None };
             return match run {
@@ -214,15 +234,15 @@ fn parse_from(
             };
         }
     };
-    Ok(match verb {
-        Verb::Run(args) => Command::Run(sources(args)),
-        Verb::Check { schema: true, .. } => Command::Schema,
-        Verb::Check { schema: false, settings } => Command::Check(sources(settings)),
-        Verb::Probe(args) => Command::Probe(args),
-        Verb::Demo(args) => Command::Demo(args),
-        Verb::Healthcheck { admin, args } => Command::Healthcheck(sources(admin.into()), args),
-        Verb::Wait { upstream, args } => Command::Wait(sources(upstream.into()), args),
-        Verb::Drain { admin, args } => Command::Drain(sources(admin.into()), args),
+    Ok(match command {
+        Subcommands::Run(args) => Command::Run(sources(args)),
+        Subcommands::Check { schema: true, .. } => Command::Schema,
+        Subcommands::Check { schema: false, settings } => Command::Check(sources(settings)),
+        Subcommands::Probe(args) => Command::Probe(args),
+        Subcommands::Demo(args) => Command::Demo(args),
+        Subcommands::Healthcheck { admin, args } => Command::Healthcheck(sources(admin.into()), args),
+        Subcommands::Wait { upstream, args } => Command::Wait(sources(upstream.into()), args),
+        Subcommands::Drain { admin, args } => Command::Drain(sources(admin.into()), args),
     })
 }
 
@@ -239,14 +259,14 @@ fn of_run(args: &[OsString]) -> Option<SettingArgs> {
     of_run.then(|| SettingArgs::of(value("--config").map(PathBuf::from), "log_format", value("--log-format")))
 }
 
-fn at_most_a_day(text: &str) -> Result<Duration, Invalid> {
+fn at_most_a_day(text: &str) -> Result<Duration, InvalidValue> {
     duration(text, DAY)
 }
 
-/// The path of a request.
-fn path(text: &str) -> Result<PathAndQuery, Invalid> {
+/// Parses the path of a request.
+fn path(text: &str) -> Result<PathAndQuery, InvalidValue> {
     let path = text.parse().ok().filter(|_path| text.starts_with('/'));
-    path.ok_or_else(|| Invalid::new(format!("{text:?} is no path: write /_stcore/health")))
+    path.ok_or_else(|| InvalidValue::new(format!("{text:?} is not a path: write /_stcore/health")))
 }
 
 impl SettingArgs {
@@ -275,16 +295,19 @@ impl Args for SettingArgs {
             .long("config")
             .value_name("FILE")
             .value_parser(value_parser!(PathBuf))
-            .help(format!("The TOML file of settings [env: {PREFIX}CONFIG]"));
-        let flags = SETTINGS.iter().map(|setting| {
-            let (default, variable) = (setting.default_text(), setting.variable());
+            .help("TOML file of settings");
+        let flag = |setting: &Setting| {
+            let default = setting.default_text();
+            let default = if default.is_empty() { default } else { format!(" [default: {default}]") };
             Arg::new(setting.key)
                 .long(setting.flag())
                 .value_name(setting.value_name)
                 .allow_negative_numbers(true)
-                .help(format!("{} [default: {default}] [env: {variable}]", setting.help))
-        });
-        command.arg(config).args(flags)
+                .help_heading(setting.heading())
+                .help(format!("{}{default}", setting.help))
+        };
+        let of = |heading| SETTINGS.iter().filter(move |setting| setting.heading() == heading);
+        command.arg(config).args(HEADINGS.into_iter().flat_map(of).map(flag)).after_help(ABOUT_FLAGS)
     }
 
     fn augment_args_for_update(command: clap::Command) -> clap::Command {

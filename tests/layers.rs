@@ -85,7 +85,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "websocket",
         ],
     ),
-    ("config", &["file_watch", "tls", "relay", "metrics", "heartbeat", "streamlit", "websocket"]),
+    ("config", &["file_watch", "tls", "metrics", "heartbeat", "streamlit", "websocket"]),
     ("relay", &["transport", "session", "metrics", "drain", "limits", "tap", "heartbeat", "streamlit", "websocket"]),
     ("transport", &["limits"]),
     ("session", &["metrics", "heartbeat", "streamlit", "websocket"]),

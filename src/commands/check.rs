@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use super::run::worker_threads;
-use crate::config::{self, Effective, Form, Loaded, Problems, SETTINGS, Sources, load};
+use crate::config::{self, Effective, Loaded, Problems, SETTINGS, Sources, TomlType, load};
 
 /// Prints the effective configuration on stdout and warnings or errors on stderr. The exit code is 1 if there are
 /// errors, which is the answer to the command, or if the output cannot be written.
@@ -86,7 +86,7 @@ struct Line {
 impl Line {
     fn new(effective: &Effective) -> Self {
         let (table, name) = effective.key.split_once('.').unwrap_or(("", effective.key));
-        let text = SETTINGS.iter().any(|setting| setting.key == effective.key && setting.form() == Form::Text);
+        let text = SETTINGS.iter().any(|setting| setting.key == effective.key && setting.toml == TomlType::String);
         Self { table, ..Self::named(name, text, effective) }
     }
 
@@ -95,9 +95,9 @@ impl Line {
         Self::named(effective.key, true, effective)
     }
 
-    fn named(name: &str, text: bool, Effective { value, origin, .. }: &Effective) -> Self {
+    fn named(name: &str, text: bool, Effective { value, source, .. }: &Effective) -> Self {
         // A file's name may contain characters that a TOML comment must not.
-        let comment = origin.to_string().replace(char::is_control, "?");
+        let comment = source.to_string().replace(char::is_control, "?");
         let value = if text { toml::Value::from(value.as_str()).to_string() } else { value.clone() };
         Self { table: "", name: name.to_owned(), value, comment }
     }
@@ -145,8 +145,8 @@ mod tests {
         assert_eq!((columns(" = ").len(), columns("  # ").len()), (1, 1), "not in columns:\n{out}");
         assert_eq!(
             err,
-            "warning: heartbeat.ack = \"plain\" (--heartbeat-ack): opens an error dialog in pages of Streamlit before \
-             1.55, at every ack\n"
+            "warning: heartbeat.ack = \"plain\" (--heartbeat-ack): each ack opens an error dialog in pages of \
+             Streamlit before 1.55\n"
         );
     }
 
@@ -157,8 +157,8 @@ mod tests {
         assert_eq!(out, "");
         assert_eq!(
             err,
-            "error: --listen: \"x\" is no socket address: write IP:PORT, such as 0.0.0.0:8500 or [::]:8500\n\
-             error: --heartbeat-mode: \"on\" is none of auto, answer, forward\n"
+            "error: --listen: \"x\" is not a socket address: write IP:PORT, such as 0.0.0.0:8500 or [::]:8500\n\
+             error: --heartbeat-mode: \"on\" is not one of auto, answer, forward\n"
         );
     }
 

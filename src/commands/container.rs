@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::failure::failed;
 use crate::cli::{DrainArgs, HealthcheckArgs, WaitArgs};
-use crate::config::{Loaded, Problem, Problems, Route, Sources, UpstreamAddress, glance, load};
+use crate::config::{Problem, Problems, Route, Sources, UpstreamAddress, load, load_tolerant};
 use crate::proxy::upstream::{ConnectError, Connector};
 use crate::tls;
 
@@ -120,11 +120,11 @@ fn run(command: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
 impl Server {
     /// The admin port of the sidecar on this machine.
     fn admin(sources: &Sources) -> anyhow::Result<Self> {
-        let glance = glance(sources)?;
-        for problem in &glance.problems {
+        let (loaded, problems) = load_tolerant(sources)?;
+        for problem in &problems {
             eprintln!("warning: {problem}");
         }
-        let (admin, setting) = (glance.config.admin, glance.shown("admin"));
+        let (admin, setting) = (loaded.config.admin, loaded.setting("admin").to_string());
         if admin.port() == 0 {
             let reason =
                 format!("{setting}: write the port that the sidecar's log shows, such as --admin 127.0.0.1:9600");
@@ -140,11 +140,11 @@ impl Server {
 
     /// The apps.
     fn apps(sources: &Sources) -> anyhow::Result<Vec<Self>> {
-        let Loaded { config, .. } = load(sources)?;
-        let apps = config.apps();
+        let loaded = load(sources)?;
+        let (config, apps) = (&loaded.config, loaded.config.apps());
         let tls = config.upstream_tls.files(&apps).map(|files| tls::build(&files)).transpose()?;
         let tls = tls.map(|built| Arc::new(ArcSwap::from_pointee(built.config)));
-        let single_app = if config.routes.is_empty() { Some(glance(sources)?.shown("upstream")) } else { None };
+        let single_app = config.routes.is_empty().then(|| loaded.setting("upstream").to_string());
         let server = |app: Route| {
             let setting =
                 single_app.clone().unwrap_or_else(|| format!("route {:?}: upstream = \"{}\"", app.name, app.upstream));

@@ -17,7 +17,7 @@ use tokio_util::task::AbortOnDropHandle;
 use self::reload::ConfigReloader;
 use super::failure::{MISUSE, failed};
 use crate::app::{Sidecar, Sockets};
-use crate::config::{self, LogFormat, Origin, Problem, Problems, Reloader, Sources};
+use crate::config::{self, LogFormat, Problem, Problems, Reloader, Source, Sources};
 use crate::telemetry;
 
 /// Tokio's variable, parsed here because tokio panics on an invalid value.
@@ -85,9 +85,9 @@ pub(super) fn worker_threads() -> Result<usize, Problem> {
         return Ok(std::thread::available_parallelism().map_or(1, NonZeroUsize::get));
     };
     let number = asked.to_str().and_then(|text| text.parse().ok()).filter(|number| (1..=MAX_WORKERS).contains(number));
-    number.ok_or_else(|| Problem::Written {
-        origin: Origin::Environment(WORKER_THREADS.to_owned()),
-        reason: format!("{asked:?} is no whole number from 1 to {MAX_WORKERS}"),
+    number.ok_or_else(|| Problem::Invalid {
+        at: Source::Environment(WORKER_THREADS.to_owned()),
+        reason: format!("{asked:?} is not a whole number from 1 to {MAX_WORKERS}"),
     })
 }
 

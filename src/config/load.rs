@@ -1,36 +1,22 @@
-//! Builds a configuration from flags, environment and file, with the origin of each value.
+//! Builds a configuration from flags, environment and file, with the source of each value.
 //!
 //! Invariant: every value must be valid, also one that another overrides.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::{OsStr, OsString};
-use std::fmt;
-use std::io;
 use std::path::{Path, PathBuf};
 
-use super::raw::Item;
+use super::loaded::{Effective, Loaded, Problem, Problems, Source};
+use super::raw::{self, LineError, Table, TableArray};
+use super::routes::{self, ROUTES};
 use super::setting::{self, Setting};
 use super::settings::SETTINGS;
-use super::values::Invalid;
-use super::{Config, LogFormat, PREFIX, Route, raw, routes, tls};
+use super::tls::{self, CERTIFICATES};
+use super::values::InvalidValue;
+use super::{Config, LogFormat, PREFIX, Route, validate};
 
-/// Where a value comes from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Origin {
-    /// Not set.
-    Default,
-    /// A line of the file.
-    File {
-        /// The file, as given.
-        path: PathBuf,
-        /// From 1.
-        line: usize,
-    },
-    /// The environment variable of this name.
-    Environment(String),
-    /// The flag, with its dashes.
-    Flag(String),
-}
+/// The arrays of tables that a file may have.
+pub(super) static ARRAYS: [TableArray; 2] = [ROUTES, CERTIFICATES];
 
 /// The sources of a configuration. [`load`] reads the file again at each call.
 #[derive(Clone, Default)]
@@ -41,81 +27,6 @@ pub struct Sources {
     pub environment: BTreeMap<OsString, OsString>,
     /// The setting flags that were given, with their values.
     pub flags: Vec<(&'static Setting, String)>,
-}
-
-/// A configuration, with its origins and warnings.
-#[derive(Clone, Debug)]
-pub struct Loaded {
-    /// The configuration.
-    pub config: Config,
-    /// Every setting, in the order of [`SETTINGS`].
-    pub settings: Vec<Effective>,
-    /// Every route, in the order of the file: its keys below `[[route]]`.
-    pub routes: Vec<Vec<Effective>>,
-    /// Every further certificate, in the order of the file: its keys below `[[tls.certificates]]`.
-    pub certificates: Vec<Vec<Effective>>,
-    /// Warnings, one line each.
-    pub warnings: Vec<String>,
-}
-
-/// A configuration as far as it can be read.
-#[derive(Debug)]
-pub struct Glance {
-    /// Its valid values; the others have their defaults.
-    pub config: Config,
-    /// What is wrong with the file.
-    pub problems: Vec<Problem>,
-    origins: HashMap<&'static str, Origin>,
-}
-
-/// The effective value of a setting.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Effective {
-    /// The key, with its table.
-    pub key: &'static str,
-    /// The value, in normalized form.
-    pub value: String,
-    /// Where it comes from.
-    pub origin: Origin,
-}
-
-/// One error in a configuration.
-#[derive(Debug, thiserror::Error)]
-pub enum Problem {
-    /// The file cannot be read.
-    #[error("{}: cannot be read: {source}", path.display())]
-    Unreadable {
-        /// The file, as given.
-        path: PathBuf,
-        /// The system's error.
-        source: io::Error,
-    },
-    /// Something in a source is invalid.
-    #[error("{origin}: {reason}")]
-    Written {
-        /// Where.
-        origin: Origin,
-        /// What is wrong; in a file, with the key.
-        reason: String,
-    },
-    /// Two valid settings exclude each other.
-    #[error("{0}")]
-    Conflict(String),
-}
-
-/// All errors in a configuration, one line each; never empty.
-#[derive(Debug, thiserror::Error)]
-#[error("{}", self.0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
-pub struct Problems(pub Vec<Problem>);
-
-impl fmt::Display for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Default => f.write_str("default"),
-            Self::File { path, line } => write!(f, "{}:{line}", path.display()),
-            Self::Environment(name) | Self::Flag(name) => f.write_str(name),
-        }
-    }
 }
 
 impl Sources {
@@ -162,196 +73,179 @@ fn is_service_variable(rest: &str, value: &str) -> bool {
         || ["_TCP", "_UDP", "_SCTP"].iter().any(|protocol| rest.contains("_PORT_") && rest.contains(protocol))
 }
 
-/// Collects the values of a configuration: later ones replace earlier ones, and every one must be valid.
-#[derive(Default)]
-pub(super) struct Loader {
-    pub(super) config: Config,
-    pub(super) origins: HashMap<&'static str, Origin>,
-    problems: Vec<Problem>,
-    /// The tables of the file's lists, not validated yet.
-    items: Vec<Item>,
-    /// The values of the routes.
-    routes: Vec<Vec<Effective>>,
-    /// The values of further certificates.
-    certificates: Vec<Vec<Effective>>,
-}
-
 /// Builds a configuration.
 ///
 /// # Errors
 /// All errors in all sources, also in overridden values.
 pub fn load(sources: &Sources) -> Result<Loaded, Problems> {
-    assemble(sources).finish(sources)
+    let (mut loaded, mut problems) = read(sources);
+    // Only valid values can be compared.
+    if problems.is_empty() {
+        problems = validate::conflicts(&loaded).into_iter().map(Problem::Conflict).collect();
+    }
+    if !problems.is_empty() {
+        return Err(Problems(problems));
+    }
+    loaded.warnings = validate::warnings(&loaded);
+    loaded.warnings.extend(sources.unknown_variables());
+    Ok(loaded)
 }
 
-/// The likely configuration of a running sidecar, for commands that query it. Errors in the file are tolerated: it may
-/// have changed since the start, which does not make the sidecar dead.
+/// The likely configuration of a running sidecar, for commands that query it, and the errors in its file. These are
+/// tolerated: the file may have changed since the start, which does not make the sidecar dead.
 ///
 /// # Errors
 /// The errors in flags and environment.
-pub fn glance(sources: &Sources) -> Result<Glance, Problems> {
-    let Loader { config, origins, problems, .. } = assemble(sources);
+pub fn load_tolerant(sources: &Sources) -> Result<(Loaded, Vec<Problem>), Problems> {
+    let (loaded, problems) = read(sources);
     let in_file = |problem: &Problem| match problem {
-        Problem::Unreadable { .. } | Problem::Written { origin: Origin::File { .. }, .. } => true,
-        Problem::Written { .. } | Problem::Conflict(_) => false,
+        Problem::Unreadable { .. } | Problem::Invalid { at: Source::File { .. }, .. } => true,
+        Problem::Invalid { .. } | Problem::Conflict(_) => false,
     };
     let (in_file, elsewhere): (Vec<_>, Vec<_>) = problems.into_iter().partition(in_file);
-    if elsewhere.is_empty() { Ok(Glance { config, origins, problems: in_file }) } else { Err(Problems(elsewhere)) }
+    if elsewhere.is_empty() { Ok((loaded, in_file)) } else { Err(Problems(elsewhere)) }
 }
 
 /// The log format, as far as `sources` can be read; for errors before the log is set up.
 pub fn log_format(sources: &Sources) -> LogFormat {
-    assemble(sources).config.log.format
+    read(sources).0.config.log.format
 }
 
-fn assemble(sources: &Sources) -> Loader {
-    let mut assembly = Loader::default();
-    if let Some(path) = sources.file() {
-        assembly.take_file(path);
-    }
+/// The valid values of all sources, and what is wrong with the others.
+fn read(sources: &Sources) -> (Loaded, Vec<Problem>) {
+    let mut loader = Loader::default();
+    let tables = sources.file().map(|path| loader.read_file(path)).unwrap_or_default();
     for setting in SETTINGS {
         let name = setting.variable();
         if let Some(value) = sources.variable(&name) {
-            assembly.take(setting, value.to_str(), Origin::Environment(name));
+            loader.set(setting, value.to_str(), Source::Environment(name));
         }
     }
     for (setting, text) in &sources.flags {
-        assembly.take(setting, Some(text), Origin::Flag(format!("--{}", setting.flag())));
+        loader.set(setting, Some(text), Source::Flag(format!("--{}", setting.flag())));
     }
     if let Some(path) = sources.file() {
-        assembly.take_certificates(path);
-        assembly.take_routes(path);
+        loader.read_certificates(path, &tables);
+        loader.read_routes(path, &tables);
     }
-    assembly
+    loader.finish()
 }
 
-impl Glance {
-    /// A setting as shown in messages: `admin = "127.0.0.1:9600" (--admin)`.
-    pub fn shown(&self, key: &str) -> String {
-        shown(&self.config, &self.origins, key)
-    }
-}
-
-/// See [`Glance::shown`].
-fn shown(config: &Config, origins: &HashMap<&'static str, Origin>, key: &str) -> String {
-    let setting = SETTINGS.iter().find(|setting| setting.key == key).expect("callers name keys of the table");
-    let origin = origins.get(key).unwrap_or(&Origin::Default);
-    format!("{key} = {:?} ({origin})", (setting.get)(config))
+/// Collects the values of a configuration: later ones replace earlier ones, and every one must be valid.
+#[derive(Default)]
+struct Loader {
+    config: Config,
+    sources: HashMap<&'static str, Source>,
+    problems: Vec<Problem>,
+    routes: Vec<Vec<Effective>>,
+    certificates: Vec<Vec<Effective>>,
 }
 
 impl Loader {
-    fn take_file(&mut self, path: &Path) {
-        let origin = |line| Origin::File { path: path.to_owned(), line };
-        match raw::read(path) {
+    /// Sets the settings of the file. Returns the tables of its arrays.
+    fn read_file(&mut self, path: &Path) -> Vec<Table> {
+        match raw::read(path, &ARRAYS) {
             Ok(document) => {
-                let written = |raw::SyntaxError { line, reason }| Problem::Written { origin: origin(line), reason };
-                self.problems.extend(document.mistakes.into_iter().map(written));
-                self.items = document.items;
+                self.reject(path, document.errors);
                 for entry in document.entries {
-                    self.take(entry.setting, Some(&entry.text), origin(entry.line));
+                    self.set(entry.setting, Some(&entry.text), in_file(path, entry.line));
                 }
+                document.tables
             }
-            Err(source) => self.problems.push(Problem::Unreadable { path: path.to_owned(), source }),
+            Err(source) => {
+                self.problems.push(Problem::Unreadable { path: path.to_owned(), source });
+                Vec::new()
+            }
         }
     }
 
-    fn take_certificates(&mut self, path: &Path) {
-        let origin = |line| Origin::File { path: path.to_owned(), line };
-        for item in self.items.iter().filter(|item| item.list == tls::CERTIFICATES.key) {
-            match tls::further(item, origin) {
+    fn read_certificates(&mut self, path: &Path, tables: &[Table]) {
+        for table in tables.iter().filter(|table| table.array == CERTIFICATES.key) {
+            match tls::further(table, |line| in_file(path, line)) {
                 Ok((pair, effective)) => {
                     self.config.tls.certificates.push(pair);
                     self.certificates.push(effective);
                 }
-                Err(mistakes) => {
-                    let written = |(line, reason)| Problem::Written { origin: origin(line), reason };
-                    self.problems.extend(mistakes.into_iter().map(written));
-                }
+                Err(errors) => self.reject(path, errors),
             }
         }
     }
 
     /// Reads the routes, which inherit the values of all sources that they do not set.
-    fn take_routes(&mut self, path: &Path) {
-        let origin = |line| Origin::File { path: path.to_owned(), line };
+    fn read_routes(&mut self, path: &Path, tables: &[Table]) {
         let base = self.config.clone();
-        for item in std::mem::take(&mut self.items).into_iter().filter(|item| item.list == routes::ROUTES.key) {
-            let inherited = |key: &str| self.origins.get(key).cloned().unwrap_or(Origin::Default);
-            match Route::read(&item, &base, origin, inherited) {
+        let mut lines = Vec::new();
+        for table in tables.iter().filter(|table| table.array == ROUTES.key) {
+            let inherited = |key: &str| self.sources.get(key).cloned().unwrap_or(Source::Default);
+            match routes::read(table, &base, |line| in_file(path, line), inherited) {
                 Ok((route, effective)) => {
-                    let twin = |other: &&Route| other.name == route.name || other.serves_as(&route);
-                    if let Some(other) = self.config.routes.iter().find(twin) {
-                        let what = if other.name == route.name { "is called as" } else { "serves the same as" };
-                        let reason = format!("route: {:?} {what} an earlier one, {:?}", route.name, other.name);
-                        self.problems.push(Problem::Written { origin: origin(item.line), reason });
+                    let earlier = self.config.routes.iter().zip(&lines);
+                    let twin = earlier.filter_map(|(other, line)| duplicate(&route, other, &in_file(path, *line)));
+                    if let Some(reason) = twin.into_iter().next() {
+                        self.reject(path, vec![LineError { line: table.line, reason }]);
                     }
+                    lines.push(table.line);
                     self.config.routes.push(route);
                     self.routes.push(effective);
                 }
-                Err(mistakes) => {
-                    let written = |(line, reason)| Problem::Written { origin: origin(line), reason };
-                    self.problems.extend(mistakes.into_iter().map(written));
-                }
+                Err(errors) => self.reject(path, errors),
             }
         }
-        // The file's mistakes come in groups (syntax, values, routes): sort them by line. Others keep their order.
-        self.problems.sort_by_key(|problem| match problem {
-            Problem::Written { origin: Origin::File { line, .. }, .. } => *line,
-            Problem::Written { .. } => usize::MAX,
-            Problem::Unreadable { .. } | Problem::Conflict(_) => 0,
-        });
     }
 
     /// Stores a value; `None` is one that is not UTF-8.
-    fn take(&mut self, setting: &'static Setting, text: Option<&str>, origin: Origin) {
+    fn set(&mut self, setting: &'static Setting, text: Option<&str>, source: Source) {
         let result = match text {
-            None => Err(Invalid("not valid UTF-8".to_owned())),
+            None => Err(InvalidValue("not valid UTF-8".to_owned())),
             Some(text) if text.chars().any(char::is_control) => {
-                Err(Invalid(format!("{text:?} holds a control character")))
+                Err(InvalidValue(format!("{text:?} contains a control character")))
             }
             Some(text) => (setting.set)(&mut self.config, text),
         };
         match result {
-            Ok(()) => _ = self.origins.insert(setting.key, origin),
-            Err(Invalid(reason)) => {
-                let reason = match origin {
-                    Origin::File { .. } => format!("{}: {reason}", setting.key),
-                    Origin::Default | Origin::Environment(_) | Origin::Flag(_) => reason,
+            Ok(()) => _ = self.sources.insert(setting.key, source),
+            Err(InvalidValue(reason)) => {
+                let reason = match source {
+                    Source::File { .. } => format!("{}: {reason}", setting.key),
+                    Source::Default | Source::Environment(_) | Source::Flag(_) => reason,
                 };
-                self.problems.push(Problem::Written { origin, reason });
+                self.problems.push(Problem::Invalid { at: source, reason });
             }
         }
     }
 
-    fn finish(mut self, sources: &Sources) -> Result<Loaded, Problems> {
-        // Only valid values can be compared.
-        if self.problems.is_empty() {
-            self.problems = self.conflicts().into_iter().map(Problem::Conflict).collect();
-        }
-        if !self.problems.is_empty() {
-            return Err(Problems(self.problems));
-        }
-        let warnings = self.warnings().into_iter().chain(sources.unknown_variables()).collect();
+    fn reject(&mut self, path: &Path, errors: Vec<LineError>) {
+        let invalid = |LineError { line, reason }| Problem::Invalid { at: in_file(path, line), reason };
+        self.problems.extend(errors.into_iter().map(invalid));
+    }
+
+    fn finish(mut self) -> (Loaded, Vec<Problem>) {
+        // The file's errors come in groups (syntax, values, routes): sort them by line. Others keep their order.
+        self.problems.sort_by_key(|problem| match problem {
+            Problem::Invalid { at: Source::File { line, .. }, .. } => *line,
+            Problem::Invalid { .. } => usize::MAX,
+            Problem::Unreadable { .. } | Problem::Conflict(_) => 0,
+        });
         let settings = SETTINGS.iter().map(|Setting { key, get, .. }| Effective {
             key,
             value: get(&self.config),
-            origin: self.origins.get(key).cloned().unwrap_or(Origin::Default),
+            source: self.sources.get(key).cloned().unwrap_or(Source::Default),
         });
         let settings = settings.collect();
-        let Self { config, routes, certificates, .. } = self;
-        Ok(Loaded { config, settings, routes, certificates, warnings })
+        let Self { config, routes, certificates, problems, .. } = self;
+        (Loaded { config, settings, routes, certificates, warnings: Vec::new() }, problems)
     }
+}
 
-    /// A setting as shown in messages: `admin = "127.0.0.1:9600" (--admin)`.
-    pub(super) fn shown(&self, key: &str) -> String {
-        shown(&self.config, &self.origins, key)
-    }
+fn in_file(path: &Path, line: usize) -> Source {
+    Source::File { path: path.to_owned(), line }
+}
 
-    /// A setting of an app as shown in messages; apps are in the order of [`Config::apps`].
-    pub(super) fn shown_of(&self, app: usize, key: &str) -> String {
-        let Some(route) = self.routes.get(app) else { return self.shown(key) };
-        let found = route.iter().find(|effective| effective.key == key);
-        let Effective { value, origin, .. } = found.expect("callers name keys that a route shares");
-        format!("{key} = {value:?} ({origin})")
+/// The error if a route has the name or the requests of an earlier one.
+fn duplicate(route: &Route, earlier: &Route, at: &Source) -> Option<String> {
+    if route.name == earlier.name {
+        return Some(format!("duplicate route name {:?} (first at {at})", route.name));
     }
+    (route.host == earlier.host && route.path == earlier.path)
+        .then(|| format!("route {:?}: same host and path as route {:?} (at {at})", route.name, earlier.name))
 }

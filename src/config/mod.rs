@@ -1,7 +1,8 @@
-//! The configuration: valid by construction, each value with its origin; flag > environment > file > default.
+//! The configuration: valid by construction, each value with its source; flag > environment > file > default.
 
 mod drain;
 mod load;
+mod loaded;
 mod origins;
 mod proxies;
 mod raw;
@@ -23,18 +24,19 @@ use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
 pub use drain::{DrainCode, DrainSettings};
-pub use load::{Effective, Glance, Loaded, Origin, Problem, Problems, Sources, glance, load, log_format};
+pub use load::{Sources, load, load_tolerant, log_format};
+pub use loaded::{Effective, Loaded, Problem, Problems, Source};
 pub use origins::AllowedOrigins;
 pub use proxies::TrustedProxies;
 pub use reload::Reloader;
 pub use routes::{HostPattern, PathPrefix, Route};
 pub use schema::schema;
 pub use session::SessionSettings;
-pub use setting::{Form, Setting};
+pub use setting::{HEADINGS, Setting, TomlType};
 pub use settings::SETTINGS;
 pub use tls::{TlsSettings, UpstreamTlsSettings};
 pub use upstream::UpstreamAddress;
-pub use values::{DAY, Invalid, duration};
+pub use values::{DAY, InvalidValue, duration};
 
 use crate::heartbeat::Settings;
 use crate::metrics::Detail;

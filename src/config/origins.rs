@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::Invalid;
+use super::values::InvalidValue;
 
 /// The origins (RFC 6454 §6.2) that a websocket's `Origin` may name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -22,9 +22,9 @@ impl AllowedOrigins {
 }
 
 impl FromStr for AllowedOrigins {
-    type Err = Invalid;
+    type Err = InvalidValue;
 
-    fn from_str(text: &str) -> Result<Self, Invalid> {
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
         if text.trim() == "any" {
             return Ok(Self::default());
         }
@@ -36,8 +36,8 @@ impl FromStr for AllowedOrigins {
         };
         let read = |word| {
             origin(word).ok_or_else(|| {
-                Invalid(format!(
-                    "{word:?} is no origin: write https://HOST or https://HOST:PORT, with commas between, or any"
+                InvalidValue(format!(
+                    "{word:?} is not an origin: write https://HOST or https://HOST:PORT, with commas between, or any"
                 ))
             })
         };

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use ipnet::IpNet;
 
-use super::Invalid;
+use super::values::InvalidValue;
 
 /// What `private` stands for: loopback (RFC 1122, RFC 4291), private (RFC 1918) and unique local (RFC 4193) addresses.
 const PRIVATE: [&str; 6] = ["127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "::1/128", "fc00::/7"];
@@ -44,9 +44,9 @@ impl Default for TrustedProxies {
 }
 
 impl FromStr for TrustedProxies {
-    type Err = Invalid;
+    type Err = InvalidValue;
 
-    fn from_str(text: &str) -> Result<Self, Invalid> {
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
         let words: Vec<_> = text.split(',').map(str::trim).collect();
         let mut networks = Vec::new();
         for word in &words {
@@ -54,8 +54,8 @@ impl FromStr for TrustedProxies {
                 "none" if words.len() == 1 => {}
                 "private" => networks.extend(PRIVATE.iter().filter_map(|network| network.parse::<IpNet>().ok())),
                 network => networks.push(parse(network).ok_or_else(|| {
-                    Invalid(format!(
-                        "{network:?} is no network: write addresses or CIDRs with commas between, such as 10.0.0.0/8, \
+                    InvalidValue(format!(
+                        "{network:?} is not a network: write addresses or CIDRs with commas between, such as 10.0.0.0/8, \
                          2001:db8::1, or private, or none"
                     ))
                 })?),

@@ -7,16 +7,11 @@ use std::path::Path;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::routes::ROUTES;
-use super::setting::{Form, Setting, nearest};
+use super::setting::{Setting, TomlType, nearest};
 use super::settings::SETTINGS;
-use super::tls::CERTIFICATES;
 
 /// A larger file is rejected before it is parsed.
 pub(super) const MAX_BYTES: u64 = 1024 * 1024;
-
-/// The arrays of tables that a file may have.
-static LISTS: [List; 2] = [ROUTES, CERTIFICATES];
 
 /// A setting in the file.
 #[derive(Clone)]
@@ -30,28 +25,28 @@ pub(super) struct Entry {
 }
 
 /// An array of tables that a file may have, whose values are all text.
-pub(super) struct List {
+pub(super) struct TableArray {
     /// Its key: `route` for `[[route]]`.
     pub(super) key: &'static str,
     /// The keys that a table of it may have, those of inner tables with a dot.
     pub(super) fields: &'static [&'static str],
 }
 
-/// One table of a list.
+/// One table of an array.
 #[derive(Clone)]
-pub(super) struct Item {
-    /// Its list's key.
-    pub(super) list: &'static str,
+pub(super) struct Table {
+    /// The array's key.
+    pub(super) array: &'static str,
     /// The line of its header, from 1.
     pub(super) line: usize,
     /// Its fields, each once.
     pub(super) fields: Vec<Field>,
 }
 
-/// A value in a table of a list.
+/// A value in a table of an array.
 #[derive(Clone)]
 pub(super) struct Field {
-    /// One of the list's keys.
+    /// One of the array's fields.
     pub(super) key: &'static str,
     /// Its value, not validated yet.
     pub(super) text: String,
@@ -59,56 +54,54 @@ pub(super) struct Field {
     pub(super) line: usize,
 }
 
-/// Something that is wrong with the file.
+/// An error in the file.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct SyntaxError {
+pub(super) struct LineError {
     /// Its line, from 1.
     pub(super) line: usize,
     /// The key, if any, and what is wrong.
     pub(super) reason: String,
 }
 
-/// What is wrong with a table of a list: lines, from 1, and reasons.
-pub(super) type Mistakes = Vec<(usize, String)>;
-
 /// The content of a file; no entries if its syntax is wrong.
 #[derive(Default)]
 pub(super) struct Document {
     /// The settings, each once.
     pub(super) entries: Vec<Entry>,
-    /// The tables of lists, in their order.
-    pub(super) items: Vec<Item>,
-    /// The mistakes, in any order.
-    pub(super) mistakes: Vec<SyntaxError>,
+    /// The tables of arrays, in their order.
+    pub(super) tables: Vec<Table>,
+    /// The errors, in any order.
+    pub(super) errors: Vec<LineError>,
 }
 
-/// Reads and parses a file.
+/// Reads and parses a file, which may have these arrays.
 ///
 /// # Errors
 /// The file cannot be read (such as a directory), or is larger than 1 MiB.
-pub(super) fn read(path: &Path) -> io::Result<Document> {
+pub(super) fn read(path: &Path, arrays: &'static [TableArray]) -> io::Result<Document> {
     let mut bytes = Vec::new();
     File::open(path)?.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > MAX_BYTES {
         return Err(io::Error::new(io::ErrorKind::FileTooLarge, "larger than 1 MiB"));
     }
-    Ok(Document::parse(&bytes))
+    Ok(Document::parse(&bytes, arrays))
 }
 
 /// A document being parsed, with the offsets of its line ends.
 struct Reader {
+    arrays: &'static [TableArray],
     newlines: Vec<usize>,
     document: Document,
 }
 
 impl Document {
-    /// Parses the bytes of a file. Never fails: every error is a mistake in the document.
-    pub(super) fn parse(bytes: &[u8]) -> Self {
+    /// Parses the bytes of a file. Never fails: the document contains the errors.
+    pub(super) fn parse(bytes: &[u8], arrays: &'static [TableArray]) -> Self {
         let newlines = bytes.iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at).collect();
-        let mut reader = Reader { newlines, document: Self::default() };
+        let mut reader = Reader { arrays, newlines, document: Self::default() };
         match str::from_utf8(bytes) {
             Ok(source) => reader.parse(source),
-            Err(error) => reader.mistake(error.valid_up_to(), "not valid UTF-8".to_owned()),
+            Err(error) => reader.error(error.valid_up_to(), "not valid UTF-8".to_owned()),
         }
         reader.document
     }
@@ -125,9 +118,9 @@ impl Reader {
             let reason = match error.message() {
                 // The parser marks the second key without naming it; the source has the name.
                 "duplicate key" => format!("{}: duplicate key", source.get(span.clone()).unwrap_or_default()),
-                other => other.to_owned(),
+                other => format!("TOML syntax: {other} (column {})", column(source, span.start)),
             };
-            self.mistake(span.start, reason);
+            self.error(span.start, reason);
         }
     }
 
@@ -136,69 +129,72 @@ impl Reader {
         for (name, value) in content {
             let key = if table.is_empty() { bare(name) } else { format!("{table}.{}", bare(name)) };
             let (at, name) = (name.span().start, name.get_ref().as_ref());
-            if let Some(list) = LISTS.iter().find(|list| list.key == key) {
-                self.list(list, at, value.get_ref());
+            if let Some(array) = self.arrays.iter().find(|array| array.key == key) {
+                self.array(array, at, value.get_ref());
                 continue;
             }
             let setting = SETTINGS.iter().find(|setting| setting.table() == table && setting.name() == name);
             let is_table = table.is_empty() && tables().any(|known| known == name);
             match (setting, value.get_ref()) {
-                (Some(setting), value) => match written(setting.form(), value) {
+                (Some(setting), value) => match written(setting.toml, value) {
                     Ok(text) => self.entry(at, setting, text),
                     Err(expected) => {
                         let expected = expected.replace("VALUE", &setting.default_text());
-                        self.mistake(at, format!("{key}: {}, where {expected}", kind(value)));
+                        self.error(at, format!("{key}: {}, where {expected}", kind(value)));
                     }
                 },
                 (None, DeValue::Table(inner)) if is_table => self.walk(name, inner),
                 (None, other) if is_table => {
-                    self.mistake(at, format!("{key}: {}, where a table is expected: [{key}]", kind(other)));
+                    self.error(at, format!("{key}: {}, where a table is expected: [{key}]", kind(other)));
                 }
-                (None, value) if table.is_empty() && holds_tables(value) => self.mistake(at, unknown_table(&key)),
-                (None, _) => self.mistake(at, unknown_key(table, &key)),
+                (None, value) if table.is_empty() && holds_tables(value) => {
+                    self.error(at, unknown_table(&key, self.arrays))
+                }
+                (None, _) => self.error(at, unknown_key(table, &key, self.arrays)),
             }
         }
     }
 
-    /// Reads the tables of a list.
-    fn list(&mut self, list: &'static List, at: usize, value: &DeValue<'_>) {
+    /// Reads the tables of an array.
+    fn array(&mut self, array: &'static TableArray, at: usize, value: &DeValue<'_>) {
         let expected =
-            |value| format!("{0}: {1}, where an array of tables is expected: [[{0}]]", list.key, kind(value));
-        let DeValue::Array(tables) = value else { return self.mistake(at, expected(value)) };
+            |value| format!("{0}: {1}, where an array of tables is expected: [[{0}]]", array.key, kind(value));
+        let DeValue::Array(tables) = value else { return self.error(at, expected(value)) };
         for table in tables.iter() {
             match table.get_ref() {
                 DeValue::Table(content) => {
-                    let mut item = Item { list: list.key, line: self.line(table.span().start), fields: Vec::new() };
-                    self.fields(list, "", content, &mut item.fields);
-                    self.document.items.push(item);
+                    let mut fields = Vec::new();
+                    self.fields(array, "", content, &mut fields);
+                    let line = self.line(table.span().start);
+                    self.document.tables.push(Table { array: array.key, line, fields });
                 }
-                other => self.mistake(table.span().start, expected(other)),
+                other => self.error(table.span().start, expected(other)),
             }
         }
     }
 
-    /// Reads the keys of one table of a list; `inner` is the table within, with its dot.
-    fn fields(&mut self, list: &'static List, inner: &str, content: &DeTable<'_>, fields: &mut Vec<Field>) {
+    /// Reads the keys of one table of an array; `inner` is the table within, with its dot.
+    fn fields(&mut self, array: &'static TableArray, inner: &str, content: &DeTable<'_>, fields: &mut Vec<Field>) {
         for (name, value) in content {
             let (at, key) = (name.span().start, format!("{inner}{}", bare(name)));
-            let known = list.fields.iter().find(|field| **field == key);
-            let is_table = inner.is_empty() && list.fields.iter().any(|field| field.starts_with(&format!("{key}.")));
+            let known = array.fields.iter().find(|field| **field == key);
+            let is_table = inner.is_empty() && array.fields.iter().any(|field| field.starts_with(&format!("{key}.")));
             match (known, value.get_ref()) {
-                (Some(field), value) => match written(Form::Text, value) {
+                (Some(field), value) => match written(TomlType::String, value) {
                     Ok(text) => fields.push(Field { key: field, text, line: self.line(at) }),
                     Err(_expected) => {
-                        let (list, kind) = (list.key, kind(value));
-                        self.mistake(at, format!("{list}.{key}: {kind}, where a string is expected"));
+                        let (array, kind) = (array.key, kind(value));
+                        self.error(at, format!("{array}.{key}: {kind}, where a string is expected"));
                     }
                 },
-                (None, DeValue::Table(content)) if is_table => self.fields(list, &format!("{key}."), content, fields),
+                (None, DeValue::Table(content)) if is_table => self.fields(array, &format!("{key}."), content, fields),
                 (None, _) => {
-                    let known = nearest(&key, list.fields.iter().copied());
+                    let known = nearest(&key, array.fields.iter().copied());
                     let hint = known.map_or_else(
-                        || format!("known here: {}", list.fields.join(", ")),
-                        |known| format!("did you mean {}.{known}?", list.key),
+                        || format!("known here: {}", array.fields.join(", ")),
+                        |known| format!("did you mean {}.{known}?", array.key),
                     );
-                    self.mistake(at, format!("{}.{key}: unknown key; {hint}", list.key));
+                    self.error(at, format!("{}.{key}: unknown key; {hint}", array.key));
                 }
             }
         }
@@ -209,9 +205,9 @@ impl Reader {
         self.document.entries.push(Entry { setting, text, line });
     }
 
-    fn mistake(&mut self, at: usize, reason: String) {
+    fn error(&mut self, at: usize, reason: String) {
         let (line, reason) = (self.line(at), one_line(&reason));
-        self.document.mistakes.push(SyntaxError { line, reason });
+        self.document.errors.push(LineError { line, reason });
     }
 
     /// The line, from 1, of the byte at this offset.
@@ -220,17 +216,23 @@ impl Reader {
     }
 }
 
-/// The text of a value, if it has this form; else the expected form.
-fn written(form: Form, value: &DeValue<'_>) -> Result<String, &'static str> {
-    match (form, value) {
-        (Form::Text, DeValue::String(text)) => Ok(text.to_string()),
-        (Form::Switch, DeValue::Boolean(value)) => Ok(value.to_string()),
+/// The column, from 1, of the byte at this offset.
+fn column(source: &str, at: usize) -> usize {
+    let before = source.get(..at).unwrap_or(source);
+    before.rsplit('\n').next().unwrap_or_default().chars().count() + 1
+}
+
+/// The text of a value, if it has this type; else the expected type.
+fn written(toml: TomlType, value: &DeValue<'_>) -> Result<String, &'static str> {
+    match (toml, value) {
+        (TomlType::String, DeValue::String(text)) => Ok(text.to_string()),
+        (TomlType::Boolean, DeValue::Boolean(value)) => Ok(value.to_string()),
         // In decimal digits, whatever its base.
-        (Form::Number, DeValue::Integer(number)) => Ok(i64::from_str_radix(number.as_str(), number.radix())
+        (TomlType::Integer, DeValue::Integer(number)) => Ok(i64::from_str_radix(number.as_str(), number.radix())
             .map_or_else(|_| number.to_string(), |number| number.to_string())),
-        (Form::Text, _) => Err("a string is expected, such as \"VALUE\""),
-        (Form::Switch, _) => Err("true or false is expected"),
-        (Form::Number, _) => Err("a number is expected, such as VALUE"),
+        (TomlType::String, _) => Err("a string is expected, such as \"VALUE\""),
+        (TomlType::Boolean, _) => Err("true or false is expected"),
+        (TomlType::Integer, _) => Err("a number is expected, such as VALUE"),
     }
 }
 
@@ -243,28 +245,28 @@ fn holds_tables(value: &DeValue<'_>) -> bool {
     }
 }
 
-/// Escapes control characters: the parser quotes invalid input, and a mistake must be one line.
+/// Escapes control characters: the parser quotes invalid input, and an error must be one line.
 fn one_line(text: &str) -> String {
     let escaped = |char: char| char.is_control().then(|| char.escape_default().to_string());
     text.chars().map(|char| escaped(char).unwrap_or_else(|| char.to_string())).collect()
 }
 
 /// The message for an unknown table.
-fn unknown_table(key: &str) -> String {
-    let known = || tables().chain(lists());
+fn unknown_table(key: &str, arrays: &'static [TableArray]) -> String {
+    let known = || tables().chain(top_level(arrays));
     match nearest(key, known()) {
-        Some(known) => format!("{key}: unknown table; did you mean {}?", header(known)),
+        Some(known) => format!("{key}: unknown table; did you mean {}?", header(known, arrays)),
         None => format!("{key}: unknown table; known tables: {}", known().collect::<Vec<_>>().join(", ")),
     }
 }
 
 /// The header of a table.
-fn header(table: &str) -> String {
-    if LISTS.iter().any(|list| list.key == table) { format!("[[{table}]]") } else { format!("[{table}]") }
+fn header(table: &str, arrays: &[TableArray]) -> String {
+    if arrays.iter().any(|array| array.key == table) { format!("[[{table}]]") } else { format!("[{table}]") }
 }
 
 /// The message for an unknown key in `table`.
-fn unknown_key(table: &str, key: &str) -> String {
+fn unknown_key(table: &str, key: &str, arrays: &'static [TableArray]) -> String {
     match nearest(key, SETTINGS.iter().map(|setting| setting.key)) {
         Some(known) if !table.is_empty() && !known.contains('.') => {
             format!("{key}: unknown key; did you mean {known}? It belongs above [{table}]")
@@ -272,7 +274,8 @@ fn unknown_key(table: &str, key: &str) -> String {
         Some(known) => format!("{key}: unknown key; did you mean {known}?"),
         None => {
             let here = SETTINGS.iter().filter(|setting| setting.table() == table).map(|setting| setting.key.to_owned());
-            let below = tables().chain(lists()).filter(|_| table.is_empty()).map(header);
+            let below = tables().chain(top_level(arrays)).filter(|_| table.is_empty());
+            let below = below.map(|table| header(table, arrays));
             format!("{key}: unknown key; known here: {}", here.chain(below).collect::<Vec<_>>().join(", "))
         }
     }
@@ -287,9 +290,9 @@ fn tables() -> impl Iterator<Item = &'static str> {
         .filter(move |table| !table.is_empty() && std::mem::replace(&mut last, table) != *table)
 }
 
-/// The top-level lists.
-fn lists() -> impl Iterator<Item = &'static str> {
-    LISTS.iter().map(|list| list.key).filter(|key| !key.contains('.'))
+/// The keys of the top-level arrays.
+fn top_level(arrays: &'static [TableArray]) -> impl Iterator<Item = &'static str> {
+    arrays.iter().map(|array| array.key).filter(|key| !key.contains('.'))
 }
 
 /// A key for messages: bare if TOML allows it, else quoted and escaped.

@@ -3,17 +3,20 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::raw::{Field, Item, List, Mistakes};
+use super::Config;
+use super::loaded::{Effective, Source};
+use super::raw::{Field, LineError, Table, TableArray};
 use super::setting::Setting;
 use super::settings::SETTINGS;
-use super::{Config, Effective, Invalid, Origin, UpstreamAddress};
+use super::upstream::UpstreamAddress;
+use super::values::InvalidValue;
 use crate::heartbeat::Settings;
 
 /// The longest name, in bytes; every series of the app contains it.
 const LONGEST_NAME: usize = 63;
 
 /// The array of tables of routes.
-pub(super) const ROUTES: List = List {
+pub(super) const ROUTES: TableArray = TableArray {
     key: "route",
     fields: &[
         "name",
@@ -91,54 +94,49 @@ impl Route {
         let host = self.host.as_ref().map(|pattern| (!pattern.name.starts_with('.'), pattern.name.len()));
         (host, self.path.segments.len())
     }
+}
 
-    /// Whether it is for the same requests as another.
-    pub(super) fn serves_as(&self, other: &Self) -> bool {
-        self.host == other.host && self.path == other.path
-    }
-
-    /// Builds a route from the file, and the rest from `base`. Also returns its values with their origins.
-    ///
-    /// # Errors
-    /// What is wrong, with the line.
-    pub(super) fn read(
-        item: &Item,
-        base: &Config,
-        origin: impl Fn(usize) -> Origin,
-        inherited: impl Fn(&str) -> Origin,
-    ) -> Result<(Self, Vec<Effective>), Mistakes> {
-        let (mut config, mut mistakes) = (base.clone(), Vec::new());
-        let (mut name, mut host, mut path) = (String::new(), None::<HostPattern>, PathPrefix::default());
-        for Field { key, text, line } in &item.fields {
-            let taken = match *key {
-                "name" => self::name(text).map(|read| name = read),
-                "host" => text.parse().map(|read| host = Some(read)),
-                "path" => text.parse().map(|read| path = read),
-                key => (top_level(key).set)(&mut config, text),
-            };
-            if let Err(Invalid(reason)) = taken {
-                mistakes.push((*line, format!("route.{key}: {reason}")));
-            }
-        }
-        let written = |key: &str| item.fields.iter().find(|field| field.key == key).map(|field| field.line);
-        for key in ["name", "upstream"] {
-            if written(key).is_none() {
-                mistakes.push((item.line, format!("route: needs {key}")));
-            }
-        }
-        if !mistakes.is_empty() {
-            return Err(mistakes);
-        }
-        let effective = |(key, value): (&'static str, String)| {
-            let origin = written(key).map_or_else(|| inherited(key), &origin);
-            Effective { key, value, origin }
+/// Reads a route: its own values from the file, the others from `base`. Also returns all of them with their sources.
+///
+/// # Errors
+/// What is wrong, with the line.
+pub(super) fn read(
+    table: &Table,
+    base: &Config,
+    source: impl Fn(usize) -> Source,
+    inherited: impl Fn(&str) -> Source,
+) -> Result<(Route, Vec<Effective>), Vec<LineError>> {
+    let (mut config, mut errors) = (base.clone(), Vec::new());
+    let (mut name, mut host, mut path) = (String::new(), None::<HostPattern>, PathPrefix::default());
+    for Field { key, text, line } in &table.fields {
+        let parsed = match *key {
+            "name" => parse_name(text).map(|read| name = read),
+            "host" => text.parse().map(|read| host = Some(read)),
+            "path" => text.parse().map(|read| path = read),
+            key => (top_level(key).set)(&mut config, text),
         };
-        let host_text = host.as_ref().map(|host| ("host", host.to_string()));
-        let own = [Some(("name", name.clone())), host_text, Some(("path", path.to_string()))];
-        let shared = ROUTES.fields[OWN_FIELDS..].iter().map(|key| (*key, (top_level(key).get)(&config)));
-        let effective = own.into_iter().flatten().chain(shared).map(effective).collect();
-        Ok((Self { name, host, path, upstream: config.upstream, heartbeat: config.heartbeat }, effective))
+        if let Err(InvalidValue(reason)) = parsed {
+            errors.push(LineError { line: *line, reason: format!("route.{key}: {reason}") });
+        }
     }
+    let line_of = |key: &str| table.fields.iter().find(|field| field.key == key).map(|field| field.line);
+    for key in ["name", "upstream"] {
+        if line_of(key).is_none() {
+            errors.push(LineError { line: table.line, reason: format!("route: needs {key}") });
+        }
+    }
+    if !errors.is_empty() {
+        return Err(errors);
+    }
+    let effective = |(key, value): (&'static str, String)| {
+        let source = line_of(key).map_or_else(|| inherited(key), &source);
+        Effective { key, value, source }
+    };
+    let host_text = host.as_ref().map(|host| ("host", host.to_string()));
+    let own = [Some(("name", name.clone())), host_text, Some(("path", path.to_string()))];
+    let shared = ROUTES.fields[OWN_FIELDS..].iter().map(|key| (*key, (top_level(key).get)(&config)));
+    let effective = own.into_iter().flatten().chain(shared).map(effective).collect();
+    Ok((Route { name, host, path, upstream: config.upstream, heartbeat: config.heartbeat }, effective))
 }
 
 /// The top-level setting that a route can override.
@@ -146,11 +144,11 @@ fn top_level(key: &str) -> &'static Setting {
     SETTINGS.iter().find(|setting| setting.key == key).expect("routes share these keys with the top level")
 }
 
-fn name(text: &str) -> Result<String, Invalid> {
+fn parse_name(text: &str) -> Result<String, InvalidValue> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     if text.is_empty() || text.len() > LONGEST_NAME || !text.bytes().all(allowed) {
-        return Err(Invalid(format!(
-            "{text:?} is no name of an app: write at most {LONGEST_NAME} letters, digits, dashes, dots and underscores"
+        return Err(InvalidValue(format!(
+            "{text:?} is not a route name: write at most {LONGEST_NAME} letters, digits, dashes, dots and underscores"
         )));
     }
     Ok(text.to_owned())
@@ -166,20 +164,17 @@ impl HostPattern {
 }
 
 impl FromStr for HostPattern {
-    type Err = Invalid;
+    type Err = InvalidValue;
 
-    fn from_str(text: &str) -> Result<Self, Invalid> {
-        let refuse = |why: &str| Err(Invalid(format!("{text:?} {why}: write HOST or *.HOST")));
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
         let (star, name) = text.strip_prefix("*.").map_or((false, text), |name| (true, name));
-        if name.contains(':') && !name.starts_with('[') {
-            return refuse("has a port, and a route takes every port");
-        }
         let address = name.strip_prefix('[').and_then(|name| name.strip_suffix(']'));
         let is_address = address.is_some_and(|address| address.parse::<std::net::Ipv6Addr>().is_ok());
         let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
         let is_name = !name.is_empty() && name.bytes().all(allowed) && !name.split('.').any(str::is_empty);
         if !is_name && (star || !is_address) {
-            return refuse("is no host");
+            let remedy = "write a host name without scheme, port or path: app.example or *.apps.example";
+            return Err(InvalidValue(format!("{text:?}: {remedy}")));
         }
         Ok(Self { name: format!("{}{}", if star { "." } else { "" }, name.to_ascii_lowercase()) })
     }
@@ -204,17 +199,18 @@ impl PathPrefix {
 }
 
 impl FromStr for PathPrefix {
-    type Err = Invalid;
+    type Err = InvalidValue;
 
-    fn from_str(text: &str) -> Result<Self, Invalid> {
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
         let segments = text.strip_suffix('/').unwrap_or(text);
         let allowed = |byte: u8| byte.is_ascii_graphic() && !b"?#*\\".contains(&byte);
         let idle = |segment: &str| matches!(segment, "" | "." | "..");
-        let valid = text.starts_with('/') && text.bytes().all(allowed);
-        if !valid || segments.split('/').skip(1).any(idle) {
-            return Err(Invalid(format!(
-                "{text:?} is no begin of a path: write /SEGMENT or /SEGMENT/SEGMENT, percent-encoded as in requests"
-            )));
+        if !text.starts_with('/') {
+            return Err(InvalidValue(format!("{text:?} must start with \"/\", such as \"/forecast\"")));
+        }
+        if !text.bytes().all(allowed) || segments.split('/').skip(1).any(idle) {
+            let remedy = "write whole segments, percent-encoded as in requests, such as \"/forecast\"";
+            return Err(InvalidValue(format!("{text:?} is not a path prefix: {remedy}")));
         }
         Ok(Self { segments: segments.to_owned() })
     }

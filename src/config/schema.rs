@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::routes::{OWN_FIELDS, ROUTES};
-use super::setting::{Form, Setting};
+use super::setting::{Setting, TomlType};
 use super::settings::SETTINGS;
 use super::tls::CERTIFICATES;
 
@@ -84,32 +84,32 @@ fn certificate() -> Value {
 
 fn of_setting(setting: &Setting) -> Value {
     let default = setting.default_text();
-    let (kind, default) = match setting.form() {
-        Form::Text => ("string", json!(default)),
-        Form::Switch => ("boolean", json!(default == "true")),
-        Form::Number => ("integer", json!(default.parse::<u64>().expect("its form is a number"))),
+    let (kind, default) = match setting.toml {
+        TomlType::String => ("string", json!(default)),
+        TomlType::Boolean => ("boolean", json!(default == "true")),
+        TomlType::Integer => ("integer", json!(default.parse::<u64>().expect("an integer by its type"))),
     };
     let mut schema = json!({ "type": kind, "description": setting.help, "default": default });
     let off = |pattern: &str| format!("^off$|{pattern}");
-    let pattern = match (setting.form(), setting.value_name) {
-        (Form::Switch, _) => None,
-        (Form::Number, words) if words.contains('|') => {
+    let pattern = match (setting.toml, setting.value_name) {
+        (TomlType::Boolean, _) => None,
+        (TomlType::Integer, words) if words.contains('|') => {
             schema["enum"] = words.split('|').map(|word| json!(word.parse::<u64>().expect("a number"))).collect();
             None
         }
-        (Form::Number, _) => {
+        (TomlType::Integer, _) => {
             schema["minimum"] = json!(0);
             None
         }
-        (Form::Text, "DURATION") => Some(DURATION.to_owned()),
-        (Form::Text, "DURATION|off") => Some(off(DURATION)),
-        (Form::Text, "IP:PORT") => Some(r"^([0-9.]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}$".to_owned()),
-        (Form::Text, "ADDRESS") => Some("^([Hh][Tt][Tt][Pp][Ss]?://|unix:/).".to_owned()),
-        (Form::Text, words) if words.contains('|') => {
+        (TomlType::String, "DURATION") => Some(DURATION.to_owned()),
+        (TomlType::String, "DURATION|off") => Some(off(DURATION)),
+        (TomlType::String, "IP:PORT") => Some(r"^([0-9.]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}$".to_owned()),
+        (TomlType::String, "ADDRESS") => Some("^([Hh][Tt][Tt][Pp][Ss]?://|unix:/).".to_owned()),
+        (TomlType::String, words) if words.contains('|') => {
             schema["enum"] = words.split('|').map(|word| json!(word)).collect();
             None
         }
-        (Form::Text, _) => None,
+        (TomlType::String, _) => None,
     };
     if let Some(pattern) = pattern {
         schema["pattern"] = json!(pattern);

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use crate::heartbeat::pings::PingSettings;
-use crate::relay::Timeouts;
 
 /// Default interval of pings to a browser that is shielded from the app's pings. Streamlit itself pings this often from
 /// 1.47.0 on.
@@ -14,8 +13,12 @@ const SHIELDED_INTERVAL: Duration = Duration::from_secs(30);
 pub struct SessionSettings {
     /// A reconnect first closes the session's open old connection, so that the app resumes the session.
     pub takeover: bool,
-    /// Timeouts of the peers.
-    pub timeouts: Timeouts,
+    /// How long the app may take to close that old connection.
+    pub takeover_timeout: Duration,
+    /// How long a peer's kernel may acknowledge nothing of what was sent.
+    pub dead_peer_timeout: Duration,
+    /// How long a client may read nothing of what waits for it.
+    pub write_stall_timeout: Duration,
     /// Interval of pings to the browser; `None` if not configured.
     pub browser_ping_interval: Option<Duration>,
     /// The sidecar answers the app's pings instead of the browser.
@@ -24,12 +27,14 @@ pub struct SessionSettings {
 
 impl Default for SessionSettings {
     fn default() -> Self {
-        let timeouts = Timeouts {
-            dead_peer: Duration::from_secs(30),
-            write_stall: Duration::from_secs(120),
-            takeover: Duration::from_millis(500),
-        };
-        Self { takeover: true, timeouts, browser_ping_interval: None, shield_pings: false }
+        Self {
+            takeover: true,
+            takeover_timeout: Duration::from_millis(500),
+            dead_peer_timeout: Duration::from_secs(30),
+            write_stall_timeout: Duration::from_secs(120),
+            browser_ping_interval: None,
+            shield_pings: false,
+        }
     }
 }
 

@@ -1,32 +1,43 @@
 //! What a setting is: its key, and how its value is written and read.
 
-use super::values::{Choice as _, Invalid};
+use super::values::InvalidValue;
 use super::{Config, PREFIX};
 
 /// One setting. Its flag and its environment variable follow from its key.
 pub struct Setting {
     /// The key in the file, with its table: `heartbeat.mode`.
     pub key: &'static str,
-    /// Placeholder of the value in the help.
+    /// The type of its value in the file.
+    pub toml: TomlType,
+    /// Placeholder of the value in the help; words with `|` between are all possible values.
     pub value_name: &'static str,
     /// One line for the help.
     pub help: &'static str,
     /// The value in a form that `set` accepts.
     pub(super) get: fn(&Config) -> String,
     /// Parses and stores a value; an invalid one changes nothing.
-    pub(super) set: fn(&mut Config, &str) -> Result<(), Invalid>,
+    pub(super) set: fn(&mut Config, &str) -> Result<(), InvalidValue>,
 }
 
-/// How a value is written in the file.
+/// The type of a value in the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
+pub enum TomlType {
     /// In quotes.
-    Text,
+    String,
     /// `true` or `false`.
-    Switch,
+    Boolean,
     /// In digits.
-    Number,
+    Integer,
 }
+
+/// The headings of help and reference, in their order.
+pub const HEADINGS: [&str; 8] =
+    ["Listen and upstream", "TLS", "Heartbeat", "Session", "Watchdog", "Limits", "Drain", "Logs and metrics"];
+
+/// Keys that a reload may change, and tables of which it may change every key. All others are bound, opened or shared
+/// for the life of the process.
+const RELOADABLE: [&str; 7] =
+    ["upstream", "heartbeat.", "limits.", "log_level", "trusted_proxies", "allowed_origins", "handshake_timeout"];
 
 impl Setting {
     /// The key's table in the file; empty for the top level.
@@ -54,21 +65,25 @@ impl Setting {
         if self.key == "watchdog.mode" { self.table() } else { self.key }
     }
 
-    /// The form of the value in the file, derived from the default.
-    pub fn form(&self) -> Form {
-        let default = self.default_text();
-        if bool::ALL.iter().any(|value| value.word() == default) {
-            Form::Switch
-        } else if default.parse::<u64>().is_ok() {
-            Form::Number
-        } else {
-            Form::Text
-        }
-    }
-
     /// The default as text.
     pub fn default_text(&self) -> String {
         (self.get)(&Config::default())
+    }
+
+    /// One of [`HEADINGS`].
+    pub fn heading(&self) -> &'static str {
+        match self.table() {
+            "" if self.key.starts_with("log_") => "Logs and metrics",
+            "metrics" => "Logs and metrics",
+            "" => "Listen and upstream",
+            "upstream_tls" => "TLS",
+            table => HEADINGS.into_iter().find(|it| it.eq_ignore_ascii_case(table)).expect("each table has a heading"),
+        }
+    }
+
+    /// Whether a running sidecar takes a new value when the configuration is reloaded.
+    pub fn is_reloadable(&self) -> bool {
+        RELOADABLE.iter().any(|it| self.key == *it || it.ends_with('.') && self.key.starts_with(it))
     }
 }
 
@@ -95,4 +110,20 @@ pub(super) fn nearest<'a>(unknown: &str, known: impl Iterator<Item = &'a str>) -
         .filter(|(edits, _)| *edits <= budget)
         .min_by_key(|(edits, _)| *edits)
         .map(|(_, key)| key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::SETTINGS;
+
+    #[test]
+    fn every_reloadable_key_and_every_heading_has_a_setting() {
+        for it in RELOADABLE {
+            assert!(SETTINGS.iter().any(|setting| setting.key.starts_with(it)), "{it}");
+        }
+        for heading in HEADINGS {
+            assert!(SETTINGS.iter().any(|setting| setting.heading() == heading), "{heading}");
+        }
+    }
 }

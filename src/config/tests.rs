@@ -49,8 +49,8 @@ fn warnings(flags: &[(&str, &str)], environment: &[(&str, &str)]) -> Vec<String>
     load(&sources(flags, environment)).expect("a valid configuration").warnings
 }
 
-fn origin(loaded: &Loaded, key: &str) -> Origin {
-    loaded.settings.iter().find(|setting| setting.key == key).expect("a known key").origin.clone()
+fn source(loaded: &Loaded, key: &str) -> Source {
+    loaded.settings.iter().find(|setting| setting.key == key).expect("a known key").source.clone()
 }
 
 #[test]
@@ -109,7 +109,7 @@ fn empty_sources_give_the_defaults_without_a_warning() {
             ("metrics.detail", "full"),
         ]
     );
-    assert!(loaded.settings.iter().all(|setting| setting.origin == Origin::Default));
+    assert!(loaded.settings.iter().all(|setting| setting.source == Source::Default));
 }
 
 #[test]
@@ -147,10 +147,10 @@ fn a_flag_overrides_the_environment_which_overrides_the_file() {
     assert_eq!(loaded.config.admin.port(), 12);
     assert_eq!(loaded.config.upstream.to_string(), "http://file:80");
     assert_eq!(loaded.config.heartbeat.mode, Mode::Auto);
-    assert_eq!(origin(&loaded, "listen").to_string(), "--listen");
-    assert_eq!(origin(&loaded, "admin").to_string(), "HEARTBEAT_SIDECAR_ADMIN");
-    assert!(matches!(origin(&loaded, "upstream"), Origin::File { line: 4, .. }));
-    assert_eq!(origin(&loaded, "heartbeat.mode").to_string(), "default");
+    assert_eq!(source(&loaded, "listen").to_string(), "--listen");
+    assert_eq!(source(&loaded, "admin").to_string(), "HEARTBEAT_SIDECAR_ADMIN");
+    assert!(matches!(source(&loaded, "upstream"), Source::File { line: 4, .. }));
+    assert_eq!(source(&loaded, "heartbeat.mode").to_string(), "default");
 }
 
 #[test]
@@ -169,9 +169,9 @@ fn a_drain_may_have_no_delay_but_needs_time_to_close() {
     assert_eq!(
         file_problems("[drain]\ndelay = '25h'\ntimeout = '0s'\nclose_code = 1000\n"),
         [
-            "sidecar.toml:2: drain.delay: \"25h\" is out of bounds: at most 1day",
-            "sidecar.toml:3: drain.timeout: \"0s\" is out of bounds: more than 0s and at most 1day",
-            "sidecar.toml:4: drain.close_code: \"1000\" is none of 1001, 1012",
+            "sidecar.toml:2: drain.delay: \"25h\" is out of range: write at most 1day",
+            "sidecar.toml:3: drain.timeout: \"0s\" is out of range: write more than 0s and at most 1day",
+            "sidecar.toml:4: drain.close_code: \"1000\" is not one of 1001, 1012",
         ]
     );
     assert_eq!(
@@ -191,12 +191,12 @@ fn invalid_values_are_rejected_with_their_flag_or_variable() {
     assert_eq!(
         told.lines().collect::<Vec<_>>(),
         [
-            r#"HEARTBEAT_SIDECAR_LISTEN: "localhost:1" is no socket address: write IP:PORT, such as 0.0.0.0:8500 or [::]:8500"#,
-            r#"HEARTBEAT_SIDECAR_DRAIN_TIMEOUT: "10" is no duration: write a number and a unit, such as 500ms, 2s or 1m 30s"#,
-            r#"--log-format: "xml" is none of text, json"#,
-            r#"--log-level: "inof" is no log level: write error, warn, info, debug or trace, or a filter such as info,heartbeat_sidecar=debug"#,
-            r#"--handshake-timeout: "0s" is out of bounds: more than 0s and at most 1day"#,
-            r#"--connect-timeout: "25h" is out of bounds: more than 0s and at most 1day"#,
+            r#"HEARTBEAT_SIDECAR_LISTEN: "localhost:1" is not a socket address: write IP:PORT, such as 0.0.0.0:8500 or [::]:8500"#,
+            r#"HEARTBEAT_SIDECAR_DRAIN_TIMEOUT: "10" is not a duration: write a number and a unit, such as 500ms, 2s or 1m 30s"#,
+            r#"--log-format: "xml" is not one of text, json"#,
+            r#"--log-level: "inof" is not a log level: write error, warn, info, debug or trace, or a filter such as info,heartbeat_sidecar=debug"#,
+            r#"--handshake-timeout: "0s" is out of range: write more than 0s and at most 1day"#,
+            r#"--connect-timeout: "25h" is out of range: write more than 0s and at most 1day"#,
         ]
     );
 }
@@ -211,8 +211,8 @@ fn an_overridden_value_must_be_valid_too() {
 fn control_characters_are_rejected_everywhere() {
     assert_eq!(
         problems(&[("upstream", "unix:/a\nb")], &[("HEARTBEAT_SIDECAR_HEARTBEAT_MODE", "auto\n")]),
-        "HEARTBEAT_SIDECAR_HEARTBEAT_MODE: \"auto\\n\" holds a control character\n\
-         --upstream: \"unix:/a\\nb\" holds a control character"
+        "HEARTBEAT_SIDECAR_HEARTBEAT_MODE: \"auto\\n\" contains a control character\n\
+         --upstream: \"unix:/a\\nb\" contains a control character"
     );
 }
 
@@ -233,7 +233,7 @@ fn log_filters_are_levels_and_directives() {
         assert_eq!(loaded.config.log.level, text);
     }
     for text in ["", "info,", "info, warn", "verbose", "a=verbose", "heartbeat_sidecar", "a=[", "a=b=c"] {
-        assert!(problems(&[("log-level", text)], &[]).contains("is no log level"), "{text}");
+        assert!(problems(&[("log-level", text)], &[]).contains("is not a log level"), "{text}");
     }
 }
 
@@ -295,8 +295,8 @@ proptest! {
     #[test]
     fn parsing_a_file_never_panics(bytes in prop_oneof![prop::collection::vec(any::<u8>(), 0..200), fragments()]) {
         let lines = bytes.iter().filter(|byte| **byte == b'\n').count() + 1;
-        let document = Document::parse(&bytes);
-        for line in document.mistakes.iter().map(|mistake| mistake.line) {
+        let document = Document::parse(&bytes, &load::ARRAYS);
+        for line in document.errors.iter().map(|error| error.line) {
             prop_assert!((1..=lines).contains(&line));
         }
         for entry in document.entries {
@@ -326,16 +326,16 @@ proptest! {
 fn invalid_tls_settings_are_reported() {
     assert_eq!(
         warnings(&[("upstream-tls-server-name", "app.example")], &[]),
-        ["upstream = \"http://127.0.0.1:8501\" (default): no https:// address, so [upstream_tls] does nothing"]
+        ["upstream = \"http://127.0.0.1:8501\" (default): not an https:// address, so [upstream_tls] has no effect"]
     );
     for (flags, problem) in [
         (
             [("tls-client-ca", "/none/ca.crt"), ("log-level", "info")],
-            "tls.client_ca = \"/none/ca.crt\" (--tls-client-ca) needs tls.certificate and tls.key beside it",
+            "tls.client_ca = \"/none/ca.crt\" (--tls-client-ca) also needs tls.certificate and tls.key",
         ),
         (
             [("upstream-tls-key", "/none/tls.key"), ("log-level", "info")],
-            "upstream_tls.key = \"/none/tls.key\" (--upstream-tls-key) needs upstream_tls.certificate beside it",
+            "upstream_tls.key = \"/none/tls.key\" (--upstream-tls-key) also needs upstream_tls.certificate",
         ),
         (
             [("tls-certificate", "/none/tls.crt"), ("tls-key", "/none/tls.key")],
@@ -347,7 +347,7 @@ fn invalid_tls_settings_are_reported() {
         ),
         (
             [("upstream-tls-server-name", "a b"), ("log-level", "info")],
-            "--upstream-tls-server-name: \"a b\" is no name of a server: write a host name or an IP address",
+            "--upstream-tls-server-name: \"a b\" is not a server name: write a host name or an IP address",
         ),
     ] {
         assert_eq!(problems(&flags, &[]), problem);

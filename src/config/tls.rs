@@ -4,14 +4,15 @@ use std::path::PathBuf;
 
 use rustls::pki_types::ServerName;
 
-use super::load::{Effective, Loader, Origin};
-use super::raw::{Item, List, Mistakes};
+use super::loaded::{Effective, Loaded, Source};
+use super::raw::{LineError, Table, TableArray};
 use super::upstream::UpstreamAddress;
-use super::{Config, Invalid, Route};
+use super::values::{FILE, InvalidValue};
+use super::{Config, Route};
 use crate::tls::{self, ClientFiles, ListenerFiles, Pair};
 
 /// The array of tables of further certificates.
-pub(super) const CERTIFICATES: List = List { key: "tls.certificates", fields: &["certificate", "key"] };
+pub(super) const CERTIFICATES: TableArray = TableArray { key: "tls.certificates", fields: &["certificate", "key"] };
 
 /// TLS for browsers: certificate and key, or neither.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,90 +76,66 @@ impl UpstreamTlsSettings {
     }
 }
 
-/// Builds a further certificate from the file. Also returns its values with their origins.
+/// Reads a further certificate of the file. Also returns its values with their sources.
 ///
 /// # Errors
 /// What is wrong, with the line.
-pub(super) fn further(item: &Item, origin: impl Fn(usize) -> Origin) -> Result<(Pair, Vec<Effective>), Mistakes> {
-    let mut mistakes = Vec::new();
+pub(super) fn further(
+    table: &Table,
+    source: impl Fn(usize) -> Source,
+) -> Result<(Pair, Vec<Effective>), Vec<LineError>> {
+    let mut errors = Vec::new();
     let [certificate, key] = ["certificate", "key"].map(|key| {
-        let name = CERTIFICATES.key;
-        let field = item.fields.iter().find(|field| field.key == key);
-        let taken = field.map_or(Ok(None), |field| file(&field.text).map_err(|Invalid(reason)| (field.line, reason)));
-        match (field, taken) {
-            (Some(field), Ok(Some(path))) => {
-                Some((path, Effective { key, value: field.text.clone(), origin: origin(field.line) }))
-            }
-            (_, Ok(_)) => {
-                mistakes.push((item.line, format!("{name}: needs {key}")));
+        let field = table.fields.iter().find(|field| field.key == key);
+        let (line, text) = field.map_or((table.line, ""), |field| (field.line, &field.text));
+        match (FILE.parse)(text) {
+            Ok(Some(path)) => Some((path, Effective { key, value: text.to_owned(), source: source(line) })),
+            Ok(None) => {
+                errors.push(LineError { line: table.line, reason: format!("{}: needs {key}", table.array) });
                 None
             }
-            (_, Err((line, reason))) => {
-                mistakes.push((line, format!("{name}.{key}: {reason}")));
+            Err(InvalidValue(reason)) => {
+                errors.push(LineError { line, reason: format!("{}.{key}: {reason}", table.array) });
                 None
             }
         }
     });
-    let both = certificate.zip(key).ok_or(mistakes);
+    let both = certificate.zip(key).ok_or(errors);
     both.map(|((certificate, one), (key, other))| (Pair { certificate, key }, vec![one, other]))
 }
 
-impl Loader {
-    /// What prevents TLS from working, including errors in the files.
-    pub(super) fn tls_conflicts(&self) -> Vec<String> {
-        let (Config { tls, upstream_tls, .. }, apps) = (&self.config, self.config.apps());
-        let mut found = Vec::new();
-        for (one, other, set) in [
-            ("tls.certificate", "tls.key", (&tls.certificate, &tls.key)),
-            ("upstream_tls.certificate", "upstream_tls.key", (&upstream_tls.certificate, &upstream_tls.key)),
-        ] {
-            match set {
-                (Some(_), None) => found.push(format!("{} needs {other} beside it", self.shown(one))),
-                (None, Some(_)) => found.push(format!("{} needs {one} beside it", self.shown(other))),
-                (Some(_), Some(_)) | (None, None) => {}
-            }
+/// What prevents TLS from working, including errors in the files.
+pub(super) fn conflicts(loaded: &Loaded) -> Vec<String> {
+    let (Config { tls, upstream_tls, .. }, apps) = (&loaded.config, loaded.config.apps());
+    let mut found = Vec::new();
+    for (one, other, set) in [
+        ("tls.certificate", "tls.key", (&tls.certificate, &tls.key)),
+        ("upstream_tls.certificate", "upstream_tls.key", (&upstream_tls.certificate, &upstream_tls.key)),
+    ] {
+        match set {
+            (Some(_), None) => found.push(format!("{} also needs {other}", loaded.setting(one))),
+            (None, Some(_)) => found.push(format!("{} also needs {one}", loaded.setting(other))),
+            (Some(_), Some(_)) | (None, None) => {}
         }
-        if tls.client_ca.is_some() && tls.certificate.is_none() && tls.key.is_none() {
-            found.push(format!("{} needs tls.certificate and tls.key beside it", self.shown("tls.client_ca")));
-        }
-        if !tls.certificates.is_empty() && tls.certificate.is_none() && tls.key.is_none() {
-            let name = CERTIFICATES.key;
-            found.push(format!("[[{name}]] needs tls.certificate and tls.key, which all others are shown"));
-        }
-        let files = upstream_tls.files(&apps);
-        for (at, app) in apps.iter().enumerate() {
-            if app.upstream.is_encrypted() && upstream_tls.name(&app.upstream).is_none() {
-                let (upstream, remedy) = (self.shown_of(at, "upstream"), "set upstream_tls.server_name");
-                found.push(format!("{upstream} names no host that a certificate can be for: {remedy}"));
-            }
-        }
-        if found.is_empty() {
-            let listener = tls.files().and_then(|files| tls::build(&files).err());
-            let client = files.and_then(|files| tls::build(&files).err());
-            found.extend(listener.into_iter().chain(client).map(|error| error.to_string()));
-        }
-        found
     }
-}
-
-/// The path of a file; empty text is none.
-pub(super) fn file(text: &str) -> Result<Option<PathBuf>, Invalid> {
-    if text.ends_with('/') {
-        return Err(Invalid(format!("{text:?} is a folder: write the path of a file, or nothing")));
+    let is_on = tls.certificate.is_some() || tls.key.is_some();
+    if tls.client_ca.is_some() && !is_on {
+        found.push(format!("{} also needs tls.certificate and tls.key", loaded.setting("tls.client_ca")));
     }
-    Ok((!text.is_empty()).then(|| text.into()))
-}
-
-/// The text that [`file`] parses. Every path comes from text.
-pub(super) fn file_text(file: Option<&PathBuf>) -> String {
-    file.map_or_else(String::new, |file| file.display().to_string())
-}
-
-/// A name or an IP address that a certificate can be for; empty text is none.
-pub(super) fn server_name(text: &str) -> Result<Option<ServerName<'static>>, Invalid> {
-    if text.is_empty() {
-        return Ok(None);
+    if !tls.certificates.is_empty() && !is_on {
+        let reason = "also needs tls.certificate and tls.key, the pair for all other names";
+        found.push(format!("[[{}]] {reason}", CERTIFICATES.key));
     }
-    let name = ServerName::try_from(text.to_owned());
-    name.map(Some).map_err(|_| Invalid(format!("{text:?} is no name of a server: write a host name or an IP address")))
+    for (at, app) in apps.iter().enumerate() {
+        if app.upstream.is_encrypted() && upstream_tls.name(&app.upstream).is_none() {
+            let upstream = loaded.setting_of(at, "upstream");
+            found.push(format!("{upstream}: a certificate cannot name this host: set upstream_tls.server_name"));
+        }
+    }
+    if found.is_empty() {
+        let listener = tls.files().and_then(|files| tls::build(&files).err());
+        let client = upstream_tls.files(&apps).and_then(|files| tls::build(&files).err());
+        found.extend(listener.into_iter().chain(client).map(|error| error.to_string()));
+    }
+    found
 }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use super::values::Invalid;
+use super::values::InvalidValue;
 
 /// The longest path, in bytes, that fits a socket address with its terminating zero (unix(7), `sun_path`).
 const MAX_SOCKET_PATH: usize = 107;
@@ -82,9 +82,9 @@ pub(super) fn overlap(one: IpAddr, other: IpAddr) -> bool {
 }
 
 impl FromStr for UpstreamAddress {
-    type Err = Invalid;
+    type Err = InvalidValue;
 
-    fn from_str(text: &str) -> Result<Self, Invalid> {
+    fn from_str(text: &str) -> Result<Self, InvalidValue> {
         if let Some(path) = text.strip_prefix("unix:") {
             return unix(text, path);
         }
@@ -95,33 +95,33 @@ impl FromStr for UpstreamAddress {
             Some((scheme, rest)) if scheme.eq_ignore_ascii_case("https") => {
                 authority(text, rest, 443).map(|(host, port)| Self::Https { host, port })
             }
-            Some((scheme, _)) => Err(Invalid(format!(
-                "{text:?}: {scheme:?} is no scheme of an upstream: http://HOST:PORT, https://HOST:PORT or unix:/PATH"
+            Some(_) => Err(InvalidValue(format!(
+                "{text:?} has an unknown scheme: write http://HOST:PORT, https://HOST:PORT or unix:/PATH"
             ))),
             None if authority(text, text, 80).is_ok() => {
-                Err(Invalid(format!("{text:?} has no scheme: write \"http://{text}\"")))
+                Err(InvalidValue(format!("{text:?} has no scheme: write \"http://{text}\"")))
             }
-            None => Err(Invalid(format!("{text:?} is no upstream: write http://HOST:PORT or unix:/PATH"))),
+            None => Err(InvalidValue(format!("{text:?} is not an upstream: write http://HOST:PORT or unix:/PATH"))),
         }
     }
 }
 
 /// The path of `unix:/path`; `unix:///path` is the same in the form of a URL.
-fn unix(text: &str, path: &str) -> Result<UpstreamAddress, Invalid> {
+fn unix(text: &str, path: &str) -> Result<UpstreamAddress, InvalidValue> {
     let path = path.strip_prefix("//").unwrap_or(path);
     let below = path.trim_start_matches('/');
     if !path.starts_with('/') || below.is_empty() {
-        return Err(Invalid(format!("{text:?} has no absolute path: write unix:/PATH")));
+        return Err(InvalidValue(format!("{text:?} has no absolute path: write unix:/PATH")));
     }
     if below.len() + 1 > MAX_SOCKET_PATH {
-        return Err(Invalid(format!("{text:?}: the path of a socket has at most {MAX_SOCKET_PATH} bytes")));
+        return Err(InvalidValue(format!("{text:?}: the path of a socket has at most {MAX_SOCKET_PATH} bytes")));
     }
     Ok(UpstreamAddress::Unix(format!("/{below}").into()))
 }
 
 /// The authority of a URL (RFC 3986 §3.2), of which only host and port are allowed.
-fn authority(text: &str, rest: &str, default_port: u16) -> Result<(String, u16), Invalid> {
-    let refuse = |what: &str| Err(Invalid(format!("{text:?} {what}")));
+fn authority(text: &str, rest: &str, default_port: u16) -> Result<(String, u16), InvalidValue> {
+    let refuse = |what: &str| Err(InvalidValue(format!("{text:?} {what}")));
     // A lone slash equals an empty path (RFC 3986 §6.2.3).
     let authority = rest.strip_suffix('/').unwrap_or(rest);
     if authority.contains('#') {
@@ -138,7 +138,7 @@ fn authority(text: &str, rest: &str, default_port: u16) -> Result<(String, u16),
     }
     let (host, port) = match authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((host, port)) if host.parse::<Ipv6Addr>().is_ok() => (host, port),
-        Some(_) => return refuse("has no IPv6 address in its brackets: write http://[::1]:PORT"),
+        Some(_) => return refuse("has an invalid IPv6 address in its brackets: write http://[::1]:PORT"),
         None if authority.parse::<Ipv6Addr>().is_ok() => {
             return refuse("has an IPv6 address without brackets: write http://[::1]:PORT");
         }
@@ -198,8 +198,8 @@ mod tests {
     fn an_invalid_address_is_rejected_with_its_specific_reason() {
         for (written, reason) in [
             ("127.0.0.1:8501", r#"has no scheme: write "http://127.0.0.1:8501""#),
-            ("", "is no upstream: write http://HOST:PORT or unix:/PATH"),
-            ("a b", "is no upstream: write http://HOST:PORT or unix:/PATH"),
+            ("", "is not an upstream: write http://HOST:PORT or unix:/PATH"),
+            ("a b", "is not an upstream: write http://HOST:PORT or unix:/PATH"),
             ("http://app/base", "has a path: write http://HOST:PORT; the paths of requests pass through untouched"),
             ("http://app:8501?x", "has a query: write http://HOST:PORT"),
             ("http://app:8501#x", "has a fragment: write http://HOST:PORT"),
@@ -213,7 +213,7 @@ mod tests {
             ("http://app:65536", "has no valid port: write 1 to 65535"),
             ("http://[::1]8501", "has no valid port: write 1 to 65535"),
             ("http://::1", "has an IPv6 address without brackets: write http://[::1]:PORT"),
-            ("http://[app]:80", "has no IPv6 address in its brackets: write http://[::1]:PORT"),
+            ("http://[app]:80", "has an invalid IPv6 address in its brackets: write http://[::1]:PORT"),
             ("unix:app.sock", "has no absolute path: write unix:/PATH"),
             ("unix:/", "has no absolute path: write unix:/PATH"),
         ] {
@@ -221,7 +221,7 @@ mod tests {
         }
         assert_eq!(
             refusal("ws://app:8501"),
-            r#""ws://app:8501": "ws" is no scheme of an upstream: http://HOST:PORT, https://HOST:PORT or unix:/PATH"#
+            r#""ws://app:8501" has an unknown scheme: write http://HOST:PORT, https://HOST:PORT or unix:/PATH"#
         );
         let long = format!("unix:/{}", "x".repeat(MAX_SOCKET_PATH));
         assert_eq!(refusal(&long), format!("{long:?}: the path of a socket has at most 107 bytes"));

@@ -1,12 +1,19 @@
-//! Parses the texts of values, or rejects them with a message for the user.
+//! The types of values: how they are written as text, and why a text is rejected.
 
+use std::fmt::Display;
 use std::net::SocketAddr;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
+use humantime::format_duration;
+use rustls::pki_types::ServerName;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
+use super::setting::TomlType;
 use super::{DrainCode, LogFormat, WatchdogMode};
 use crate::heartbeat::{Mode, Proof};
 use crate::metrics::Detail;
@@ -16,128 +23,132 @@ use crate::streamlit::ack::AckForm;
 pub const DAY: Duration = Duration::from_secs(86_400);
 
 /// The longest duration that a heartbeat may wait for anything: one hour.
-pub(super) const HOUR: Duration = Duration::from_secs(3_600);
+const HOUR: Duration = Duration::from_secs(3_600);
+
+/// The text for a disabled duration.
+const OFF: &str = "off";
+
+/// No process has file descriptors for more connections.
+const MILLION: usize = 1_000_000;
 
 /// Why a value is rejected: names the value and the allowed form.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct Invalid(pub(super) String);
+pub struct InvalidValue(pub(super) String);
 
-impl Invalid {
+impl InvalidValue {
     /// With this message.
     pub(crate) fn new(reason: String) -> Self {
         Self(reason)
     }
 }
 
-/// A value that is one of a few words.
-pub(super) trait Choice: Copy + 'static {
-    /// Every value, in the order used in messages.
-    const ALL: &'static [Self];
-
-    /// The word.
-    fn word(self) -> &'static str;
-}
-
-impl Choice for Mode {
-    const ALL: &'static [Self] = &[Self::Auto, Self::Answer, Self::Forward];
-
-    fn word(self) -> &'static str {
-        match self {
-            Self::Auto => "auto",
-            Self::Answer => "answer",
-            Self::Forward => "forward",
-        }
-    }
-}
-
-impl Choice for Proof {
-    const ALL: &'static [Self] = &[Self::Pong, Self::Connection];
-
-    fn word(self) -> &'static str {
-        match self {
-            Self::Pong => "pong",
-            Self::Connection => "connection",
-        }
-    }
-}
-
-impl Choice for AckForm {
-    const ALL: &'static [Self] = &[Self::Compatible, Self::Plain];
-
-    fn word(self) -> &'static str {
-        match self {
-            Self::Compatible => "compatible",
-            Self::Plain => "plain",
-        }
-    }
-}
-
-impl Choice for LogFormat {
-    const ALL: &'static [Self] = &[Self::Text, Self::Json];
-
-    fn word(self) -> &'static str {
-        match self {
-            Self::Text => "text",
-            Self::Json => "json",
-        }
-    }
-}
-
-impl Choice for WatchdogMode {
-    const ALL: &'static [Self] = &[Self::Off, Self::Host, Self::Page];
-
-    fn word(self) -> &'static str {
-        match self {
-            Self::Off => "off",
-            Self::Host => "host",
-            Self::Page => "self",
-        }
-    }
-}
-
-impl Choice for Detail {
-    const ALL: &'static [Self] = &[Self::Full, Self::Lean];
-
-    fn word(self) -> &'static str {
-        match self {
-            Self::Full => "full",
-            Self::Lean => "lean",
-        }
-    }
-}
-
-impl Choice for DrainCode {
-    const ALL: &'static [Self] = &[Self::GoingAway, Self::ServiceRestart];
-
-    fn word(self) -> &'static str {
-        match self {
-            Self::GoingAway => "1001",
-            Self::ServiceRestart => "1012",
-        }
-    }
-}
-
-impl Choice for bool {
-    const ALL: &'static [Self] = &[true, false];
-
-    fn word(self) -> &'static str {
-        if self { "true" } else { "false" }
-    }
-}
-
-/// One of the words of `T`.
-pub(super) fn choice<T: Choice>(text: &str) -> Result<T, Invalid> {
-    T::ALL.iter().copied().find(|value| value.word() == text).ok_or_else(|| {
-        let words: Vec<_> = T::ALL.iter().map(|value| value.word()).collect();
-        Invalid(format!("{text:?} is none of {}", words.join(", ")))
-    })
+/// A type of values.
+pub(super) struct Type<T> {
+    /// Its type in the file.
+    pub(super) toml: TomlType,
+    /// Its placeholder in the help.
+    pub(super) name: &'static str,
+    /// Rejects any text that is not a value.
+    pub(super) parse: fn(&str) -> Result<T, InvalidValue>,
+    /// A text that `parse` accepts.
+    pub(super) text: fn(&T) -> String,
 }
 
 /// An address to listen on. Names are not looked up: the bound address must not depend on a resolver.
-pub(super) fn address(text: &str) -> Result<SocketAddr, Invalid> {
+pub(super) const ADDRESS: Type<SocketAddr> = string("IP:PORT", address, ToString::to_string);
+pub(super) const LOG_LEVEL: Type<String> = string("LEVEL", log_filter, Clone::clone);
+pub(super) const UP_TO_A_DAY: Type<Duration> = string("DURATION", |text| duration(text, DAY), duration_text);
+pub(super) const UP_TO_AN_HOUR: Type<Duration> = string("DURATION", |text| duration(text, HOUR), duration_text);
+/// At most a day; `0s` is allowed.
+pub(super) const PAUSE: Type<Duration> = string("DURATION", pause, duration_text);
+/// At most an hour, or `off`.
+pub(super) const OPTIONAL_INTERVAL: Type<Option<Duration>> =
+    string("DURATION|off", optional_interval, |value| value.as_ref().map_or_else(|| OFF.to_owned(), duration_text));
+/// The path of a file; empty text is none. Every path comes from text.
+pub(super) const FILE: Type<Option<PathBuf>> =
+    string("FILE", file, |file| file.as_ref().map_or_else(String::new, |file| file.display().to_string()));
+/// A name or an IP address that a certificate can be for; empty text is none.
+pub(super) const SERVER_NAME: Type<Option<ServerName<'static>>> =
+    string("NAME", server_name, |name| name.as_ref().map_or_else(String::new, |name| name.to_str().into_owned()));
+pub(super) const SWITCH: Type<bool> = Type { toml: TomlType::Boolean, ..words() };
+pub(super) const CLOSE_CODE: Type<DrainCode> = Type { toml: TomlType::Integer, ..words() };
+/// A limit; 0 is none.
+pub(super) const COUNT: Type<Option<NonZeroUsize>> = Type {
+    toml: TomlType::Integer,
+    name: "NUMBER",
+    parse: |text| number(text, 0..=MILLION).map(NonZeroUsize::new),
+    text: |count| count.map_or(0, NonZeroUsize::get).to_string(),
+};
+/// A limit per second; 0 is none.
+pub(super) const RATE: Type<Option<NonZeroU32>> = Type {
+    toml: TomlType::Integer,
+    name: "NUMBER",
+    parse: |text| number(text, 0..=MILLION).map(|rate| u32::try_from(rate).ok().and_then(NonZeroU32::new)),
+    text: |rate| rate.map_or(0, NonZeroU32::get).to_string(),
+};
+
+/// A type that parses and prints itself.
+pub(super) const fn text<T: FromStr<Err = InvalidValue> + Display>(name: &'static str) -> Type<T> {
+    string(name, str::parse, ToString::to_string)
+}
+
+/// A number of bytes within bounds.
+pub(super) const fn bytes<const LEAST: usize, const MOST: usize>() -> Type<usize> {
+    let parse = |text: &str| number(text, LEAST..=MOST);
+    Type { toml: TomlType::Integer, name: "BYTES", parse, text: ToString::to_string }
+}
+
+const fn string<T>(name: &'static str, parse: fn(&str) -> Result<T, InvalidValue>, text: fn(&T) -> String) -> Type<T> {
+    Type { toml: TomlType::String, name, parse, text }
+}
+
+/// One of the words of `T`.
+pub(super) const fn words<T: Words>() -> Type<T> {
+    let parse = |text: &str| {
+        let value = T::WORDS.iter().find(|(_, word)| *word == text).map(|(value, _)| *value);
+        let words = || T::WORDS.iter().map(|(_, word)| *word).collect::<Vec<_>>().join(", ");
+        value.ok_or_else(|| InvalidValue(format!("{text:?} is not one of {}", words())))
+    };
+    let text = |value: &T| {
+        let word = T::WORDS.iter().find(|(it, _)| it == value);
+        word.expect("`words!` names every value").1.to_owned()
+    };
+    string(T::NAME, parse, text)
+}
+
+/// A value that is one of a few words.
+pub(super) trait Words: Copy + PartialEq + 'static {
+    /// Every value with its word, in the order used in messages.
+    const WORDS: &'static [(Self, &'static str)];
+    /// The words with `|` between.
+    const NAME: &'static str;
+}
+
+/// The words of every type of values.
+macro_rules! words {
+    ($($type:ty: $first:expr => $word:literal $(, $other:expr => $other_word:literal)*;)*) => {$(
+        impl Words for $type {
+            const WORDS: &'static [(Self, &'static str)] = &[($first, $word) $(, ($other, $other_word))*];
+            const NAME: &'static str = concat!($word $(, "|", $other_word)*);
+        }
+    )*};
+}
+
+words! {
+    bool: true => "true", false => "false";
+    Mode: Self::Auto => "auto", Self::Answer => "answer", Self::Forward => "forward";
+    Proof: Self::Pong => "pong", Self::Connection => "connection";
+    AckForm: Self::Compatible => "compatible", Self::Plain => "plain";
+    WatchdogMode: Self::Off => "off", Self::Host => "host", Self::Page => "self";
+    DrainCode: Self::GoingAway => "1001", Self::ServiceRestart => "1012";
+    LogFormat: Self::Text => "text", Self::Json => "json";
+    Detail: Self::Full => "full", Self::Lean => "lean";
+}
+
+fn address(text: &str) -> Result<SocketAddr, InvalidValue> {
     text.parse().map_err(|_| {
-        Invalid(format!("{text:?} is no socket address: write IP:PORT, such as 0.0.0.0:8500 or [::]:8500"))
+        InvalidValue(format!("{text:?} is not a socket address: write IP:PORT, such as 0.0.0.0:8500 or [::]:8500"))
     })
 }
 
@@ -145,65 +156,74 @@ pub(super) fn address(text: &str) -> Result<SocketAddr, Invalid> {
 ///
 /// # Errors
 /// Any other text, with the form and the limit in the message.
-pub fn duration(text: &str, limit: Duration) -> Result<Duration, Invalid> {
+pub fn duration(text: &str, limit: Duration) -> Result<Duration, InvalidValue> {
     let value = any_duration(text)?;
     if value.is_zero() || value > limit {
-        let limit = humantime::format_duration(limit);
-        return Err(Invalid(format!("{text:?} is out of bounds: more than 0s and at most {limit}")));
+        let limit = format_duration(limit);
+        return Err(InvalidValue(format!("{text:?} is out of range: write more than 0s and at most {limit}")));
     }
     Ok(value)
 }
 
-/// The text for a disabled duration.
-const OFF: &str = "off";
-
-/// A duration as in [`duration`], or `off`.
-pub(super) fn optional_duration(text: &str, limit: Duration) -> Result<Option<Duration>, Invalid> {
+fn optional_interval(text: &str) -> Result<Option<Duration>, InvalidValue> {
     if text == OFF {
         return Ok(None);
     }
-    duration(text, limit).map(Some).map_err(|Invalid(why)| Invalid(format!("{why}, or {OFF}")))
+    duration(text, HOUR).map(Some).map_err(|InvalidValue(reason)| InvalidValue(format!("{reason}, or {OFF}")))
 }
 
-/// The text that [`optional_duration`] parses.
-pub(super) fn optional(value: Option<Duration>) -> String {
-    value.map_or_else(|| OFF.to_owned(), |value| humantime::format_duration(value).to_string())
-}
-
-/// A duration with a unit, at most `limit`; `0s` is allowed.
-pub(super) fn pause(text: &str, limit: Duration) -> Result<Duration, Invalid> {
+fn pause(text: &str) -> Result<Duration, InvalidValue> {
     let value = any_duration(text)?;
-    if value > limit {
-        let limit = humantime::format_duration(limit);
-        return Err(Invalid(format!("{text:?} is out of bounds: at most {limit}")));
+    if value > DAY {
+        return Err(InvalidValue(format!("{text:?} is out of range: write at most {}", format_duration(DAY))));
     }
     Ok(value)
 }
 
-fn any_duration(text: &str) -> Result<Duration, Invalid> {
+fn any_duration(text: &str) -> Result<Duration, InvalidValue> {
     humantime::parse_duration(text).map_err(|_| {
-        Invalid(format!("{text:?} is no duration: write a number and a unit, such as 500ms, 2s or 1m 30s"))
+        InvalidValue(format!("{text:?} is not a duration: write a number and a unit, such as 500ms, 2s or 1m 30s"))
     })
 }
 
+fn duration_text(value: &Duration) -> String {
+    format_duration(*value).to_string()
+}
+
 /// A number within bounds, in digits.
-pub(super) fn number(text: &str, bounds: RangeInclusive<usize>) -> Result<usize, Invalid> {
+fn number(text: &str, bounds: RangeInclusive<usize>) -> Result<usize, InvalidValue> {
     let (least, most) = (bounds.start(), bounds.end());
-    let value = text.parse().map_err(|_| Invalid(format!("{text:?} is no number between {least} and {most}")))?;
+    let value = text.parse().map_err(|_| InvalidValue(format!("{text:?} is not a number from {least} to {most}")))?;
     if bounds.contains(&value) {
         return Ok(value);
     }
-    Err(Invalid(format!("{text} is out of bounds: at least {least} and at most {most}")))
+    Err(InvalidValue(format!("{text} is out of range: write a number from {least} to {most}")))
+}
+
+fn file(text: &str) -> Result<Option<PathBuf>, InvalidValue> {
+    if text.ends_with('/') {
+        return Err(InvalidValue(format!("{text:?} is a folder: write the path of a file, or nothing")));
+    }
+    Ok((!text.is_empty()).then(|| text.into()))
+}
+
+fn server_name(text: &str) -> Result<Option<ServerName<'static>>, InvalidValue> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let name = ServerName::try_from(text.to_owned());
+    name.map(Some)
+        .map_err(|_| InvalidValue(format!("{text:?} is not a server name: write a host name or an IP address")))
 }
 
 /// A filter for log lines: a level, or directives `TARGET=LEVEL` and levels with commas between.
 ///
 /// `EnvFilter` takes a bare word that is not a level for a target, so a misspelt level would silence the log.
-pub(super) fn log_filter(text: &str) -> Result<String, Invalid> {
+fn log_filter(text: &str) -> Result<String, InvalidValue> {
     let misspelt = |part: &str| !part.contains('=') && (part.is_empty() || part.parse::<LevelFilter>().is_err());
     if text.split(',').any(misspelt) || EnvFilter::builder().parse(text).is_err() {
-        return Err(Invalid(format!(
-            "{text:?} is no log level: write error, warn, info, debug or trace, or a filter such as \
+        return Err(InvalidValue(format!(
+            "{text:?} is not a log level: write error, warn, info, debug or trace, or a filter such as \
              info,heartbeat_sidecar=debug"
         )));
     }

@@ -125,7 +125,7 @@ impl RequestContext<'_> {
     /// Streamlit 1.61 it would start an empty one while an older connection, dead or not, is open.
     async fn claim(&self, owner: &mut Owner, resumed: Option<SessionId>) -> Result<(), Failure> {
         let Some(id) = resumed else { return Ok(()) };
-        let takeover_timeout = self.upstream.session.timeouts.takeover;
+        let takeover_timeout = self.upstream.session.takeover_timeout;
         // An older connection is cut after `takeover_timeout`. The rest is for a 101 that its browser does not read.
         let most = takeover_timeout + self.upstream.handshake_timeout;
         let claimed = tokio::time::timeout(most, owner.claim(id, takeover_timeout)).await;

@@ -26,7 +26,7 @@ use crate::config::{Config, Route, SessionSettings, UpstreamAddress};
 use crate::heartbeat::Settings;
 use crate::limits::{Capacity, LimitWarning, Quota, RateLimitedWarning};
 use crate::metrics::UpstreamMetrics;
-use crate::relay::Knowledge;
+use crate::relay::{Knowledge, Timeouts};
 use crate::session::takeover::Owners;
 use crate::transport::tls::Tls;
 use crate::transport::{Stream, keepalive};
@@ -115,9 +115,14 @@ impl Upstream {
         metrics: Arc<UpstreamMetrics>,
     ) -> Self {
         let server_name = config.upstream_tls.name(&app.upstream);
-        let dead_peer_timeout = config.session.timeouts.dead_peer;
-        let connector =
-            Connector::new(app.upstream.clone(), config.connect_timeout, dead_peer_timeout).encrypted(tls, server_name);
+        let session = config.session;
+        let timeouts = Timeouts {
+            dead_peer: session.dead_peer_timeout,
+            write_stall: session.write_stall_timeout,
+            takeover: session.takeover_timeout,
+        };
+        let connector = Connector::new(app.upstream.clone(), config.connect_timeout, timeouts.dead_peer)
+            .encrypted(tls, server_name);
         let client = |idle_connections| {
             Client::builder(TokioExecutor::new())
                 .pool_timer(TokioTimer::new())
@@ -132,10 +137,10 @@ impl Upstream {
             connector,
             handshake_timeout: config.handshake_timeout,
             heartbeat: app.heartbeat,
-            knowledge: Arc::new(Knowledge::new(metrics.clone(), config.session.timeouts)),
+            knowledge: Arc::new(Knowledge::new(metrics.clone(), timeouts)),
             metrics,
             name: app.name.as_str().into(),
-            session: config.session,
+            session,
             owners: Owners::default(),
             places: Quota::new(most_sessions(config)),
             full: Arc::new(LimitWarning::new("limits.sessions")),

@@ -50,7 +50,7 @@ impl ListenerContext {
             proxy_protocol: config.proxy_protocol,
             trusted_proxies: config.trusted_proxies.clone(),
             patience: config.limits.idle_timeout,
-            write_stall: config.session.timeouts.write_stall,
+            write_stall: config.session.write_stall_timeout,
             slots: Quota::of_connections(max_connections(config.limits.connections, capacity), metrics.clone()),
             rejector: Arc::new(Rejector::new(answers, metrics.clone())),
             acceptor: tls.map(|tls| Arc::new(TlsAcceptor::new(tls, metrics.clone()))),

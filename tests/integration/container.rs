@@ -361,7 +361,7 @@ async fn an_invalid_number_of_worker_threads_is_reported() {
     for wrong in ["", "0", "-1", "1.5", "1025", "many"] {
         let run = ["run", "--upstream=http://127.0.0.1:1", "--listen=127.0.0.1:0", "--admin=127.0.0.1:0"];
         let (code, stderr) = command_with(&run, |command| command.env("TOKIO_WORKER_THREADS", wrong)).await;
-        let reason = format!("TOKIO_WORKER_THREADS: {wrong:?} is no whole number from 1 to 1024\n");
+        let reason = format!("TOKIO_WORKER_THREADS: {wrong:?} is not a whole number from 1 to 1024\n");
         assert_eq!(code, Some(2));
         assert!(stderr.ends_with(&reason), "{stderr}");
     }

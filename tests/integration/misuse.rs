@@ -16,15 +16,19 @@ async fn invalid_arguments_exit_with_2_and_check_exits_with_1_for_an_invalid_con
     fs::write(&file, "[drain]\ntimeout = 5\n").unwrap();
     let (bad, none) = (format!("--config={}", file.display()), "--config=/none/sidecar.toml");
     let variable = ("HEARTBEAT_SIDECAR_ADMIN", "localhost");
-    let number = "-1\" is no number between 0 and 1000000";
+    let number = "-1\" is not a number from 0 to 1000000";
     for verb in ["run", "check"] {
         for (argument, variable, told) in [
             ("--nope", None, "unexpected argument '--nope' found"),
-            ("--listen=x", None, "--listen: \"x\" is no socket address"),
+            ("--listen=x", None, "--listen: \"x\" is not a socket address"),
             ("--limits-connections=-1", None, number),
-            ("--tls-key=/none/a.key", None, "needs tls.certificate beside it"),
-            ("--log-level=info", Some(variable), "HEARTBEAT_SIDECAR_ADMIN: \"localhost\" is no socket address"),
-            ("--log-level=info", Some(("TOKIO_WORKER_THREADS", "0")), "TOKIO_WORKER_THREADS: \"0\" is no whole number"),
+            ("--tls-key=/none/a.key", None, "also needs tls.certificate"),
+            ("--log-level=info", Some(variable), "HEARTBEAT_SIDECAR_ADMIN: \"localhost\" is not a socket address"),
+            (
+                "--log-level=info",
+                Some(("TOKIO_WORKER_THREADS", "0")),
+                "TOKIO_WORKER_THREADS: \"0\" is not a whole number",
+            ),
             (&bad, None, "sidecar.toml:2: drain.timeout: an integer"),
             (none, None, "/none/sidecar.toml: cannot be read"),
         ] {
@@ -40,7 +44,7 @@ async fn invalid_arguments_exit_with_2_and_check_exits_with_1_for_an_invalid_con
     for (line, told) in [
         ("probe app", "no scheme"),
         ("demo --seconds 1", "1 is not in 6..=86400"),
-        ("healthcheck --admin localhost", "--admin: \"localhost\" is no socket address"),
+        ("healthcheck --admin localhost", "--admin: \"localhost\" is not a socket address"),
         ("drain --admin 127.0.0.1:0", "write the port"),
         ("wait --upstream app", "--upstream: \"app\" has no scheme"),
     ] {
@@ -68,9 +72,9 @@ async fn startup_errors_are_logged_in_the_configured_format() {
         (vec!["--nope"], Some(variable), 2, vec!["unexpected argument '--nope' found"]),
         (vec![&good, "--nope"], None, 2, vec!["unexpected argument '--nope' found"]),
         (vec!["--log-format"], Some(variable), 2, vec!["a value is required for '--log-format <text|json>'"]),
-        (vec!["--log-format=xml"], Some(variable), 2, vec!["--log-format: \"xml\" is none of text, json"]),
-        (vec![json], Some(("TOKIO_WORKER_THREADS", "many")), 2, vec!["TOKIO_WORKER_THREADS: \"many\" is no whole"]),
-        (vec![&bad], None, 2, vec!["bad.toml:2: admin: \"x\" is no socket", "bad.toml:4: drain.window: an integer"]),
+        (vec!["--log-format=xml"], Some(variable), 2, vec!["--log-format: \"xml\" is not one of text, json"]),
+        (vec![json], Some(("TOKIO_WORKER_THREADS", "many")), 2, vec!["TOKIO_WORKER_THREADS: \"many\" is not a whole"]),
+        (vec![&bad], None, 2, vec!["bad.toml:2: admin: \"x\" is not a socket", "bad.toml:4: drain.window: an integer"]),
         (vec![&good, &taken, "--log-level=off"], None, 1, vec!["admin: cannot listen on 127.0.0.1:"]),
     ] {
         let arguments = [&["run"], &LOCAL[..1], &arguments].concat();
@@ -85,7 +89,8 @@ async fn startup_errors_are_logged_in_the_configured_format() {
         }
     }
     // The default is text.
-    for (argument, told) in [("--nope", "error: unexpected argument '--nope' found"), ("--admin=x", "error: ")] {
+    for (argument, told) in [("--nope", "error: unexpected argument '--nope' found"), ("--admin=x", "error: --admin: ")]
+    {
         let (code, said) = command(&["run", argument]).await;
         assert!(code == Some(2) && said.starts_with(told), "{said}");
     }

@@ -66,7 +66,7 @@ async fn a_browser_that_answers_pings_stays_and_the_upstream_sees_none_of_them()
 #[tokio::test]
 async fn a_connected_browser_that_answers_no_ping_is_disconnected() {
     let (sidecar, mut session) = with(|session| {
-        (session.browser_ping_interval, session.timeouts.dead_peer) = (Some(SHORT), SHORT);
+        (session.browser_ping_interval, session.dead_peer_timeout) = (Some(SHORT), SHORT);
     })
     .await;
     assert_eq!(session.browser.frame().await.first, PING);
@@ -77,7 +77,7 @@ async fn a_connected_browser_that_answers_no_ping_is_disconnected() {
 
 #[tokio::test]
 async fn a_browser_that_reads_nothing_is_disconnected_and_the_apps_side_is_reset() {
-    let (sidecar, mut session) = with(|session| session.timeouts.write_stall = SHORT).await;
+    let (sidecar, mut session) = with(|session| session.write_stall_timeout = SHORT).await;
     let more_than_sockets_hold = vec![0; 32 << 20];
     session.app.send(header(BINARY, 1 << 40, false)).await;
     let refused = tokio::io::AsyncWriteExt::write_all(&mut session.app.stream, &more_than_sockets_hold).await;
@@ -87,7 +87,7 @@ async fn a_browser_that_reads_nothing_is_disconnected_and_the_apps_side_is_reset
 
 #[tokio::test]
 async fn a_session_ends_if_its_tab_closes_while_a_hung_app_does_not_read_an_upload() {
-    let (sidecar, mut session) = with(|session| session.timeouts.write_stall = SHORT).await;
+    let (sidecar, mut session) = with(|session| session.write_stall_timeout = SHORT).await;
     let more_than_sockets_hold = vec![0; 32 << 20];
     session.browser.send(header(BINARY, 1 << 40, true)).await;
     let upload = tokio::io::AsyncWriteExt::write_all(&mut session.browser.stream, &more_than_sockets_hold);
@@ -102,7 +102,7 @@ async fn a_session_ends_if_its_tab_closes_while_a_hung_app_does_not_read_an_uplo
 
 #[tokio::test]
 async fn a_half_closed_session_ends_if_the_app_stays_silent() {
-    let (sidecar, mut session) = with(|session| session.timeouts.write_stall = SHORT).await;
+    let (sidecar, mut session) = with(|session| session.write_stall_timeout = SHORT).await;
     session.browser.finish().await;
     session.browser.end().await;
     sidecar.until("connections", &[], 0.0).await;
@@ -112,7 +112,7 @@ async fn a_half_closed_session_ends_if_the_app_stays_silent() {
 
 #[tokio::test]
 async fn a_half_closed_session_continues_while_the_app_sends() {
-    let (sidecar, mut session) = with(|session| session.timeouts.write_stall = SHORT).await;
+    let (sidecar, mut session) = with(|session| session.write_stall_timeout = SHORT).await;
     session.browser.finish().await;
     session.app.end().await;
     let mut pauses = tokio::time::interval(SHORT / 3);
@@ -128,7 +128,7 @@ async fn a_half_closed_session_continues_while_the_app_sends() {
 
 #[tokio::test]
 async fn a_slow_browser_receives_everything_the_app_sent_before_closing() {
-    let (sidecar, mut session) = with(|session| session.timeouts.write_stall = SHORT).await;
+    let (sidecar, mut session) = with(|session| session.write_stall_timeout = SHORT).await;
     let message = plain(BINARY, vec![7; 4 << 20]);
     let (mut app, sent) = (session.app, message.clone());
     let left = tokio::spawn(async move {
@@ -149,7 +149,7 @@ async fn a_slow_browser_receives_everything_the_app_sent_before_closing() {
 #[tokio::test]
 async fn a_browser_that_reads_in_bursts_is_not_a_dead_peer() {
     let (sidecar, session) = with(|session| {
-        (session.timeouts.write_stall, session.timeouts.dead_peer) = (LONG, SHORT);
+        (session.write_stall_timeout, session.dead_peer_timeout) = (LONG, SHORT);
     })
     .await;
     let message = [header(BINARY, 8 << 20, false), vec![7; 8 << 20]].concat();
@@ -173,7 +173,7 @@ async fn a_browser_that_reads_in_bursts_is_not_a_dead_peer() {
 #[tokio::test]
 async fn an_app_that_reads_nothing_for_a_while_stays_connected() {
     let (sidecar, mut session) = with(|session| {
-        (session.timeouts.write_stall, session.timeouts.dead_peer) = (SHORT, LONG);
+        (session.write_stall_timeout, session.dead_peer_timeout) = (SHORT, LONG);
     })
     .await;
     let message = [header(BINARY, 8 << 20, true), vec![7; 8 << 20]].concat();

@@ -101,7 +101,7 @@ async fn an_invalid_file_is_rejected_with_its_line_and_the_old_configuration_sta
     let app = App::bind().await;
     let mut running = Running::start(upstream(&app)).await;
     for (text, problem) in [
-        ("[heartbeat]\nmode = 'on'\n", "3: heartbeat.mode: \"on\" is none of auto, answer, forward"),
+        ("[heartbeat]\nmode = 'on'\n", "3: heartbeat.mode: \"on\" is not one of auto, answer, forward"),
         ("log_format = 'text'\n[heartbeat]\nmode = 'forward'\n[session]\ntakeover = false\n", "6: session.takeover: "),
         ("[heartbeat\n", "2: "),
     ] {

@@ -45,7 +45,7 @@ const TAKINGS: [Taking; 3] = [Taking::Nothing, Taking::Part, Taking::NothingAndE
 impl Scene {
     async fn new(encrypted: bool) -> Self {
         Self::with(encrypted, |config| {
-            config.session.timeouts.write_stall = LIMIT;
+            config.session.write_stall_timeout = LIMIT;
             config.limits.idle_timeout = LIMIT;
         })
         .await
@@ -121,7 +121,7 @@ async fn a_client_that_stops_reading_its_response_is_disconnected() {
 async fn patient(encrypted: bool) -> Scene {
     let long = Duration::from_secs(600);
     Scene::with(encrypted, |config| {
-        config.session.timeouts.write_stall = long;
+        config.session.write_stall_timeout = long;
         (config.drain.window, config.drain.timeout) = (Duration::ZERO, long);
     })
     .await
@@ -166,7 +166,7 @@ async fn a_client_that_reads_slowly_receives_the_whole_response() {
 
 #[tokio::test]
 async fn the_stall_timeout_does_not_apply_to_idle_connections() {
-    let scene = Scene::with(false, |config| config.session.timeouts.write_stall = LIMIT).await;
+    let scene = Scene::with(false, |config| config.session.write_stall_timeout = LIMIT).await;
     let mut browser = scene.browser().await;
     for _request in 0..2 {
         browser.send(GET).await;
@@ -222,7 +222,7 @@ async fn an_http_2_client_that_stops_reading_its_response_is_disconnected() {
 async fn a_stream_without_window_is_reset_and_other_streams_continue() {
     // No window from the start, after a part, and for all streams together.
     for (initial, window) in [(0, LARGEST_WINDOW - 65_535), (100_000, LARGEST_WINDOW - 65_535), (LARGEST_WINDOW, 0)] {
-        let scene = Scene::with(true, |config| config.session.timeouts.write_stall = LIMIT).await;
+        let scene = Scene::with(true, |config| config.session.write_stall_timeout = LIMIT).await;
         let mut frames = frames(&scene, &[(INITIAL_WINDOW_SIZE, initial)], window).await;
         frames.0.send(frame(HEADERS, END_STREAM | END_HEADERS, 1, request(&[]))).await;
         let answer = scene.answers(vec![7; LARGE]).await;
@@ -283,7 +283,7 @@ async fn a_stream_that_is_read_slowly_arrives_whole() {
 #[tokio::test]
 async fn a_pause_of_the_app_within_its_response_is_not_a_stall() {
     for encrypted in [false, true] {
-        let scene = Scene::with(encrypted, |config| config.session.timeouts.write_stall = LIMIT / 3).await;
+        let scene = Scene::with(encrypted, |config| config.session.write_stall_timeout = LIMIT / 3).await;
         let mut browser = scene.browser().await;
         browser.send(GET).await;
         let mut upstream = scene.app.accept().await;
@@ -296,7 +296,7 @@ async fn a_pause_of_the_app_within_its_response_is_not_a_stall() {
         upstream.send("lf").await;
         browser.expect("lf").await;
     }
-    let scene = Scene::with(true, |config| config.session.timeouts.write_stall = LIMIT / 3).await;
+    let scene = Scene::with(true, |config| config.session.write_stall_timeout = LIMIT / 3).await;
     let mut browser = Browser::connect(&scene.pki, scene.sidecar.address).await;
     let asked = browser.ask(get("/"));
     let mut upstream = scene.app.accept().await;

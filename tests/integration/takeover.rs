@@ -89,7 +89,7 @@ async fn the_id_in_a_sessions_own_handshake_identifies_it_too() {
 async fn an_old_connection_that_does_not_close_in_time_is_reset_before_the_new_handshake() {
     let app = App::bind().await;
     let mut config = app.config();
-    config.session.timeouts.takeover = Duration::from_millis(50);
+    config.session.takeover_timeout = Duration::from_millis(50);
     let sidecar = Sidecar::start(config).await;
     let mut old = running(&sidecar, &app).await;
     let mut browser = resume(&sidecar, SESSION_ID).await;
@@ -229,7 +229,7 @@ async fn an_aborted_handshake_does_not_block_the_next_reconnect() {
 async fn a_connection_that_receives_the_session_id_of_another_closes_that_one() {
     let app = App::bind().await;
     let mut config = app.config();
-    config.session.timeouts.takeover = Duration::from_secs(60);
+    config.session.takeover_timeout = Duration::from_secs(60);
     let sidecar = Sidecar::start(config).await;
     let mut older = running(&sidecar, &app).await;
     let newer = running(&sidecar, &app).await;

@@ -119,7 +119,7 @@ async fn a_slow_reader_blocks_the_sender_and_receives_everything() {
 async fn a_browser_that_reads_nothing_is_disconnected() {
     for sides in ENCRYPTED {
         let patience = |config: &mut heartbeat_sidecar::config::Config| {
-            config.session.timeouts.write_stall = SHORT;
+            config.session.write_stall_timeout = SHORT;
         };
         let (sidecar, mut session) = Pki::new().session(sides, ALL_VERSIONS, STREAM, patience).await;
         let more_than_sockets_hold = [header(BINARY, 1 << 40, false), vec![0; 32 * MIB]].concat();
@@ -543,7 +543,7 @@ async fn an_invalid_certificate_or_key_is_an_error_that_names_its_file() {
     rest([flag("tls-certificate", &pki.path("empty")), key], "tls.certificate = \"empty\": holds no PEM certificate");
     rest(
         [certificate.clone(), String::from("--log-level=info")],
-        "tls.certificate = \"tls.crt\" (--tls-certificate) needs tls.key beside it",
+        "tls.certificate = \"tls.crt\" (--tls-certificate) also needs tls.key",
     );
     let upstream = "--upstream=https://127.0.0.1:1".to_owned();
     rest(

@@ -8,7 +8,7 @@ fn a_file_may_have_dotted_keys_a_byte_order_mark_and_any_line_endings() {
     let loaded = load_file(file.as_bytes(), Sources::default()).expect("valid");
     assert_eq!(loaded.config.heartbeat.mode, Mode::Answer);
     assert_eq!(loaded.config.heartbeat.stall_after, Duration::from_secs(90));
-    assert!(matches!(origin(&loaded, "heartbeat.stall_after"), Origin::File { line: 3, .. }));
+    assert!(matches!(source(&loaded, "heartbeat.stall_after"), Source::File { line: 3, .. }));
 }
 
 #[test]
@@ -16,9 +16,9 @@ fn invalid_values_in_a_file_are_reported_with_line_and_key() {
     assert_eq!(
         file_problems("\n[heartbeat]\nmode = \"atuo\"\nstall_after = '2h'\nack = ''\n"),
         [
-            r#"sidecar.toml:3: heartbeat.mode: "atuo" is none of auto, answer, forward"#,
-            r#"sidecar.toml:4: heartbeat.stall_after: "2h" is out of bounds: more than 0s and at most 1h"#,
-            r#"sidecar.toml:5: heartbeat.ack: "" is none of compatible, plain"#,
+            r#"sidecar.toml:3: heartbeat.mode: "atuo" is not one of auto, answer, forward"#,
+            r#"sidecar.toml:4: heartbeat.stall_after: "2h" is out of range: write more than 0s and at most 1h"#,
+            r#"sidecar.toml:5: heartbeat.ack: "" is not one of compatible, plain"#,
         ]
     );
 }
@@ -96,19 +96,19 @@ fn a_number_is_unquoted_and_within_bounds() {
         file_problems("[limits]\nheader_bytes = '8192'\nuri_bytes = -1\n"),
         [
             "sidecar.toml:2: limits.header_bytes: a string, where a number is expected, such as 65536",
-            "sidecar.toml:3: limits.uri_bytes: \"-1\" is no number between 256 and 65534",
+            "sidecar.toml:3: limits.uri_bytes: \"-1\" is not a number from 256 to 65534",
         ]
     );
     assert_eq!(
         problems(&[("limits-sessions", "1000001")], &[]),
-        "--limits-sessions: 1000001 is out of bounds: at least 0 and at most 1000000"
+        "--limits-sessions: 1000001 is out of range: write a number from 0 to 1000000"
     );
     let limits =
         load(&sources(&[("limits-sessions", "7"), ("limits-connections", "0")], &[])).expect("valid").config.limits;
     assert_eq!((limits.sessions.map(|most| most.get()), limits.connections), (Some(7), None), "0 is no limit");
     assert_eq!(
         problems(&[("limits-header-bytes", "9999999")], &[]),
-        "--limits-header-bytes: 9999999 is out of bounds: at least 1024 and at most 1048576"
+        "--limits-header-bytes: 9999999 is out of range: write a number from 1024 to 1048576"
     );
 }
 
@@ -124,7 +124,7 @@ fn a_switch_is_true_or_false_without_quotes() {
         ]
     );
     let problems = problems(&[("session-takeover", "yes")], &[]);
-    assert_eq!(problems, "--session-takeover: \"yes\" is none of true, false");
+    assert_eq!(problems, "--session-takeover: \"yes\" is not one of true, false");
 }
 
 #[test]
@@ -141,8 +141,8 @@ fn every_syntax_error_is_reported_with_its_line() {
         [
             "sidecar.toml:2: listen: duplicate key",
             "sidecar.toml:5: mode: duplicate key",
-            "sidecar.toml:6: string values must be quoted, expected literal string",
-            "sidecar.toml:7: key with no value, expected `=`",
+            "sidecar.toml:6: TOML syntax: string values must be quoted, expected literal string (column 7)",
+            "sidecar.toml:7: TOML syntax: key with no value, expected `=` (column 6)",
         ]
     );
 }
@@ -215,7 +215,7 @@ fn routes_inherit_the_top_level_values_that_they_do_not_set() {
         assert_eq!((app.heartbeat.stall_after, app.heartbeat.proof), (Duration::from_secs(7), Proof::Connection));
     }
     let origins = |key: &str| {
-        let of = |route: &Vec<Effective>| route.iter().find(|it| it.key == key).map(|it| it.origin.to_string());
+        let of = |route: &Vec<Effective>| route.iter().find(|it| it.key == key).map(|it| it.source.to_string());
         loaded
             .routes
             .iter()
@@ -247,11 +247,11 @@ fn mistakes_in_a_route_are_reported_with_their_line() {
              [[route]]\nhosts = 'a'\nname = 1\n[route.heartbeat]\nmod = 'auto'\n"
         ),
         [
-            r#"sidecar.toml:2: route.name: "a b" is no name of an app: write at most 63 letters, digits, dashes, dots and underscores"#,
-            r#"sidecar.toml:3: route.host: "a:80" has a port, and a route takes every port: write HOST or *.HOST"#,
-            r#"sidecar.toml:4: route.path: "a" is no begin of a path: write /SEGMENT or /SEGMENT/SEGMENT, percent-encoded as in requests"#,
+            r#"sidecar.toml:2: route.name: "a b" is not a route name: write at most 63 letters, digits, dashes, dots and underscores"#,
+            r#"sidecar.toml:3: route.host: "a:80": write a host name without scheme, port or path: app.example or *.apps.example"#,
+            r#"sidecar.toml:4: route.path: "a" must start with "/", such as "/forecast""#,
             r#"sidecar.toml:5: route.upstream: "x" has no scheme: write "http://x""#,
-            r#"sidecar.toml:6: route.heartbeat.mode: "on" is none of auto, answer, forward"#,
+            r#"sidecar.toml:6: route.heartbeat.mode: "on" is not one of auto, answer, forward"#,
             "sidecar.toml:7: route: needs name",
             "sidecar.toml:7: route: needs upstream",
             "sidecar.toml:8: route.hosts: unknown key; did you mean route.host?",
@@ -278,11 +278,11 @@ fn routes_with_equal_names_or_equal_matches_are_rejected() {
     };
     assert_eq!(
         two("name = 'a'\npath = '/x'", "name = 'a'"),
-        [r#"sidecar.toml:5: route: "a" is called as an earlier one, "a""#]
+        [r#"sidecar.toml:5: duplicate route name "a" (first at sidecar.toml:1)"#]
     );
     assert_eq!(
         two("name = 'a'\nhost = 'A.b'\npath='/x/'", "name = 'b'\nhost = 'a.B'\npath='/x'"),
-        [r#"sidecar.toml:6: route: "b" serves the same as an earlier one, "a""#]
+        [r#"sidecar.toml:6: route "b": same host and path as route "a" (at sidecar.toml:1)"#]
     );
 }
 
@@ -330,6 +330,6 @@ fn a_further_certificate_needs_both_files_and_the_first_pair() {
     let alone = b"[[tls.certificates]]\ncertificate = 'a.crt'\nkey = 'a.key'\n";
     assert_eq!(
         load_file(alone, Sources::default()).expect_err("no first one"),
-        ["[[tls.certificates]] needs tls.certificate and tls.key, which all others are shown"]
+        ["[[tls.certificates]] also needs tls.certificate and tls.key, the pair for all other names"]
     );
 }

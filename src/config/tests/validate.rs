@@ -10,7 +10,7 @@ fn a_watchdog_needs_acks() {
     );
     assert_eq!(
         warnings(&[("watchdog", "self"), ("watchdog-ack-timeout", "1s")], &[]),
-        [r#"watchdog.ack_timeout = "1s" (--watchdog-ack-timeout): below 2s slow links and busy servers count as dead"#]
+        [r#"watchdog.ack_timeout = "1s" (--watchdog-ack-timeout): below 2s, pages on slow links reconnect needlessly"#]
     );
     assert_eq!(warnings(&[("watchdog", "host")], &[("HEARTBEAT_SIDECAR_WATCHDOG_MODE", "self")]).len(), 1);
 }
@@ -48,27 +48,27 @@ fn an_upstream_that_leads_back_to_the_sidecar_is_rejected() {
 fn the_proxy_protocol_needs_trusted_proxies_and_trusting_everyone_warns() {
     assert_eq!(
         problems(&[("proxy-protocol", "true"), ("trusted-proxies", "none")], &[]),
-        r#"proxy_protocol = "true" (--proxy-protocol) takes connections of trusted proxies only, and trusted_proxies = "none" (--trusted-proxies) leaves nobody"#
+        r#"proxy_protocol = "true" (--proxy-protocol) needs at least one trusted proxy, but trusted_proxies = "none" (--trusted-proxies)"#
     );
     assert_eq!(
         warnings(&[("trusted-proxies", "10.0.0.0/8, ::/0")], &[]),
         [
-            r#"trusted_proxies = "10.0.0.0/8, ::/0" (--trusted-proxies): anyone may say who the client is, and no limit by address holds"#
+            r#"trusted_proxies = "10.0.0.0/8, ::/0" (--trusted-proxies): any client can forge its address, so limits per client have no effect"#
         ]
     );
     assert_eq!(warnings(&[("trusted-proxies", "none")], &[]), [""; 0]);
 }
 
 #[test]
-fn unwise_heartbeat_settings_cause_warnings() {
+fn risky_heartbeat_settings_cause_warnings() {
     assert_eq!(
         warnings(
             &[("heartbeat-ack", "plain"), ("heartbeat-proof", "connection"), ("heartbeat-stall-after", "2s")],
             &[]
         ),
         [
-            r#"heartbeat.ack = "plain" (--heartbeat-ack): opens an error dialog in pages of Streamlit before 1.55, at every ack"#,
-            r#"heartbeat.proof = "connection" (--heartbeat-proof): acks go out while a frozen server is up"#,
+            r#"heartbeat.ack = "plain" (--heartbeat-ack): each ack opens an error dialog in pages of Streamlit before 1.55"#,
+            r#"heartbeat.proof = "connection" (--heartbeat-proof): acks are also sent while the app is frozen"#,
             r#"heartbeat.native_deadline = "2s" (default) is not below heartbeat.stall_after = "2s" (--heartbeat-stall-after): a lost native ack counts as a stalled upstream"#,
         ]
     );

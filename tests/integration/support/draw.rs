@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
-use heartbeat_sidecar::config::{Form, Problem, Problems, SETTINGS, Setting, Sources, load};
+use heartbeat_sidecar::config::{Problem, Problems, SETTINGS, Setting, Sources, TomlType, load};
 use proptest::prelude::*;
 
 /// Addresses and files for the values that refer to this machine.
@@ -185,7 +185,7 @@ impl Drawn {
             if setting.key == "upstream" && self.routes > 0 {
                 continue;
             }
-            let value = if setting.form() == Form::Text { format!("{value:?}") } else { value.clone() };
+            let value = if setting.toml == TomlType::String { format!("{value:?}") } else { value.clone() };
             writeln!(text, "{} = {value}", setting.name()).unwrap();
         }
         for number in 0..self.routes {
