@@ -153,7 +153,7 @@ impl Sidecar {
         self.reloading.clone()
     }
 
-    /// Serves until `stop` resolves or the drain is started; then drains, as README.md describes. Connections that
+    /// Serves until `stop` resolves or the drain is started; then drains, as docs/drain.md describes. Connections that
     /// remain at its deadline are aborted when the runtime is dropped. If `stop` resolves during a drain that was
     /// started elsewhere, that drain continues, but its delay ends when the app is gone.
     pub async fn run(self, stop: impl Future<Output = ()>) {
