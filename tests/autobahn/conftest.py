@@ -1,4 +1,4 @@
-"""Where Autobahn|Testsuite and the echo servers are, and how they are run."""
+"""Finds and starts Autobahn|Testsuite and the echo servers, and reads the reports."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _START_SECONDS = 20.0
 
 @dataclass(frozen=True)
 class Cases:
-    """Which cases are run: what matches one of `patterns` and none of `excluded`."""
+    """The cases that match one of `patterns` and none of `excluded`."""
 
     patterns: tuple[str, ...]
     excluded: tuple[str, ...]
@@ -31,7 +31,7 @@ class Cases:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What Autobahn says of one case, as far as a relay could change it."""
+    """Autobahn's result of one case, as far as a relay could change it."""
 
     verdict: str
     close: str
@@ -44,11 +44,11 @@ Report = dict[str, Outcome]
 
 
 def report(outdir: Path, agent: str) -> Report:
-    """What Autobahn has written about an agent."""
+    """Reads Autobahn's report about an agent."""
 
     def outcome(case: dict[str, str]) -> Outcome:
         detail = json.loads((outdir / case["reportfile"]).read_text(encoding="latin-1"))
-        # NON-STRICT passes too: an echo was given up for a violation behind it, which is a race without a relay as well.
+        # NON-STRICT counts as OK: an echo is lost if a violation follows it, a race that exists without a relay too.
         verdict = "OK" if detail["behavior"] == "NON-STRICT" else detail["behavior"]
         close = (detail["behaviorClose"], detail["remoteCloseCode"], detail["remoteCloseReason"])
         return Outcome(verdict, *close, detail["wasClean"])
@@ -62,12 +62,12 @@ def autobahn() -> Path:
     cache = os.environ.get("HEARTBEAT_SIDECAR_TEST_CACHE")
     assert cache, "HEARTBEAT_SIDECAR_TEST_CACHE is not set: start these tests with `tests/run --only autobahn`"
     python = Path(cache) / "autobahn" / "bin" / "python"
-    assert python.is_file(), f"{python} is not there: start these tests with `tests/run --only autobahn`"
+    assert python.is_file(), f"{python} is missing: start these tests with `tests/run --only autobahn`"
     return python
 
 
 def start(name: str, *command: str | Path) -> tuple[Process, str]:
-    """A server that prints its address."""
+    """Starts a server that prints its address; returns both."""
     process = Process(name, [str(word) for word in command], os.environ)
     try:
         return process, process.wait_for_line(r"listening on (127\.0\.0\.1:\d+)", _START_SECONDS)[1]

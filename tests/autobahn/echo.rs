@@ -1,4 +1,4 @@
-//! An echo server by tungstenite for Autobahn|Testsuite: prints its address and sends every message back.
+//! An echo server for Autobahn|Testsuite, built on tungstenite. It prints its address and echoes every message.
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -14,7 +14,7 @@ async fn main() -> std::io::Result<()> {
     loop {
         let (stream, _peer) = listener.accept().await?;
         tokio::spawn(async {
-            // What Autobahn sends is broken on purpose: it sees how the session ends, and nobody else asks.
+            // Autobahn sends protocol errors on purpose and checks the close itself.
             let _ended = echo(stream).await;
         });
     }

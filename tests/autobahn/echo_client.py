@@ -1,6 +1,6 @@
-"""A client by websockets for Autobahn|Testsuite's fuzzing server: takes every case and sends every message back.
+"""A client for Autobahn|Testsuite's fuzzing server, built on websockets. It runs every case and echoes every message.
 
-Its arguments: the server's address, what stands behind the path of every request, and the agent's name in the report.
+Arguments: the server's address, a suffix for the path of every request, and the agent's name in the report.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from websockets.typing import Subprotocol
 
 
 async def main(address: str, suffix: str, agent: str) -> None:
-    """All cases, one after the other, then the report."""
+    """Runs all cases in order, then requests the report."""
     logging.getLogger("websockets").setLevel(logging.CRITICAL)
 
     def open_at(path: str, query: str = "") -> connect:

@@ -1,4 +1,4 @@
-"""An echo server by websockets for Autobahn|Testsuite: prints its address and sends every message back."""
+"""An echo server for Autobahn|Testsuite, built on websockets. It prints its address and echoes every message."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from websockets.typing import Subprotocol
 
 
 async def echo(connection: ServerConnection) -> None:
-    """Until the connection ends, however that may be."""
+    """Echoes messages until the connection ends."""
     try:
         async for message in connection:
             await connection.send(message)
@@ -21,9 +21,9 @@ async def echo(connection: ServerConnection) -> None:
 
 async def main() -> None:
     """Serves until killed."""
-    # What Autobahn sends is broken on purpose, and its reports say how the session ended.
+    # Autobahn sends protocol errors on purpose; its reports contain how each session ended.
     logging.getLogger("websockets").setLevel(logging.CRITICAL)
-    # No pings of its own: they would come at other moments in every run.
+    # No pings from this server: their timing would differ in every run.
     options = {"subprotocols": [Subprotocol("streamlit")], "max_size": None, "ping_interval": None}
     async with serve(echo, "127.0.0.1", 0, **options) as server:
         host, port = next(iter(server.sockets)).getsockname()[:2]

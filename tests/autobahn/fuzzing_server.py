@@ -1,8 +1,8 @@
-"""Autobahn|Testsuite's fuzzing server (Python 2.7) under paths that end as an app's message stream, on a free port.
+"""Autobahn|Testsuite's fuzzing server (Python 2.7) on a free port. Its paths may end like an app's message stream.
 
-It selects Streamlit's subprotocol where that is offered.
+It selects Streamlit's subprotocol if the client offers it.
 
-Its arguments: the directory for its reports, then the patterns of cases to run, then `--not` and those to leave out.
+Arguments: the directory for its reports, the patterns of cases to run, `--not`, the patterns of cases to exclude.
 """
 
 import sys
@@ -10,7 +10,7 @@ import sys
 from autobahntestsuite.fuzzing import FuzzingServerFactory, FuzzingServerProtocol
 from twisted.internet import reactor
 
-# The sidecar taps websockets under paths that end so, if both sides agree on the subprotocol.
+# The sidecar taps websockets whose path ends like this, if both sides agree on the subprotocol.
 STREAM = "/_stcore/stream"
 SUBPROTOCOL = u"streamlit"
 
@@ -30,7 +30,7 @@ def main(outdir, *patterns):
     spec["exclude-agent-cases"] = {}
     factory = FuzzingServerFactory(spec)
     factory.protocol = StreamProtocol
-    # Browsers name the sidecar's port in `Host`, which the sidecar keeps.
+    # The sidecar forwards `Host` unchanged, so it has the sidecar's port. `None` disables the check of the port.
     factory.externalPort = None
     port = reactor.listenTCP(0, factory, interface="127.0.0.1").getHost().port
     print("listening on 127.0.0.1:%d" % port)

@@ -1,4 +1,4 @@
-"""Autobahn|Testsuite finds the same behind the sidecar as without it: case by case, closes and all."""
+"""Autobahn|Testsuite has the same result with and without the sidecar, for every case and its close."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from support.sidecar import Sidecar
 
 STREAM = "/_stcore/stream"
 OTHER = "/other"
-# Some cases are races by their nature, such as a close frame against the end of the connection.
+# Some cases are races, such as a close frame against the end of the connection.
 ATTEMPTS = 4
 
 
 def run_all(processes: Mapping[str, Process], seconds: float) -> None:
-    """Waits for all; what is left of them is ended."""
+    """Waits for all processes; remaining ones are stopped."""
     try:
         for process in processes.values():
             code = process.wait(seconds)
@@ -31,7 +31,7 @@ def run_all(processes: Mapping[str, Process], seconds: float) -> None:
 
 
 def fuzz_servers(urls: Mapping[str, str], cases: Cases, outdir: Path) -> dict[str, Report]:
-    """Autobahn as the client of every URL at a time."""
+    """Runs one Autobahn client per URL, concurrently."""
     processes = {}
     for agent, url in urls.items():
         spec = {
@@ -50,19 +50,19 @@ def fuzz_servers(urls: Mapping[str, str], cases: Cases, outdir: Path) -> dict[st
 
 
 def fuzz_clients(outdir: Path, cases: Cases, upstream: str, sidecar: Sidecar) -> dict[str, Report]:
-    """Autobahn as the server of three clients at a time."""
-    ways = {"direct": (upstream, ""), "tapped": (sidecar.address, STREAM), "untapped": (sidecar.address, "")}
+    """Runs three clients of one Autobahn server, concurrently."""
+    paths = {"direct": (upstream, ""), "tapped": (sidecar.address, STREAM), "untapped": (sidecar.address, "")}
     client = [sys.executable, str(HERE / "echo_client.py")]
     processes = {
         agent: Process(f"client {agent}", [*client, address, suffix, agent], os.environ)
-        for agent, (address, suffix) in ways.items()
+        for agent, (address, suffix) in paths.items()
     }
     run_all(processes, cases.seconds)
-    return {agent: report(outdir, agent) for agent in ways}
+    return {agent: report(outdir, agent) for agent in paths}
 
 
 def differing(reports: Mapping[str, Report]) -> dict[str, dict[str, str]]:
-    """The cases that are not the same everywhere, with what each way said."""
+    """The cases whose results differ, with the result of each path."""
     direct = reports["direct"]
     return {
         case: {agent: str(found[case]) for agent, found in reports.items()}
@@ -72,15 +72,15 @@ def differing(reports: Mapping[str, Report]) -> dict[str, dict[str, str]]:
 
 
 def check_counts(reports: Mapping[str, Report], cases: Cases) -> None:
-    """Every way has run every case; prints what they came to."""
+    """Checks that every path has run every case; prints a summary."""
     for agent, found in reports.items():
-        assert len(found) == cases.count, f"{agent} has run {len(found)} cases"
+        assert len(found) == cases.count, f"{agent} ran {len(found)} cases"
         print(agent, dict(Counter((outcome.verdict, outcome.close) for outcome in found.values())))
     assert sum(outcome.verdict == "OK" for outcome in reports["direct"].values()) > cases.count / 2
 
 
 def check_tapped(sidecar: Sidecar) -> None:
-    """The tap has followed one way and only that, and has been lost there; nothing is left open."""
+    """The tap has parsed messages and met protocol errors, and no connection is open."""
     metrics = sidecar.wait_for_metrics(lambda metrics: metrics.value("connections") == 0)
     assert metrics.value("messages_total") > 100
     assert metrics.value("tap_disabled_total") > 10
@@ -89,8 +89,8 @@ def check_tapped(sidecar: Sidecar) -> None:
 def test_a_server_behind_the_sidecar_behaves_as_without_it(echo_server: str, cases: Cases, tmp_path: Path) -> None:
     sidecar = Sidecar(echo_server)
     try:
-        ways = {"direct": echo_server, "tapped": sidecar.address, "untapped": sidecar.address}
-        urls = {way: f"ws://{address}{OTHER if way == 'untapped' else STREAM}" for way, address in ways.items()}
+        paths = {"direct": echo_server, "tapped": sidecar.address, "untapped": sidecar.address}
+        urls = {name: f"ws://{address}{OTHER if name == 'untapped' else STREAM}" for name, address in paths.items()}
         (tmp_path / "1").mkdir()
         reports = fuzz_servers(urls, cases, tmp_path / "1")
         check_counts(reports, cases)
@@ -99,7 +99,7 @@ def test_a_server_behind_the_sidecar_behaves_as_without_it(echo_server: str, cas
         for attempt in range(2, ATTEMPTS + 1):
             if not different:
                 break
-            print(f"once more, for a race: {different}")
+            print(f"again, in case of a race: {different}")
             (tmp_path / str(attempt)).mkdir()
             again = Cases(tuple(different), (), len(different), cases.seconds)
             different = differing(fuzz_servers(urls, again, tmp_path / str(attempt)))
@@ -108,19 +108,19 @@ def test_a_server_behind_the_sidecar_behaves_as_without_it(echo_server: str, cas
         sidecar.stop()
 
 
-def test_a_client_before_the_sidecar_behaves_as_without_it(cases: Cases, tmp_path: Path) -> None:
-    different = attempted(cases, tmp_path / "1", whole=True)
+def test_a_client_in_front_of_the_sidecar_behaves_as_without_it(cases: Cases, tmp_path: Path) -> None:
+    different = run_with_new_server(cases, tmp_path / "1", whole=True)
     for attempt in range(2, ATTEMPTS + 1):
         if not different:
             break
-        print(f"once more, for a race: {different}")
+        print(f"again, in case of a race: {different}")
         again = Cases(tuple(different), (), len(different), cases.seconds)
-        different = attempted(again, tmp_path / str(attempt), whole=False)
+        different = run_with_new_server(again, tmp_path / str(attempt), whole=False)
     assert not different
 
 
-def attempted(cases: Cases, outdir: Path, whole: bool) -> dict[str, dict[str, str]]:
-    """Runs these cases against a fuzzing server of their own and tells which differ."""
+def run_with_new_server(cases: Cases, outdir: Path, whole: bool) -> dict[str, dict[str, str]]:
+    """Runs these cases against a new fuzzing server; returns those that differ."""
     outdir.mkdir()
     patterns = [*cases.patterns, "--not", *cases.excluded]
     process, upstream = start("fuzzing server", autobahn(), HERE / "fuzzing_server.py", outdir, *patterns)

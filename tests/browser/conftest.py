@@ -1,4 +1,4 @@
-"""One chromium and one host for the run; a real Streamlit per version; a sidecar and a fresh page per test."""
+"""One chromium and one host page per run; a real Streamlit per version; a sidecar and a new page per test."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from support.sidecar import Sidecar
 from support.streamlit_server import StreamlitServer
 
 OLD, NEW = "1.53.1", "1.67.0"
-"""The last minor line but one without a native ack, and the newest."""
+"""An old version without native acks, and the newest version."""
 
 HOSTED = versions("HEARTBEAT_SIDECAR_TEST_HOSTED", f"{OLD} {NEW}")
-"""The versions whose page is embedded in a host's; `tests/run` sets them, more with --all."""
+"""The versions whose page is embedded in a host page. `tests/run` sets them, more with --all."""
 
 HOSTED_APP = Path(__file__).resolve().parent / "hosted_app" / "home.py"
 
@@ -34,7 +34,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
 
 @pytest.fixture(scope="session")
 def chromium(certificate: Certificate) -> Iterator[Browser]:
-    with chromiums.launched(chromiums.executable(), certificate.belief) as browser:
+    with chromiums.launched(chromiums.executable(), certificate.trust_argument) as browser:
         yield browser
 
 
@@ -67,7 +67,7 @@ def _keep_evidence_and_close(opened: Sequence[AppPage], request: pytest.FixtureR
 def open_page(
     chromium: Browser, certificate: Certificate, server: StreamlitServer, request: pytest.FixtureRequest
 ) -> Iterator[OpenPage]:
-    """Opens the app through a sidecar that is started with the given arguments; over TLS if it is to be `encrypted`."""
+    """Opens the app through a sidecar with the given arguments; over TLS if `encrypted`."""
     opened: list[AppPage] = []
 
     def open_with(*arguments: str, encrypted: bool = False) -> AppPage:
@@ -101,20 +101,20 @@ def hosted(request: pytest.FixtureRequest, host: HostServer) -> Iterator[App]:
 def open_hosted(
     chromium: Browser, host: HostServer, hosted: App, request: pytest.FixtureRequest
 ) -> Iterator[OpenHosted]:
-    """Opens the hosted app through a sidecar with the given arguments, in its host's page unless it is to be `alone`.
+    """Opens the hosted app through a sidecar with the given arguments, embedded in the host page unless `alone`.
 
-    With `mortal` its websocket can be let go dead.
+    With `relayed` its websocket can be blackholed.
     """
     opened: list[AppPage] = []
-    # A browser on a busy machine may well take a second to answer a ping, and is closed then.
-    shield = ("--session-shield-pings", "true") if hosted.version.is_impatient else ()
+    # On a busy machine the browser may answer a ping later than 1 s, and such a server would drop it.
+    shield = ("--session-shield-pings", "true") if hosted.version.has_short_ping_timeout else ()
 
-    def open_with(*arguments: str, mortal: bool = False, alone: bool = False) -> AppPage:
+    def open_with(*arguments: str, relayed: bool = False, alone: bool = False) -> AppPage:
         sidecar = Sidecar(hosted.address, *shield, *arguments)
         if alone:
-            opened.append(AppPage(chromium, sidecar, mortal=mortal))
+            opened.append(AppPage(chromium, sidecar, relayed=relayed))
         else:
-            opened.append(HostedPage(chromium, sidecar, host, mortal=mortal))
+            opened.append(HostedPage(chromium, sidecar, host, relayed=relayed))
         opened[-1].open()
         return opened[-1]
 
@@ -123,9 +123,9 @@ def open_hosted(
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """What was measured, for people; the tests themselves have judged it."""
+    """Prints the measurements. The tests have already checked them."""
     noted = [note for report in terminalreporter.getreports("passed") for note in report.user_properties]
-    for name, title in (("heartbeats", "heartbeats, as the pages saw them"), ("status page", "the status page")):
+    for name, title in (("heartbeats", "heartbeats, as measured in the pages"), ("status page", "the status page")):
         rows = [value for key, value in noted if key == name]
         if rows:
             terminalreporter.section(title)

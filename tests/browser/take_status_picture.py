@@ -1,6 +1,6 @@
-"""Takes the picture of the status page for docs/: real pages of a real app, which is frozen for a while and then replaced.
+"""Takes the picture of the status page for docs/: real pages of a real app, which is frozen and later replaced.
 
-Not a test of every run, and so not named as one: name the file to pytest to run it. It takes five minutes.
+Runs only if this file is named to pytest. It takes five minutes.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from support.streamlit_server import StreamlitServer
 
 IMAGES = REPOSITORY / "docs" / "images"
 SECONDS = float(os.environ.get("HEARTBEAT_SIDECAR_TEST_PICTURE_SECONDS", 290))
-"""What the picture shows of, in its chart."""
+"""The time span of the picture's chart."""
 SIZE = {"width": 1120, "height": 848}
-FROZEN = 8.0
+FROZEN_SECONDS = 8.0
 
 
 def test_take_the_picture(chromium) -> None:
@@ -36,7 +36,7 @@ def test_take_the_picture(chromium) -> None:
             pages[-1].get_by_text("end of page").wait_for()
 
     def work(seconds: float) -> None:
-        """Somebody moves a slider every now and then."""
+        """Moves a slider of a random page every 5 s."""
         for _ in range(round(seconds / 5)):
             random.choice(pages).locator(".stSlider").first.get_by_role("slider").press("ArrowRight")
             pages[-1].wait_for_timeout(5000)
@@ -46,12 +46,12 @@ def test_take_the_picture(chromium) -> None:
         visit(5)
         work(SECONDS * 0.35)
         with old.frozen():
-            pages[-1].wait_for_timeout(FROZEN * 1000)
+            pages[-1].wait_for_timeout(FROZEN_SECONDS * 1000)
         work(SECONDS * 0.25)
         for page in pages[:4]:
             page.close()
         del pages[:4]
-        relay.lead_to(new.address)
+        relay.set_upstream(new.address)
         visit(6)
         pages.pop(0).close()
         work(SECONDS * 0.4)
@@ -63,7 +63,7 @@ def test_take_the_picture(chromium) -> None:
             status.page.set_viewport_size(viewport)
             status.wait_for_answers(status.answers + 1)
             status.page.screenshot(path=REPOSITORY / "target" / f"status-{scheme}-{viewport['width']}.png", full_page=True)
-        status.expect_untroubled()
+        status.expect_no_errors()
         status.close()
     finally:
         context.close()

@@ -1,4 +1,4 @@
-"""A page whose websocket is compressed takes the sidecar's acks between its messages without ever losing the thread."""
+"""A page with a compressed websocket accepts the sidecar's acks between its compressed messages."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ def test_heartbeats_are_acked_among_compressed_messages(open_page) -> None:
     assert "permessage-deflate" in app.frame.evaluate("watched.stream.extensions")
     errors_before = app.errors
     for beat in range(1, HEARTBEATS + 1):
-        # Each message of the page refers back to earlier ones, heartbeats among them.
+        # Each compressed message of the page refers to earlier ones, including heartbeats.
         assert app.heartbeat() in known.ACKS
         app.move_slider("Level")
         app.expect_text(f"level {10 + beat}")
     app.expect_text(f"run {HEARTBEATS + 1}")
 
-    # What a server of 1.55 and later says itself comes on top: its acks are compressed, and not looked into.
+    # From 1.55 on the native acks come in addition: they are compressed, so the sidecar does not see them.
     assert app.acks.count(known.COMPATIBLE_ACK) == HEARTBEATS
     metrics = app.sidecar.metrics()
     assert metrics.value("heartbeats_total") == HEARTBEATS
     assert metrics.value("acks_total", origin="sidecar") == HEARTBEATS
     assert metrics.value("tap_disabled_total") == 0
-    assert len(app.stream.opened) == 1, "the page has connected again"
+    assert len(app.stream.opened) == 1, "the page reconnected"
     expect(app.dialogs).to_have_count(0)
     assert app.errors == errors_before

@@ -1,4 +1,4 @@
-"""The page in a real browser works through the sidecar as without, and takes every ack without a word."""
+"""The page in a real browser works as without the sidecar, and accepts every ack without a dialog or an error."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ HEARTBEATS = 10
 
 
 @pytest.mark.parametrize("mode", ["auto", "answer"])
-def test_acks_are_taken_without_a_dialog_or_a_console_error(open_page, mode) -> None:
+def test_acks_cause_no_dialog_and_no_console_error(open_page, mode) -> None:
     app = open_page("--heartbeat-mode", mode)
     errors_before = app.errors
     acks = [app.heartbeat() for _ in range(HEARTBEATS)]
-    # A rerun's output is drawn after all that came before it, so a dialog would be there by now.
+    # A rerun's output is drawn after everything before it, so a dialog would be visible by now.
     app.move_slider("Level")
     app.expect_text("level 11")
     app.expect_text("run 2")
@@ -36,20 +36,20 @@ def test_acks_are_taken_without_a_dialog_or_a_console_error(open_page, mode) -> 
 @pytest.mark.parametrize(
     ("server", "ack"), [(OLD, known.COMPATIBLE_ACK), (NEW, known.PLAIN_ACK)], indirect=["server"], ids=[OLD, NEW]
 )
-def test_the_ack_is_the_servers_own_where_it_has_one(open_page, ack) -> None:
+def test_the_ack_is_native_if_the_server_sends_one_and_else_the_sidecars(open_page, ack) -> None:
     assert open_page().heartbeat() == ack
 
 
 @pytest.mark.parametrize("server", [OLD], indirect=True)
-def test_a_plain_ack_would_show_the_old_frontends_dialog(open_page) -> None:
+def test_a_plain_ack_shows_an_error_dialog_in_an_old_frontend(open_page) -> None:
     app = open_page("--heartbeat-ack", "plain")
     assert app.heartbeat() == known.PLAIN_ACK
     expect(app.dialogs).to_be_visible()
     expect(app.dialogs).to_contain_text("Bad message format")
 
 
-def test_an_upload_reaches_the_app_and_a_download_the_disk_byte_for_byte(open_page) -> None:
+def test_an_upload_and_a_download_pass_byte_for_byte(open_page) -> None:
     app = open_page()
     content = random.Random(2).randbytes(500_000)
-    app.pass_files(content)
+    app.check_upload_and_download(content)
     expect(app.dialogs).to_have_count(0)

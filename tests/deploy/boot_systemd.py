@@ -1,4 +1,4 @@
-"""A real systemd, first process of a namespace of its own, runs the unit: what `verify` cannot know. Needs root."""
+"""A real systemd, the first process of a new PID namespace, runs the unit: more than `verify` can check. Needs root."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from support.sidecar import binary
 from tools import DEPLOY, output
 
 TARGETS = ["sysinit", "basic", "sockets", "multi-user", "network-online", "shutdown", "umount"]
-# Only mounts of its own are changed, and the machine's kernel settings are out of reach.
+# Mounts change in this namespace only, and the machine's kernel settings are read-only.
 BOOT = """
 set -e
 mount --make-rprivate /
@@ -42,7 +42,7 @@ def free_port() -> int:
 
 
 class Booted:
-    """A systemd that has our two units and nothing else."""
+    """A systemd with this project's two units only."""
 
     def __init__(self, directory: Path) -> None:
         self.public, self.admin = (f"127.0.0.1:{free_port()}" for _ in range(2))
@@ -82,11 +82,11 @@ class Booted:
         try:
             return self.inside("systemctl", "show", "heartbeat-sidecar.service", "--value", "-p", name)
         except (AssertionError, ValueError):
-            # It does not listen yet.
+            # systemd does not listen yet.
             return ""
 
-    def wait_until(self, reached: Callable[[], bool], otherwise: str, seconds: float = 30.0) -> None:
-        polling.wait_until(reached, lambda: f"{otherwise}; {self._process.transcript()}", seconds)
+    def wait_until(self, reached: Callable[[], bool], message: str, seconds: float = 30.0) -> None:
+        polling.wait_until(reached, lambda: f"{message}; {self._process.transcript()}", seconds)
 
     def stop(self) -> None:
         self._process.signal(signal.SIGKILL)
@@ -95,14 +95,14 @@ class Booted:
 
 @pytest.fixture(scope="module")
 def booted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Booted]:
-    assert os.geteuid() == 0 and shutil.which("nsenter"), "systemd can be started by root only"
+    assert os.geteuid() == 0 and shutil.which("nsenter"), "only root can start systemd: run as root"
     directory = tmp_path_factory.mktemp("units")
     running = Booted(directory)
     yield running
     running.stop()
 
 
-def test_it_is_ready_when_it_serves_and_has_no_rights(booted: Booted) -> None:
+def test_the_service_is_ready_when_it_serves_and_has_no_capabilities(booted: Booted) -> None:
     assert http.get(booted.admin, "/readyz").status == 200
     assert booted.show("NotifyAccess") == "main" and booted.show("StatusText").startswith("serving")
     status = booted.inside("cat", f"/proc/{booted.show('MainPID')}/status")
@@ -111,28 +111,28 @@ def test_it_is_ready_when_it_serves_and_has_no_rights(booted: Booted) -> None:
     assert "0" not in rights["Uid"].split()
 
 
-def test_a_reload_reads_the_file_and_stops_nothing(booted: Booted) -> None:
+def test_a_reload_reads_the_file_and_keeps_the_process(booted: Booted) -> None:
     before = booted.show("MainPID")
     for text, result in (('log_level = "debug"', "accepted"), ("log_level =", "refused")):
         booted.inside("sh", "-c", f"echo '{text}' > /opt/sidecar.toml")
         booted.inside("systemctl", "reload", "heartbeat-sidecar.service")
         wanted = f'heartbeat_sidecar_config_reloads_total{{result="{result}"}} 0'
         booted.wait_until(lambda: wanted not in http.get(booted.admin, "/metrics").body.decode(), f"not {result}")
-        booted.wait_until(lambda: booted.show("ActiveState") == "active", "it still reloads")
+        booted.wait_until(lambda: booted.show("ActiveState") == "active", "the reload does not end")
     assert booted.show("MainPID") == before
     booted.inside("sh", "-c", "echo > /opt/sidecar.toml")
 
 
-def test_whoever_connects_during_a_restart_waits_and_is_answered(booted: Booted) -> None:
+def test_a_client_that_connects_while_the_service_is_down_waits_and_gets_a_response(booted: Booted) -> None:
     before = booted.show("MainPID")
     booted.inside("systemctl", "stop", "heartbeat-sidecar.service")
-    # The app is not there, so 502 is what the sidecar says. This connection starts it again.
+    # This connection starts the service again. There is no app, so the response is 502.
     assert http.get(booted.public, "/").status == 502
     assert booted.show("MainPID") != before and booted.show("Result") == "success"
 
 
-def test_one_that_stands_still_is_replaced(booted: Booted) -> None:
+def test_a_frozen_process_is_replaced(booted: Booted) -> None:
     before = booted.show("MainPID")
     booted.inside("kill", "-STOP", before)
-    booted.wait_until(lambda: booted.show("MainPID") not in ("", "0", before), "the watchdog has done nothing")
+    booted.wait_until(lambda: booted.show("MainPID") not in ("", "0", before), "systemd's watchdog did not restart it")
     assert http.get(booted.public, "/").status == 502

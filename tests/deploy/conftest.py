@@ -1,4 +1,4 @@
-"""What `deploy/` is checked with: the tools, and a real Prometheus that scrapes a sidecar before a real Streamlit."""
+"""The fixtures for checking `deploy/`: the tools, and a real Prometheus that scrapes a sidecar of a real Streamlit."""
 
 from __future__ import annotations
 
@@ -29,6 +29,6 @@ def app() -> Iterator[StreamlitServer]:
 
 @pytest.fixture(scope="session")
 def scene(app: StreamlitServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
-    playing = Scene(app, tmp_path_factory.mktemp("prometheus"))
-    yield playing
-    playing.stop()
+    running = Scene(app, tmp_path_factory.mktemp("prometheus"))
+    yield running
+    running.stop()

@@ -1,4 +1,4 @@
-"""What must be true of any pod with a sidecar, whoever wrote its manifest."""
+"""Checks for every pod with a sidecar: plain manifest, kustomize component or chart."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ def seconds(text: str) -> int:
 
 
 def validate(path: Path) -> None:
-    """Against the schemas of Kubernetes, which take no key that they do not know."""
-    said = output(script("kubernetes-validate"), "--strict", "--no-warn", path)
-    assert "passed" in said, said
+    """Validates against the schemas of Kubernetes, which reject unknown keys."""
+    printed = output(script("kubernetes-validate"), "--strict", "--no-warn", path)
+    assert "passed" in printed, printed
 
 
 def validate_monitoring(manifest: dict[str, Any]) -> None:
-    """Against the operator's schemas; what these do not know they drop, so nothing may be missing afterwards."""
+    """Validates against the operator's schemas. They drop unknown keys, so the result must equal the manifest."""
     model = {"PodMonitor": PodMonitor, "PrometheusRule": PrometheusRule}[manifest["kind"]].model_validate(manifest)
     assert model.model_dump(by_alias=True, exclude_unset=True, mode="json") == manifest
 
 
 def check_sidecar(container: dict[str, Any]) -> dict[str, str]:
-    """Its settings, which the sidecar itself must take; its probes ask nothing of the app, and it may do nothing."""
+    """Checks settings, ports, probes and privileges of the container; returns the settings that the sidecar reads."""
     settings = effective(environment_of(container))
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     assert ports == {"hs-http": _port(settings["listen"]), "hs-admin": _port(settings["admin"])}
-    assert settings["admin"].startswith("0.0.0.0:"), "neither the kubelet nor Prometheus reaches the loopback"
+    assert settings["admin"].startswith("0.0.0.0:"), "the kubelet and Prometheus cannot reach the loopback"
     probes = {name: container[f"{name}Probe"]["httpGet"] for name in ("startup", "readiness", "liveness")}
     assert probes["startup"] == probes["liveness"] == {"path": "/livez", "port": "hs-admin"}
     assert probes["readiness"] == {"path": "/readyz", "port": "hs-admin"}
@@ -43,7 +43,7 @@ def check_sidecar(container: dict[str, Any]) -> dict[str, str]:
 
 
 def check_native_pod(pod: dict[str, Any]) -> None:
-    """The sidecar is up before the app; the app lives until the drain is over, and the pod until both are gone."""
+    """The sidecar starts before the app. The app runs until the drain is over, the pod until both have ended."""
     [sidecar], [app] = pod["initContainers"], pod["containers"]
     settings = check_sidecar(sidecar)
     assert sidecar["restartPolicy"] == "Always"
@@ -51,7 +51,7 @@ def check_native_pod(pod: dict[str, Any]) -> None:
     assert settings["upstream"] == "http://127.0.0.1:8501"
     drained = seconds(settings["drain.timeout"])
     assert app["lifecycle"]["preStop"]["sleep"]["seconds"] >= drained
-    # Ten seconds for the app's own end; the sidecar has drained by then.
+    # 10 s for the app to end; the sidecar has drained by then.
     assert pod.get("terminationGracePeriodSeconds", 30) >= app["lifecycle"]["preStop"]["sleep"]["seconds"] + 10
 
 

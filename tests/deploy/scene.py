@@ -1,6 +1,6 @@
-"""A sidecar before a real Streamlit, pages that send it heartbeats, and a real Prometheus that minds it with our rules.
+"""A sidecar of a real Streamlit, pages that send heartbeats, and a real Prometheus that evaluates the shipped rules.
 
-Law: the rules are the shipped ones, but that each of their minutes takes a second.
+Invariant: the rules are the shipped ones, with each minute shortened to a second.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ scrape_configs:
 
 
 def minutes_as_seconds(rules: str) -> str:
-    """Durations behind `[` and `for:` alone; those in sentences stay."""
+    """Shortens durations after `[` and `for:`. Those in annotations stay."""
 
     def shorter(found: re.Match[str]) -> str:
         return f"{found[1]}{int(found[2]) * (60 if found[3] == 'h' else 1)}s"
@@ -38,11 +38,11 @@ def minutes_as_seconds(rules: str) -> str:
 
 
 class Scene:
-    """Running until stopped."""
+    """Runs until stopped."""
 
     def __init__(self, app: StreamlitServer, directory: Path) -> None:
         self.app = app
-        # In proportion to the rules: a stall is one after a second.
+        # As short as the rules' minutes: a stall counts after 1 s.
         deadlines = {"HEARTBEAT_NATIVE_DEADLINE": "500ms", "HEARTBEAT_STALL_AFTER": "1s", "HANDSHAKE_TIMEOUT": "1s"}
         self.sidecar = Sidecar(app.address, LOG_LEVEL="info,heartbeat_sidecar::relay=warn", **deadlines)
         self._processes: list[Process] = []
@@ -72,33 +72,32 @@ class Scene:
         self._processes[-1].wait_for_line("Server is ready to receive web requests", 30)
 
     def _start_pages(self) -> None:
-        """Three pages stay, and send heartbeats whatever comes; four more open each second. Fewer are below the alerts'
-        floors."""
+        """Starts three long-lived pages and four loops of short-lived ones: enough traffic for the alerts."""
         url = f"http://{self.sidecar.address}/"
         probe = f"{binary()} probe {url} --interval 100ms"
-        # The others wait for longer than the sidecar: what a client gives up is in no count of handshakes.
-        stays, comes = f"{probe} --timeout 200ms --count 1000000", f"{probe} --timeout 3s --count 5; sleep 0.2"
-        for command in [stays] * 3 + [comes] * 4:
+        # The short-lived pages wait longer than the sidecar, because it does not count handshakes that a client aborts.
+        long, short = f"{probe} --timeout 200ms --count 1000000", f"{probe} --timeout 3s --count 5; sleep 0.2"
+        for command in [long] * 3 + [short] * 4:
             loop = f"while :; do {command}; done"
             self._processes.append(Process("page", ["bash", "-c", loop], os.environ))
 
     def query(self, expression: str) -> list[dict[str, Any]]:
-        """The samples of an instant query, which must parse."""
+        """Returns the samples of an instant query, which must be valid."""
         answer = http.get(self._prometheus, f"/api/v1/query?query={quote(expression, safe='')}")
-        said = json.loads(answer.body)
-        assert said["status"] == "success", f"{expression}: {said}"
-        return said["data"]["result"]
+        response = json.loads(answer.body)
+        assert response["status"] == "success", f"{expression}: {response}"
+        return response["data"]["result"]
 
     def value(self, expression: str) -> float:
-        """Of a query that gives one sample; 0 while there is none."""
+        """Returns the value of a query with one sample, 0 without a sample."""
         return sum(float(sample["value"][1]) for sample in self.query(expression))
 
     def firing(self) -> set[str]:
         alerts = json.loads(http.get(self._prometheus, "/api/v1/alerts").body)["data"]["alerts"]
         return {alert["labels"]["alertname"] for alert in alerts if alert["state"] == "firing"}
 
-    def wait_until(self, reached: Callable[[], bool], otherwise: str, seconds: float = 40.0) -> None:
-        polling.wait_until(reached, lambda: f"{otherwise}; firing: {self.firing()}", seconds)
+    def wait_until(self, reached: Callable[[], bool], message: str, seconds: float = 40.0) -> None:
+        polling.wait_until(reached, lambda: f"{message}; firing: {self.firing()}", seconds)
 
     def stop(self) -> None:
         for process in self._processes:

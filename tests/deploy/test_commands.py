@@ -1,6 +1,6 @@
-"""The commands of the documents: every `sh` block runs, in the order of its page, in front of a real app.
+"""Runs the commands of the documents: every `sh` block, in the order of its page, in front of a real app.
 
-Invariant: a block that is not run says in its first line what it needs.
+Invariant: the first line of a block that is not run names what it needs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ NEEDS = "# needs "
 MISSING = {"a cluster", "Docker", "root and systemd", "some minutes"}
 SECONDS = 120
 
-# Stand for a build that is done, for the run that this test is part of, and for the app's environment.
+# Replacements for `cargo`, `tests/run` and `streamlit`. The build is done already.
 CARGO = '#!/bin/sh -e\n[ "$1 $2" = "build --release" ] && exit\n[ "$1 $2 $3" = "run --release --" ]\nshift 3\nexec {binary} "$@"\n'
 NOTHING = "#!/bin/sh\n"
 STREAMLIT = '#!/bin/sh\nexec {python} -m streamlit "$@"\n'
@@ -50,7 +50,7 @@ def executable(path: Path, text: str) -> None:
 
 
 def workplace(directory: Path, app: StreamlitServer, bundled: Bundled) -> None:
-    """What a reader has: the repository's files, a build, an app, and the tools on the path."""
+    """Creates a reader's directory: the repository's files, a build, an app, and the tools in the PATH."""
     for name in ("deploy", "docs"):
         (directory / name).symlink_to(REPOSITORY / name)
     (directory / "app.py").symlink_to(APP)
@@ -90,13 +90,13 @@ def test_every_command_of_a_page_succeeds(page: Path, app: StreamlitServer, bund
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_a_block_that_is_not_run_says_why(page: Path) -> None:
+def test_a_block_that_is_not_run_names_a_known_requirement(page: Path) -> None:
     skipped = [block.splitlines()[0].removeprefix(NEEDS) for block in blocks(page) if block.startswith(NEEDS)]
     assert set(skipped) <= MISSING
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_command_in_a_sentence_has_the_flags_that_it_names(page: Path) -> None:
+def test_every_inline_command_uses_existing_flags(page: Path) -> None:
     for text in re.findall(r"`heartbeat-sidecar ([a-z][^`]*)`", page.read_text()):
         command, *arguments = shlex.split(text)
         known = output(binary(), command, "--help")

@@ -1,4 +1,4 @@
-"""The examples of configuration files and their schema: each holds against `check`."""
+"""The example configuration files and their schema agree with `check`."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def check(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([binary(), "check", *arguments], capture_output=True, text=True, timeout=60, env=env)
 
 
-def mistakes(text: str) -> list[str]:
-    """What the schema has against a file."""
+def schema_errors(text: str) -> list[str]:
+    """The schema's errors for a file."""
     validator = jsonschema.Draft7Validator(SCHEMA)
     return [error.message for error in validator.iter_errors(tomllib.loads(text))]
 
 
-def test_the_schema_is_one_and_of_this_version() -> None:
+def test_the_schema_is_valid_and_equals_the_output_of_check() -> None:
     jsonschema.Draft7Validator.check_schema(SCHEMA)
     assert json.loads(check("--schema").stdout) == SCHEMA
 
@@ -38,10 +38,10 @@ def test_the_schema_is_one_and_of_this_version() -> None:
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_an_example_is_valid_without_a_warning(name: str) -> None:
     path = CONFIG / name
-    assert not mistakes(path.read_text())
+    assert not schema_errors(path.read_text())
     done = check("--config", path)
     assert (done.returncode, done.stderr) == (0, "")
-    assert not mistakes(done.stdout), "what check prints is a file too"
+    assert not schema_errors(done.stdout), "the output of check must be a valid file"
 
 
 def test_there_are_examples() -> None:
@@ -79,8 +79,8 @@ ROUTE = '[[route]]\nname = "a"\nupstream = "http://a"\n'
         '[[tls.certificates]]\ncertificate = "a.crt"\nkey = "a.key"\nname = "a"\n',
     ],
 )
-def test_what_the_schema_refuses_check_refuses_too(text: str, tmp_path: Path) -> None:
-    assert mistakes(text)
+def test_check_rejects_what_the_schema_rejects(text: str, tmp_path: Path) -> None:
+    assert schema_errors(text)
     path = tmp_path / "sidecar.toml"
     path.write_text(text)
     done = check("--config", path)

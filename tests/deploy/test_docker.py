@@ -1,4 +1,4 @@
-"""The image and the composition, as far as they can be judged without Docker."""
+"""The image and the compose file, as far as they can be checked without Docker."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ def test_hadolint_finds_nothing() -> None:
     assert output(script("hadolint"), DOCKER / "Dockerfile", DOCKER / "app" / "Dockerfile") == ""
 
 
-def test_the_last_stage_is_the_binary_and_public_roots_run_by_nobody() -> None:
+def test_the_last_stage_contains_binary_and_ca_certificates_and_runs_unprivileged() -> None:
     found = instructions(DOCKER / "Dockerfile")
     stage = found[max(n for n, (word, _) in enumerate(found) if word == "FROM") :]
     assert stage[0] == ("FROM", "scratch")
-    # Without roots of its own, an image of nothing could not speak to any `https://` app.
+    # An image from scratch has no CA certificates, which an `https://` app needs.
     roots = "/etc/ssl/certs/ca-certificates.crt"
     copied = [rest for word, rest in stage if word == "COPY"]
     assert copied == [f"--from=build {path} {path}" for path in ("/heartbeat-sidecar", roots)]
     assert re.search(r"apt-get install [^&]*\bca-certificates\b", str(found))
     assert ("USER", "65534:65534") in stage and "RUN" not in dict(stage)
-    # There is no shell that could read the other form.
+    # The shell form needs a shell, and the image has none.
     assert json.loads(dict(stage)["ENTRYPOINT"]) == ["/heartbeat-sidecar"] and json.loads(dict(stage)["CMD"]) == ["run"]
 
 
-def test_what_the_build_copies_is_all_that_cargo_needs(tmp_path: Path) -> None:
+def test_the_build_copies_everything_that_cargo_needs(tmp_path: Path) -> None:
     ignored = (DOCKER / "Dockerfile.dockerignore").read_text().splitlines()
     copied = [rest.split()[:-1] for word, rest in instructions(DOCKER / "Dockerfile") if word == "COPY"]
     names = [name for group in copied for name in group if not name.startswith(("--from", "/"))]
@@ -51,9 +51,9 @@ def test_what_the_build_copies_is_all_that_cargo_needs(tmp_path: Path) -> None:
     assert '"name":"heartbeat-sidecar"' in metadata
 
 
-def test_compose_is_valid_and_what_it_mounts_is_there(bundled: Bundled) -> None:
+def test_compose_is_valid_and_its_mounts_exist(bundled: Bundled) -> None:
     schema = json.loads(bundled.compose_schema.read_text())
-    # Named so that no draft is guessed: the schema says 2019-09.
+    # The draft is named explicitly: the schema declares 2019-09.
     jsonschema.Draft201909Validator(schema).validate(COMPOSE)
     mounts = [v.split(":")[0] for s in COMPOSE["services"].values() for v in s.get("volumes", [])]
     builds = [s["build"] for s in COMPOSE["services"].values() if "build" in s]
@@ -64,7 +64,7 @@ def test_compose_is_valid_and_what_it_mounts_is_there(bundled: Bundled) -> None:
     assert (DOCKER / COMPOSE["services"]["sidecar"]["build"]["context"] / "deploy/docker/Dockerfile").is_file()
 
 
-def test_compose_lets_the_pieces_find_each_other() -> None:
+def test_the_addresses_in_compose_match() -> None:
     settings = effective(COMPOSE["services"]["sidecar"]["environment"])
     assert settings["upstream"] == "http://app:8501" and settings["watchdog.mode"] == "self"
     scrape = yaml.safe_load((DEPLOY / "prometheus/prometheus.yml").read_text())["scrape_configs"]

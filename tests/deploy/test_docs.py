@@ -1,4 +1,4 @@
-"""The documents: every file, link, metric and setting in them exists, and their figures are those of a live sidecar."""
+"""The documents: every file, link, metric and setting in them exists, and their figures match a running sidecar."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ SUFFIXES = r"(?:_total|_seconds|connections|connections_limit|draining|build_inf
 
 
 def anchors(page: Path) -> set[str]:
-    """As they are made of headings: lower case, words joined, all else left out."""
+    """The anchors of a page's headings: lower case, spaces as hyphens, no punctuation."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(), flags=re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_every_link_leads_somewhere(name: str) -> None:
+def test_every_link_has_a_target(name: str) -> None:
     links = re.findall(r"\]\((?!https?:)([^)]+)\)", (REPOSITORY / name).read_text())
     for link in links:
         path, _, anchor = link.partition("#")
@@ -35,15 +35,15 @@ def test_every_link_leads_somewhere(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_every_file_that_is_named_is_there(name: str) -> None:
+def test_every_named_deploy_file_exists(name: str) -> None:
     named = set(re.findall(r"(?<!/)\bdeploy/[\w./-]*\w", (REPOSITORY / name).read_text()))
     found = {path for path in named if next(REPOSITORY.glob(f"{path}*"), None)}
-    # "deploy/NAME" is kubectl's word for a Deployment.
+    # "deploy/NAME" is kubectl's notation for a Deployment.
     assert named - found <= {"deploy/sales-report"}
 
 
 @pytest.mark.parametrize("name", ["SECURITY.md", "docs/ARCHITECTURE.md"])
-def test_every_source_file_that_is_named_exists(name: str) -> None:
+def test_every_named_source_file_exists(name: str) -> None:
     named = set(re.findall(r"`([\w/]+\.(?:rs|py|js))\b", (REPOSITORY / name).read_text()))
     files = [str(path) for folder in ("src", "tests") for path in (REPOSITORY / folder).rglob("*.*")]
     missing = [path for path in named if not any(file.endswith(f"/{path}") for file in files)]
@@ -64,7 +64,7 @@ def test_the_architecture_lists_every_module_above_those_that_it_imports() -> No
 
 # The page of logs names fields of log lines instead.
 @pytest.mark.parametrize("name", [name for name in PAGES if name != "docs/logs.md"])
-def test_every_metric_that_is_named_exists(scene: Scene, name: str) -> None:
+def test_every_named_metric_exists(scene: Scene, name: str) -> None:
     text = (REPOSITORY / name).read_text()
     named = {found.removeprefix(OURS) for found in re.findall(rf"`([a-z_]+{SUFFIXES})\b", text)}
     samples = scene.sidecar.metrics().samples
@@ -73,14 +73,14 @@ def test_every_metric_that_is_named_exists(scene: Scene, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_every_setting_that_is_named_exists(name: str) -> None:
+def test_every_named_setting_exists(name: str) -> None:
     text = (REPOSITORY / name).read_text()
     named = set(re.findall(r"`((?:heartbeat|session|drain|watchdog|limits)\.(?!rs)[a-z_]+)", text))
     known = effective({"HEARTBEAT_SIDECAR_LOG_FORMAT": "json"}).keys()
     assert named <= known, f"unknown: {named - known}"
 
 
-def test_the_rules_become_a_valid_object_of_the_operator_with_links_that_lead_to_the_runbook(tmp_path: Path) -> None:
+def test_the_install_command_makes_a_valid_prometheus_rule_whose_links_exist(tmp_path: Path) -> None:
     text = (DOCS / "install.md").read_text()
     [address] = re.findall(r"^(base=\S+) .*\n(sed .*)$", text, flags=re.M)
     [command] = re.findall(r"^(\{ printf .*? \}) \| kubectl", text, flags=re.M | re.S)
@@ -96,6 +96,6 @@ def test_the_rules_become_a_valid_object_of_the_operator_with_links_that_lead_to
     assert alerts
 
 
-def test_the_sizing_counts_the_series_that_there_are(scene: Scene) -> None:
-    [told] = re.findall(r"^\| series \| (\d+) \|", (DOCS / "sizing.md").read_text(), flags=re.MULTILINE)
-    assert len(scene.sidecar.metrics().samples) == pytest.approx(int(told), rel=0.05)
+def test_the_number_of_series_in_the_sizing_is_correct(scene: Scene) -> None:
+    [documented] = re.findall(r"^\| series \| (\d+) \|", (DOCS / "sizing.md").read_text(), flags=re.MULTILINE)
+    assert len(scene.sidecar.metrics().samples) == pytest.approx(int(documented), rel=0.05)

@@ -1,4 +1,4 @@
-"""The dashboard: it names what exists, each of its queries gives something, and its parts stand beside each other."""
+"""The dashboard: its series exist, each of its queries returns samples, and its panels do not overlap."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ GRAFANA = DEPLOY / "grafana"
 DASHBOARD = json.loads((GRAFANA / "dashboard.json").read_text())
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 VARIABLES = {"$__rate_interval": "5s", "$__interval": "5s", "$__range": "1m", "$job": ".*", "$instance": ".*"}
-# Nothing of the kind has happened here.
+# Such events do not occur in this test.
 MAY_BE_EMPTY = {"Requests rejected", "Starts"}
 
 
@@ -30,27 +30,27 @@ def expressions() -> Iterator[tuple[str, str]]:
 def filled_in(expression: str) -> str:
     for name, value in VARIABLES.items():
         expression = expression.replace(name, value)
-    assert "$" not in expression, f"a variable that nobody sets: {expression}"
+    assert "$" not in expression, f"a variable without a value: {expression}"
     return expression
 
 
-def test_every_query_gives_something_on_a_real_prometheus(scene: Scene) -> None:
+def test_every_query_returns_samples_on_a_real_prometheus(scene: Scene) -> None:
     seen = 0
     for title, expression in expressions():
         samples = scene.query(filled_in(expression))
-        assert samples or title in MAY_BE_EMPTY, f"{title}: nothing for {expression}"
+        assert samples or title in MAY_BE_EMPTY, f"{title}: no samples for {expression}"
         seen += 1
     assert seen > 50
 
 
-def test_it_names_only_series_that_exist(scene: Scene) -> None:
+def test_the_dashboard_uses_existing_series_only(scene: Scene) -> None:
     names = {name for _, e in expressions() for name in re.findall(r"\b(?:heartbeat_sidecar|process)_\w+", e)}
     exposed = {sample.name for sample in scene.sidecar.metrics().samples}
     assert len(names) > 20 and names <= exposed, f"not exposed: {names - exposed}"
 
 
-def test_heartbeats_without_an_ack_are_counted_as_the_alert_counts_them(tmp_path: Path) -> None:
-    """A stall, of which acks_withheld_total counts eight heartbeats; and mode "forward", in which the app alone answers."""
+def test_the_panel_and_the_alert_count_unacked_heartbeats_equally(tmp_path: Path) -> None:
+    """Covers a stall, for which acks_withheld_total counts eight heartbeats, and the mode "forward"."""
     [panel] = [panel for panel in PANELS if panel["title"] == "Heartbeats without an ack"]
     [target] = panel["targets"]
     alert = "avg(instance:heartbeat_sidecar_heartbeats_unacked:ratio_rate5m)"
@@ -85,10 +85,10 @@ def test_heartbeats_without_an_ack_are_counted_as_the_alert_counts_them(tmp_path
     assert "SUCCESS" in output("promtool", "test", "rules", tmp_path / "panel.test.yml")
 
 
-def test_the_cliffs_are_bounds_of_buckets(scene: Scene) -> None:
-    cliffs = {le for _, e in expressions() for le in re.findall(r'le=~"(\d+)\(\[\.\]0\)\?"', e)}
+def test_the_connection_timeouts_in_the_dashboard_are_bucket_bounds(scene: Scene) -> None:
+    bounds = {le for _, e in expressions() for le in re.findall(r'le=~"(\d+)\(\[\.\]0\)\?"', e)}
     buckets = [s for s in scene.sidecar.metrics().samples if s.name.endswith("connection_duration_seconds_bucket")]
-    assert {"30", "60", "240", "3600"} <= cliffs <= {bucket.labels["le"] for bucket in buckets}
+    assert {"30", "60", "240", "3600"} <= bounds <= {bucket.labels["le"] for bucket in buckets}
 
 
 def test_panels_do_not_overlap() -> None:
@@ -97,12 +97,12 @@ def test_panels_do_not_overlap() -> None:
         place: dict[str, Any] = panel["gridPos"]
         for x in range(place["x"], place["x"] + place["w"]):
             for y in range(place["y"], place["y"] + place["h"]):
-                assert x < 24 and (x, y) not in taken, f"{panel['title']} lies on {taken.get((x, y))}"
+                assert x < 24 and (x, y) not in taken, f"{panel['title']} overlaps {taken.get((x, y))}"
                 taken[x, y] = panel["title"]
     assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(DASHBOARD["panels"])
 
 
-def test_what_is_provisioned_is_where_compose_mounts_it() -> None:
+def test_the_provisioned_files_are_where_compose_mounts_them() -> None:
     [provider] = yaml.safe_load((GRAFANA / "provisioning/dashboards/heartbeat-sidecar.yaml").read_text())["providers"]
     [source] = yaml.safe_load((GRAFANA / "provisioning/datasources/prometheus.yaml").read_text())["datasources"]
     services = yaml.safe_load((DEPLOY / "docker/compose.yaml").read_text())["services"]

@@ -1,4 +1,4 @@
-"""The chart: what it renders is valid in both forms, and it refuses values that make no sense."""
+"""The chart: its output is valid in both forms, and it rejects invalid values."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ upstream = "http://forecast:8501"
 """
 
 
-def test_lint_finds_nothing(bundled: Bundled) -> None:
+def test_helm_lint_reports_no_errors(bundled: Bundled) -> None:
     assert "0 chart(s) failed" in output(bundled.helm, "lint", "--strict", CHART, "--set", UPSTREAM)
 
 
@@ -54,7 +54,7 @@ def test_the_stand_alone_form_is_valid(bundled: Bundled, tmp_path: Path) -> None
     pod = only(found, kind="Deployment")["spec"]["template"]["spec"]
     settings = check_sidecar(pod["containers"][0])
     assert settings["upstream"] == "http://streamlit-app:8501"
-    assert "lifecycle" not in pod["containers"][0], "SIGTERM drains"
+    assert "lifecycle" not in pod["containers"][0], "SIGTERM starts the drain, so a preStop hook is not needed"
     assert pod["terminationGracePeriodSeconds"] > int(settings["drain.timeout"].rstrip("s"))
 
 
@@ -65,18 +65,18 @@ def test_a_stand_alone_pod_drains_before_it_ends(bundled: Bundled) -> None:
     settings = {name: value for name, value in given.items() if name.startswith("DRAIN_")}
     with socket.create_server(("127.0.0.1", 0)) as app:
         sidecar = Sidecar("{}:{}".format(*app.getsockname()), **settings)
-        begun = time.monotonic()
-        # As a kubelet ends it: the hook, if there is one, and then the signal at once.
+        started = time.monotonic()
+        # As the kubelet stops it: the hook, if there is one, then SIGTERM immediately.
         hook = container.get("lifecycle", {}).get("preStop")
         if hook:
             command = [binary(), *hook["exec"]["command"][1:]]
             output(*command, env=os.environ | {f"{PREFIX}ADMIN": sidecar.admin})
         sidecar.process.signal(signal.SIGTERM)
         polling.wait_until(lambda: not sidecar.process.running, sidecar.process.transcript, 30)
-    assert time.monotonic() - begun >= seconds(settings["DRAIN_DELAY"]), sidecar.process.transcript()
+    assert time.monotonic() - started >= seconds(settings["DRAIN_DELAY"]), sidecar.process.transcript()
 
 
-def test_the_sidecar_of_another_chart_is_valid(bundled: Bundled, tmp_path: Path) -> None:
+def test_the_chart_as_a_dependency_of_another_chart_is_valid(bundled: Bundled, tmp_path: Path) -> None:
     shutil.copytree(HELM, tmp_path / "helm")
     home = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
     output(bundled.helm, "dependency", "build", tmp_path / "helm" / "example", env=home)
@@ -89,7 +89,7 @@ def test_the_sidecar_of_another_chart_is_valid(bundled: Bundled, tmp_path: Path)
     check_native_pod(only(found, kind="Deployment")["spec"]["template"]["spec"])
 
 
-def test_a_configuration_becomes_a_file_that_the_sidecar_takes(bundled: Bundled, tmp_path: Path) -> None:
+def test_the_value_config_becomes_a_file_that_the_sidecar_accepts(bundled: Bundled, tmp_path: Path) -> None:
     shutil.copytree(HELM, tmp_path / "helm")
     home = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"}
     output(bundled.helm, "dependency", "build", tmp_path / "helm" / "example", env=home)
@@ -99,8 +99,8 @@ def test_a_configuration_becomes_a_file_that_the_sidecar_takes(bundled: Bundled,
         "volumeMounts": [{"name": "tls", "mountPath": "/tls", "readOnly": True}],
     }
     (tmp_path / "alone.yaml").write_text(json.dumps(values))
-    (tmp_path / "beside.yaml").write_text(json.dumps({"heartbeat-sidecar": values}))
-    for chart, given in ((CHART, "alone.yaml"), (tmp_path / "helm" / "example", "beside.yaml")):
+    (tmp_path / "dependency.yaml").write_text(json.dumps({"heartbeat-sidecar": values}))
+    for chart, given in ((CHART, "alone.yaml"), (tmp_path / "helm" / "example", "dependency.yaml")):
         text = output(bundled.helm, "template", "one", chart, "-f", tmp_path / given)
         found = documents(text)
         for number, document in enumerate(found):
@@ -113,13 +113,13 @@ def test_a_configuration_becomes_a_file_that_the_sidecar_takes(bundled: Bundled,
         [(file, content)] = source["data"].items()
         (tmp_path / file).write_text(content)
         mounted = only(container["volumeMounts"], name="heartbeat-sidecar")
-        assert "subPath" not in mounted, "a file that is mounted by itself never changes"
+        assert "subPath" not in mounted, "a file mounted by subPath is never updated"
         env = environment_of(container)
         assert env["HEARTBEAT_SIDECAR_CONFIG"] == f"{mounted['mountPath']}/{file}"
-        assert "HEARTBEAT_SIDECAR_UPSTREAM" not in env, "it and [[route]] exclude each other"
+        assert "HEARTBEAT_SIDECAR_UPSTREAM" not in env, "the upstream and [[route]] exclude each other"
         assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
-        told = output(binary(), "check", env=env | {"HEARTBEAT_SIDECAR_CONFIG": str(tmp_path / file)})
-        assert told.count("[[route]]") == 2 and "warning" not in told
+        checked = output(binary(), "check", env=env | {"HEARTBEAT_SIDECAR_CONFIG": str(tmp_path / file)})
+        assert checked.count("[[route]]") == 2 and "warning" not in checked
 
 
 @pytest.mark.parametrize(
@@ -136,19 +136,19 @@ def test_a_configuration_becomes_a_file_that_the_sidecar_takes(bundled: Bundled,
         ("networkPolicies.enabled=true", "networkPolicies"),
     ],
 )
-def test_a_bad_value_is_refused_by_name(bundled: Bundled, value: str, named: str) -> None:
+def test_an_invalid_value_is_rejected_with_its_name(bundled: Bundled, value: str, named: str) -> None:
     command = [str(bundled.helm), "template", "one", str(CHART), "--set", UPSTREAM, "--set", value]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode != 0 and named in done.stderr, done.stdout + done.stderr
 
 
-def test_an_upstream_must_be_given_when_stand_alone(bundled: Bundled) -> None:
+def test_the_stand_alone_form_requires_an_upstream(bundled: Bundled) -> None:
     command = [str(bundled.helm), "template", "one", str(CHART)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode != 0 and "upstream is needed" in done.stderr, done.stdout + done.stderr
 
 
-def test_the_schema_knows_every_setting_and_large_numbers_stay_whole(bundled: Bundled, tmp_path: Path) -> None:
+def test_the_schema_contains_every_setting_and_large_numbers_stay_integers(bundled: Bundled, tmp_path: Path) -> None:
     known = effective({"HEARTBEAT_SIDECAR_LOG_FORMAT": "json"}).keys() - {"listen", "admin", "upstream"}
     assert known <= SETTINGS.keys(), f"not in the schema: {known - SETTINGS.keys()}"
     values = {"upstream": "http://a:1", "settings": {"limits.header_bytes": 1048576, "session.takeover": False}}

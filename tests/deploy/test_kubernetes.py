@@ -1,4 +1,4 @@
-"""The manifests and the kustomize component: valid, and of one mind with each other and with the sidecar."""
+"""The manifests and the kustomize component are valid, and consistent with each other and with the sidecar."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_the_pod_monitor_is_valid_and_finds_the_port() -> None:
     assert monitor["spec"]["selector"]["matchLabels"].items() <= POD["metadata"]["labels"].items()
     [endpoint] = monitor["spec"]["podMetricsEndpoints"]
     assert endpoint["port"] in [port["name"] for port in POD["spec"]["initContainers"][0]["ports"]]
-    # The job of its series is NAMESPACE/NAME, which the alert for a dead target knows.
+    # The job label of its series is NAMESPACE/NAME, and the alert for a dead target matches it.
     assert monitor["metadata"]["name"] == "heartbeat-sidecar" and "jobLabel" not in monitor["spec"]
 
 
@@ -36,7 +36,7 @@ def test_the_pod_starts_and_ends_in_order() -> None:
     check_native_pod(POD["spec"])
 
 
-def test_all_manifests_mean_that_pod() -> None:
+def test_all_manifests_select_the_pod() -> None:
     labels = POD["metadata"]["labels"].items()
     for selector in (
         MANIFESTS["deployment"]["spec"]["selector"]["matchLabels"],
@@ -49,10 +49,10 @@ def test_all_manifests_mean_that_pod() -> None:
     assert scaled == MANIFESTS["deployment"]["metadata"]["name"]
 
 
-def test_only_monitoring_reaches_the_admin_port_and_nobody_the_app() -> None:
-    everyone, monitoring = MANIFESTS["networkpolicy"]["spec"]["ingress"]
+def test_the_network_policy_opens_the_admin_port_to_monitoring_and_the_apps_port_to_nothing() -> None:
+    public, monitoring = MANIFESTS["networkpolicy"]["spec"]["ingress"]
     served = MANIFESTS["service"]["spec"]["ports"][0]["targetPort"]
-    assert "from" not in everyone and everyone["ports"] == [{"port": served}]
+    assert "from" not in public and public["ports"] == [{"port": served}]
     assert monitoring["from"] and monitoring["ports"] == [{"port": 9600}]
 
 
@@ -88,7 +88,7 @@ def workload(
     annotations: dict[str, str] | None = None,
     **pod: Any,
 ) -> dict[str, Any]:
-    """A workload that asks for the sidecar."""
+    """A workload with the label that selects it for the sidecar."""
     spec: dict[str, Any] = {"selector": {"matchLabels": {"app": name}}}
     if kind == "StatefulSet":
         spec["serviceName"] = name
@@ -101,17 +101,17 @@ WORKLOADS = [
     workload("plain"),
     workload("stateful", kind="StatefulSet"),
     workload("everywhere", kind="DaemonSet"),
-    workload("patient", terminationGracePeriodSeconds=300),
-    workload("impatient", kind="StatefulSet", terminationGracePeriodSeconds=10),
+    workload("long-grace-period", terminationGracePeriodSeconds=300),
+    workload("short-grace-period", kind="StatefulSet", terminationGracePeriodSeconds=10),
     workload("other-port", container(ports=[{"containerPort": 8080}]), annotations={UPSTREAM: "http://127.0.0.1:8080"}),
     workload("socket", annotations={UPSTREAM: "unix:/run/app.sock"}, volumes=[{"name": "run", "emptyDir": {}}]),
     workload("own-pre-stop", container(lifecycle={"preStop": CLEAN_UP}), annotations=OWN),
     workload("own-post-start", container(lifecycle={"postStart": WARM_UP, "preStop": SLEEP}), annotations=OWN),
     workload("own-sleep", container(lifecycle={"preStop": {"sleep": {"seconds": 90}}}), annotations=OWN),
     workload("two", container(), HELPER | {"lifecycle": {"preStop": CLEAN_UP}}, kind="StatefulSet"),
-    workload("prepared", initContainers=[HELPER, HELPER | {"name": "another", "restartPolicy": "Always"}]),
+    workload("init-containers", initContainers=[HELPER, HELPER | {"name": "another", "restartPolicy": "Always"}]),
     workload(
-        "all-of-it",
+        "everything",
         container(lifecycle={"postStart": WARM_UP, "preStop": CLEAN_UP}, ports=[{"containerPort": 80, "name": "web"}]),
         HELPER,
         kind="StatefulSet",
@@ -126,7 +126,7 @@ WORKLOADS = [
 
 
 def build(bundled: Bundled, directory: Path, *resources: dict[str, Any]) -> subprocess.CompletedProcess[str]:
-    """What kustomize makes of these resources with the component."""
+    """Runs kustomize on these resources with the component."""
     shutil.copytree(DEPLOY / "kubernetes" / "component", directory / "component")
     (directory / "resources.yaml").write_text("\n---\n".join(json.dumps(resource) for resource in resources))
     (directory / "kustomization.yaml").write_text("resources: [resources.yaml]\ncomponents: [component]\n")
@@ -135,11 +135,11 @@ def build(bundled: Bundled, directory: Path, *resources: dict[str, Any]) -> subp
 
 
 def lost(before: Any, after: Any, path: str = "") -> list[str]:
-    """What of `before` is not in `after`, or in another order."""
+    """The parts of `before` that are missing in `after`, or in another order."""
     if isinstance(before, dict) and isinstance(after, dict):
         missing = [f"{path}/{key}" for key in before.keys() - after.keys()]
         shared = before.keys() & after.keys()
-        return missing + [what for key in shared for what in lost(before[key], after[key], f"{path}/{key}")]
+        return missing + [part for key in shared for part in lost(before[key], after[key], f"{path}/{key}")]
     if isinstance(before, list) and isinstance(after, list):
         rest = iter(after)
         found = (any(not lost(wanted, candidate) for candidate in rest) for wanted in before)
@@ -148,7 +148,7 @@ def lost(before: Any, after: Any, path: str = "") -> list[str]:
 
 
 @pytest.mark.parametrize("before", WORKLOADS, ids=lambda workload: workload["metadata"]["name"])
-def test_the_component_adds_a_sidecar_and_takes_nothing_away(
+def test_the_component_adds_a_sidecar_and_removes_nothing(
     bundled: Bundled, tmp_path: Path, before: dict[str, Any]
 ) -> None:
     done = build(bundled, tmp_path, before)
@@ -162,19 +162,19 @@ def test_the_component_adds_a_sidecar_and_takes_nothing_away(
     assert (sidecar["name"], sidecar["restartPolicy"]) == ("heartbeat-sidecar", "Always")
     wanted = before["metadata"]["annotations"].get(UPSTREAM, "http://127.0.0.1:8501")
     assert check_sidecar(sidecar)["upstream"] == wanted
-    # Nothing else is added but a sleep, where the author does not see to that.
+    # The only other addition is a preStop sleep, if the workload has no lifecycle.
     assert others == had.get("initContainers", []) and pod["containers"][1:] == had["containers"][1:]
     assert pod["containers"][0] == {"lifecycle": {"preStop": SLEEP}} | had["containers"][0]
     assert pod.get("terminationGracePeriodSeconds") == had.get("terminationGracePeriodSeconds")
 
 
-def test_the_component_serves_many_workloads_at_once(bundled: Bundled, tmp_path: Path) -> None:
-    bystander = workload("bystander", container(lifecycle={"preStop": CLEAN_UP}))
-    bystander["metadata"]["labels"] = {"heartbeat-sidecar": "disabled"}
-    done = build(bundled, tmp_path, *WORKLOADS, bystander)
+def test_the_component_patches_all_labelled_workloads_and_no_other(bundled: Bundled, tmp_path: Path) -> None:
+    unlabelled = workload("unlabelled", container(lifecycle={"preStop": CLEAN_UP}))
+    unlabelled["metadata"]["labels"] = {"heartbeat-sidecar": "disabled"}
+    done = build(bundled, tmp_path, *WORKLOADS, unlabelled)
     assert done.returncode == 0, done.stderr
     found = documents(done.stdout)
-    assert bystander in found and len(found) == len(WORKLOADS) + 1
+    assert unlabelled in found and len(found) == len(WORKLOADS) + 1
     for before in WORKLOADS:
         [after] = [each for each in found if each["metadata"]["name"] == before["metadata"]["name"]]
         assert not lost(before, after)
@@ -182,14 +182,14 @@ def test_the_component_serves_many_workloads_at_once(bundled: Bundled, tmp_path:
 
 
 @pytest.mark.parametrize("lifecycle", [{"preStop": CLEAN_UP}, {"postStart": WARM_UP}, {"preStop": SLEEP}])
-def test_a_lifecycle_that_no_annotation_states_stops_the_build(
+def test_a_lifecycle_without_the_annotation_fails_the_build(
     bundled: Bundled, tmp_path: Path, lifecycle: dict[str, Any]
 ) -> None:
-    done = build(bundled, tmp_path, workload("silent", container(lifecycle=lifecycle)))
+    done = build(bundled, tmp_path, workload("no-annotation", container(lifecycle=lifecycle)))
     assert done.returncode != 0 and "/spec/template/spec/containers/0/lifecycle failed" in done.stderr, done.stdout
 
 
-def test_services_keep_what_they_have_but_their_target(bundled: Bundled, tmp_path: Path) -> None:
+def test_services_keep_everything_but_the_target_port(bundled: Bundled, tmp_path: Path) -> None:
     ports = [{"name": "web", "port": 80, "targetPort": 8501}, {"name": "other", "port": 81, "targetPort": "other"}]
     metadata = {"name": "app", "labels": {"heartbeat-sidecar": "enabled", "team": "sales"}}
     spec = {"selector": {"app": "app"}, "ports": ports, "sessionAffinity": "ClientIP"}

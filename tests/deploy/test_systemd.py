@@ -1,4 +1,4 @@
-"""The unit: systemd has nothing to say against it, and it is shut as tight as it was."""
+"""The units pass systemd's verification, and their exposure level has not increased."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ INSTALLED = "/usr/local/bin/heartbeat-sidecar"
 
 @pytest.fixture
 def units(tmp_path: Path) -> list[Path]:
-    """As installed, but that the program is where it was built."""
+    """The units as installed, with the path of the built program."""
     found = sorted((DEPLOY / "systemd").iterdir())
     assert [unit.name for unit in found] == ["heartbeat-sidecar.service", "heartbeat-sidecar.socket"]
     for unit in found:
@@ -21,11 +21,11 @@ def units(tmp_path: Path) -> list[Path]:
     return [tmp_path / unit.name for unit in found]
 
 
-def test_systemd_has_nothing_to_say(units: list[Path]) -> None:
+def test_systemd_analyze_verify_reports_nothing(units: list[Path]) -> None:
     assert str(binary()) in units[0].read_text()
     assert output("systemd-analyze", "verify", *units) == ""
 
 
-def test_it_is_exposed_at_1_5_of_10_at_most(units: list[Path]) -> None:
-    said = output("systemd-analyze", "security", "--no-pager", "--offline=true", "--threshold=15", units[0])
-    assert "Overall exposure level" in said
+def test_the_exposure_level_is_at_most_1_5_of_10(units: list[Path]) -> None:
+    printed = output("systemd-analyze", "security", "--no-pager", "--offline=true", "--threshold=15", units[0])
+    assert "Overall exposure level" in printed

@@ -1,4 +1,4 @@
-"""The tools that read what is in `deploy/`, and the files themselves."""
+"""The tools that check `deploy/`, and helpers for its files."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ PREFIX = "HEARTBEAT_SIDECAR_"
 
 
 def output(*command: str | Path, **options: Any) -> str:
-    """What a command that must succeed has printed."""
+    """Runs a command that must succeed; returns its output."""
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=120, **options)
     assert done.returncode == 0, f"{command} exited with {done.returncode}:\n{done.stdout}{done.stderr}"
     return done.stdout + done.stderr
 
 
 def script(name: str) -> Path:
-    """A command of this environment."""
+    """The path of a command in this Python environment."""
     path = Path(sys.executable).parent / name
     assert path.exists(), f"{path} is missing: start these tests with `tests/run`"
     return path
@@ -39,20 +39,20 @@ def documents(text: str) -> list[Any]:
 
 
 def only(items: list[Any], **wanted: Any) -> Any:
-    """The one mapping among `items` that has these values."""
+    """The only mapping in `items` with these values."""
     found = [item for item in items if wanted.items() <= item.items()]
     assert len(found) == 1, f"expected one {wanted} among {items}"
     return found[0]
 
 
 def effective(settings: dict[str, str]) -> dict[str, str]:
-    """What `check` makes of these environment variables, by key; one that it does not know or refuses fails."""
+    """The settings that `check` prints for these environment variables. Fails if one is unknown or rejected."""
     env = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     ours = {name: value for name, value in settings.items() if name.startswith(PREFIX)}
-    assert ours, f"no setting of the sidecar among {settings}"
+    assert ours, f"no setting of the sidecar in {settings}"
     text = output(binary(), "check", env=env | ours)
     unknown = [name for name in ours if f"# {name}\n" not in text]
-    assert not unknown and "warning" not in text, f"not taken as it is meant: {unknown}\n{text}"
+    assert not unknown and "warning" not in text, f"unknown or with a warning: {unknown}\n{text}"
     found, table = {}, ""
     for line in text.splitlines():
         if line.startswith("["):
@@ -68,7 +68,7 @@ def environment_of(container: dict[str, Any]) -> dict[str, str]:
 
 
 class Bundled:
-    """What comes inside of packages for other purposes: helm, kubectl, and the schema of compose files."""
+    """Files from Python packages: helm, kubectl, and the schema of compose files."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory

@@ -1,4 +1,4 @@
-"""One cable, one chromium at its far end and one host for the run; a real Streamlit per version."""
+"""One simulated network, one chromium at its far end and one host page per run; a real Streamlit per version."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from support.network import Network
 from support.sidecar import Sidecar
 
 NETWORK = versions("HEARTBEAT_SIDECAR_TEST_NETWORK", "1.53.1 1.67.0")
-"""The versions whose page loses its network; `tests/run` sets them."""
+"""The Streamlit versions under test; `tests/run` sets them."""
 
 OpenPage = Callable[..., ContextManager[AppPage]]
 
@@ -31,7 +31,7 @@ def cable() -> Iterator[Network]:
 @pytest.fixture
 def network(cable: Network) -> Iterator[Network]:
     yield cable
-    cable.mend()
+    cable.reset()
 
 
 @pytest.fixture(scope="session")
@@ -61,7 +61,7 @@ def app(request: pytest.FixtureRequest, host: HostServer) -> Iterator[App]:
 def open_page(
     chromium: Browser, host: HostServer, app: App, network: Network, request: pytest.FixtureRequest
 ) -> OpenPage:
-    """Opens the app through a sidecar that is started with the given arguments; in a host's page where it obeys one."""
+    """Opens the app through a sidecar with the given arguments. From 1.55 on it is embedded in a host page."""
 
     @contextlib.contextmanager
     def open_with(*arguments: str) -> Iterator[AppPage]:
@@ -80,11 +80,11 @@ def open_page(
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """What was measured, for people; the tests themselves have judged it."""
+    """Prints the measurements. The tests have already checked them."""
     reports = terminalreporter.getreports("passed")
     rows = [row for report in reports for key, row in report.user_properties if key == "measured"]
     if rows:
-        terminalreporter.section("what the pages lived through")
+        terminalreporter.section("measurements of the pages")
     columns: list[str] = []
     for row in rows:
         if list(row) != columns:

@@ -1,10 +1,10 @@
-"""The app of tests that send a page much at once: one message that is as large as a table can be made."""
+"""The app for tests with one large message: a table of 20 MB."""
 
 import numpy
 import streamlit as st
 
 NUMBERS = 2_500_000
-"""Of 8 bytes each, and none like another: nothing on the way can make them fewer."""
+"""Random 8-byte numbers, so that no compression shrinks them."""
 
 state = st.session_state
 state["runs"] = state.get("runs", 0) + 1

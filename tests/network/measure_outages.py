@@ -1,24 +1,24 @@
-"""Measures outages that are longer than the one of the tests, and that one more often; judges nothing.
+"""Measures longer outages than the tests, and the tests' outage repeatedly. It checks nothing.
 
-Not a test of every run, and so not named as one: name the file to pytest to run it.
+Runs only if this file is named to pytest.
 """
 
 from __future__ import annotations
 
 import pytest
-from outage import EVERYONE, live_through
+from outage import ALL_PLANS, go_through_outage
 from visitor import visitors
 
-OFTEN = [20.0] * 5
-LONG = [60.0, 180.0, 600.0]
-UNTIL_TCP_GIVES_UP = 970.0
-"""Linux gives a connection up when its data was not acknowledged for 924 s, or a little more."""
+REPEATED_SECONDS = [20.0] * 5
+LONG_SECONDS = [60.0, 180.0, 600.0]
+TCP_TIMEOUT_SECONDS = 970.0
+"""Linux closes a connection after its data was not acknowledged for at least 924 s."""
 
 
 @pytest.mark.parametrize("click", [True, False], ids=["clicking", "idle"])
-@pytest.mark.parametrize("seconds", [*OFTEN, *LONG, UNTIL_TCP_GIVES_UP])
-def test_an_outage(chromium, host, network, request, seconds, click) -> None:
-    with visitors(chromium, host, EVERYONE, request.node.name) as everyone:
-        for lived in live_through(network, everyone, seconds, click=click):
-            row = {"outage s": f"{seconds:.0f}", "user": "clicks" if click else "idle", **lived.row()}
+@pytest.mark.parametrize("seconds", [*REPEATED_SECONDS, *LONG_SECONDS, TCP_TIMEOUT_SECONDS])
+def test_measure_an_outage(chromium, host, network, request, seconds, click) -> None:
+    with visitors(chromium, host, ALL_PLANS, request.node.name) as everyone:
+        for outcome in go_through_outage(network, everyone, seconds, click=click):
+            row = {"outage s": f"{seconds:.0f}", "user": "clicks" if click else "idle", **outcome.row()}
             request.node.user_properties.append(("measured", row))

@@ -1,6 +1,6 @@
-"""Takes the pictures of docs/: the same page at the same moment of an outage, without the watchdog and with it.
+"""Takes the outage pictures of docs/: the same page at the same moment, without and with the watchdog.
 
-Not a test of every run, and so not named as one: name the file to pytest to run it.
+Runs only if this file is named to pytest.
 """
 
 from __future__ import annotations

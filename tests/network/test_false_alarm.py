@@ -1,4 +1,4 @@
-"""The watchdog leaves a page alone whose network is bad, or busy with one large message, but not dead."""
+"""The watchdog does not reconnect a page on a bad network, or during one large message, only on a dead network."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from support.cable import Line
 from visitor import ACK_TIMEOUT_SECONDS, INTERVAL_SECONDS, NOTICED_WITHIN, Plan, Visitor, visitors
 
 BAD_LINE = Line(delay=0.3, loss=0.02)
-"""Each way, so that nothing is answered in less than 600 ms."""
+"""In each direction, so every round trip takes at least 600 ms."""
 BAD_SECONDS = 600.0
 BETWEEN_CLICKS = 30.0
-PATIENCE = 60.0
-"""Seconds that a click may take."""
+CLICK_TIMEOUT = 60.0
+"""Seconds."""
 
 SLOW_LINE = Line(delay=0.02, rate=2e6)
 LARGE_APP = Path(__file__).resolve().parent / "large_app.py"
 LARGE_BYTES = 20_000_000
 LARGE_SECONDS = 200.0
-"""A table takes 84 on the slow line."""
+"""Timeout for the table, which takes 84 s on the slow line."""
 DEAD_AFTER = 10.0
-"""Seconds of the table's way."""
+"""Seconds after the request for the table."""
 
-# A server's ping waits behind the table like all else, and after 30 s without an answer the server gives the page up.
-SELDOM_PINGED = {"server.websocketPingInterval": "600"}
+# The server's pings queue behind the table, and after 30 s without a pong the server closes the connection.
+RARE_PINGS = {"server.websocketPingInterval": "600"}
 
-EVERYONE = [Plan(version, "self") for version in NETWORK]
-EVERYONE += [Plan(version, "host", hosted=True) for version in NETWORK if version.does_not_heed_acks]
+ALL_PLANS = [Plan(version, "self") for version in NETWORK]
+ALL_PLANS += [Plan(version, "host", hosted=True) for version in NETWORK if version.does_not_enforce_acks]
 NEWEST = NETWORK[-1]
 LAST_LEGACY = [version for version in NETWORK if not version.acks_natively][-1:]
-WATCHED = [plan for plan in EVERYONE if plan.version in (*LAST_LEGACY, NEWEST)]
+WATCHED = [plan for plan in ALL_PLANS if plan.version in (*LAST_LEGACY, NEWEST)]
 NATIVE = [Plan(NEWEST, hosted=True), Plan(NEWEST, hosted=True, direct=True)]
-"""Streamlit's own mechanism, with a sidecar in between and without."""
+"""Streamlit's own reconnect, with and without a sidecar."""
 
 
 def _reconnects(visitor: Visitor, cause: str) -> float:
@@ -54,8 +54,8 @@ def _state(visitor: Visitor) -> dict[str, str]:
     }
 
 
-def test_a_slow_line_that_loses_packets_is_no_dead_one(chromium, host, network, request) -> None:
-    with visitors(chromium, host, EVERYONE, request.node.name) as everyone:
+def test_a_slow_line_with_packet_loss_causes_no_watchdog_reconnect(chromium, host, network, request) -> None:
+    with visitors(chromium, host, ALL_PLANS, request.node.name) as everyone:
         for visitor in everyone:
             visitor.start_heartbeats()
         for visitor in everyone:
@@ -65,16 +65,16 @@ def test_a_slow_line_that_loses_packets_is_no_dead_one(chromium, host, network, 
         end = time.monotonic() + BAD_SECONDS
         while (left := end - time.monotonic()) > 0:
             for visitor in everyone:
-                visitor.click_until_answered(PATIENCE)
+                visitor.click_until_answered(CLICK_TIMEOUT)
             everyone[0].page.page.wait_for_timeout(min(left, BETWEEN_CLICKS) * 1000)
         network.restore()
         passed, lost = (after - earlier for after, earlier in zip(network.counts, before))
-        assert lost > passed / 100, "packets were to be lost"
+        assert lost > passed / 100, "too few packets were lost"
         request.node.user_properties.extend(("measured", _state(visitor)) for visitor in everyone)
         for visitor in everyone:
             assert _reconnects(visitor, "watchdog") == 0, _state(visitor)
             expect(visitor.page.dialogs).to_have_count(0)
-            if not visitor.plan.version.is_impatient:
+            if not visitor.plan.version.has_short_ping_timeout:
                 _expect_steady(visitor)
 
 
@@ -84,15 +84,15 @@ def _expect_steady(visitor: Visitor) -> None:
     assert len(stream.heartbeats) >= BAD_SECONDS / INTERVAL_SECONDS, _state(visitor)
     visitor.wait_for_acks(len(stream.heartbeats))
     waited = max(visitor.page.stream.latencies())
-    assert waited < ACK_TIMEOUT_SECONDS, f"{visitor.plan} has waited {waited:.1f} s for an ack"
+    assert waited < ACK_TIMEOUT_SECONDS, f"{visitor.plan} waited {waited:.1f} s for an ack"
 
 
-def _row(visitor: Visitor, asked: float) -> dict[str, str]:
-    came = status_watch.texts(visitor.page.frame).get("table 1")
+def _row(visitor: Visitor, requested: float) -> dict[str, str]:
+    arrived = status_watch.texts(visitor.page.frame).get("table 1")
     stream = visitor.page.stream
     return {
         "page": str(visitor.plan),
-        "table came after s": "-" if came is None else f"{came - asked:.1f}",
+        "table arrived after s": "-" if arrived is None else f"{arrived - requested:.1f}",
         "largest message": str(stream.largest),
         "heartbeats": str(len(stream.heartbeats)),
         "acks": str(len(stream.acks)),
@@ -100,21 +100,21 @@ def _row(visitor: Visitor, asked: float) -> dict[str, str]:
     }
 
 
-def test_a_large_message_on_a_slow_line_is_not_cut_short(chromium, host, network, request) -> None:
-    with visitors(chromium, host, [*WATCHED, *NATIVE], request.node.name, LARGE_APP, SELDOM_PINGED) as everyone:
+def test_a_large_message_on_a_slow_line_causes_no_reconnect(chromium, host, network, request) -> None:
+    with visitors(chromium, host, [*WATCHED, *NATIVE], request.node.name, LARGE_APP, RARE_PINGS) as everyone:
         for visitor in everyone:
             visitor.start_heartbeats()
         for visitor in everyone:
             visitor.wait_for_acks(1)
         network.shape(SLOW_LINE)
-        asked = time.time()
+        requested = time.time()
         for visitor in everyone:
-            visitor.ask_for_table()
+            visitor.request_table()
         watched = everyone[: len(WATCHED)]
         for visitor in watched:
             status_watch.wait_for_text(visitor.page.frame, "table 1", LARGE_SECONDS)
         for visitor in everyone:
-            request.node.user_properties.append(("measured", _row(visitor, asked)))
+            request.node.user_properties.append(("measured", _row(visitor, requested)))
         for visitor in watched:
             stream = visitor.page.stream
             assert stream.largest >= LARGE_BYTES, visitor.plan
@@ -122,15 +122,15 @@ def test_a_large_message_on_a_slow_line_is_not_cut_short(chromium, host, network
             visitor.wait_for_acks(len(stream.heartbeats) - 1)
 
 
-def test_a_line_that_goes_dead_under_a_large_message_is_noticed(chromium, host, network, request) -> None:
-    with visitors(chromium, host, WATCHED, request.node.name, LARGE_APP, SELDOM_PINGED) as everyone:
+def test_a_line_that_dies_during_a_large_message_is_noticed_in_time(chromium, host, network, request) -> None:
+    with visitors(chromium, host, WATCHED, request.node.name, LARGE_APP, RARE_PINGS) as everyone:
         for visitor in everyone:
             visitor.start_heartbeats()
         for visitor in everyone:
             visitor.wait_for_acks(1)
         network.shape(SLOW_LINE)
         for visitor in everyone:
-            visitor.ask_for_table()
+            visitor.request_table()
         everyone[0].page.page.wait_for_timeout(DEAD_AFTER * 1000)
         network.drop()
         lost = time.time()
@@ -138,7 +138,7 @@ def test_a_line_that_goes_dead_under_a_large_message_is_noticed(chromium, host, 
             status_watch.wait_until_connecting(visitor.page.frame, 2 * NOTICED_WITHIN)
             noticed = visitor.seconds_to_notice(lost)
             assert noticed is not None, visitor.plan
-            row = {"page under a large message": str(visitor.plan), "noticed s": f"{noticed:.1f}"}
+            row = {"page during a large message": str(visitor.plan), "noticed s": f"{noticed:.1f}"}
             request.node.user_properties.append(("measured", row))
         for visitor in everyone:
             assert visitor.seconds_to_notice(lost) <= NOTICED_WITHIN, visitor.plan

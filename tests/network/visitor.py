@@ -1,4 +1,4 @@
-"""People who use the app at the same time, each in a page behind a sidecar of its own."""
+"""Users of the app at the same time, each with a page and a sidecar."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ from support.streamlit_server import APP
 from support.version import Version
 
 INTERVAL_SECONDS, ACK_TIMEOUT_SECONDS = 10.0, 5.0
-"""The watchdog's default settings, and what the host asks for."""
+"""The watchdog's default settings, also used by the host page."""
 
 NOTICED_WITHIN = INTERVAL_SECONDS + ACK_TIMEOUT_SECONDS + 1
-"""Seconds from the loss of the network."""
+"""Seconds from the start of the outage."""
 
 CLICKS_BEFORE = 3
-"""What the user does before anything happens to the network."""
+"""Clicks before the outage."""
 
-_BETWEEN_CLICKS, _PATIENCE_OF_PEOPLE = 0.2, 5.0
-"""Seconds until the next click, while the page does not let one click, and where it does."""
-_PATIENCE = 60.0
-"""Seconds, for what is not under test."""
+_BLOCKED_RETRY_SECONDS, _UNANSWERED_RETRY_SECONDS = 0.2, 5.0
+"""Time until the user clicks again: if the page did not allow the click, and if there was no answer."""
+_TIMEOUT_SECONDS = 60.0
+"""For answers that are not under test."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a user has before them."""
+    """The setup of one visitor."""
 
     version: Version
     watchdog: str = "off"
     """As in `--watchdog`."""
     hosted: bool = False
-    """Whether the page is embedded in a host's, that sends it heartbeats."""
+    """Whether the page is embedded in a host page, which requests heartbeats."""
     direct: bool = False
-    """Whether there is no sidecar at all."""
+    """Whether there is no sidecar."""
     options: tuple[str, ...] = ()
     """More arguments for the sidecar."""
 
@@ -64,41 +64,41 @@ class Plan:
 
 @dataclass
 class Visitor:
-    """One user: remembers what they have done, so that it can be told whether the app does."""
+    """One user. Records the user's actions, to compare them with the app's state."""
 
     plan: Plan
     page: AppPage
     level: int = 10
-    """Where the user has moved the slider."""
+    """The slider position that the user chose."""
     _runs_before: int = 0
-    """What the page showed when the user clicked last."""
+    """The number of runs shown at the last click."""
 
     def click(self) -> bool:
-        """Moves the slider by one and does not wait for an answer; says whether the page has let it be moved."""
+        """Moves the slider by one without waiting for an answer. Returns whether the page allowed it."""
         self._runs_before = self.runs
         before, self.level = self.level, self.page.move_slider("Level")
         return self.level > before
 
-    def wait_for_answer(self, seconds: float = _PATIENCE) -> float:
-        """Until the app has answered the last click; returns when that was."""
+    def wait_for_answer(self, seconds: float = _TIMEOUT_SECONDS) -> float:
+        """Waits until the app has answered the last click; returns the time of the answer."""
         answered = status_watch.wait_for_text(self.page.frame, f"level {self.level}", seconds)
-        # A later line of the page, so it may be drawn a moment later.
+        # The run's text is below the level, so it may be drawn later.
         expect(self.page.frame.get_by_text(f"run {self._runs_before}", exact=True)).to_have_count(0)
         return answered
 
     def click_until_answered(self, seconds: float) -> float:
-        """Clicks again when there is no answer, as people do; returns after how many seconds the last click had one."""
+        """Repeats an unanswered click, as people do. Returns the seconds from the last click to its answer."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             with contextlib.suppress(TimeoutError):
                 clicked = time.time()
                 if self.click():
-                    return self.wait_for_answer(_PATIENCE_OF_PEOPLE) - clicked
-                self.page.page.wait_for_timeout(_BETWEEN_CLICKS * 1000)
+                    return self.wait_for_answer(_UNANSWERED_RETRY_SECONDS) - clicked
+                self.page.page.wait_for_timeout(_BLOCKED_RETRY_SECONDS * 1000)
         raise AssertionError(f"{self.plan} has not answered within {seconds} s")
 
     def close_dialogs(self) -> int:
-        """Returns how many there were."""
+        """Returns the number of dialogs that were open."""
         count = self.page.dialogs.count()
         if count:
             self.page.page.keyboard.press("Escape")
@@ -106,14 +106,14 @@ class Visitor:
         return count
 
     def use(self) -> None:
-        """Gives the session a state that can be lost."""
+        """Gives the session some state."""
         for _ in range(CLICKS_BEFORE):
             self.click()
             self.wait_for_answer()
         assert self.runs == CLICKS_BEFORE + 1, f"the session has seen {self.runs} runs"
 
-    def ask_for_table(self) -> None:
-        """One large message, of the app that has them."""
+    def request_table(self) -> None:
+        """Requests one large message from `large_app.py`."""
         self.page.frame.get_by_role("button", name="Table").click()
 
     def start_heartbeats(self) -> None:
@@ -121,29 +121,29 @@ class Visitor:
             self.page.start_heartbeats(10_000, interval=INTERVAL_SECONDS, ack_timeout=ACK_TIMEOUT_SECONDS)
 
     def wait_for_acks(self, count: int) -> None:
-        """Until the page has got so many, if it gets heartbeats at all."""
+        """Waits for `count` acks, if the page sends heartbeats."""
         if self.plan.has_heartbeats:
             stream_watch.wait_for_acks(self.page.frame, count)
 
     @property
     def runs(self) -> int:
-        """How many runs of its script the session remembers."""
+        """The script runs that the session has counted."""
         text = self.page.frame.get_by_text(re.compile(r"^run \d+$")).inner_text()
         return int(text.removeprefix("run "))
 
     @property
     def shows(self) -> str:
-        """The page's status and dialogs, now."""
+        """The page's current status and dialogs."""
         changes = status_watch.history(self.page.frame)
         return changes[-1].text if changes else ""
 
     def seconds_to_notice(self, lost: float) -> float | None:
-        """From `lost` to when the page has said that its connection is, if it has."""
+        """Seconds from `lost` until the page showed that it is connecting; `None` if it has not."""
         times = [shown.at for shown in status_watch.history(self.page.frame) if shown.connecting and shown.at >= lost]
         return times[0] - lost if times else None
 
     def wait_until_connected(self, seconds: float) -> float:
-        """Until the page does not say any more that its connection is lost; returns since when it has not."""
+        """Waits until the page no longer shows that it is connecting; returns the time of that change."""
         status_watch.wait_until_connected(self.page.frame, seconds)
         return status_watch.history(self.page.frame)[-1].at
 
@@ -157,7 +157,7 @@ def visitors(
     script: Path = APP,
     options: Mapping[str, str] | None = None,
 ) -> Iterator[list[Visitor]]:
-    """Opens a page each; those of one version share a server, nothing else. Keeps evidence of a failure."""
+    """Opens one page per plan. Pages of one version share only the server. Saves evidence on failure."""
     with contextlib.ExitStack() as stack:
         apps: dict[Version, App] = {}
         opened: list[Visitor] = []

@@ -1,4 +1,4 @@
-"""The app that the tests drive: each thing that a sidecar could break, once. Works on Streamlit 1.29 to 1.67."""
+"""The test app: one of each feature that a sidecar could break. Works on Streamlit 1.29 to 1.67."""
 
 import hashlib
 

@@ -1,4 +1,4 @@
-"""The version under test is the installed one; its server lives as long as the run, a sidecar as long as its test."""
+"""The installed Streamlit is the version under test. One server per run, one sidecar per test."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sessions that negotiated permessage-deflate: every heartbeat is acked, and both ends understand all that is said."""
+"""Sessions with permessage-deflate: every heartbeat is acked, and both ends can decode every message."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ def server() -> Iterator[StreamlitServer]:
 
 def open_client(address: str, context: str = "as-in-chromium", **options) -> AppClient:
     client = AppClient(address, extensions=[CONTEXTS[context]], **options)
-    assert client.extensions == ["permessage-deflate"], "nothing was negotiated"
+    assert client.extensions == ["permessage-deflate"], "compression was not negotiated"
     return client
 
 
 @pytest.mark.parametrize("context", CONTEXTS)
-def test_every_heartbeat_is_acked_and_every_message_is_understood(sidecar, version, context) -> None:
+def test_every_heartbeat_is_acked_and_every_message_is_decoded(sidecar, version, context) -> None:
     acks: list[bytes] = []
     with open_client(sidecar.address, context) as client:
         run = client.run()
         for beat in range(HEARTBEATS):
             client.heartbeat()
-            # The server's own acks are compressed, so the sidecar cannot tell that one has come: the page gets both.
+            # The native acks are compressed, so the sidecar does not see them: the page gets both.
             acks += [client.ack() for _ in range(2 if version.acks_natively else 1)]
             if beat % 10 == 9:
                 run = client.run([slider_at(run, "Level", beat)])
@@ -66,13 +66,13 @@ def test_a_frozen_server_gets_no_ack(server, start_sidecar, version) -> None:
         with server.frozen():
             client.heartbeat()
             metrics = sidecar.wait_for_metrics(lambda m: m.value("acks_withheld_total", reason="upstream_stalled") >= 1)
-            assert metrics.value("acks_total") == 0, "an ack was counted for a server that stood still"
+            assert metrics.value("acks_total") == 0, "an ack was counted while the server was frozen"
             with pytest.raises(TimeoutError):
                 client.receive(seconds=0)
         assert client.ack() in known.ACKS
 
 
-def test_a_session_beside_it_that_is_not_compressed_gets_one_ack_each(sidecar, version) -> None:
+def test_an_uncompressed_session_next_to_a_compressed_one_gets_one_ack_per_heartbeat(sidecar, version) -> None:
     with open_client(sidecar.address) as compressed:
         compressed.run()
         with AppClient(sidecar.address) as client:
@@ -81,7 +81,7 @@ def test_a_session_beside_it_that_is_not_compressed_gets_one_ack_each(sidecar, v
             assert client.run().acks == []
 
 
-def test_a_reconnect_takes_its_session_over(sidecar) -> None:
+def test_a_reconnect_takes_over_its_session(sidecar) -> None:
     with open_client(sidecar.address, entries=["xsrf"]) as old:
         first = old.run()
         with open_client(sidecar.address, entries=["xsrf", first.session_id]) as new:

@@ -1,4 +1,4 @@
-"""Files go up and come down byte for byte."""
+"""Uploads and downloads pass byte for byte."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _BOUNDARY = "----heartbeat-sidecar-upload"
 
 
 def _multipart(name: str, content: bytes) -> bytes:
-    """The form with one file that the page sends (RFC 7578)."""
+    """The upload form with one file (RFC 7578)."""
     head = (
         f"--{_BOUNDARY}\r\n"
         f'Content-Disposition: form-data; name="{name}"; filename="{name}"\r\n'
@@ -32,7 +32,7 @@ def test_an_upload_reaches_the_app_byte_for_byte(sidecar) -> None:
             file_urls_request={"request_id": "upload-1", "file_names": ["random.bin"], "session_id": run.session_id}
         )
         response = client.receive_until(lambda frame: frame.kind == "file_urls_response")[-1].message.file_urls_response
-        assert response.response_id == "upload-1" and not response.error_msg, f"refused: {response.error_msg}"
+        assert response.response_id == "upload-1" and not response.error_msg, f"rejected: {response.error_msg}"
         (urls,) = response.file_urls
         headers = {
             "Content-Type": f"multipart/form-data; boundary={_BOUNDARY}",
@@ -40,24 +40,24 @@ def test_an_upload_reaches_the_app_byte_for_byte(sidecar) -> None:
             "X-Xsrftoken": token,
         }
         answer = http.request(sidecar.address, "PUT", urls.upload_url, headers, _multipart("random.bin", UPLOAD))
-        assert answer.status == 204, f"the upload was refused: {answer.status} {answer.body[:200]!r}"
+        assert answer.status == 204, f"the upload was rejected: {answer.status} {answer.body[:200]!r}"
 
         state = WidgetState(id=run.element("file_uploader", "Upload").id)
         file = state.file_uploader_state_value.uploaded_file_info.add()
         file.file_id, file.name, file.size = urls.file_id, "random.bin", len(UPLOAD)
         file.file_urls.CopyFrom(urls)
         texts = client.run([state]).texts
-    assert f"upload random.bin {len(UPLOAD)} {hashlib.sha256(UPLOAD).hexdigest()}" in texts, f"the app saw {texts}"
+    assert f"upload random.bin {len(UPLOAD)} {hashlib.sha256(UPLOAD).hexdigest()}" in texts, f"the app shows {texts}"
 
 
 @pytest.fixture
 def media(sidecar):
-    """A client that keeps the session open, and with it the file, and the path of the download."""
+    """The path of the download. The client stays open, because the file lives as long as its session."""
     with AppClient(sidecar.address) as client:
         yield client.run().element("download_button", "Download").url
 
 
-def test_a_download_gives_the_exact_bytes(sidecar, media) -> None:
+def test_a_download_has_the_exact_bytes(sidecar, media) -> None:
     answer = http.get(sidecar.address, media)
     assert answer.status == 200
     assert answer.body == known.DOWNLOAD

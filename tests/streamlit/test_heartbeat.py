@@ -1,4 +1,4 @@
-"""Each heartbeat is acked once, by the right side, and only while the server lives."""
+"""Each heartbeat is acked once, by the expected side, and only while the server runs."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from support.app_client import AppClient
 HEARTBEATS = 20
 
 
-def test_every_heartbeat_is_acked_once_by_the_right_side(sidecar, version) -> None:
+def test_every_heartbeat_is_acked_once_by_the_expected_side(sidecar, version) -> None:
     with AppClient(sidecar.address) as client:
         client.run()
         for _ in range(HEARTBEATS):
             client.heartbeat()
             assert client.ack() == version.ack
-        # Whatever was sent twice would have come before the end of one more run.
+        # A duplicate ack would arrive before the end of another run.
         assert client.run().acks == []
         metrics = sidecar.metrics()
     assert metrics.value("heartbeats_total", upstream="default") == HEARTBEATS
@@ -29,7 +29,7 @@ def test_every_heartbeat_is_acked_once_by_the_right_side(sidecar, version) -> No
         assert metrics.value("acks_withheld_total", reason=reason) == 0
 
 
-def test_a_frozen_server_gets_no_ack_and_a_thawed_one_does_again(server, start_sidecar, version) -> None:
+def test_a_frozen_server_gets_no_acks_and_a_resumed_one_does(server, start_sidecar, version) -> None:
     sidecar = start_sidecar(HEARTBEAT_STALL_AFTER="1s", HEARTBEAT_NATIVE_DEADLINE="500ms")
     with AppClient(sidecar.address) as client:
         client.run()
@@ -38,13 +38,13 @@ def test_a_frozen_server_gets_no_ack_and_a_thawed_one_does_again(server, start_s
         with server.frozen():
             client.heartbeat()
             metrics = sidecar.wait_for_metrics(lambda m: m.value("acks_withheld_total", reason="upstream_stalled") >= 1)
-            assert metrics.value("acks_total") == 1, "an ack was counted for a server that stood still"
+            assert metrics.value("acks_total") == 1, "an ack was counted while the server was frozen"
             with pytest.raises(TimeoutError):
                 client.receive(seconds=0)
         client.ack()
         client.heartbeat()
         client.ack()
-        # The native ack and the sidecar's may both come for the heartbeat that was late: that is harmless.
+        # The late heartbeat may get both a native ack and the sidecar's. That is harmless.
         acks = sidecar.wait_for_metrics(lambda m: m.value("acks_total") >= 3).value("acks_total")
     assert acks <= (4 if version.acks_natively else 3), f"{acks} acks for 3 heartbeats"
 
@@ -62,7 +62,7 @@ def test_mode_forward_leaves_every_heartbeat_to_the_server(start_sidecar, versio
     assert metrics.value("acks_total", origin="sidecar") == 0
 
 
-def test_mode_answer_acks_on_the_servers_behalf_whatever_its_version(start_sidecar) -> None:
+def test_mode_answer_acks_in_place_of_a_server_of_any_version(start_sidecar) -> None:
     sidecar = start_sidecar("--heartbeat-mode", "answer", "--heartbeat-ack", "plain")
     with AppClient(sidecar.address) as client:
         client.heartbeat()
@@ -75,7 +75,7 @@ def test_mode_answer_acks_on_the_servers_behalf_whatever_its_version(start_sidec
 
 def test_the_metrics_of_a_used_sidecar_pass_promtool(sidecar) -> None:
     promtool = shutil.which("promtool")
-    assert promtool, "promtool is missing: it comes with Debian's package prometheus"
+    assert promtool, "promtool is missing: install Debian's package prometheus"
     with AppClient(sidecar.address) as client:
         client.run()
         client.heartbeat()

@@ -1,4 +1,4 @@
-"""HTTP through the sidecar is HTTP without it."""
+"""HTTP responses through the sidecar equal direct ones."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def _static_asset(address: str) -> str:
 
 
 def _without_gzip_time(body: bytes) -> bytes:
-    """Some servers compress per answer, and the header then holds the time (RFC 1952 section 2.3)."""
+    """Removes the time from the gzip header, which some servers write per response (RFC 1952 section 2.3)."""
     return body[:4] + body[8:] if body.startswith(b"\x1f\x8b") else body
 
 
-@pytest.mark.parametrize("path", ["/", "/_stcore/health", "/_stcore/host-config", "/a/page/that/is/none?x=%20y"])
-def test_a_get_has_the_same_answer_as_without_the_sidecar(server, sidecar, path) -> None:
+@pytest.mark.parametrize("path", ["/", "/_stcore/health", "/_stcore/host-config", "/no/such/page?x=%20y"])
+def test_a_get_has_the_same_response_as_without_the_sidecar(server, sidecar, path) -> None:
     direct, through = http.get(server.address, path), http.get(sidecar.address, path)
     assert through.status == direct.status
     assert through.body == direct.body
@@ -30,7 +30,7 @@ def test_a_get_has_the_same_answer_as_without_the_sidecar(server, sidecar, path)
 
 
 @pytest.mark.parametrize("headers", [{}, {"Accept-Encoding": "gzip"}, {"Range": "bytes=10-99"}])
-def test_a_static_asset_has_the_same_answer_as_without_the_sidecar(server, sidecar, headers) -> None:
+def test_a_static_asset_has_the_same_response_as_without_the_sidecar(server, sidecar, headers) -> None:
     path = _static_asset(server.address)
     direct, through = http.get(server.address, path, headers), http.get(sidecar.address, path, headers)
     assert direct.status in (200, 206) and direct.body, f"{path} directly: {direct.status}"
@@ -39,7 +39,7 @@ def test_a_static_asset_has_the_same_answer_as_without_the_sidecar(server, sidec
     assert through.end_to_end_headers() == direct.end_to_end_headers()
 
 
-def test_an_asset_that_the_browser_has_is_not_sent_again(server, sidecar) -> None:
+def test_an_asset_in_the_browsers_cache_is_not_sent_again(server, sidecar) -> None:
     path = _static_asset(server.address)
     tag = http.get(server.address, path).header("etag")
     assert tag, f"{path} has no ETag"
@@ -47,7 +47,7 @@ def test_an_asset_that_the_browser_has_is_not_sent_again(server, sidecar) -> Non
     assert (answer.status, answer.body) == (304, b"")
 
 
-def test_head_gives_the_length_and_no_body(server, sidecar) -> None:
+def test_head_returns_the_length_and_no_body(server, sidecar) -> None:
     path = _static_asset(server.address)
     direct, through = (http.request(address, "HEAD", path) for address in (server.address, sidecar.address))
     assert (through.status, through.body) == (direct.status, b"")

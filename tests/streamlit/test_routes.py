@@ -1,4 +1,4 @@
-"""Two apps behind one sidecar, told apart by their base path: each has its own sessions and heartbeats, across a reload."""
+"""Two apps behind one sidecar, with different base paths. Each keeps its own sessions and heartbeats after a reload."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def route(name: str, path: str, server: StreamlitServer, mode: str = "auto") -> 
     return "\n".join([*lines, f'heartbeat.mode = "{mode}"', ""])
 
 
-def test_each_app_behind_one_sidecar_is_itself(server, other, version, tmp_path) -> None:
+def test_two_apps_behind_one_sidecar_stay_separate(server, other, version, tmp_path) -> None:
     config = tmp_path / "sidecar.toml"
     config.write_text(route("main", "/", server) + route("forecast", BASE, other))
     sidecar = Sidecar(None, "--config", str(config))
     try:
-        for base, name, asked in (("", "main", server), (BASE, "forecast", other)):
-            assert http.get(sidecar.address, f"{base}/").body == http.get(asked.address, f"{base}/").body
+        for base, name, app in (("", "main", server), (BASE, "forecast", other)):
+            assert http.get(sidecar.address, f"{base}/").body == http.get(app.address, f"{base}/").body
             with AppClient(sidecar.address, base=base) as client:
                 client.run()
                 client.heartbeat()
@@ -45,7 +45,7 @@ def test_each_app_behind_one_sidecar_is_itself(server, other, version, tmp_path)
 
         with AppClient(sidecar.address, base=BASE) as client:
             client.run()
-            # The app is taken away, and its live session is not.
+            # The route is removed; its live session goes on.
             config.write_text(route("main", "/", server, mode="forward"))
             sidecar.wait_for_metrics(lambda metrics: metrics.value("config_reloads_total", result="accepted") == 1)
             client.heartbeat()

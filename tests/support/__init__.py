@@ -1,1 +1,1 @@
-"""What both suites share: child processes, the two servers, metrics, plain HTTP."""
+"""Shared by all suites: child processes, the servers, metrics, plain HTTP."""

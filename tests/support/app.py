@@ -1,4 +1,4 @@
-"""A real server of one version of Streamlit, that a page may be opened from: by itself, or embedded in a host's."""
+"""A real Streamlit server of one version. Its page can be opened directly or embedded in a host page."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ def environment(version: str) -> Path:
 
 
 def versions(variable: str, otherwise: str) -> list[Version]:
-    """The versions that `tests/run` has chosen and made environments for."""
+    """The versions in that environment variable, which `tests/run` sets; it made an environment for each."""
     return [Version(name) for name in os.environ.get(variable, otherwise).split()]
 
 
 class App:
-    """Running until stopped; obeys `host`. `options` are Streamlit's own."""
+    """Runs until stopped; accepts messages from `host`. `options` are Streamlit's own."""
 
     def __init__(
         self, version: Version, host: HostServer, script: Path = APP, options: Mapping[str, str] | None = None
     ) -> None:
         self.version = version
-        # Before 1.55 the origins are hard-coded, so the relay adds the host's to them.
+        # Before 1.55 the allowed origins are hard-coded, so the relay adds the host's origin.
         origins = {"client.allowedOrigins": host.origin} if version.acks_natively else {}
         self.server = StreamlitServer(environment(version.name), script, {**origins, **(options or {})})
         self._relay = None if version.acks_natively else Relay(self.server.address, host.origin)
 
     @property
     def address(self) -> str:
-        """What the sidecar takes for the server where a host is to be obeyed."""
+        """The sidecar's upstream if the page is embedded: the relay if there is one, else the server."""
         return self._relay.address if self._relay else self.server.address
 
     def stop(self) -> None:

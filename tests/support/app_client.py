@@ -1,4 +1,4 @@
-"""A browser's half of Streamlit's protocol, spoken with the protobuf classes of the installed Streamlit."""
+"""The browser's half of Streamlit's protocol, built on the protobuf classes of the installed Streamlit."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from websockets.typing import Subprotocol
 
 from support import known
 
-PATIENCE_SECONDS = 30.0
+TIMEOUT_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One binary message of the server: as it came, and what it says."""
+    """One binary message of the server: its bytes and the decoded message."""
 
     data: bytes
     message: Message = field(repr=False)
@@ -39,7 +39,7 @@ class Frame:
 
 @dataclass(frozen=True)
 class Run:
-    """The frames of one script run, from `new_session` to the word that the script no longer runs."""
+    """The frames of one script run, from `new_session` to the status that the script no longer runs."""
 
     frames: list[Frame]
 
@@ -88,7 +88,7 @@ class AppClient:
         query: str = "",
         extensions: Sequence[ClientExtensionFactory] = (),
     ) -> None:
-        """`base` is the app's base path. `entries` follow "streamlit" in the list of subprotocols: the XSRF token, the session id."""
+        """`base` is the app's base path. `entries` follow "streamlit" in the subprotocols: XSRF token, session id."""
         self._stack = contextlib.ExitStack()
         opening = connect(
             f"ws://{address}{base}/_stcore/stream{query}",
@@ -120,7 +120,7 @@ class AppClient:
 
     @property
     def extensions(self) -> list[str]:
-        """What was negotiated."""
+        """The negotiated websocket extensions."""
         return [extension.name for extension in self._socket.protocol.extensions]
 
     def send(self, **oneof: object) -> None:
@@ -131,23 +131,23 @@ class AppClient:
         assert data == known.HEARTBEAT, f"this Streamlit writes a heartbeat as {data.hex()}"
         self._socket.send(data)
 
-    def receive(self, seconds: float = PATIENCE_SECONDS) -> Frame:
-        """The next message; `TimeoutError` when none comes, the close's `ConnectionClosed` when none can."""
+    def receive(self, seconds: float = TIMEOUT_SECONDS) -> Frame:
+        """The next message. Raises `TimeoutError` if none arrives, `ConnectionClosed` after a close."""
         data = self._socket.recv(timeout=seconds, decode=False)
         message = ForwardMsg()
         message.ParseFromString(data)
         return Frame(data, message)
 
-    def receive_until(self, wanted: Callable[[Frame], bool]) -> list[Frame]:
-        """All messages up to and including the first that is `wanted`."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
+    def receive_until(self, is_last: Callable[[Frame], bool]) -> list[Frame]:
+        """All messages up to and including the first that satisfies `is_last`."""
+        deadline = time.monotonic() + TIMEOUT_SECONDS
         frames: list[Frame] = []
-        while not frames or not wanted(frames[-1]):
+        while not frames or not is_last(frames[-1]):
             try:
                 frames.append(self.receive(max(0.0, deadline - time.monotonic())))
             except TimeoutError:
                 last = [frame.kind for frame in frames[-10:]]
-                raise AssertionError(f"not seen within {PATIENCE_SECONDS} s; {len(frames)} came, last {last}") from None
+                raise AssertionError(f"not seen in {TIMEOUT_SECONDS} s; received {len(frames)}, last {last}") from None
         return frames
 
     def ack(self) -> bytes:
@@ -155,7 +155,7 @@ class AppClient:
         try:
             frame = self.receive()
         except TimeoutError:
-            raise AssertionError(f"no ack within {PATIENCE_SECONDS} s") from None
+            raise AssertionError(f"no ack within {TIMEOUT_SECONDS} s") from None
         assert frame.is_ack, f"expected an ack, got a {frame.kind}: {frame.data[:60].hex()}"
         return frame.data
 
@@ -166,7 +166,7 @@ class AppClient:
         self._socket.send(message.SerializeToString())
 
     def finish_run(self, on_frame: Callable[[Frame], None] = lambda _: None) -> Run:
-        """Reads on to the end of the script run that was started; `on_frame` sees each message as it comes."""
+        """Reads to the end of the started script run; calls `on_frame` with each message."""
 
         def finished(frame: Frame) -> bool:
             on_frame(frame)
@@ -180,7 +180,7 @@ class AppClient:
 
 
 def slider_at(run: Run, label: str, value: float) -> WidgetState:
-    """What the page sends once the user has moved the slider `label` to `value`."""
+    """The widget state that the page sends after the user moved the slider `label` to `value`."""
     state = WidgetState(id=run.element("slider", label).id)
     state.double_array_value.data.append(value)
     return state

@@ -1,4 +1,4 @@
-"""The test app in a real browser, with a hand on the websocket that the page has opened."""
+"""The test app in a real browser, with access to the page's websocket."""
 
 from __future__ import annotations
 
@@ -19,46 +19,46 @@ _MILLISECONDS = _SECONDS * 1000
 
 
 class AppPage:
-    """One tab with the app behind `sidecar`, which it owns."""
+    """One tab with the app behind `sidecar`. Closing it stops the sidecar."""
 
     frame: Frame
-    """The frame that the app runs in."""
+    """The frame in which the app runs."""
 
     def __init__(
-        self, browser: Browser, sidecar: Sidecar, neighbours: tuple[str, ...] = (), *, mortal: bool = False
+        self, browser: Browser, sidecar: Sidecar, other_addresses: tuple[str, ...] = (), *, relayed: bool = False
     ) -> None:
-        """With `mortal` a relay stands before the sidecar, which can let the page's websocket go dead."""
+        """With `relayed` a relay stands in front of the sidecar; it can blackhole the page's websocket."""
         self.sidecar = sidecar
-        self.relay = Relay(sidecar.address) if mortal else None
-        self.entrance = self.relay.address if self.relay else sidecar.address
+        self.relay = Relay(sidecar.address) if relayed else None
+        self.public_address = self.relay.address if self.relay else sidecar.address
         self.console: list[str] = []
         self._failed: list[Response] = []
         self._context = browser.new_context(accept_downloads=True)
-        self._address = f"{sidecar.scheme}://{self.entrance}/"
-        ours = (self._address, *(f"http://{address}/" for address in neighbours))
-        self._context.route(lambda url: not url.startswith(ours), self._refuse)
+        self._address = f"{sidecar.scheme}://{self.public_address}/"
+        allowed = (self._address, *(f"http://{address}/" for address in other_addresses))
+        self._context.route(lambda url: not url.startswith(allowed), self._block)
         self.page = self._context.new_page()
         self.page.set_default_timeout(_MILLISECONDS)
         self.page.add_init_script(stream_watch.SCRIPT)
         self.page.add_init_script(status_watch.SCRIPT)
         self.frame = self.page.main_frame
         self.page.on("pageerror", lambda error: self.console.append(f"uncaught: {error}"))
-        self.page.on("response", lambda answer: self._failed.append(answer) if answer.status >= 400 else None)
+        self.page.on("response", lambda response: self._failed.append(response) if response.status >= 400 else None)
         self.page.on("console", lambda line: self.console.append(f"{line.type}: {line.text}"))
 
     @staticmethod
-    def _refuse(route: Route) -> None:
-        """The world outside has no part in the tests."""
+    def _block(route: Route) -> None:
+        """Blocks every request to the internet."""
         route.abort()
 
     def open(self) -> None:
-        """Loads the app and waits until its script has come to its end."""
+        """Loads the app and waits until its script has finished."""
         self.page.goto(self._address)
         self.expect_text("end of page")
 
     @property
     def errors(self) -> list[str]:
-        """Console errors of the page's scripts; a resource that did not load is another matter."""
+        """Console errors of the page's scripts, without resources that failed to load."""
         errors = [line for line in self.console if line.startswith(("error:", "uncaught:"))]
         return [line for line in errors if "Failed to load resource" not in line]
 
@@ -69,8 +69,8 @@ class AppPage:
     def expect_text(self, text: str) -> None:
         expect(self.frame.get_by_text(text, exact=True)).to_be_visible(timeout=_MILLISECONDS)
 
-    def pass_files(self, content: bytes) -> None:
-        """An upload reaches the app, and its download the disk, byte for byte."""
+    def check_upload_and_download(self, content: bytes) -> None:
+        """Uploads `content`, downloads the app's file, and compares both byte for byte."""
         self.page.locator("input[type=file]").set_input_files(
             {"name": "random.bin", "mimeType": "application/octet-stream", "buffer": content}
         )
@@ -81,36 +81,36 @@ class AppPage:
         assert Path(download.value.path()).read_bytes() == known.DOWNLOAD
 
     def expect_connected(self) -> None:
-        """The newest socket is open, and the page knows: it no longer says that it is connecting."""
+        """Waits until the newest socket is open and the page no longer shows "Connecting"."""
         stream_watch.wait_until_open(self.frame)
         connecting = self.frame.get_by_test_id("stStatusWidget").filter(has_text="Connecting")
         expect(connecting).to_have_count(0, timeout=_MILLISECONDS)
 
     def move_slider(self, label: str, key: str = "ArrowRight") -> int:
-        """Returns what the slider shows then: what it did before, while the page knows that it is not connected."""
+        """Returns the slider's new value, or the old one if the page shows that it is not connected."""
         slider = self.frame.locator(".stSlider").filter(has_text=label).get_by_role("slider")
         slider.press(key)
         return int(slider.evaluate("(slider) => slider.ariaValueNow ?? slider.value"))
 
     @property
     def stream(self) -> Stream:
-        """What the page has done with its stream socket so far."""
+        """The recorded activity of the page's stream socket."""
         return Stream.of(self.frame)
 
     @property
     def acks(self) -> list[bytes]:
-        """The acks that have come so far, in order."""
+        """The acks received so far, in order."""
         return [ack.data for ack in self.stream.acks]
 
     def heartbeat(self) -> bytes:
-        """Sends a heartbeat from within the page and returns the ack that it got."""
+        """Sends a heartbeat from within the page and returns its ack."""
         before = len(self.acks)
         stream_watch.send_heartbeat(self.frame)
         stream_watch.wait_for_acks(self.frame, before + 1)
         return self.acks[before]
 
     def save_evidence(self, name: str) -> None:
-        """Screenshot, console, failed requests and the sidecar's log, next to each other under the test's name."""
+        """Saves screenshot, console, failed requests and the sidecar's log under the test's name."""
         _ARTIFACTS.mkdir(parents=True, exist_ok=True)
         stem = _ARTIFACTS / re.sub(r"[^\w.-]+", "-", name).strip("-")
         self.page.screenshot(path=f"{stem}.png", full_page=True)

@@ -1,6 +1,6 @@
-"""Carries IP packets between two interfaces of the kernel, as well or as badly as it is told.
+"""Carries IP packets between two kernel interfaces, with configurable delay, loss and rate.
 
-Law: packets are lost and late, never changed; those of one server stay in order while its line stays as it is.
+Invariant: packets are lost or delayed, never changed; those of one server stay in order until its line changes.
 """
 
 from __future__ import annotations
@@ -16,89 +16,89 @@ import threading
 import time
 from dataclasses import dataclass
 
-# From <linux/if_tun.h>: IP packets without a header of the interface's own.
+# From <linux/if_tun.h>: IP packets without a header of the interface.
 _TUNSETIFF, _IFF_TUN, _IFF_NO_PI = 0x400454CA, 0x0001, 0x1000
-_LARGEST_PACKET = 65535
-_PACKETS_IN_A_ROW = 64
-"""Of one direction, before the other has its turn."""
+_LARGEST_PACKET_BYTES = 65535
+_MAX_BATCH = 64
+"""Packets of one direction before the other direction is served."""
 
 
 @dataclass(frozen=True)
 class Line:
-    """What happens to the packets of one direction; by default they pass as they come."""
+    """Conditions for the packets of one direction; by default they pass unhindered."""
 
     delay: float = 0.0
-    """Seconds on the way."""
+    """Seconds of one-way delay."""
     loss: float = 0.0
-    """The share of packets that never arrive, 1 for all."""
+    """The share of packets that are lost, 0 to 1."""
     rate: float | None = None
-    """Bits per second, for each port of a server: what one of them sends is in no other's way."""
+    """Bits per second for each server port; ports do not share it. `None` is unlimited."""
     buffer: float = 0.25
-    """Seconds that a packet may wait for its turn, where there is a rate; what would wait longer is lost."""
+    """Seconds that a packet may queue if there is a rate; packets that would wait longer are lost."""
 
 
 @dataclass(frozen=True, order=True)
-class _Arrival:
-    at: float
+class _QueuedPacket:
+    arrives_at: float
     number: int
     packet: bytes
 
 
 class Direction:
-    """From one interface to the other. The line may be changed at any time, from any thread."""
+    """Packets from one interface to the other. The line may be changed at any time, from any thread."""
 
     def __init__(self, source: int, sink: int, *, outward: bool) -> None:
         self.line = Line()
-        self.forgotten: frozenset[int] = frozenset()
-        """TCP ports whose packets are lost, from either and to either."""
+        self.dropped_ports: frozenset[int] = frozenset()
+        """TCP ports whose packets are lost, as source or destination."""
         self.passed = self.lost = self._number = 0
         self.source, self._sink = source, sink
         self._outward = outward
         self._random = random.Random(outward)
-        self._under_way: list[_Arrival] = []
-        """A heap."""
+        self._queue: list[_QueuedPacket] = []
+        """A heap, ordered by arrival."""
         self._free_at: dict[int, float] = {}
-        """When each server's line has sent all that it has taken."""
+        """When the queue of each server port will be empty."""
 
     @property
     def next_arrival(self) -> float | None:
-        return self._under_way[0].at if self._under_way else None
+        return self._queue[0].arrives_at if self._queue else None
 
-    def take_in(self) -> None:
-        """Reads what the interface has sent."""
+    def read_packets(self) -> None:
+        """Reads and queues packets from the source interface."""
         with contextlib.suppress(BlockingIOError):
-            for _ in range(_PACKETS_IN_A_ROW):
-                self._take(os.read(self.source, _LARGEST_PACKET))
+            for _ in range(_MAX_BATCH):
+                self._enqueue(os.read(self.source, _LARGEST_PACKET_BYTES))
                 self.deliver()
 
-    def _take(self, packet: bytes) -> None:
+    def _enqueue(self, packet: bytes) -> None:
         line, now = self.line, time.monotonic()
         header = (packet[0] & 0x0F) * 4
         ports = struct.unpack_from("!HH", packet, header)
         server = ports[0 if self._outward else 1]
         sent_at = now if line.rate is None else max(now, self._free_at.get(server, 0.0))
-        is_lost = self._random.random() < line.loss or not self.forgotten.isdisjoint(ports)
+        is_lost = self._random.random() < line.loss or not self.dropped_ports.isdisjoint(ports)
         if is_lost or sent_at - now > line.buffer:
             self.lost += 1
             return
         if line.rate is not None:
             sent_at = self._free_at[server] = sent_at + len(packet) * 8 / line.rate
-        heapq.heappush(self._under_way, _Arrival(sent_at + line.delay, self._number, packet))
+        heapq.heappush(self._queue, _QueuedPacket(sent_at + line.delay, self._number, packet))
         self._number += 1
 
     def deliver(self) -> None:
-        """Writes what has arrived by now."""
-        while self._under_way and self._under_way[0].at <= time.monotonic():
-            # Errors are an interface that is going away.
+        """Writes the packets whose delay is over."""
+        while self._queue and self._queue[0].arrives_at <= time.monotonic():
+            # An error means that the interface is being removed.
             with contextlib.suppress(OSError):
-                os.write(self._sink, heapq.heappop(self._under_way).packet)
+                os.write(self._sink, heapq.heappop(self._queue).packet)
             self.passed += 1
 
 
 class Cable:
-    """Two interfaces of this process's network namespace, and what is between them; servers are at the near one.
+    """Connects two interfaces of this process's network namespace. Servers are at the near one.
 
-    Userspace does what the kernel's `netem` would, for kernels without it.
+    It replaces the kernel's `netem`, which some kernels lack.
     """
 
     def __init__(self, near: str, far: str) -> None:
@@ -113,17 +113,17 @@ class Cable:
     def _carry(self) -> None:
         while True:
             arrivals = [at for direction in self.directions if (at := direction.next_arrival) is not None]
-            patience = max(0.0, min(arrivals) - time.monotonic()) if arrivals else None
-            ready = select.select([*self._ends, self._stop], [], [], patience)[0]
+            timeout = max(0.0, min(arrivals) - time.monotonic()) if arrivals else None
+            ready = select.select([*self._ends, self._stop], [], [], timeout)[0]
             if self._stop in ready:
                 return
             for direction in self.directions:
                 if direction.source in ready:
-                    direction.take_in()
+                    direction.read_packets()
                 direction.deliver()
 
     def stop(self) -> None:
-        """The interfaces go, wherever they are."""
+        """Removes both interfaces, in whichever namespace they are."""
         os.close(self._stopping)
         self._thread.join()
         for descriptor in (*self._ends, self._stop):

@@ -1,4 +1,4 @@
-"""A certificate for this machine that no authority has signed, made by openssl, and what has Chromium believe it."""
+"""A self-signed certificate for this machine, made by openssl, and the argument that makes Chromium trust it."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Certificate:
         _openssl(*new, *names, "-keyout", str(self.key), "-out", str(self.certificate))
 
     @property
-    def belief(self) -> str:
-        """Chromium's argument: this key is believed, and no other that it would not believe."""
+    def trust_argument(self) -> str:
+        """Chromium's argument to trust this key in addition to its usual roots."""
         der = _openssl("pkey", "-in", str(self.key), "-pubout", "-outform", "DER")
         return f"--ignore-certificate-errors-spki-list={base64.b64encode(hashlib.sha256(der).digest()).decode()}"
 

@@ -1,4 +1,4 @@
-"""The machine's own chromium, with nothing on its mind but the pages under test."""
+"""The installed chromium, without background network traffic."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def executable() -> str:
 
 @contextlib.contextmanager
 def launched(launcher: str | Path, *arguments: str) -> Iterator[Browser]:
-    """Runs until the end of the block; `launcher` is the executable, or starts it with the arguments that it gets."""
+    """Runs until the end of the block. `launcher` is the executable, or a script that passes its arguments on to it."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=launcher, args=[*_ARGUMENTS, *arguments])
         yield browser

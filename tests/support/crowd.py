@@ -1,4 +1,4 @@
-"""Thousands of websocket sessions at a time, and the app server that they are with: raw sockets, one thread."""
+"""Thousands of concurrent websocket sessions and their app server, on raw sockets in one thread."""
 
 from __future__ import annotations
 
@@ -17,9 +17,8 @@ _END = b"\r\n\r\n"
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455 section 1.3
 _BINARY, _PING, _PONG = 0x82, 0x89, 0x8A
 FILE_HANDLES = 12_000
-"""What 5,000 sessions take of this process: two sockets each, and some."""
-_AT_ONCE = 50
-"""Handshakes under way at a time."""
+"""Needed for 5,000 sessions: two sockets each, and a reserve."""
+_MAX_CONCURRENT_HANDSHAKES = 50
 _MASK = bytes(4)
 """A mask of zeros leaves the payload as it is."""
 
@@ -35,7 +34,7 @@ def _new_session(version: str) -> bytes:
 
 
 class Crowd:
-    """An app server at `address` that names its version and answers pings, and browsers to fill it with."""
+    """An app server at `address` that sends its version and answers pings, and browsers that connect to it."""
 
     def __init__(self, version: str) -> None:
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -73,8 +72,8 @@ class Crowd:
             self._apps.discard(writer)
             writer.close()
 
-    async def _open(self, sidecar: str, turn: asyncio.Semaphore) -> None:
-        async with turn:
+    async def _open(self, sidecar: str, slots: asyncio.Semaphore) -> None:
+        async with slots:
             host, port = sidecar.split(":")
             reader, writer = await asyncio.open_connection(host, int(port))
             self._browsers.append(writer)
@@ -88,16 +87,16 @@ class Crowd:
             await reader.readexactly(len(self._hello))
 
     def open(self, sidecar: str, sessions: int) -> None:
-        """Until all have heard the server's version."""
+        """Opens that many sessions; returns after each has received the server's version."""
 
         async def all_of_them() -> None:
-            turn = asyncio.Semaphore(_AT_ONCE)
-            await asyncio.gather(*(self._open(sidecar, turn) for _ in range(sessions)))
+            slots = asyncio.Semaphore(_MAX_CONCURRENT_HANDSHAKES)
+            await asyncio.gather(*(self._open(sidecar, slots) for _ in range(sessions)))
 
         self._run(all_of_them())
 
     def send_heartbeats(self) -> None:
-        """One in each session; the acks are left unread."""
+        """Sends one in each session; the acks are not read."""
         frame = bytes([_BINARY, 0x80 | len(known.HEARTBEAT)]) + _MASK + known.HEARTBEAT
 
         async def all_of_them() -> None:
@@ -106,8 +105,8 @@ class Crowd:
 
         self._run(all_of_them())
 
-    def leave(self) -> None:
-        """Every browser cuts its connection."""
+    def disconnect_browsers(self) -> None:
+        """Every browser aborts its connection."""
 
         async def all_of_them() -> None:
             for browser in self._browsers:

@@ -1,4 +1,4 @@
-"""A platform's page on an origin of its own that embeds an app and sends it heartbeats, by Streamlit's own protocol."""
+"""A platform's page on another origin. It embeds an app and requests heartbeats, by Streamlit's own protocol."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from playwright.sync_api import Browser
 from support.app_page import AppPage
 from support.sidecar import Sidecar
 
-# The protocol: the guest says GUEST_READY, from then on it obeys messages from an origin that it was told to trust.
+# The protocol: the guest posts GUEST_READY; after that it accepts messages from its allowed origins.
 _PAGE = b"""<!doctype html>
 <title>host</title>
 <style>html, body, iframe { margin: 0; border: 0; width: 100%; height: 100%; display: block; }</style>
@@ -50,7 +50,7 @@ _PAGE = b"""<!doctype html>
 
 
 class HostServer:
-    """Serves the host page, whatever is asked for, on `origin`."""
+    """Serves the host page on `origin`, for every path."""
 
     def __init__(self) -> None:
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -77,15 +77,15 @@ class HostServer:
 
 
 class HostedPage(AppPage):
-    """One tab with the host page, and in its frame the app behind `sidecar`."""
+    """One tab with the host page; its frame shows the app behind `sidecar`."""
 
-    def __init__(self, browser: Browser, sidecar: Sidecar, host: HostServer, *, mortal: bool = False) -> None:
-        super().__init__(browser, sidecar, (host.address,), mortal=mortal)
+    def __init__(self, browser: Browser, sidecar: Sidecar, host: HostServer, *, relayed: bool = False) -> None:
+        super().__init__(browser, sidecar, (host.address,), relayed=relayed)
         self._host = host
 
     def open(self) -> None:
-        """Loads both and waits until the app listens to its host and its script has come to its end."""
-        app = f"http://{self.entrance}/"
+        """Loads both; waits until the app accepts its host's messages and its script has finished."""
+        app = f"http://{self.public_address}/"
         self.page.goto(f"{self._host.origin}/?app={app}")
         frame = self.page.locator("iframe").element_handle().content_frame()
         assert frame is not None, "the host page has no frame"
@@ -95,11 +95,11 @@ class HostedPage(AppPage):
 
     @property
     def posted(self) -> int:
-        """The heartbeats that the host has asked the app for."""
+        """The number of heartbeats that the host has requested."""
         return self.page.evaluate("host.posted")
 
     def start_heartbeats(self, count: int, *, interval: float, ack_timeout: float) -> None:
-        """The host's own timer paces them; both times are in seconds."""
+        """The host's timer paces them; both times are in seconds."""
         self.page.evaluate("(all) => host.start(...all)", [interval * 1000, ack_timeout * 1000, count])
 
     def stop_heartbeats(self) -> None:

@@ -1,4 +1,4 @@
-"""One HTTP/1.1 exchange on a connection of its own, with nothing added or hidden."""
+"""One HTTP/1.1 exchange on its own connection, with nothing added or hidden."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import http.client
 from dataclasses import dataclass
 from typing import Mapping
 
-# Of one hop (RFC 9110 section 7.6.1) or different at each answer.
+# Hop-by-hop headers (RFC 9110 section 7.6.1), and those that differ in each response.
 _NOT_END_TO_END = {"connection", "keep-alive", "transfer-encoding", "date", "set-cookie"}
 
 
@@ -20,7 +20,7 @@ class Response:
         return next((value for key, value in self.headers if key.lower() == name.lower()), None)
 
     def end_to_end_headers(self) -> list[tuple[str, str]]:
-        """What a transparent proxy leaves as it is, in a comparable order."""
+        """The headers that a transparent proxy must not change, sorted."""
         return sorted((k.lower(), v) for k, v in self.headers if k.lower() not in _NOT_END_TO_END)
 
     def xsrf_cookie(self) -> tuple[str, str]:
@@ -35,12 +35,12 @@ class Response:
 def request(
     address: str, method: str, path: str, headers: Mapping[str, str] | None = None, body: bytes | None = None
 ) -> Response:
-    """Sends one request to `address` ("host:port") and reads the whole answer; gives up after 30 s of silence."""
+    """Sends one request to `address` ("host:port") and reads the whole response. Fails after 30 s without data."""
     connection = http.client.HTTPConnection(address, timeout=30)
     try:
         connection.request(method, path, body=body, headers=dict(headers or {}))
-        answer = connection.getresponse()
-        return Response(answer.status, answer.getheaders(), answer.read())
+        response = connection.getresponse()
+        return Response(response.status, response.getheaders(), response.read())
     finally:
         connection.close()
 

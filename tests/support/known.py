@@ -1,17 +1,17 @@
-"""The bytes that the tests compare with."""
+"""Expected bytes: the test app's download, a heartbeat, the acks."""
 
 from __future__ import annotations
 
 import hashlib
 
 DOWNLOAD = hashlib.shake_256(b"download").digest(300_000)
-"""What the test app's download button gives."""
+"""The file behind the test app's download button."""
 
 HEARTBEAT = bytes.fromhex("880101")
 """`BackMsg.app_heartbeat = true`, as a browser sends it."""
 
 COMPATIBLE_ACK = bytes.fromhex("5200d00101")
-"""The ack that every frontend takes: an empty `session_event`, then `heartbeat_ack`."""
+"""The ack that every frontend accepts: an empty `session_event`, then `heartbeat_ack`."""
 
 PLAIN_ACK = bytes.fromhex("d00101")
 """The ack of Streamlit 1.55 and later."""

@@ -1,4 +1,4 @@
-"""Reads the Prometheus text format, as far as the tests ask."""
+"""Parses the Prometheus text format, as far as the tests need it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Metrics:
         return cls([Sample(m["name"], dict(_LABEL.findall(m["labels"] or "")), float(m["value"])) for m in found if m])
 
     def value(self, name: str, **labels: str) -> float:
-        """The sum over the series of `name` that carry all `labels`; that there is none is a failure, not a zero."""
+        """The sum over the series of `name` with all these `labels`. Fails if there is no such series."""
         name = f"heartbeat_sidecar_{name}"
         of_name = [sample for sample in self.samples if sample.name == name]
         matching = [sample.value for sample in of_name if labels.items() <= sample.labels.items()]

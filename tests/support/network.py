@@ -1,6 +1,6 @@
-"""A network between the servers and a browser, that goes slow, loses packets or goes dead without a word.
+"""A network between the servers and a browser. It can be slow, lose packets or drop all of them silently.
 
-Law: nothing of it outlives the test run, however that ends: its namespaces have no names and go with their processes.
+Invariant: nothing of it outlives the test run: its namespaces have no names and end with their processes.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from support.cable import Cable, Line
 from support.process import Process
 
 _SERVERS, _BROWSER = "10.77.0.1", "10.77.0.2"
-"""The two ends. Nothing but the cable is in their namespaces, so no address of the machine's can be in the way."""
+"""The two ends. Their namespaces contain only the cable, so no address of the machine can conflict."""
 
 _NEAR, _FAR = "near", "far"
-_UNHURT, _DEAD = Line(), Line(loss=1.0)
+_PERFECT, _DEAD = Line(), Line(loss=1.0)
 
 
 def _call(*command: str) -> str:
@@ -27,10 +27,10 @@ def _call(*command: str) -> str:
 
 
 class Network:
-    """This process and the servers that it starts are at one end; what is started with `at_far_end` is at the other.
+    """This process and its servers are at the near end; commands prefixed with `at_far_end` run at the other.
 
-    Needs root and a network namespace of its own, as from `unshare --net`. Servers stay on 127.0.0.1: a browser that is
-    started with `resolver_rule` looks for that address at the near end, which hands its packets on to it.
+    Needs root and its own network namespace, as from `unshare --net`. Servers stay on 127.0.0.1: a browser that is
+    started with `resolver_rule` sends packets for that address to the near end, which forwards them to 127.0.0.1.
     """
 
     near, far = _SERVERS, _BROWSER
@@ -40,21 +40,21 @@ class Network:
     def __init__(self) -> None:
         addresses = _call("ip", "-oneline", "address")
         assert not addresses, f"this network is in use: start these tests with `unshare --net`\n{addresses}"
-        holder = ["unshare", "--net", "sh", "-c", "echo made; exec sleep infinity"]
-        self._holder = Process("namespace of the browser", holder, os.environ)
+        command = ["unshare", "--net", "sh", "-c", "echo created; exec sleep infinity"]
+        self._namespace = Process("namespace of the browser", command, os.environ)
         try:
-            self._holder.wait_for_line("^made$", 10)
-            self.at_far_end = ("nsenter", f"--net=/proc/{self._holder.pid}/ns/net", "--")
+            self._namespace.wait_for_line("^created$", 10)
+            self.at_far_end = ("nsenter", f"--net=/proc/{self._namespace.pid}/ns/net", "--")
             self._cable = Cable(_NEAR, _FAR)
             self._connect()
         except BaseException:
-            self._holder.stop()
+            self._namespace.stop()
             raise
 
     def _connect(self) -> None:
-        _call("ip", "link", "set", _FAR, "netns", str(self._holder.pid))
+        _call("ip", "link", "set", _FAR, "netns", str(self._namespace.pid))
         for end, name, address in (((), _NEAR, _SERVERS), (self.at_far_end, _FAR, _BROWSER)):
-            # An IPv6 address that is ready a second later would be a change of network to Chromium.
+            # Chromium would take an IPv6 address that appears a second later for a change of network.
             _call(*end, "ip", "link", "set", name, "addrgenmode", "none")
             _call(*end, "ip", "address", "add", f"{address}/30", "dev", name)
             _call(*end, "ip", "link", "set", name, "up")
@@ -64,48 +64,48 @@ class Network:
         _call("iptables", "--wait", "-t", "nat", "--append", "PREROUTING", *arriving, "--jump", *to_loopback)
 
     def shape(self, outward: Line, inward: Line | None = None) -> None:
-        """From here on packets to the browser fare as `outward` says, the others as `inward`, which is the same."""
+        """Sets the line to the browser (`outward`) and from it (`inward`, by default the same)."""
         self._cable.outward.line = outward
         self._cable.inward.line = inward or outward
 
     def drop(self) -> None:
-        """From here on every packet is lost, either way."""
+        """Drops all packets in both directions."""
         self.shape(_DEAD)
 
-    def lose_port(self, port: int) -> None:
-        """From here on every packet from and to that TCP port is lost."""
-        self._forget(frozenset([port]))
+    def drop_port(self, port: int) -> None:
+        """Drops all packets from and to that TCP port."""
+        self._drop_ports(frozenset([port]))
 
     @property
     def counts(self) -> tuple[int, int]:
-        """The packets that have passed and those that were lost, both ways, since the start."""
-        ways = self._cable.directions
-        return sum(way.passed for way in ways), sum(way.lost for way in ways)
+        """Passed and lost packets, in both directions, since the start."""
+        directions = self._cable.directions
+        return sum(each.passed for each in directions), sum(each.lost for each in directions)
 
-    def restore(self, *, forget_connections: bool = False) -> int:
-        """Packets pass again, without delay. Returns how many connections are forgotten.
+    def restore(self, *, drop_connections: bool = False) -> int:
+        """Packets pass again, without delay. Returns the number of dropped connections.
 
-        With `forget_connections` the packets of those that are open now do not pass: a router has forgotten them, or
-        the user's telephone has changed to another network.
+        With `drop_connections` the packets of connections open now stay lost, as after a router lost its state or the
+        user's phone changed to another network.
         """
         ports: set[str] = set()
-        if forget_connections:
+        if drop_connections:
             sockets = _call(*self.at_far_end, "ss", "-Htn", "state", "established", "dst", _SERVERS)
             ports = set(re.findall(rf"{re.escape(_BROWSER)}:(\d+)\s", sockets))
-            assert ports, "the browser has no connection that could be forgotten"
-            self._forget(frozenset(map(int, ports)))
-        self.shape(_UNHURT)
+            assert ports, "the browser has no open connection to drop"
+            self._drop_ports(frozenset(map(int, ports)))
+        self.shape(_PERFECT)
         return len(ports)
 
-    def _forget(self, ports: frozenset[int]) -> None:
+    def _drop_ports(self, ports: frozenset[int]) -> None:
         for direction in self._cable.directions:
-            direction.forgotten = ports
+            direction.dropped_ports = ports
 
-    def mend(self) -> None:
-        """All is as it was at the start."""
-        self._forget(frozenset())
-        self.shape(_UNHURT)
+    def reset(self) -> None:
+        """Restores the state after the start."""
+        self._drop_ports(frozenset())
+        self.shape(_PERFECT)
 
     def stop(self) -> None:
         self._cable.stop()
-        self._holder.stop()
+        self._namespace.stop()

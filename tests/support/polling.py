@@ -1,17 +1,16 @@
-"""Waits for what can only be asked for again and again: metrics, an HTTP answer, another process's state."""
+"""Waits for a condition that can only be polled: metrics, an HTTP response, the state of another process."""
 
 from __future__ import annotations
 
 import time
 from typing import Callable
 
-PAUSE = 0.05
-"""Seconds from one question to the next."""
+INTERVAL_SECONDS = 0.05
 
 
-def wait_until(reached: Callable[[], bool], otherwise: Callable[[], str], seconds: float) -> None:
-    """Fails with what `otherwise` says then, if it is not reached in time."""
+def wait_until(reached: Callable[[], bool], message: Callable[[], str], seconds: float) -> None:
+    """Polls `reached` until it is true. After `seconds` it fails with `message`."""
     deadline = time.monotonic() + seconds
     while not reached():
-        assert time.monotonic() < deadline, f"{otherwise()}, after {seconds} s"
-        time.sleep(PAUSE)
+        assert time.monotonic() < deadline, f"{message()}, after {seconds} s"
+        time.sleep(INTERVAL_SECONDS)

@@ -1,6 +1,6 @@
-"""A child process that cannot outlive its test and whose output is kept.
+"""A child process that cannot outlive its test, with its recorded output.
 
-Law: every line that the child writes is read, so it never blocks on a full pipe.
+Invariant: every line that the child writes is read, so it never blocks on a full pipe.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Mapping, Sequence
 
 
 class Process:
-    """A child in a process group of its own; its standard output and error are one list of lines."""
+    """A child in its own process group; its standard output and error are one list of lines."""
 
     def __init__(self, name: str, args: Sequence[str], env: Mapping[str, str], cwd: Path | None = None) -> None:
         self.name = name
@@ -59,11 +59,11 @@ class Process:
         return self._popen.poll() is None
 
     def transcript(self, last: int = 40) -> str:
-        """The end of the output, for the message of a failed assertion."""
+        """The last lines of the output, for the message of a failed assertion."""
         return f"last lines of {self.name}:\n  " + "\n  ".join(self.lines[-last:])
 
     def wait_for_line(self, pattern: str, seconds: float) -> re.Match[str]:
-        """The first line that matches, be it past or still to come."""
+        """The first matching line, whether already written or still to come."""
         compiled = re.compile(pattern)
 
         def first() -> re.Match[str] | None:
@@ -76,14 +76,14 @@ class Process:
         return found
 
     def signal(self, number: signal.Signals) -> None:
-        """Sends a signal to the whole process group, if it is still there."""
+        """Sends a signal to the whole process group, if it still exists."""
         try:
             os.killpg(self._popen.pid, number)
         except ProcessLookupError:
             pass
 
     def wait(self, seconds: float) -> int:
-        """The exit code; a child that is still there after `seconds` fails the test."""
+        """Returns the exit code; fails the test if the child still runs after `seconds`."""
         try:
             code = self._popen.wait(timeout=seconds)
         except subprocess.TimeoutExpired:
@@ -92,7 +92,7 @@ class Process:
         return code
 
     def stop(self) -> None:
-        """Ends the group: politely, then for good. A stopped (SIGSTOP) group is killed as well."""
+        """Ends the group with SIGTERM, after 5 s with SIGKILL. A stopped (SIGSTOP) group is killed as well."""
         if self.running:
             self.signal(signal.SIGTERM)
             self.signal(signal.SIGCONT)

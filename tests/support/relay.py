@@ -1,7 +1,7 @@
-"""A relay before an app server or a sidecar: adds an origin to those that its page obeys, or lets websockets go dead.
+"""A relay in front of an app server or a sidecar. It adds an allowed origin, or blackholes websockets.
 
-Streamlit before 1.55 has the list of those origins hard-coded; platforms answer `_stcore/host-config` themselves.
-Law: whatever else passes is passed as it came.
+Streamlit before 1.55 hard-codes the allowed origins; platforms answer `_stcore/host-config` themselves.
+Invariant: all other bytes pass unchanged.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ class Relay:
 
     def __init__(self, upstream: str, origin: str | None = None) -> None:
         self._upstream, self._origin = upstream, origin
-        self._dead: list[threading.Event] = []
-        """One a websocket, set once it is dead."""
+        self._blackholes: list[threading.Event] = []
+        """One per websocket; set once nothing passes any more."""
         self._stopped = threading.Event()
         relay = self
 
         class Connection(socketserver.BaseRequestHandler):
             def handle(self) -> None:
-                # Either end may reset: the other is then closed, as it is on every other way out.
+                # Either end may reset; the other end is closed then, as after every other exit.
                 with contextlib.suppress(ConnectionError):
                     relay._serve(self.request)
 
@@ -43,13 +43,13 @@ class Relay:
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
         self._thread.start()
 
-    def let_websockets_die(self) -> None:
-        """Those that are open stay so, but nothing passes any more, as when a network drops their packets."""
-        for dead in self._dead:
-            dead.set()
+    def blackhole_websockets(self) -> None:
+        """Open websockets stay open, but nothing passes any more, as when a network drops their packets."""
+        for blackhole in self._blackholes:
+            blackhole.set()
 
-    def lead_to(self, upstream: str) -> None:
-        """Connections that come from now on are for another server."""
+    def set_upstream(self, upstream: str) -> None:
+        """New connections go to another server."""
         self._upstream = upstream
 
     def stop(self) -> None:
@@ -69,28 +69,28 @@ class Relay:
         if self._origin is not None and _HOST_CONFIG.match(head):
             client.sendall(_host_config(self._upstream, self._origin))
             return
-        dead = threading.Event()
+        blackhole = threading.Event()
         if b"\r\nupgrade: websocket" in head.lower():
-            self._dead.append(dead)
+            self._blackholes.append(blackhole)
         else:
-            # A second request on the connection would pass unseen.
+            # Without this, a second request on the connection would pass unexamined.
             head = re.sub(rb"(?i)\r\nconnection:[^\r]*", b"", head) + b"\r\nConnection: close"
         host, port = self._upstream.split(":")
         with socket.create_connection((host, int(port))) as server:
             server.sendall(head + _END_OF_HEAD + rest)
-            upward = threading.Thread(target=self._pour, args=(client, server, dead), daemon=True)
-            upward.start()
-            self._pour(server, client, dead)
-            upward.join()
+            to_server = threading.Thread(target=self._forward, args=(client, server, blackhole), daemon=True)
+            to_server.start()
+            self._forward(server, client, blackhole)
+            to_server.join()
 
-    def _pour(self, source: socket.socket, sink: socket.socket, dead: threading.Event) -> None:
-        """Passes bytes on as they come, and the end of them too."""
+    def _forward(self, source: socket.socket, sink: socket.socket, blackhole: threading.Event) -> None:
+        """Forwards bytes and the end of the stream."""
         with contextlib.suppress(OSError):
             while chunk := source.recv(_CHUNK):
-                if dead.is_set():
+                if blackhole.is_set():
                     break
                 sink.sendall(chunk)
-        if dead.is_set():
+        if blackhole.is_set():
             self._stopped.wait()
         with contextlib.suppress(OSError):
             sink.shutdown(socket.SHUT_WR)

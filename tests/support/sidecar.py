@@ -1,4 +1,4 @@
-"""`heartbeat-sidecar run` before an upstream, on ports that it chose itself."""
+"""`heartbeat-sidecar run` in front of an upstream, on free ports."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def binary() -> Path:
 
 
 class NoSidecar:
-    """In a sidecar's place where the browser is to reach the app server itself."""
+    """Stands in for a sidecar if the browser connects to the app server directly."""
 
     scheme = "http"
 
@@ -32,22 +32,21 @@ class NoSidecar:
         self.log: list[str] = []
 
     def stop(self) -> None:
-        """Nothing was started."""
+        """Does nothing: no process was started."""
 
 
 class Sidecar:
     """A running sidecar. `settings` are environment variables without their HEARTBEAT_SIDECAR_ prefix."""
 
     command: tuple[str, ...] = ()
-    """What starts it."""
+    """A prefix for its command line."""
     host = "127.0.0.1"
-    """Where it listens."""
+    """The address on which it listens."""
     scheme = "http"
-    """What it speaks there."""
 
     def __init__(self, upstream: str | None, *arguments: str, **settings: str) -> None:
-        """Without an upstream, the arguments tell of the apps."""
-        # What the caller's shell has set for a sidecar must not change a test.
+        """Without `upstream`, the arguments must configure the apps."""
+        # The caller's HEARTBEAT_SIDECAR_ variables must not change a test.
         env = {name: value for name, value in os.environ.items() if not name.startswith("HEARTBEAT_SIDECAR_")}
         self._env = env | {f"HEARTBEAT_SIDECAR_{name}": value for name, value in settings.items()}
         only = ["--upstream", f"http://{upstream}"] if upstream else []
@@ -67,14 +66,14 @@ class Sidecar:
 
     @classmethod
     def encrypted(cls, certificate: Certificate, upstream: str, *arguments: str) -> Sidecar:
-        """One that speaks TLS."""
+        """A sidecar that serves TLS."""
         files = {"TLS_CERTIFICATE": str(certificate.certificate), "TLS_KEY": str(certificate.key)}
         sidecar = cls(upstream, *arguments, **files)
         sidecar.scheme = "https"
         return sidecar
 
     def restart(self) -> None:
-        """Another process at the same address: it knows nothing of what the first one had learned."""
+        """Starts a new process at the same address, without the state of the first one."""
         self.process.stop()
         self._start(self.address)
 
@@ -91,17 +90,17 @@ class Sidecar:
         return Metrics.parse(self.metrics_text())
 
     def wait_for_metrics(self, reached: Callable[[Metrics], bool], seconds: float = 20.0) -> Metrics:
-        """The first scrape that satisfies `reached`: metrics can only be asked, they do not tell."""
+        """Polls the metrics; returns the first scrape that satisfies `reached`."""
         seen: list[Metrics] = []
 
         def is_reached() -> bool:
             seen[:] = [self.metrics()]
             return reached(seen[0])
 
-        def otherwise() -> str:
-            return f"{self.process.transcript()}\n{self.metrics_text()}\nthe metrics did not get there"
+        def message() -> str:
+            return f"{self.process.transcript()}\n{self.metrics_text()}\nthe metrics are not as expected"
 
-        polling.wait_until(is_reached, otherwise, seconds)
+        polling.wait_until(is_reached, message, seconds)
         return seen[0]
 
     def stop(self) -> None:

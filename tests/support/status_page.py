@@ -1,10 +1,10 @@
-"""The sidecar's status page in a browser, with all that it says to the console and asks of the network."""
+"""The sidecar's status page in a browser, with its console messages and its requests."""
 
 from __future__ import annotations
 
 from playwright.sync_api import Browser, Locator, expect
 
-# Tasks that keep the page from answering its user for 50 ms or more, in milliseconds.
+# Tasks that block the page for 50 ms or more, in milliseconds.
 _LONG_TASKS = """
 window.longTasks = [];
 new PerformanceObserver((list) => longTasks.push(...list.getEntries().map(({ duration }) => duration)))
@@ -13,16 +13,15 @@ new PerformanceObserver((list) => longTasks.push(...list.getEntries().map(({ dur
 
 
 class StatusPage:
-    """One tab with the page at `admin`, until closed. `options` are those of a browser context."""
+    """One tab with the page at `admin`. `options` are those of a browser context."""
 
     def __init__(
         self, browser: Browser, admin: str, view: str = "", *, own_clock: bool = False, **options: object
     ) -> None:
-        """With `own_clock` its time goes on only as it is told to."""
+        """With `own_clock` the test controls the page's clock."""
         self.origin = f"http://{admin}"
         self.errors: list[str] = []
-        self.asked: list[str] = []
-        """The addresses of all requests."""
+        self.requested_urls: list[str] = []
         self._context = browser.new_context(**options)
         self.page = self._context.new_page()
         if own_clock:
@@ -30,16 +29,16 @@ class StatusPage:
         self.page.add_init_script(_LONG_TASKS)
         self.page.on("pageerror", lambda error: self.errors.append(f"uncaught: {error}"))
         self.page.on("console", lambda line: self.errors.append(f"{line.type}: {line.text}"))
-        self.page.on("request", lambda request: self.asked.append(request.url))
+        self.page.on("request", lambda request: self.requested_urls.append(request.url))
         self.page.goto(f"{self.origin}/{view}")
 
     def wait_for_answers(self, count: int) -> None:
-        """Until the page has shown that many answers since it was loaded."""
+        """Waits until the page has shown that many answers since it was loaded."""
         self.page.wait_for_function("(count) => Number(document.body.dataset.answers) >= count", arg=count)
 
     @property
     def answers(self) -> int:
-        """How many it has shown since it was loaded."""
+        """Answers shown since the page was loaded."""
         return int(self.page.evaluate("Number(document.body.dataset.answers ?? 0)"))
 
     @property
@@ -65,10 +64,10 @@ class StatusPage:
     def long_tasks(self) -> list[float]:
         return self.page.evaluate("longTasks")
 
-    def expect_untroubled(self) -> None:
+    def expect_no_errors(self) -> None:
         assert not self.errors, self.errors
-        elsewhere = [url for url in self.asked if not url.startswith((f"{self.origin}/", "data:"))]
-        assert not elsewhere, f"asked of another origin: {elsewhere}"
+        foreign = [url for url in self.requested_urls if not url.startswith((f"{self.origin}/", "data:"))]
+        assert not foreign, f"requested from another origin: {foreign}"
         expect(self.page.locator("body.lost")).to_have_count(0)
 
     def close(self) -> None:

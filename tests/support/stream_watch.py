@@ -1,4 +1,4 @@
-"""What a page does with its stream socket, noted inside the page, where its user would feel it."""
+"""Records inside a page what happens on its stream socket."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from playwright.sync_api import Frame
 
 from support import known
 
-# Keeps the page's stream socket and notes the small messages with their times in milliseconds; the page's own script
-# writes and reads them all the same.
+# Keeps the page's newest stream socket and records small messages with their times in milliseconds. The page's own
+# script is not affected.
 SCRIPT = """
 (() => {
   const Native = window.WebSocket;
-  const watched = (window.watched = { stream: null, opened: [], left: [], sent: [], received: [], largest: 0 });
-  const note = async (list, data) => {
+  const watched = (window.watched = { stream: null, opened: [], closed: [], sent: [], received: [], largest: 0 });
+  const record = async (list, data) => {
     const at = performance.now();
     const bytes = new Uint8Array(data instanceof Blob ? await data.arrayBuffer() : data);
     if (list === watched.received) watched.largest = Math.max(watched.largest, bytes.length);
@@ -27,15 +27,15 @@ SCRIPT = """
       if (!String(url).includes("/_stcore/stream")) return;
       watched.stream = this;
       watched.opened.push({ at: performance.now(), entries: [protocols ?? []].flat() });
-      this.addEventListener("message", ({ data }) => note(watched.received, data));
+      this.addEventListener("message", ({ data }) => record(watched.received, data));
     }
     send(data) {
-      if (this === watched.stream) note(watched.sent, data);
+      if (this === watched.stream) record(watched.sent, data);
       super.send(data);
     }
-    close(...why) {
-      if (this === watched.stream) watched.left.push(performance.now());
-      super.close(...why);
+    close(...reason) {
+      if (this === watched.stream) watched.closed.push(performance.now());
+      super.close(...reason);
     }
   };
 })();
@@ -45,54 +45,54 @@ _ACKS = [ack.hex() for ack in known.ACKS]
 
 
 @dataclass(frozen=True)
-class Noted:
-    """A message and the page's time of it, in seconds."""
+class TimedMessage:
+    """A message and its time on the page's clock, in seconds."""
 
     at: float
     data: bytes
 
 
 @dataclass(frozen=True)
-class Opened:
-    """A stream socket that the page has asked for, at what time of the page, in seconds."""
+class OpenedSocket:
+    """A stream socket that the page opened, with the time on the page's clock, in seconds."""
 
     at: float
     entries: list[str]
-    """The subprotocols that it offered: "streamlit", a token, and on a reconnect the id of the session."""
+    """The offered subprotocols: "streamlit", a token, and on a reconnect the session id."""
 
 
 @dataclass(frozen=True)
 class Stream:
-    """All that was noted since the page was loaded, each list in order."""
+    """Everything recorded since the page was loaded, each list in order."""
 
-    opened: list[Opened]
-    left: list[float]
-    """When the page's own script has closed one."""
-    heartbeats: list[Noted]
-    acks: list[Noted]
+    opened: list[OpenedSocket]
+    closed: list[float]
+    """When the page's own script closed a socket."""
+    heartbeats: list[TimedMessage]
+    acks: list[TimedMessage]
     largest: int
-    """Bytes of the largest message that has come."""
+    """Bytes of the largest received message."""
 
     @classmethod
     def of(cls, frame: Frame) -> Stream:
-        watched = frame.evaluate("(({ stream, ...noted }) => noted)(watched)")
+        watched = frame.evaluate("(({ stream, ...recorded }) => recorded)(watched)")
         sent, received = (
-            [Noted(message["at"] / 1000, bytes.fromhex(message["data"])) for message in watched[key]]
+            [TimedMessage(message["at"] / 1000, bytes.fromhex(message["data"])) for message in watched[key]]
             for key in ("sent", "received")
         )
         return cls(
-            [Opened(socket["at"] / 1000, socket["entries"]) for socket in watched["opened"]],
-            [at / 1000 for at in watched["left"]],
+            [OpenedSocket(socket["at"] / 1000, socket["entries"]) for socket in watched["opened"]],
+            [at / 1000 for at in watched["closed"]],
             [message for message in sent if message.data == known.HEARTBEAT],
             [message for message in received if message.data in known.ACKS],
             watched["largest"],
         )
 
     def latencies(self) -> list[float]:
-        """Seconds that each heartbeat has waited; only sensible where there is one ack a heartbeat.
+        """Seconds from each heartbeat to its ack. Needs exactly one ack per heartbeat.
 
-        An ack names no heartbeat. A server's own comes at once or never, so it belongs to the newest heartbeat; the
-        sidecar's may be in place of one that never came, so it belongs to the oldest.
+        An ack carries no id. A native ack comes at once or never, so it belongs to the newest heartbeat. The sidecar's
+        ack may replace a lost native one, so it belongs to the oldest unacked heartbeat.
         """
         assert len(self.acks) == len(self.heartbeats), f"{len(self.acks)} acks for {len(self.heartbeats)} heartbeats"
         acked_at: dict[int, float] = {}
@@ -104,7 +104,7 @@ class Stream:
 
 
 def wait_for_acks(frame: Frame, count: int, seconds: float = 30.0) -> None:
-    """Until the page has got `count` acks in all."""
+    """Waits until the page has received `count` acks in total."""
     frame.wait_for_function(
         "([acks, count]) => watched.received.filter(({ data }) => acks.includes(data)).length >= count",
         arg=[_ACKS, count],
@@ -113,7 +113,7 @@ def wait_for_acks(frame: Frame, count: int, seconds: float = 30.0) -> None:
 
 
 def wait_for_heartbeats(frame: Frame, count: int, seconds: float = 30.0) -> None:
-    """Until the page has sent `count` heartbeats in all."""
+    """Waits until the page has sent `count` heartbeats in total."""
     frame.wait_for_function(
         "([heartbeat, count]) => watched.sent.filter(({ data }) => data === heartbeat).length >= count",
         arg=[known.HEARTBEAT.hex(), count],
@@ -122,20 +122,20 @@ def wait_for_heartbeats(frame: Frame, count: int, seconds: float = 30.0) -> None
 
 
 def wait_for_sockets(frame: Frame, count: int, seconds: float = 30.0) -> None:
-    """Until the page has asked for `count` stream sockets in all."""
+    """Waits until the page has opened `count` stream sockets in total."""
     frame.wait_for_function("(count) => watched.opened.length >= count", arg=count, timeout=seconds * 1000)
 
 
-def wait_until_left(frame: Frame, seconds: float = 30.0) -> None:
-    """Until the page's own script has closed a stream socket."""
-    frame.wait_for_function("watched.left.length > 0", timeout=seconds * 1000)
+def wait_until_closed(frame: Frame, seconds: float = 30.0) -> None:
+    """Waits until the page's own script has closed a stream socket."""
+    frame.wait_for_function("watched.closed.length > 0", timeout=seconds * 1000)
 
 
 def wait_until_open(frame: Frame, seconds: float = 30.0) -> None:
-    """Until the newest stream socket is open."""
+    """Waits until the newest stream socket is open."""
     frame.wait_for_function("watched.stream.readyState === WebSocket.OPEN", timeout=seconds * 1000)
 
 
 def send_heartbeat(frame: Frame) -> None:
-    """Writes a heartbeat on the page's stream socket, as its own script would."""
+    """Sends a heartbeat on the page's stream socket, as its own script would."""
     frame.evaluate("(bytes) => watched.stream.send(new Uint8Array(bytes))", list(known.HEARTBEAT))

@@ -1,4 +1,4 @@
-"""A real Streamlit server of a given environment, on a free port, that can be frozen."""
+"""A real Streamlit server of a given environment, on a free port. It can be frozen."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def _free_port() -> int:
 
 
 class StreamlitServer:
-    """Runs an app with the `streamlit` of `python`; ready to serve once constructed."""
+    """Runs an app with the `streamlit` of `python`. It serves once the constructor returns."""
 
     def __init__(self, python: Path, app: Path = APP, options: Mapping[str, str] | None = None) -> None:
-        # A home and a working directory of its own: no one's ~/.streamlit/config.toml has a say.
+        # Its own home and working directory, so that no ~/.streamlit/config.toml applies.
         self._home = tempfile.TemporaryDirectory(prefix="heartbeat-sidecar-streamlit-")
         self.python, self._app, self._options = python, app, dict(options or {})
         self._base = self._options.get("server.baseUrlPath", "")
-        # Streamlit cannot bind port 0, so another process may take the port first: then try a new one.
+        # Streamlit cannot bind port 0, so another process may take the port first. Then another port is tried.
         for attempt in range(1, _ATTEMPTS + 1):
             self.address = f"127.0.0.1:{_free_port()}"
             self.process = self._start()
@@ -61,7 +61,7 @@ class StreamlitServer:
         return Process("streamlit", arguments, env, cwd=Path(self._home.name))
 
     def _healthy(self) -> bool:
-        """Polls, since the health page is the only sign of readiness that every version gives."""
+        """Polls the health page, the only sign of readiness that every version has."""
         deadline = time.monotonic() + _START_SECONDS
         while self.process.running and time.monotonic() < deadline:
             with contextlib.suppress(OSError):
@@ -72,7 +72,7 @@ class StreamlitServer:
 
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:
-        """The server stands still inside the block: its kernel accepts bytes, its process does nothing."""
+        """Stops the server's process inside the block. The kernel still accepts bytes for it."""
         self.process.signal(signal.SIGSTOP)
         try:
             yield

@@ -1,4 +1,4 @@
-"""What is true of a Streamlit version, as far as heartbeats go."""
+"""Facts about a Streamlit version that the tests depend on."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ class Version:
         return self.line >= (1, 55)
 
     @property
-    def does_not_heed_acks(self) -> bool:
-        """Whether its page sends a heartbeat when its host asks for one, and then does not mind if there is no ack."""
+    def does_not_enforce_acks(self) -> bool:
+        """Whether its page sends heartbeats at its host's request but ignores a missing ack."""
         return (1, 29) <= self.line < (1, 55)
 
     @property
     def keeps_sessions(self) -> bool:
-        """Whether a page that comes back gets its session although its old socket seems to live."""
+        """Whether a reconnecting page keeps its session while the old connection is still open."""
         return not (1, 21) <= self.line <= (1, 60)
 
     @property
-    def is_impatient(self) -> bool:
-        """Whether its server closes on who takes a second to answer its ping; with the Tornado from `tests/run`."""
+    def has_short_ping_timeout(self) -> bool:
+        """Whether its server drops browsers that answer a ping later than 1 s, with the Tornado of `tests/run`."""
         return (1, 29) <= self.line <= (1, 46)
 
     @property

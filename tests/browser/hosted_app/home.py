@@ -1,4 +1,4 @@
-"""The app that a platform hosts, in two pages: state to lose, and scripts that keep the server busy."""
+"""The embedded app, with two pages: session state, and scripts that keep the server busy."""
 
 import hashlib
 import time

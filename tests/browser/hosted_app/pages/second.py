@@ -1,4 +1,4 @@
-"""The other page: shows tables, and that the session is the one of the first."""
+"""The second page: a table, and the first page's session state."""
 
 import pandas
 import streamlit as st
