@@ -1,15 +1,15 @@
-//! Reads a target's input as a list of decisions.
+//! Reads a target's input as a sequence of choices.
 
-/// The rest of an input. An input that ends early goes on with zeros.
+/// The rest of an input. After its end, every byte is zero.
 pub struct Input<'a>(&'a [u8]);
 
 impl<'a> Input<'a> {
-    /// All of it.
+    /// The whole input.
     pub fn new(bytes: &'a [u8]) -> Self {
         Self(bytes)
     }
 
-    /// Nothing is left.
+    /// No bytes remain.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -26,14 +26,14 @@ impl<'a> Input<'a> {
         u16::from_be_bytes([self.byte(), self.byte()])
     }
 
-    /// So many bytes, or as many as there are.
+    /// The next `length` bytes, or all that remain.
     pub fn bytes(&mut self, length: usize) -> &'a [u8] {
         let (taken, rest) = self.0.split_at(length.min(self.0.len()));
         self.0 = rest;
         taken
     }
 
-    /// Everything that is left.
+    /// All remaining bytes.
     pub fn rest(self) -> &'a [u8] {
         self.0
     }

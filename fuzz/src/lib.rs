@@ -1,6 +1,6 @@
-//! What the fuzz targets share: how they read their input, and plain models of what the sidecar must say of it.
+//! Shared by the fuzz targets: reading of inputs, and plain models of protobuf and RFC 6455.
 //!
-//! Law: the models are written from the specifications and share no code with the sidecar.
+//! Invariant: the models are written from the specifications and share no code with the sidecar.
 
 pub mod input;
 pub mod protobuf;

@@ -1,4 +1,4 @@
-//! A plain model of RFC 6455 framing: whole streams in, the places of their frames out.
+//! A plain model of RFC 6455 framing: finds the frames of a whole stream.
 
 use heartbeat_sidecar::websocket::scanner::Sender;
 
@@ -9,23 +9,23 @@ pub struct Frame {
     pub start: usize,
     /// Offset of the first byte of its payload.
     pub payload: usize,
-    /// Offset behind its last byte, which may lie behind the end of the stream.
+    /// Offset after its last byte; it may lie beyond the end of the stream.
     pub end: u128,
     /// Flags and opcode.
     pub first: u8,
     /// The masking key.
     pub mask: Option<[u8; 4]>,
-    /// A message ends with it: one may be slipped in behind it.
+    /// A message ends with it: another may be inserted after it.
     pub ends_message: bool,
 }
 
-/// A stream as far as it can be followed.
+/// The part of a stream that can be parsed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stream {
     /// The frames, in order.
     pub frames: Vec<Frame>,
-    /// Offset of the header of the first frame that breaks the rules.
-    pub lost: Option<usize>,
+    /// Offset of the header of the first invalid frame.
+    pub error_at: Option<usize>,
 }
 
 impl Frame {
@@ -47,8 +47,8 @@ impl Frame {
 }
 
 impl Stream {
-    /// Follows a stream from its first byte. `extensions`: reserved bits are allowed.
-    pub fn follow(bytes: &[u8], sender: Sender, extensions: bool) -> Self {
+    /// Parses a stream from its first byte. `extensions`: reserved bits are allowed.
+    pub fn parse(bytes: &[u8], sender: Sender, extensions: bool) -> Self {
         let (mut frames, mut at, mut in_message) = (Vec::new(), 0, false);
         while let Some((payload, length, mask)) = bytes.get(at..).and_then(header) {
             let first = bytes[at];
@@ -56,7 +56,7 @@ impl Stream {
             let fits = if opcode >= 8 { fin } else { (opcode == 0) == in_message };
             let masked_right = mask.is_some() == (sender == Sender::Browser);
             if (reserved != 0 && !extensions) || !masked_right || length >= 1 << 63 || !fits {
-                return Self { frames, lost: Some(at) };
+                return Self { frames, error_at: Some(at) };
             }
             if opcode < 8 {
                 in_message = !fin;
@@ -66,10 +66,10 @@ impl Stream {
             let Ok(next) = usize::try_from(end) else { break };
             at = next;
         }
-        Self { frames, lost: None }
+        Self { frames, error_at: None }
     }
 
-    /// Whether a control frame, or with `message` a whole message, may stand at this offset.
+    /// Whether a control frame (or, with `message`, a whole message) may be at this offset.
     pub fn has_room_at(&self, offset: usize, message: bool) -> bool {
         match self.frames.iter().rfind(|frame| frame.start < offset) {
             None => offset == 0,
@@ -78,7 +78,7 @@ impl Stream {
     }
 }
 
-/// Where the payload begins, its length and the masking key, if the header is complete.
+/// Offset of the payload, its length and the masking key, if the header is complete.
 fn header(bytes: &[u8]) -> Option<(usize, u64, Option<[u8; 4]>)> {
     let second = *bytes.get(1)?;
     let extra = match second & 0x7f {

@@ -24,7 +24,7 @@ pub enum Mode {
 /// What proves an upstream alive.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Proof {
-    /// The pong to a ping that was sent after the heartbeat came.
+    /// The pong to a ping that was sent after the heartbeat arrived.
     #[default]
     Pong,
     /// An open connection.

@@ -22,7 +22,8 @@ const MAX_READ_SIZE: u8 = 20;
 thread_local! {
     /// The read buffer of all sessions of a worker, so that an idle one needs none.
     /// Kept bytes stand before those read. The kernel allocates the pages when they are first written.
-    static SCRATCH: RefCell<Box<[u8]>> = RefCell::new(vec![0; MAX_REMAINDER_BYTES + (1 << MAX_READ_SIZE)].into_boxed_slice());
+    static SCRATCH: RefCell<Box<[u8]>> =
+        RefCell::new(vec![0; MAX_REMAINDER_BYTES + (1 << MAX_READ_SIZE)].into_boxed_slice());
 }
 
 /// Lends the worker's scratch.

@@ -1,7 +1,7 @@
 //! Parses Streamlit's version numbers.
 
-/// The first version whose server answers a heartbeat.
-const FIRST_NATIVE: (u32, u32) = (1, 55);
+/// The first version whose server acks heartbeats: major, minor.
+const FIRST_NATIVE_VERSION: (u32, u32) = (1, 55);
 
 /// Whether a server of this version answers heartbeats itself; `None` if it is not a version number.
 ///
@@ -9,7 +9,7 @@ const FIRST_NATIVE: (u32, u32) = (1, 55);
 pub fn answers_heartbeats(version: &str) -> Option<bool> {
     let mut numbers = version.split('.').map(str::parse::<u32>);
     let (major, minor) = (numbers.next()?.ok()?, numbers.next()?.ok()?);
-    Some((major, minor) >= FIRST_NATIVE)
+    Some((major, minor) >= FIRST_NATIVE_VERSION)
 }
 
 #[cfg(test)]

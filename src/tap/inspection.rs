@@ -41,14 +41,15 @@ impl Inspection {
 }
 
 /// Whether a frame must be complete before it is processed. A heartbeat, a pong to our ping and a shielded ping may be
-/// removed, unless a reserved bit makes them an extension's. A close frame's code is reported. `shielded` is `Some` if
-/// the browser is pinged, and true if it is shielded from the upstream's pings.
+/// removed, unless a reserved bit makes them an extension's. A close frame's code is reported.
+///
+/// `shielded` is `Some` if the browser is pinged, and true if the sidecar answers the upstream's pings.
 pub(super) fn must_be_whole(from: Sender, header: &Header, shielded: Option<bool>) -> bool {
     match header.opcode {
         Opcode::Close => header.payload_length <= MAX_CONTROL_BYTES as u64,
         Opcode::Pong => {
-            let asked = from == Sender::Upstream || shielded.is_some();
-            asked && header.reserved == 0 && header.payload_length == size_of::<PingTag>() as u64
+            let is_pinged = from == Sender::Upstream || shielded.is_some();
+            is_pinged && header.reserved == 0 && header.payload_length == size_of::<PingTag>() as u64
         }
         Opcode::Ping => {
             let shielded = from == Sender::Upstream && shielded == Some(true);

@@ -109,21 +109,21 @@ fn tap(settings: Settings) -> (Tap, Wires) {
 
 /// Feeds bytes in reads of these sizes.
 fn feed(tap: &mut Tap, from: Sender, bytes: &[u8], sizes: &[usize], now: Instant, wires: &mut Wires) {
-    let (mut carry, mut rest, mut sizes) = (Vec::new(), bytes, sizes.iter().cycle());
+    let (mut remainder, mut rest, mut sizes) = (Vec::new(), bytes, sizes.iter().cycle());
     while !rest.is_empty() {
         let size = (*sizes.next().expect("cycles")).clamp(1, rest.len());
-        carry.extend_from_slice(&rest[..size]);
+        remainder.extend_from_slice(&rest[..size]);
         rest = &rest[size..];
-        let processed = tap.on_bytes(from, &carry, now, wires);
-        carry.drain(..processed);
-        assert!(carry.len() <= MAX_REMAINDER_BYTES, "{} bytes kept", carry.len());
+        let processed = tap.on_bytes(from, &remainder, now, wires);
+        remainder.drain(..processed);
+        assert!(remainder.len() <= MAX_REMAINDER_BYTES, "{} bytes kept", remainder.len());
     }
-    tap.on_end(from, &carry, wires);
+    tap.on_end(from, &remainder, wires);
 }
 
 #[test]
 fn heartbeat_after_a_close_frame_passes_and_is_not_counted() {
-    let deflate = Deflate::negotiated(["permessage-deflate"]).expect("an extension that is followed");
+    let deflate = Deflate::negotiated(["permessage-deflate"]).expect("permessage-deflate is supported");
     for (mode, proof) in SETTINGS {
         for closer in [Sender::Browser, Sender::Upstream] {
             for compressed in [false, true] {
@@ -166,12 +166,12 @@ fn any_settings() -> impl Strategy<Value = Settings> {
     prop::sample::select(&SETTINGS[..]).prop_map(|(mode, proof)| Settings { mode, proof, ..Settings::default() })
 }
 
-/// The frames of a stream without those that `taken` selects.
-fn without(mut bytes: &[u8], taken: impl Fn(&Header, &[u8]) -> bool) -> Vec<u8> {
+/// The frames of a stream without those that `removed` selects.
+fn without(mut bytes: &[u8], removed: impl Fn(&Header, &[u8]) -> bool) -> Vec<u8> {
     let mut left = Vec::new();
     while let Some(header) = Header::parse(bytes) {
         let end = header.length + header.payload_length as usize;
-        if !taken(&header, &bytes[header.length..end]) {
+        if !removed(&header, &bytes[header.length..end]) {
             left.extend_from_slice(&bytes[..end]);
         }
         bytes = &bytes[end..];

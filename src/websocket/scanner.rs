@@ -95,7 +95,7 @@ impl Scanner {
         self.between_frames() && !self.in_message
     }
 
-    /// Marks what is at the front of `bytes`, which must not be empty. `must_be_whole` selects the frames that are marked
+    /// Marks what is at the front of `bytes`, which must not be empty. `must_be_whole` selects frames that are marked
     /// only when complete. It must bound their payload, or a caller would buffer without limit.
     pub fn next(&mut self, bytes: &[u8], must_be_whole: impl Fn(&Header) -> bool) -> Mark {
         match self.position {
@@ -236,12 +236,12 @@ mod tests {
         });
         for (frame, length) in frames.iter().zip(lengths) {
             let mut scanner = Scanner::new(Sender::Upstream, false);
-            let glued = [&frame[..], &[0x82]].concat();
-            let (payload, behind) = scanner.plain_message(&glued).expect("all there");
-            assert_eq!((payload.len(), behind), (length, &[0x82][..]));
-            let mark = scanner.next(&glued, |_header| false);
+            let stream = [&frame[..], &[0x82]].concat();
+            let (payload, rest) = scanner.plain_message(&stream).expect("complete");
+            assert_eq!((payload.len(), rest), (length, &[0x82][..]));
+            let mark = scanner.next(&stream, |_header| false);
             assert!(matches!(mark, Mark::Whole(header) if header.payload_length == length as u64));
-            assert_eq!(scanner.plain_message(&frame[..frame.len() - 1]), None, "not all there");
+            assert_eq!(scanner.plain_message(&frame[..frame.len() - 1]), None, "incomplete");
             assert_eq!(Scanner::new(Sender::Browser, false).plain_message(frame), None);
         }
         for other in [[0x02, 0], [0x80, 0], [0xc2, 0], [0x81, 0], [0x89, 0], [0x82, 0x80]] {

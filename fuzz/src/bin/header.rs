@@ -1,4 +1,4 @@
-//! Frame headers: every header is read as what its bytes say, and only once all of it has come.
+//! Frame headers: a header is parsed only when complete, and encodes back to the same bytes.
 #![no_main]
 
 use heartbeat_sidecar::websocket::frame::{Header, MAX_HEADER_BYTES, Opcode, mask};
@@ -6,10 +6,10 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
     let Some(header) = Header::parse(bytes) else {
-        assert!(bytes.len() < MAX_HEADER_BYTES, "the longest header was not enough");
+        assert!(bytes.len() < MAX_HEADER_BYTES, "the longest header was not parsed");
         return;
     };
-    assert_eq!(written(&header), bytes[..header.length], "{header:?}");
+    assert_eq!(encoded(&header), bytes[..header.length], "{header:?}");
     for cut in 0..header.length {
         assert_eq!(Header::parse(&bytes[..cut]), None, "cut at {cut}");
     }
@@ -21,8 +21,8 @@ fuzz_target!(|bytes: &[u8]| {
     assert_eq!(twice, payload);
 });
 
-/// The header as it stood on the wire; its own length says in which form its payload's was.
-fn written(header: &Header) -> Vec<u8> {
+/// The header's bytes. Its own length shows how the payload length was encoded.
+fn encoded(header: &Header) -> Vec<u8> {
     let opcode = match header.opcode {
         Opcode::Continuation => 0x0,
         Opcode::Text => 0x1,

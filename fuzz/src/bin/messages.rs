@@ -17,7 +17,7 @@ fuzz_target!(|bytes: &[u8]| {
     let (last, clean) = last_member(bytes, protobuf::BACK);
     let is_heartbeat = short && clean && last == Some(HEARTBEAT);
     assert_eq!(parse_back(bytes, true) == BackType::AppHeartbeat, is_heartbeat, "{last:?}, clean: {clean}");
-    assert_ne!(parse_back(bytes, false), BackType::AppHeartbeat, "a part of a message is no heartbeat");
+    assert_ne!(parse_back(bytes, false), BackType::AppHeartbeat, "a prefix is not a heartbeat");
     let (last, clean) = last_member(bytes, protobuf::FORWARD);
     let is_ack = parse_forward(bytes, true).kind() == ForwardType::HeartbeatAck;
     if short {
@@ -27,7 +27,7 @@ fuzz_target!(|bytes: &[u8]| {
             last.is_none() || (last == Some(ACK) && !clean)
         );
     } else {
-        assert!(!is_ack, "no ack is that long");
+        assert!(!is_ack, "an ack is not that long");
     }
     if let ForwardContent::NewSession(Some(announcement)) = parse_forward(bytes, true) {
         assert!(announcement.version.len() < bytes.len());

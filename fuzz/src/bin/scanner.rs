@@ -1,4 +1,4 @@
-//! The scanner: whatever the chunks, it marks the frames that the model sees, and loses the stream where that does.
+//! The scanner: any chunking gives the frames of the model, and the protocol error at the same offset.
 #![no_main]
 
 use heartbeat_sidecar::websocket::scanner::{Mark, Scanner, Sender};
@@ -6,8 +6,8 @@ use heartbeat_sidecar_fuzz::input::Input;
 use heartbeat_sidecar_fuzz::wire::Stream;
 use libfuzzer_sys::fuzz_target;
 
-/// Frames with shorter payloads are asked for whole.
-const WHOLE: u64 = 20;
+/// Frames with shorter payloads must be whole.
+const MAX_PARTIAL_BYTES: u64 = 20;
 
 fuzz_target!(|bytes: &[u8]| {
     let mut input = Input::new(bytes);
@@ -15,42 +15,44 @@ fuzz_target!(|bytes: &[u8]| {
     let sender = if flags & 1 == 0 { Sender::Browser } else { Sender::Upstream };
     let (extensions, stream) = (flags & 2 != 0, input.rest());
     let mut scanner = Scanner::new(sender, extensions);
-    let mut seen = Seen { model: Stream::follow(stream, sender, extensions), frame: 0, at: 0 };
-    let (mut come, mut sizes) = (0, sizes.iter().cycle());
-    while come < stream.len() {
-        come = (come + 1 + usize::from(*sizes.next().expect("cycles"))).min(stream.len());
-        while seen.at < come {
-            seen.check_room(&scanner);
-            match scanner.next(&stream[seen.at..come], |header| header.payload_length < WHOLE) {
+    let mut progress = Progress { model: Stream::parse(stream, sender, extensions), frame: 0, at: 0 };
+    let (mut received, mut sizes) = (0, sizes.iter().cycle());
+    while received < stream.len() {
+        received = (received + 1 + usize::from(*sizes.next().expect("cycles"))).min(stream.len());
+        while progress.at < received {
+            progress.check_room(&scanner);
+            match scanner.next(&stream[progress.at..received], |header| header.payload_length < MAX_PARTIAL_BYTES) {
                 Mark::Incomplete => break,
-                Mark::Error(_) => return assert_eq!(seen.model.lost, Some(seen.at), "lost for no reason"),
-                Mark::Whole(header) => {
-                    seen.begin(header.length);
-                    seen.advance(header.payload_length as usize);
+                Mark::Error(_) => {
+                    return assert_eq!(progress.model.error_at, Some(progress.at), "the model has no error here");
                 }
-                Mark::Start(header) => seen.begin(header.length),
+                Mark::Whole(header) => {
+                    progress.start(header.length);
+                    progress.advance(header.payload_length as usize);
+                }
+                Mark::Start(header) => progress.start(header.length),
                 Mark::Payload { length, ends_frame } => {
-                    assert!(length > 0 && seen.at + length <= come, "a payload that has not come");
-                    seen.advance(length);
-                    assert_eq!(ends_frame, seen.at as u128 == seen.model.frames[seen.frame - 1].end);
+                    assert!(length > 0 && progress.at + length <= received, "a payload that was not received");
+                    progress.advance(length);
+                    assert_eq!(ends_frame, progress.at as u128 == progress.model.frames[progress.frame - 1].end);
                 }
             }
         }
-        assert!(come - seen.at < 14 + WHOLE as usize, "{} bytes are kept", come - seen.at);
+        assert!(received - progress.at < 14 + MAX_PARTIAL_BYTES as usize, "{} bytes are kept", received - progress.at);
     }
-    assert!(seen.model.lost.is_none_or(|lost| lost >= seen.at), "the model lost it before");
+    assert!(progress.model.error_at.is_none_or(|at| at >= progress.at), "an error was missed");
 });
 
-/// How far the marks have come, against the model.
-struct Seen {
+/// The progress of the marks, checked against the model.
+struct Progress {
     model: Stream,
-    /// Frames that have begun.
+    /// Frames that have started.
     frame: usize,
     at: usize,
 }
 
-impl Seen {
-    fn begin(&mut self, header: usize) {
+impl Progress {
+    fn start(&mut self, header: usize) {
         let frame = self.model.frames[self.frame];
         assert_eq!((self.at, self.at + header), (frame.start, frame.payload));
         self.frame += 1;

@@ -1,5 +1,5 @@
-//! The tap: whatever happens in whatever order, bytes out are bytes in without withheld heartbeats and our pongs, with
-//! ours where there is room for them, and no ack lies.
+//! The tap: in any order of events it removes only withheld heartbeats and pongs to its pings, inserts frames only at
+//! boundaries, and sends no ack without a newer proof.
 #![no_main]
 
 use std::time::{Duration, Instant};
@@ -24,62 +24,63 @@ fuzz_target!(|bytes: &[u8]| {
         proof: if flags & 4 == 0 { Proof::Pong } else { Proof::Connection },
         ..Settings::default()
     };
-    let depth = if flags & 8 == 0 { Inspection::Messages } else { Inspection::Frames };
-    let mut world = World::new(depth, settings);
+    let inspection = if flags & 8 == 0 { Inspection::Messages } else { Inspection::Frames };
+    let mut harness = Harness::new(inspection, settings);
     while !input.is_empty() {
-        world.event(&mut input);
-        world.tap.drive(world.now, &mut world.wires);
-        world.check_acks();
-        if let Some(deadline) = world.tap.deadline() {
-            assert!(deadline > world.now, "what is due at once would be asked for for ever");
+        harness.event(&mut input);
+        harness.tap.drive(harness.now, &mut harness.wires);
+        harness.check_acks();
+        if let Some(deadline) = harness.tap.deadline() {
+            assert!(deadline > harness.now, "a deadline that stays due would never end");
         }
     }
-    world.check_bytes();
+    harness.check_bytes();
 });
 
-/// One direction, as its sender sent it and as its receiver got it.
+/// One direction: the bytes that its sender sent, and those that its receiver got.
 #[derive(Default)]
-struct Way {
+struct Direction {
     sent: Vec<u8>,
     passed: Vec<u8>,
-    /// Bytes of the sidecar's own, and how much had passed before them.
+    /// Frames of the sidecar, each with the number of bytes that passed before it.
     inserted: Vec<(usize, Vec<u8>)>,
-    /// What the tap left with its caller.
-    carry: Vec<u8>,
+    /// The remainder of the last call.
+    remainder: Vec<u8>,
     ended: bool,
 }
 
-/// Both directions, and what the tap said.
+/// Both directions, and the tap's events.
 #[derive(Default)]
 struct Wires {
-    browser: Way,
-    upstream: Way,
+    browser: Direction,
+    upstream: Direction,
     blocked: [bool; 2],
     capability: Capability,
     events: Vec<TapEvent>,
 }
 
-struct World {
+struct Harness {
     tap: Tap,
-    depth: Inspection,
+    inspection: Inspection,
     settings: Settings,
     wires: Wires,
     now: Instant,
-    /// The tag of the last ping and when it was sent; when the last one that was answered had been.
+    /// The tag of the last ping, and when it was sent.
     pinged: Option<(Vec<u8>, Instant)>,
+    /// When the last answered ping was sent.
     proved: Option<Instant>,
-    /// How many events and pings were looked at.
-    seen: (usize, usize),
+    /// How many events and pings were checked.
+    checked: (usize, usize),
     heartbeats: usize,
     acks: usize,
-    /// Somebody has closed, or was closed: nothing of ours may follow but our own close frames.
+    /// A side has closed or was closed: the sidecar may send only close frames.
     closing: bool,
-    /// The tap was told to end both sides.
+    /// `close` or `hand_over` was called.
     stopped: bool,
 }
 
 impl Wires {
-    fn way(&mut self, from: Sender) -> &mut Way {
+    fn direction(&mut self, from: Sender) -> &mut Direction {
         match from {
             Sender::Browser => &mut self.browser,
             Sender::Upstream => &mut self.upstream,
@@ -89,12 +90,12 @@ impl Wires {
 
 impl TapOutput for Wires {
     fn pass(&mut self, from: Sender, bytes: &[u8]) {
-        self.way(from).passed.extend_from_slice(bytes);
+        self.direction(from).passed.extend_from_slice(bytes);
     }
 
     fn insert(&mut self, from: Sender, bytes: &[u8]) {
-        let way = self.way(from);
-        way.inserted.push((way.passed.len(), bytes.to_vec()));
+        let direction = self.direction(from);
+        direction.inserted.push((direction.passed.len(), bytes.to_vec()));
     }
 
     fn is_clear(&self, from: Sender) -> bool {
@@ -110,17 +111,17 @@ impl TapOutput for Wires {
     }
 }
 
-impl World {
-    fn new(depth: Inspection, settings: Settings) -> Self {
+impl Harness {
+    fn new(inspection: Inspection, settings: Settings) -> Self {
         Self {
-            tap: Tap::new(depth, settings, NONCE),
-            depth,
+            tap: Tap::new(inspection, settings, NONCE),
+            inspection,
             settings,
             wires: Wires::default(),
             now: Instant::now(),
             pinged: None,
             proved: None,
-            seen: (0, 0),
+            checked: (0, 0),
             heartbeats: 0,
             acks: 0,
             closing: false,
@@ -153,25 +154,25 @@ impl World {
         }
     }
 
-    /// Bytes come in one read, behind what was left of the last one.
+    /// Sends bytes in one read, after the remainder of the last one.
     fn send(&mut self, from: Sender, bytes: &[u8]) {
-        let way = self.wires.way(from);
-        if way.ended || bytes.is_empty() {
+        let direction = self.wires.direction(from);
+        if direction.ended || bytes.is_empty() {
             return;
         }
-        way.sent.extend_from_slice(bytes);
-        let read = [std::mem::take(&mut way.carry), bytes.to_vec()].concat();
+        direction.sent.extend_from_slice(bytes);
+        let read = [std::mem::take(&mut direction.remainder), bytes.to_vec()].concat();
         let processed = self.tap.on_bytes(from, &read, self.now, &mut self.wires);
-        assert!(read.len() - processed <= MAX_REMAINDER_BYTES, "{} bytes are kept", read.len() - processed);
-        self.wires.way(from).carry = read[processed..].to_vec();
+        assert!(read.len() - processed <= MAX_REMAINDER_BYTES, "{} bytes remain", read.len() - processed);
+        self.wires.direction(from).remainder = read[processed..].to_vec();
     }
 
-    /// The upstream answers the last ping, where a frame of its own may stand.
+    /// The upstream answers the last ping, if it is between two frames.
     fn pong(&mut self) {
         let Some((tag, sent)) = self.pinged.clone() else { return };
         let upstream = &self.wires.upstream;
-        let stream = Stream::follow(&upstream.sent, Sender::Upstream, self.depth == Inspection::Frames);
-        if !upstream.ended && stream.lost.is_none() && stream.has_room_at(upstream.sent.len(), false) {
+        let stream = Stream::parse(&upstream.sent, Sender::Upstream, self.inspection == Inspection::Frames);
+        if !upstream.ended && stream.error_at.is_none() && stream.has_room_at(upstream.sent.len(), false) {
             self.proved = self.proved.max(Some(sent));
             self.send(Sender::Upstream, &frame(Sender::Upstream, 0x8a, &tag));
         }
@@ -180,14 +181,14 @@ impl World {
     fn end(&mut self, from: Sender, how: u8) {
         match how % 4 {
             0 | 1 => {
-                let way = self.wires.way(from);
-                if !way.ended {
-                    way.ended = true;
-                    let rest = std::mem::take(&mut way.carry);
+                let direction = self.wires.direction(from);
+                if !direction.ended {
+                    direction.ended = true;
+                    let rest = std::mem::take(&mut direction.remainder);
                     self.tap.on_end(from, &rest, &mut self.wires);
                 }
             }
-            // The relay is told to stop once.
+            // The relay stops a session once.
             _ if self.stopped => return,
             2 => {
                 self.stopped = true;
@@ -196,29 +197,32 @@ impl World {
             _ => {
                 self.stopped = true;
                 let before = self.wires.upstream.passed.len();
-                let _told = self.tap.hand_over(1001, &mut self.wires);
+                let _close_sent = self.tap.hand_over(1001, &mut self.wires);
                 assert_eq!(self.wires.upstream.passed.len(), before);
             }
         }
         self.closing = true;
     }
 
-    /// Acks ≤ heartbeats, none before the upstream has proved itself alive since, nothing once somebody closes.
+    /// Acks ≤ heartbeats; none without a newer proof, and none after a side has closed.
     fn check_acks(&mut self) {
-        let (events, pings) = self.seen;
+        let (events, pings) = self.checked;
         for event in &self.wires.events[events..] {
             match event {
                 TapEvent::Heartbeat => {
-                    assert!(!self.closing, "a heartbeat is counted after somebody has closed");
+                    assert!(!self.closing, "a heartbeat is counted after a close");
                     self.heartbeats += 1;
                 }
                 TapEvent::Ack(waited) => {
                     self.acks += 1;
                     assert!(self.acks <= self.heartbeats, "more acks than heartbeats");
-                    assert!(self.settings.mode != Mode::Forward, "an ack that nobody wanted");
+                    assert!(self.settings.mode != Mode::Forward, "an ack in mode forward");
                     let proved = self.proved.is_some_and(|proved| proved >= self.now - *waited);
-                    assert!(proved || self.settings.proof == Proof::Connection, "a proof older than the heartbeat");
-                    assert!(!self.closing, "an ack after somebody has closed");
+                    assert!(
+                        proved || self.settings.proof == Proof::Connection,
+                        "the last proof is older than the heartbeat"
+                    );
+                    assert!(!self.closing, "an ack after a close");
                 }
                 TapEvent::CloseReceived(..) | TapEvent::Unparsable(_) => self.closing = true,
                 TapEvent::BrowserMessage(..)
@@ -231,64 +235,68 @@ impl World {
             }
         }
         for (_at, bytes) in &self.wires.browser.inserted[pings..] {
-            let ping = Stream::follow(bytes, Sender::Browser, false).frames[0];
+            let ping = Stream::parse(bytes, Sender::Browser, false).frames[0];
             if ping.is_plain(0x9) {
                 self.pinged = Some((ping.unmasked(bytes), self.now));
             }
         }
-        self.seen = (self.wires.events.len(), self.wires.browser.inserted.len());
+        self.checked = (self.wires.events.len(), self.wires.browser.inserted.len());
     }
 
     fn check_bytes(&self) {
-        let extensions = self.depth == Inspection::Frames;
-        let lost = self.wires.events.iter().any(|event| matches!(event, TapEvent::Unparsable(_)));
-        for (from, way) in [(Sender::Browser, &self.wires.browser), (Sender::Upstream, &self.wires.upstream)] {
-            let stream = Stream::follow(&way.sent, from, extensions);
-            self.check_passed(from, way, &stream);
-            let passed = Stream::follow(&way.passed, from, extensions);
-            for (at, bytes) in &way.inserted {
-                let ours = Stream::follow(bytes, from, false);
-                assert!(ours.lost.is_none() && ours.frames.len() == 1 && ours.frames[0].is_whole(bytes));
+        let extensions = self.inspection == Inspection::Frames;
+        let is_unparsable = self.wires.events.iter().any(|event| matches!(event, TapEvent::Unparsable(_)));
+        for (from, direction) in [(Sender::Browser, &self.wires.browser), (Sender::Upstream, &self.wires.upstream)] {
+            let stream = Stream::parse(&direction.sent, from, extensions);
+            self.check_passed(from, direction, &stream);
+            let passed = Stream::parse(&direction.passed, from, extensions);
+            for (at, bytes) in &direction.inserted {
+                let ours = Stream::parse(bytes, from, false);
+                assert!(ours.error_at.is_none() && ours.frames.len() == 1 && ours.frames[0].is_whole(bytes));
                 assert!(passed.has_room_at(*at, from == Sender::Upstream), "{bytes:02x?} at {at}");
             }
-            let acks = way.inserted.iter().filter(|(_at, bytes)| bytes[0] == 0x82).count();
+            let acks = direction.inserted.iter().filter(|(_at, bytes)| bytes[0] == 0x82).count();
             assert_eq!(acks, if from == Sender::Upstream { self.acks } else { 0 });
-            if from == Sender::Browser && !lost && !self.closing && self.depth == Inspection::Messages {
-                let heartbeats = stream.frames.iter().filter(|frame| is_heartbeat(&stream, frame, &way.sent)).count();
+            if from == Sender::Browser && !is_unparsable && !self.closing && self.inspection == Inspection::Messages {
+                let heartbeats =
+                    stream.frames.iter().filter(|frame| is_heartbeat(&stream, frame, &direction.sent)).count();
                 assert_eq!(heartbeats, self.heartbeats);
             }
         }
     }
 
-    /// What passed is what was sent, but for whole heartbeats, pongs of ours, what is kept, and what a farewell cut off.
-    fn check_passed(&self, from: Sender, way: &Way, stream: &Stream) {
+    /// All sent bytes pass, except removed frames, the remainder, and what follows a close frame of the sidecar.
+    fn check_passed(&self, from: Sender, direction: &Direction, stream: &Stream) {
         let (mut sent, mut passed) = (0, 0);
-        while passed < way.passed.len() {
+        while passed < direction.passed.len() {
             let frame = stream.frames.iter().find(|frame| frame.start == sent).copied();
-            let end = frame.map_or(way.sent.len(), |frame| frame.end.min(way.sent.len() as u128) as usize);
-            let (bytes, rest) = (&way.sent[sent..end], &way.passed[passed..]);
+            let end = frame.map_or(direction.sent.len(), |frame| frame.end.min(direction.sent.len() as u128) as usize);
+            let (bytes, rest) = (&direction.sent[sent..end], &direction.passed[passed..]);
             let same = bytes.iter().zip(rest).take_while(|(sent, passed)| sent == passed).count();
             if same == bytes.len() || same == rest.len() {
                 passed += same;
             } else {
-                let frame = frame.expect("nothing is taken out of what cannot be followed");
-                assert!(self.may_vanish(from, stream, &frame, &way.sent), "{bytes:02x?} of {from:?} is missing");
+                let frame = frame.expect("nothing is removed from a stream that cannot be parsed");
+                assert!(
+                    self.may_be_removed(from, stream, &frame, &direction.sent),
+                    "{bytes:02x?} of {from:?} is missing"
+                );
             }
-            assert!(sent < end, "more has passed than was sent");
+            assert!(sent < end, "more bytes passed than were sent");
             sent = end;
         }
         if self.closing || self.wires.events.iter().any(|event| matches!(event, TapEvent::Unparsable(_))) {
             return;
         }
-        let left = stream.frames.iter().filter(|frame| frame.start >= sent && frame.is_whole(&way.sent));
-        for frame in left {
-            assert!(self.may_vanish(from, stream, frame, &way.sent), "{frame:?} of {from:?} was swallowed");
+        let rest = stream.frames.iter().filter(|frame| frame.start >= sent && frame.is_whole(&direction.sent));
+        for frame in rest {
+            assert!(self.may_be_removed(from, stream, frame, &direction.sent), "{frame:?} of {from:?} was removed");
         }
     }
 
-    fn may_vanish(&self, from: Sender, stream: &Stream, frame: &Frame, sent: &[u8]) -> bool {
+    fn may_be_removed(&self, from: Sender, stream: &Stream, frame: &Frame, sent: &[u8]) -> bool {
         match from {
-            Sender::Browser => self.depth == Inspection::Messages && is_heartbeat(stream, frame, sent),
+            Sender::Browser => self.inspection == Inspection::Messages && is_heartbeat(stream, frame, sent),
             Sender::Upstream => {
                 frame.is_plain(0xa) && {
                     let payload = frame.unmasked(sent);

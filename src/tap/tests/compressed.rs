@@ -64,14 +64,14 @@ pub(super) fn compressed_tap(deflate: Deflate, settings: Settings) -> (Tap, Wire
 
 /// A browser message: its content, its number of frames, compressed or not.
 #[derive(Clone, Debug)]
-struct Said {
+struct BrowserMessage {
     text: bool,
     message: Vec<u8>,
     pieces: usize,
     compressed: bool,
 }
 
-fn any_message() -> impl Strategy<Value = Said> {
+fn any_message() -> impl Strategy<Value = BrowserMessage> {
     let message = prop_oneof![
         4 => Just(HEARTBEAT.to_vec()),
         1 => Just(vec![0xa0, 0x06, 0x01, 0x88, 0x01, 0x01]),
@@ -80,7 +80,7 @@ fn any_message() -> impl Strategy<Value = Said> {
         1 => Just(vec![0x2a; 70_000]),
     ];
     (prop::bool::weighted(0.1), message, 1..4usize, prop::bool::weighted(0.8))
-        .prop_map(|(text, message, pieces, compressed)| Said { text, message, pieces, compressed })
+        .prop_map(|(text, message, pieces, compressed)| BrowserMessage { text, message, pieces, compressed })
 }
 
 fn any_context() -> impl Strategy<Value = DeflateContext> {
@@ -101,7 +101,7 @@ proptest! {
     ) {
         let mut deflater = Deflater::new(Sender::Browser, context);
         let (mut bytes, mut heartbeats, now) = (Vec::new(), 0, Instant::now());
-        for Said { text, message, pieces, compressed } in &messages {
+        for BrowserMessage { text, message, pieces, compressed } in &messages {
             let opcode = if *text { 1 } else { 2 };
             heartbeats += usize::from(!text && message.ends_with(&HEARTBEAT));
             bytes.extend(match compressed {
@@ -165,17 +165,21 @@ fn after(bytes: &[u8]) -> (Tap, Wires) {
 
 #[test]
 fn invalid_reserved_bits_turn_the_tap_off() {
-    let begun = frame(Sender::Browser, 0x42, &[0xf2]);
-    for stray in [
-        [begun, frame(Sender::Browser, 0xc0, &[0x00])].concat(),
+    let compressed_start = frame(Sender::Browser, 0x42, &[0xf2]);
+    for invalid in [
+        [compressed_start, frame(Sender::Browser, 0xc0, &[0x00])].concat(),
         frame(Sender::Browser, 0xc9, b"ping"),
         frame(Sender::Browser, 0xc8, &[0x03, 0xe8]),
         frame(Sender::Browser, 0xa2, &HEARTBEAT),
         frame(Sender::Browser, 0xe2, &HEARTBEAT),
     ] {
-        let (_tap, wires) = after(&stray);
-        assert_eq!(wires.count(|event| *event == TapEvent::Unparsable(ProtocolError::ReservedBits)), 1, "{stray:02x?}");
-        assert_eq!(wires.count(|event| *event == TapEvent::Heartbeat), 0, "{stray:02x?}");
+        let (_tap, wires) = after(&invalid);
+        assert_eq!(
+            wires.count(|event| *event == TapEvent::Unparsable(ProtocolError::ReservedBits)),
+            1,
+            "{invalid:02x?}"
+        );
+        assert_eq!(wires.count(|event| *event == TapEvent::Heartbeat), 0, "{invalid:02x?}");
     }
     let (_tap, wires) = after(&frame(Sender::Browser, 0xc1, &[0x00]));
     assert_eq!(wires.count(|event| *event == TapEvent::Heartbeat), 1);

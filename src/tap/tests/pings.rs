@@ -50,12 +50,12 @@ proptest! {
         let (mut tap, mut wires) = shielded(start);
         feed(&mut tap, Sender::Upstream, &stream, &sizes, start, &mut wires);
         prop_assert_eq!(&wires.to_browser, &without(&stream, is_ping));
-        let asked = RefCell::new(Vec::new());
+        let upstream_pings = RefCell::new(Vec::new());
         let _others = without(&stream, |header, payload| {
-            asked.borrow_mut().extend(is_ping(header, payload).then(|| payload.to_vec()));
+            upstream_pings.borrow_mut().extend(is_ping(header, payload).then(|| payload.to_vec()));
             false
         });
-        prop_assert_eq!(pongs(&wires), asked.into_inner());
+        prop_assert_eq!(pongs(&wires), upstream_pings.into_inner());
     }
 
     #[test]
