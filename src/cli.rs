@@ -127,8 +127,14 @@ struct Cli {
 #[derive(Subcommand)]
 enum Subcommands {
     /// Proxy an app and answer its heartbeats
+    #[command(after_help = about_settings("\
+SIGTERM and SIGINT drain; a second one ends the process at once. SIGHUP reloads the file.
+Exits 0 after a drain, 1 if it cannot start or is ended by a second signal, 2 if the configuration is invalid."))]
     Run(SettingArgs),
     /// Check a configuration and print the effective one
+    #[command(after_help = about_settings("\
+Prints each value with its source: flag, variable, line of the file, or default.
+Exits 0 if the configuration is valid. Else prints every error and exits 1."))]
     Check {
         /// Print the JSON Schema of the configuration file instead
         #[arg(long)]
@@ -138,23 +144,20 @@ enum Subcommands {
         settings: SettingArgs,
     },
     /// Connect as a browser, send heartbeats and print the latency of their acks
-    ///
-    /// Exits 0 if every heartbeat was acked in time, else 1.
-    /// The form of an ack shows who sent it. A sidecar with `heartbeat.ack = "plain"` looks like the app itself.
-    /// https:// URLs: trusts the system's CA certificates, or those in the file that SSL_CERT_FILE names.
-    #[command(verbatim_doc_comment)]
+    #[command(after_help = "\
+Exits 0 if every heartbeat was acked in time, else 1.
+The form of an ack shows who sent it. A sidecar with `heartbeat.ack = \"plain\"` looks like the app itself.
+https:// URLs: trusts the system's CA certificates, or those in the file that SSL_CERT_FILE names.")]
     Probe(ProbeArgs),
     /// Demonstrate the sidecar on this machine
-    ///
-    /// Runs an app that never answers heartbeats, the sidecar, and a page, all in one process.
-    /// The app works, then it is frozen, then it works again.
-    /// Exits 0 if every expected ack arrived and none was sent while the app was frozen, else 1.
-    #[command(verbatim_doc_comment)]
+    #[command(after_help = "\
+Runs an app that never answers heartbeats, the sidecar, and a page, all in one process.
+The app works, then it is frozen, then it works again.
+Exits 0 if every expected ack arrived and none was sent while the app was frozen, else 1.")]
     Demo(DemoArgs),
     /// Check that a running sidecar is alive: a container's probe without a shell
-    ///
-    /// Exits 0 if the admin port responds with 200, else 1.
-    #[command(verbatim_doc_comment)]
+    #[command(after_help = "\
+Exits 0 if the admin port responds with 200, else 1.")]
     Healthcheck {
         /// The sidecar.
         #[command(flatten)]
@@ -164,10 +167,9 @@ enum Subcommands {
         args: HealthcheckArgs,
     },
     /// Wait until every app is up, for programs that must start after it
-    ///
-    /// Exits 0 when the health page of each app responds with 200, or 1 after the timeout.
-    /// The health page of a route's app is below the route's path.
-    #[command(verbatim_doc_comment)]
+    #[command(after_help = "\
+Exits 0 when the health page of each app responds with 200, or 1 after the timeout.
+The health page of a route's app is below the route's path.")]
     Wait {
         /// The app.
         #[command(flatten)]
@@ -177,12 +179,11 @@ enum Subcommands {
         args: WaitArgs,
     },
     /// Drain a running sidecar on this machine: a container's preStop hook without a shell
-    ///
-    /// Exits 0 when the drain has started, or with --wait when the sidecar has exited.
-    /// Exits 1 if the sidecar cannot be reached, or is not gone within the timeout.
-    /// SIGTERM alone also drains: use this command only if the app is stopped before the sidecar.
-    /// A SIGTERM during the drain ends drain.delay as soon as every app refuses connections.
-    #[command(verbatim_doc_comment)]
+    #[command(after_help = "\
+Exits 0 when the drain has started, or with --wait when the sidecar has exited.
+Exits 1 if the sidecar cannot be reached, or is not gone within the timeout.
+SIGTERM alone also drains: use this command only if the app is stopped before the sidecar.
+A SIGTERM during the drain ends drain.delay once no session is left and every app refuses connections.")]
     Drain {
         /// The sidecar.
         #[command(flatten)]
@@ -193,11 +194,16 @@ enum Subcommands {
     },
 }
 
-/// What all flags of settings have in common.
-const ABOUT_FLAGS: &str = "\
+/// The notes below the flags of settings, after those of the command itself.
+fn about_settings(command: &str) -> String {
+    format!(
+        "{command}
+
 DURATION is a number with a unit, or several: 500ms, 2s, 1m 30s.
-Every flag has a variable: --drain-timeout is HEARTBEAT_SIDECAR_DRAIN_TIMEOUT, --config is HEARTBEAT_SIDECAR_CONFIG.
-A flag overrides its variable, which overrides the file, which overrides the default.";
+Each flag has a variable: --drain-timeout is HEARTBEAT_SIDECAR_DRAIN_TIMEOUT, --config is HEARTBEAT_SIDECAR_CONFIG.
+A flag overrides its variable, which overrides the file, which overrides the default."
+    )
+}
 
 /// The flags of the table of settings, and `--config`.
 struct SettingArgs {
@@ -307,7 +313,7 @@ impl Args for SettingArgs {
                 .help(format!("{}{default}", setting.help))
         };
         let of = |heading| SETTINGS.iter().filter(move |setting| setting.heading() == heading);
-        command.arg(config).args(HEADINGS.into_iter().flat_map(of).map(flag)).after_help(ABOUT_FLAGS)
+        command.arg(config).args(HEADINGS.into_iter().flat_map(of).map(flag))
     }
 
     fn augment_args_for_update(command: clap::Command) -> clap::Command {

@@ -1,4 +1,6 @@
-//! The documents that are made of the code: `docs/metrics.md` is generated, `docs/logs.md` names every log line.
+//! The documents that are made of the code: some are generated, and `docs/logs.md` names every log line.
+
+mod reference;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -140,13 +142,19 @@ fn code(words: &[String]) -> String {
 
 /// Compares the generated part of a document, or rewrites it if `UPDATE_DOCS` is set.
 fn check_generated(path: &str, generated: &str) {
+    let page = std::fs::read_to_string(root().join(path)).unwrap();
+    let (written, _old) = page.split_once(MARK).unwrap_or_else(|| panic!("{path} has no line {MARK}"));
+    check_file(path, &format!("{written}{MARK}{generated}"));
+}
+
+/// Compares a file, or rewrites it if `UPDATE_DOCS` is set.
+fn check_file(path: &str, expected: &str) {
     let file = root().join(path);
-    let page = std::fs::read_to_string(&file).unwrap();
-    let (written, old) = page.split_once(MARK).unwrap_or_else(|| panic!("{path} has no line {MARK}"));
     if std::env::var_os("UPDATE_DOCS").is_some() {
-        std::fs::write(file, format!("{written}{MARK}{generated}")).unwrap();
+        std::fs::write(file, expected).unwrap();
     } else {
-        assert!(old == generated, "{path} is out of date: run `UPDATE_DOCS=1 cargo test docs`");
+        let found = std::fs::read_to_string(file).unwrap();
+        assert!(found == expected, "{path} is out of date: run `UPDATE_DOCS=1 cargo test docs`");
     }
 }
 
