@@ -1,4 +1,4 @@
-"""Measures all proxies in turns and prints the tables; `--quick` while working, all of it for the record."""
+"""Measures all proxies in turn and prints the tables. Use `--quick` during development."""
 
 import argparse
 import contextlib
@@ -16,7 +16,7 @@ GROUPS = ["bulk", "turns", "latency", "shake", "ack", "slow", "tap", "idle", "ho
 
 
 class Samples:
-    """What was measured: for each row and kind the values of each round, by name."""
+    """The measurements: for each row and kind of proxy the values of each round, by name."""
 
     def __init__(self):
         self.values = {}
@@ -25,8 +25,8 @@ class Samples:
         for name, value in sample.items():
             self.values.setdefault(row, {}).setdefault(kind, {}).setdefault(name, []).append(value)
 
-    def take(self, values):
-        """Takes the samples of another run in."""
+    def merge(self, values):
+        """Adds the samples of another run."""
         for row, kinds in values.items():
             for kind, names in kinds.items():
                 for name, more in names.items():
@@ -36,20 +36,20 @@ class Samples:
         return self.values.get(row, {}).get(kind, {}).get(name, [])
 
 
-def say(text):
-    print(f"[{time.monotonic() - BEGUN:5.0f}s] {text}", file=sys.stderr, flush=True)
+def progress(text):
+    print(f"[{time.monotonic() - STARTED:5.0f}s] {text}", file=sys.stderr, flush=True)
 
 
 def measure_round(number, scale, groups, proxies, samples):
     for row in rows.rows(scale, [kind for kind in proxies if kind not in ("direct", "sidecar-connection")]):
         if row.group not in groups:
             continue
-        # Nobody always comes first, when the caches are cold and the clock is low.
+        # Rotates the order, because the first one finds cold caches and a low CPU clock.
         turn = number % len(row.kinds)
         for kind in row.kinds[turn:] + row.kinds[:turn]:
             samples.add(row.name, kind, row.measure(proxies[kind]))
     if "latency" in groups:
-        # The sidecar's second form too: those of HAProxy and nginx keep one another's code in the caches.
+        # Includes the sidecar's second variant, because variants of one proxy keep shared code in the caches.
         for kind, sample in rows.latency(proxies.values(), scale).items():
             samples.add(report.LATENCY, kind, sample)
     if "ack" in groups:
@@ -89,15 +89,15 @@ def measure_tap(number, scale, sidecar, samples):
 
 def arguments():
     parser = argparse.ArgumentParser(prog="benches/run", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="less of everything, in two minutes")
-    parser.add_argument("--rounds", type=int, help="how often each proxy has its turn")
-    parser.add_argument("--only", help=f"some of {','.join(GROUPS)}; '' for none")
-    parser.add_argument("--kinds", help="some proxies, such as sidecar,haproxy,haproxy-tuned; direct is always there")
-    parser.add_argument("--hold", type=float, metavar="SECONDS", help="how long to hold idle sessions")
+    parser.add_argument("--quick", action="store_true", help="fewer and smaller samples, in two minutes")
+    parser.add_argument("--rounds", type=int, help="rounds of measurements per proxy")
+    parser.add_argument("--only", help=f"groups to measure, from {','.join(GROUPS)}; '' for none")
+    parser.add_argument("--kinds", help="proxies to measure, such as sidecar,haproxy,haproxy-tuned; direct is always included")
+    parser.add_argument("--hold", type=float, metavar="SECONDS", help="time to hold idle sessions")
     parser.add_argument("--json", type=pathlib.Path, default=REPOSITORY / "target/benches/last.json",
-                        help="where every sample is written to")
+                        help="file for all samples")
     parser.add_argument("--with", dest="others", type=pathlib.Path, nargs="*", default=[], metavar="JSON",
-                        help="samples of other runs of the same builds, for the tables")
+                        help="files with samples of other runs of the same builds, to include in the tables")
     return parser.parse_args()
 
 
@@ -115,28 +115,28 @@ def main():
         if "idle" in groups:
             for number in range(scale.idle_rounds):
                 for kind in [kind for kind in kinds if not kind.endswith("-tuned")]:
-                    say(f"idle sessions {number + 1}/{scale.idle_rounds}: {kind}")
+                    progress(f"idle sessions {number + 1}/{scale.idle_rounds}: {kind}")
                     samples.add("idle", kind, rows.idle(kind, upstream, directory, scale))
         if set(groups) - {"idle", "hold"}:
             proxies = {"direct": upstream}
             for kind in [*kinds, "sidecar-connection"]:
                 proxies[kind] = stack.enter_context(running(kind, upstream, directory))
             for number in range(scale.rounds):
-                say(f"round {number + 1}/{scale.rounds}")
+                progress(f"round {number + 1}/{scale.rounds}")
                 measure_round(number, scale, groups, proxies, samples)
         if "hold" in groups:
-            say(f"{scale.hold_sessions} idle sessions with heartbeats for {scale.hold_seconds:.0f} s")
+            progress(f"{scale.hold_sessions} idle sessions with heartbeats for {scale.hold_seconds:.0f} s")
             for kind, sample in rows.hold(upstream, directory, scale).items():
                 samples.add("hold", kind, sample)
-    say("done")
+    progress("done")
     if groups:
         options.json.write_text(json.dumps(samples.values, indent=1))
     for other in options.others:
-        samples.take(json.loads(other.read_text()))
+        samples.merge(json.loads(other.read_text()))
     print(report.report(samples, kinds, scale))
 
 
-BEGUN = time.monotonic()
+STARTED = time.monotonic()
 
 if __name__ == "__main__":
     main()

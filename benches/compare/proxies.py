@@ -1,4 +1,4 @@
-"""The proxies that are compared: their configurations, and running processes of them, one worker each."""
+"""The compared proxies: their configurations, and their processes with one worker each."""
 
 import contextlib
 import json
@@ -14,7 +14,7 @@ REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 SIDECAR = pathlib.Path(os.environ.get("HEARTBEAT_SIDECAR_TEST_BINARY", REPOSITORY / "target/release/heartbeat-sidecar"))
 LOAD = REPOSITORY / "target/benches/release/load"
 
-# As many sessions as a process with 20,000 file handles can hold at two each.
+# A process with 20,000 file descriptors can hold 10,000 sessions of two each; this leaves a reserve.
 MAX_CONNECTIONS = 9400
 
 HAPROXY = """
@@ -97,7 +97,7 @@ def free_port():
 
 
 class Proxy:
-    """A running process: where browsers connect, and the process whose cost counts."""
+    """A running proxy: the address for browsers, and the process to measure."""
 
     def __init__(self, kind, address, process):
         self.kind, self.address, self.process = kind, address, process
@@ -115,17 +115,17 @@ def pin(core):
     return lambda: os.sched_setaffinity(0, {core})
 
 
-def load(whom, command, *arguments):
-    """Runs one load; what it prints."""
+def load(target, command, *arguments):
+    """Runs one load; returns its measurements."""
     line = [str(word) for word in [LOAD, command, *arguments]]
     done = subprocess.run(line, stdout=subprocess.PIPE, preexec_fn=pin(LOAD_CORE))
     if done.returncode != 0:
-        raise RuntimeError(f"{whom}: {command} {arguments} failed")
+        raise RuntimeError(f"{target}: {command} {arguments} failed")
     return json.loads(done.stdout)
 
 
 def command(kind, port, upstream, directory):
-    """The command line of a proxy, and what is put into its environment. `sidecar@FILE` is another build of it."""
+    """The command line of a proxy, and its environment variables. `sidecar@FILE` is another build of the sidecar."""
     family, _, form = kind.partition("-")
     kind, _, binary = kind.partition("@")
     if kind == "sidecar" or family == "sidecar":
@@ -135,17 +135,17 @@ def command(kind, port, upstream, directory):
             line += ["--heartbeat-proof", "connection"]
         return line, {"TOKIO_WORKER_THREADS": "1"}
     config = directory / f"{kind}.conf"
-    words = {"port": port, "upstream": upstream, "directory": directory, "connections": MAX_CONNECTIONS}
+    values = {"port": port, "upstream": upstream, "directory": directory, "connections": MAX_CONNECTIONS}
     tuned = form == "tuned"
     if family == "haproxy":
         tuning = {"tuned": "tune.bufsize 65536", "logged": "log stderr format raw local0"}
         options = {"tuned": "option splice-auto", "logged": "log global\n  option httplog"}
-        words |= {"tuning": tuning.get(form, ""), "options": options.get(form, "")}
-        config.write_text(HAPROXY.format(**words))
+        values |= {"tuning": tuning.get(form, ""), "options": options.get(form, "")}
+        config.write_text(HAPROXY.format(**values))
         return ["haproxy", "-db", "-f", config], {}
     if family == "nginx":
-        words["tuning"] = "proxy_buffer_size 64k; proxy_buffers 8 64k;" if tuned else ""
-        config.write_text(NGINX.format(**words))
+        values["tuning"] = "proxy_buffer_size 64k; proxy_buffers 8 64k;" if tuned else ""
+        config.write_text(NGINX.format(**values))
         return ["nginx", "-c", config], {}
     assert family == "envoy", kind
     config.write_text(envoy_config(port, upstream))
@@ -155,7 +155,7 @@ def command(kind, port, upstream, directory):
 
 @contextlib.contextmanager
 def running(kind, upstream, directory):
-    """A proxy that accepts connections; ended on the way out."""
+    """A proxy that accepts connections; stopped at the end of the block."""
     port = free_port()
     line, environment = command(kind, port, upstream.port, directory)
     name = directory / f"{kind.replace('/', '-')}.log"
@@ -173,7 +173,7 @@ def running(kind, upstream, directory):
 
 
 class App:
-    """The app server of `load serve`, also what `direct` measures against."""
+    """The app server of `load serve`, which `direct` measures without a proxy."""
 
     kind = "direct"
 
@@ -205,7 +205,7 @@ def wait_for(port, process, log):
 
 
 def only_child(pid):
-    """The worker, which comes a moment after the socket that it listens on."""
+    """The worker process, which starts shortly after the socket listens."""
     for _attempt in range(500):
         children = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         if children:
@@ -215,7 +215,7 @@ def only_child(pid):
 
 
 def end(process):
-    """The whole process group, which is its own; the sidecar would drain, so it is not asked."""
+    """Kills the process group. SIGKILL, because the sidecar would drain on SIGTERM."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -224,7 +224,7 @@ def end(process):
 
 
 def versions():
-    """What was compared, for the foot of the table."""
+    """The versions of the compared programs."""
     def first(line, pattern):
         done = subprocess.run([str(word) for word in line], capture_output=True, text=True)
         return re.search(pattern, done.stdout + done.stderr).group(1)

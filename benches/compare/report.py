@@ -1,4 +1,4 @@
-"""The tables: medians with their spread, ratios, and every goal with whether it holds."""
+"""The tables: medians with their spread, ratios, and whether each goal is met."""
 
 import datetime
 import os
@@ -32,7 +32,7 @@ def spread(values):
 
 
 def ratio(ours, theirs):
-    """The median of the rounds' ratios: what disturbs a whole round disturbs both."""
+    """The median of the ratios per round. A disturbance of a whole round affects both values."""
     pairs = [our / their for our, their in zip(ours, theirs) if their]
     return median(pairs)
 
@@ -98,7 +98,7 @@ def latencies(samples):
 
 
 class Goals:
-    """The goals of the issue, as far as they were measured."""
+    """The performance goals, as far as they were measured."""
 
     def __init__(self):
         self.lines = [["goal", "measured", "bound", "holds"]]
@@ -138,7 +138,7 @@ def against(samples, row, name, other, above=None):
 def idle_back(samples, found):
     fields = [samples.get("idle", "sidecar", name) for name in ["before_bytes", "open_bytes", "closed_bytes"]]
     kept = [(closed - before) / (opened - before) for before, opened, closed in zip(*fields)]
-    found.add("memory kept after idle sessions close, share of theirs", median(kept), 0.1)
+    found.add("memory kept after idle sessions close, as a share of it", median(kept), 0.1)
 
 
 def held(samples, found, scale):
@@ -146,7 +146,7 @@ def held(samples, found, scale):
     found.add(f"{title}: CPU / HAProxy", against(samples, "hold", "cpu_seconds", "haproxy"), 1.0)
     fields = [samples.get("hold", "sidecar", name) for name in ["before_bytes", "held_bytes", "closed_bytes"]]
     for before, during, closed in zip(*fields):
-        found.add("memory kept after they close, share of theirs", (closed - before) / (during - before), 0.1)
+        found.add("memory kept after they close, as a share of it", (closed - before) / (during - before), 0.1)
         found.add("memory while they are held", (during - before) / scale.hold_sessions, 2048, " B a session")
 
 

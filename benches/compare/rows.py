@@ -1,13 +1,13 @@
-"""What is measured: each row of the table, one sample of one proxy at a time, or of all at the same time."""
+"""The rows of the table. Most measure one proxy at a time, some measure all at the same time."""
 
 import dataclasses
 from concurrent.futures import ThreadPoolExecutor
 
 from proxies import load, running
 
-# A server that tells the sidecar that it does not answer heartbeats, so that the sidecar does.
+# A server of a version without native acks, so the sidecar acks.
 STREAM = "/_stcore/stream?version=1.53.1"
-# The same bytes on a path where the sidecar looks at frames only.
+# The same bytes on a path where the sidecar inspects frames only.
 UNTAPPED = "/other?version=1.53.1"
 
 KIB, MIB = 1 << 10, 1 << 20
@@ -19,7 +19,7 @@ PROXIES = ["sidecar", *TUNNELS]
 
 @dataclasses.dataclass
 class Scale:
-    """How much of everything one sample takes."""
+    """The size of the samples."""
 
     rounds: int
     idle_rounds: int
@@ -42,7 +42,7 @@ FULL = Scale(rounds=9, idle_rounds=3, idle_sessions=9000, turns=1000, paced_turn
 
 @dataclasses.dataclass
 class Row:
-    """A row: what each of its kinds of proxy is measured by."""
+    """A row: its kinds of proxy, and the function that measures one of them."""
 
     name: str
     unit: str
@@ -52,7 +52,7 @@ class Row:
 
 
 def rows(scale, kinds):
-    """Every row that is measured one proxy after the other. A measure takes a proxy and gives named numbers."""
+    """All rows that measure one proxy after the other. `measure` takes a proxy and returns named numbers."""
     direct = ["direct", *kinds]
     found = []
     for name, size in SIZES.items():
@@ -72,7 +72,7 @@ def turns(path, scale):
 
 
 def latency(proxies, scale):
-    """All at the same time, turn by turn."""
+    """Measures all proxies at the same time."""
     targets = [word for proxy in proxies for word in ("--at", proxy.address)]
     more = ["--path", f"{STREAM}&answer=250", "--turns", scale.paced_turns, "--rate", 1500]
     found = load("all", "latency", *targets, *more)
@@ -83,9 +83,9 @@ def shakes(scale):
     return lambda proxy: proxy.load("shake", "--times", scale.shakes, path="/_stcore/stream")
 
 
-def ack(say, path, scale):
-    """One session, one thing after the other."""
-    return lambda proxy: proxy.load("turns", "--sessions", 1, "--turns", 2 * scale.turns, "--say", say, path=path)
+def ack(message, path, scale):
+    """One session with one request at a time."""
+    return lambda proxy: proxy.load("turns", "--sessions", 1, "--turns", 2 * scale.turns, "--say", message, path=path)
 
 
 def first_byte(proxy):
@@ -102,15 +102,15 @@ def slow(megabytes):
 
 
 def idle(kind, upstream, directory, scale):
-    """In a fresh process, since one that was busy before takes what it has kept."""
+    """Uses a new process, because a used one reuses memory that it has kept."""
     with running(kind, upstream, directory) as proxy:
-        # What is given back afterwards is a goal of the sidecar's only.
+        # Only the sidecar has a goal for memory that is released afterwards.
         rest = 25 if kind.startswith("sidecar") else 0
         return proxy.load("idle", "--sessions", scale.idle_sessions, "--rest", rest, path=f"{STREAM}&answer=250")
 
 
 def hold(upstream, directory, scale):
-    """Both at the same time, under the same conditions, in fresh processes."""
+    """Measures both at the same time, in new processes."""
     path = f"{STREAM}&acks=1"
     arguments = ["--sessions", scale.hold_sessions, "--seconds", scale.hold_seconds, "--every", scale.hold_every]
     with running("sidecar", upstream, directory) as sidecar, running("haproxy", upstream, directory) as haproxy:
