@@ -1,37 +1,37 @@
-// The watchdog: notices that the page has lost its connection to the app, and lets the page connect again.
+// The watchdog: detects that the page has lost its connection to the app, and makes the page reconnect.
 //
-// A network that dies in silence takes a browser minutes to notice. Streamlit's own remedy is a heartbeat that the server
-// acks; its page sends one when the page that embeds it asks for that, and since 1.55 it reconnects when the ack stays
-// out. This script does the latter for all versions, and in mode "self" also sends heartbeats of its own. It touches
-// nothing but the websocket of Streamlit's messages, and changes none of these.
+// A browser needs minutes to detect a network that fails silently. Streamlit detects it by heartbeats that the server
+// acks. Its page sends one when its host page requests it, and from 1.55 on it reconnects if the ack is missing. This
+// script does the latter for all versions; in mode "self" it also sends its own heartbeats. It wraps only the websocket
+// of Streamlit's messages, and changes no message.
 (() => {
   "use strict";
 
   const { src } = document.currentScript;
-  const { mode, interval, ackTimeout } = document.currentScript.dataset; // the latter two in milliseconds
+  const { mode, interval, ackTimeout } = document.currentScript.dataset; // `interval` and `ackTimeout` in milliseconds
   const NativeWebSocket = window.WebSocket;
   const nativeFetch = window.fetch.bind(window);
 
-  const STREAM = /(\/_stcore)?\/stream$/; // before Streamlit 1.14 without the first part
+  const STREAM = /(\/_stcore)?\/stream$/; // before Streamlit 1.14 without `/_stcore`
   const HEARTBEAT = [0x88, 0x01, 0x01]; // BackMsg { app_heartbeat: true }
   const ACK = [0xd0, 0x01, 0x01]; // ForwardMsg { heartbeat_ack: true }
-  const LONGEST_ACK = 16; // an ack may carry a little more, and ends with the above
+  const MAX_ACK_BYTES = 16; // an ack may have more fields, and ends with the bytes above
 
-  // Of its timeout, when a heartbeat without an ack makes the script ask, and for how long the answer may be thought over.
-  const ASK_AFTER = 0.6;
-  const ASK_FOR = 0.25;
+  // Shares of the ack timeout: when the script queries the sidecar, and how long the sidecar may delay its response.
+  const QUERY_AFTER = 0.6;
+  const QUERY_WAIT = 0.25;
 
-  // As many connections as browsers keep to one host, and how long a living one may take to answer, in milliseconds.
+  // Browsers keep at most six connections to one host. A live one answers a HEAD request within 200 ms.
   const KEPT_CONNECTIONS = 6;
-  const ANSWER_TIME = 200;
+  const RESPONSE_TIME = 200;
 
-  // Whether acks have come over this connection or the one before. A page that never gets any, since its acks are not
-  // answered on its way, must not reconnect for ever.
-  let acksCome = false;
+  // Whether this connection or the previous one has received an ack. Without it a page must not reconnect: if its
+  // heartbeats are never acked, it would reconnect forever.
+  let receivesAcks = false;
   let replacesDead = false;
-  let hostTimeout; // what the host asked for in the message that the page reads now
+  let hostTimeout; // from the host's message that the page handles now
 
-  // The page judges whether it trusts its host: only when it then really sends a heartbeat is this of use.
+  // The page decides whether it trusts its host. The timeout is used only if the page then sends a heartbeat.
   window.addEventListener("message", ({ data }) => {
     const isRequest = data?.stCommVersion === 1 && data.type === "SEND_APP_HEARTBEAT";
     hostTimeout = isRequest ? data.ackTimeoutMilliseconds : undefined;
@@ -39,20 +39,20 @@
 
   class StreamSocket extends NativeWebSocket {
     #acked = false;
-    #askUrl;
-    #beats;
+    #aliveUrl;
+    #heartbeatTimer;
     #dead = false;
-    #greeted = false;
-    #question;
-    #timer;
+    #receivedFirst = false;
+    #query;
+    #ackTimer;
 
     constructor(url, protocols) {
       const token = newToken();
       super(tagged(url, token), protocols);
-      this.#askUrl = `${String(url).replace(/^ws/i, "http").replace(/\?.*/, "").replace(STREAM, "/_heartbeat/alive")}?socket=${token}`;
+      this.#aliveUrl = `${String(url).replace(/^ws/i, "http").replace(/\?.*/, "").replace(STREAM, "/_heartbeat/alive")}?socket=${token}`;
       for (const type of ["open", "message", "error", "close"]) {
-        // The first listeners of all: a connection that was given up says nothing more.
-        this.addEventListener(type, (event) => (this.#dead ? event.stopImmediatePropagation() : this.#heed(event)));
+        // These listeners come first, so a dead connection delivers no further events.
+        this.addEventListener(type, (event) => (this.#dead ? event.stopImmediatePropagation() : this.#onEvent(event)));
       }
     }
 
@@ -62,64 +62,65 @@
     }
 
     close(...reason) {
-      this.#rest();
+      this.#stopTimers();
       super.close(...reason);
     }
 
-    #heed(event) {
+    #onEvent(event) {
       if (event.type === "message") {
         if (isAck(event.data)) {
-          this.#acked = acksCome = true;
-          this.#stopTimer();
+          this.#acked = receivesAcks = true;
+          this.#stopAckTimer();
         }
-        // The first one early, but behind the message that tells the sidecar which Streamlit this is.
-        if (!this.#greeted) this.#beat();
-        this.#greeted = true;
+        // The first heartbeat is sent early, but after the message from which the sidecar learns Streamlit's version.
+        if (!this.#receivedFirst) this.#sendHeartbeat();
+        this.#receivedFirst = true;
       } else if (event.type === "open") {
         replacesDead = false;
-        this.#beats = setInterval(() => this.#beat(), Number(interval));
+        this.#heartbeatTimer = setInterval(() => this.#sendHeartbeat(), Number(interval));
       } else if (event.type === "close") {
-        this.#rest();
+        this.#stopTimers();
       }
     }
 
-    #beat() {
+    #sendHeartbeat() {
       if (mode !== "self" || this.readyState !== NativeWebSocket.OPEN) return;
       super.send(new Uint8Array(HEARTBEAT));
       this.#expectAck(Number(ackTimeout));
     }
 
-    // The timer runs from the first heartbeat that has no ack; later ones do not start it anew.
+    // The timer starts at the first unacked heartbeat. Later heartbeats do not restart it.
     #expectAck(timeout) {
-      if (acksCome && this.#timer === undefined && Number.isFinite(timeout) && timeout > 0) this.#startTimer(timeout);
+      const isLimited = Number.isFinite(timeout) && timeout > 0;
+      if (isLimited && receivesAcks && this.#ackTimer === undefined) this.#startAckTimer(timeout);
     }
 
-    #startTimer(timeout) {
-      this.#timer = setTimeout(async () => {
-        this.#timer = setTimeout(() => this.#giveUp(), (1 - ASK_AFTER) * timeout);
-        if (await this.#isProgressing(ASK_FOR * timeout)) {
-          this.#stopTimer();
-          this.#startTimer(timeout);
+    #startAckTimer(timeout) {
+      this.#ackTimer = setTimeout(async () => {
+        this.#ackTimer = setTimeout(() => this.#giveUp(), (1 - QUERY_AFTER) * timeout);
+        if (await this.#isProgressing(QUERY_WAIT * timeout)) {
+          this.#stopAckTimer();
+          this.#startAckTimer(timeout);
         }
-      }, ASK_AFTER * timeout);
+      }, QUERY_AFTER * timeout);
     }
 
-    // An ack may wait behind a large message on a slow link: only the sidecar can see that bytes of that arrive.
+    // An ack may queue behind a large message on a slow link. Only the sidecar can see that its bytes arrive.
     async #isProgressing(wait) {
-      this.#question = new AbortController();
-      const { signal } = this.#question;
+      this.#query = new AbortController();
+      const { signal } = this.#query;
       try {
-        const answer = await nativeFetch(`${this.#askUrl}&wait=${Math.round(wait)}`, { cache: "no-store", signal });
-        return answer.ok && (await answer.text()).trim() === "progress" && !signal.aborted;
+        const response = await nativeFetch(`${this.#aliveUrl}&wait=${Math.round(wait)}`, { cache: "no-store", signal });
+        return response.ok && (await response.text()).trim() === "progress" && !signal.aborted;
       } catch {
-        return false; // no answer says that there is none
+        return false; // no response: no progress
       }
     }
 
-    // On a dead network the browser would report the end of a closed connection a minute later.
+    // On a dead network the browser reports the close of a connection a minute late, so the script reports it itself.
     async #giveUp() {
-      this.#rest();
-      acksCome = this.#acked;
+      this.#stopTimers();
+      receivesAcks = this.#acked;
       replacesDead = true;
       await dropDeadConnections();
       if (this.readyState === NativeWebSocket.CLOSED) return;
@@ -128,27 +129,27 @@
       super.close();
     }
 
-    #stopTimer() {
-      clearTimeout(this.#timer);
-      this.#timer = undefined;
-      this.#question?.abort();
+    #stopAckTimer() {
+      clearTimeout(this.#ackTimer);
+      this.#ackTimer = undefined;
+      this.#query?.abort();
     }
 
-    #rest() {
-      this.#stopTimer();
-      clearInterval(this.#beats);
+    #stopTimers() {
+      this.#stopAckTimer();
+      clearInterval(this.#heartbeatTimer);
     }
   }
 
-  // The browser keeps connections for later requests. If these died with this one, the page's next requests, by which it
-  // looks for the server, would wait on them, 15 s for each two. A connection whose request is aborted is closed;
-  // one that lives has answered by then, and is kept.
+  // The browser keeps connections for later requests. If they are dead too, the page's next requests to the server
+  // would wait on them, 15 s for each pair. The browser closes a connection when its request is aborted. A live one has
+  // answered by then, and is kept.
   async function dropDeadConnections() {
-    const questions = new AbortController();
-    const question = { method: "HEAD", cache: "no-store", signal: questions.signal };
-    for (let kept = 0; kept < KEPT_CONNECTIONS; kept++) nativeFetch(src, question).catch(() => {});
-    await new Promise((resume) => setTimeout(resume, ANSWER_TIME));
-    questions.abort();
+    const requests = new AbortController();
+    const options = { method: "HEAD", cache: "no-store", signal: requests.signal };
+    for (let kept = 0; kept < KEPT_CONNECTIONS; kept++) nativeFetch(src, options).catch(() => {});
+    await new Promise((resume) => setTimeout(resume, RESPONSE_TIME));
+    requests.abort();
   }
 
   function isStream(url, protocols) {
@@ -156,11 +157,11 @@
       const { pathname } = new URL(url, document.baseURI);
       return STREAM.test(pathname) && Array.isArray(protocols) && protocols[0] === "streamlit";
     } catch {
-      return false; // the browser's own constructor says what is wrong
+      return false; // the native constructor throws the error
     }
   }
 
-  // The sidecar takes this out again; without a sidecar no version of Streamlit minds it.
+  // The sidecar removes this parameter. Without a sidecar every version of Streamlit ignores it.
   function tagged(url, token) {
     return `${url}${String(url).includes("?") ? "&" : "?"}_heartbeat=${token}${replacesDead ? ".watchdog" : ""}`;
   }
@@ -176,7 +177,7 @@
 
   function isAck(data) {
     const bytes = bytesOf(data);
-    return bytes.length <= LONGEST_ACK && endsWith(bytes, ACK);
+    return bytes.length <= MAX_ACK_BYTES && endsWith(bytes, ACK);
   }
 
   function bytesOf(data) {
