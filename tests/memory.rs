@@ -1,7 +1,7 @@
 //! Memory: bodies and messages stream through a constant buffer, and an idle session has none.
 //!
-//! Invariant: the test's ends keep nothing, and one test runs at a time, so the growth of this process is the
-//! sidecar's. What sessions leave behind is measured on the real binary.
+//! Invariant: the test's own endpoints keep no data, and one test runs at a time, so this process grows only by the
+//! sidecar's memory. Memory after the end of sessions is measured on the real binary.
 
 #[allow(dead_code)]
 #[path = "integration/support/mod.rs"]
@@ -71,34 +71,34 @@ fn growth_includes_memory_that_was_freed_again() {
     });
 }
 
-/// Writes `bytes` zeros; the last chunk only after `first_came` reports that the first has arrived.
-async fn pour(end: &mut (impl AsyncWrite + Unpin), bytes: usize, first_came: oneshot::Receiver<()>) {
+/// Writes `bytes` zeros; the last chunk only after the first has arrived.
+async fn write_zeros(end: &mut (impl AsyncWrite + Unpin), bytes: usize, first_arrived: oneshot::Receiver<()>) {
     let mut left = bytes;
     while left > CHUNK.len() {
         left -= soon(end.write(&CHUNK)).await.unwrap();
     }
-    soon(first_came).await.unwrap();
+    soon(first_arrived).await.unwrap();
     soon(end.write_all(&CHUNK[..left])).await.unwrap();
 }
 
 /// Reads and drops `bytes` bytes.
-async fn drink(end: &mut (impl AsyncRead + Unpin), bytes: usize, first_came: oneshot::Sender<()>) {
-    let (mut buffer, mut left, mut first_came) = (vec![0; CHUNK.len()], bytes, Some(first_came));
+async fn read_zeros(end: &mut (impl AsyncRead + Unpin), bytes: usize, first_arrived: oneshot::Sender<()>) {
+    let (mut buffer, mut left, mut first_arrived) = (vec![0; CHUNK.len()], bytes, Some(first_arrived));
     while left > 0 {
         let limit = left.min(buffer.len());
         let came = soon(end.read(&mut buffer[..limit])).await.unwrap();
         assert!(came > 0, "ended with {left} bytes to come");
         left -= came;
-        if let Some(first_came) = first_came.take() {
-            first_came.send(()).unwrap();
+        if let Some(first_arrived) = first_arrived.take() {
+            first_arrived.send(()).unwrap();
         }
     }
 }
 
-/// Moves `bytes` from one end to the other; the first arrive before the last are sent.
+/// Streams `bytes` from one endpoint to the other; the first arrive before the last are sent.
 async fn flow(from: &mut Wire, to: &mut Wire, bytes: usize) {
-    let (tell, told) = oneshot::channel();
-    tokio::join!(pour(&mut from.stream, bytes, told), drink(&mut to.stream, bytes, tell));
+    let (sender, receiver) = oneshot::channel();
+    tokio::join!(write_zeros(&mut from.stream, bytes, receiver), read_zeros(&mut to.stream, bytes, sender));
 }
 
 #[test]
@@ -163,7 +163,7 @@ fn a_browser_that_does_not_read_costs_no_memory() {
         upstream.send(header(BINARY, 200_000_000, false)).await;
         let mut written = 0;
         let grown = growth(async {
-            // No event shows that a socket accepts no more, so it gets the time of many round trips.
+            // No event shows that a socket accepts no more, so the test waits for many round trips.
             while let Ok(count) = tokio::time::timeout(Duration::from_millis(300), upstream.stream.write(&CHUNK)).await
             {
                 written += count.unwrap();
@@ -194,7 +194,7 @@ async fn open_all(count: usize, app: &App, sidecar: Option<&Sidecar>) -> Vec<Ses
             }
         });
     }
-    // All have been busy: a message in two pieces from the app.
+    // Each session has been used: a message in two pieces from the app.
     for Session { browser, app } in &mut sessions {
         let message = plain(BINARY, [0x2a; 40_000]);
         app.send(&message[..10_000]).await;
@@ -219,7 +219,7 @@ fn an_idle_session_holds_no_buffer() {
         sidecar.until("connections", &[], (SESSIONS + 50) as f64).await;
         let all = status("VmRSS").saturating_sub(before);
         let each = all.saturating_sub(ends) / SESSIONS;
-        println!("an idle session: {} bytes with the test's own two ends, {each} without", all / SESSIONS);
+        println!("an idle session: {} bytes with the test's two endpoints, {each} without", all / SESSIONS);
         assert!(each < 8192, "{each} bytes");
         drop((direct, sessions));
     });
@@ -257,7 +257,7 @@ fn a_message_of_a_million_empty_fragments_costs_no_memory() {
 #[test]
 fn a_compressed_session_holds_only_its_window() {
     const SESSIONS: usize = 300;
-    /// Bytes that no compressor makes much smaller, from the browser.
+    /// Random bytes from the browser, which do not compress.
     const MESSAGE: usize = 1 << 18;
     alone(async {
         let (app, sidecar) = Sidecar::with_app().await;
@@ -283,7 +283,7 @@ fn a_compressed_session_holds_only_its_window() {
             .await;
             each.push(grown / SESSIONS);
         }
-        assert_eq!(sidecar.metric("tap_disabled_total", &[]).await, 0.0, "every message could be read");
+        assert_eq!(sidecar.metric("tap_disabled_total", &[]).await, 0.0, "every message was inflated");
         println!("a session: {} bytes plain, {} bytes compressed", each[0], each[1]);
         assert!(each[1] < each[0] + 40 * 1024, "{each:?}");
         assert!(each[1] > each[0] + 16 * 1024, "the window is kept: {each:?}");
@@ -310,7 +310,7 @@ fn an_idle_session_under_tls_holds_no_buffer() {
                     before = status_of(process.pid().as_raw_nonzero(), "RssAnon");
                 }
                 let mut session = pki.open(sides, ALL_VERSIONS, process.address, &app, STREAM).await;
-                // It has been busy: a message in two pieces from the app, and one back.
+                // The session has been used: a message in two pieces from the app, and one back.
                 let (from, to) = (&mut session.app, &mut session.browser);
                 let message = plain(BINARY, [0x2a; 40_000]);
                 from.send(&message[..10_000]).await;
@@ -328,7 +328,7 @@ fn an_idle_session_under_tls_holds_no_buffer() {
     });
 }
 
-/// How a short session ends; the browser's query names it for the app.
+/// How a short session ends. The browser sends it to the app in the query.
 #[derive(Clone, Copy, Debug)]
 enum Ending {
     BrowserCloses,
@@ -340,7 +340,7 @@ enum Ending {
 const ENDINGS: [Ending; 4] = [Ending::BrowserCloses, Ending::BrowserResets, Ending::AppEnds, Ending::AppResets];
 const NORMAL: [u8; 2] = 1000u16.to_be_bytes();
 
-/// An app whose sessions end as their query names.
+/// An app whose sessions end as named in their query.
 async fn serve(app: App) {
     for number in 0_u32.. {
         let mut end = app.accept().await;
@@ -366,7 +366,7 @@ async fn serve(app: App) {
 }
 
 /// A session from its handshake to its end, with a message each way.
-async fn visit(process: &Process, ending: Ending) {
+async fn run_session(process: &Process, ending: Ending) {
     let mut browser = Wire::connect(process.address).await;
     browser.send(handshake(&format!("{STREAM}?{ending:?}"), "")).await;
     assert!(browser.head().await.starts_with("HTTP/1.1 101 "));
@@ -385,15 +385,15 @@ async fn visit(process: &Process, ending: Ending) {
     }
 }
 
-/// Number of file descriptors of a process.
+/// The number of open file descriptors of a process.
 fn handles(process: impl Display) -> usize {
     std::fs::read_dir(format!("/proc/{process}/fd")).unwrap().count()
 }
 
 /// Runs `count` sessions, 200 at a time, until all have ended.
-async fn visits(process: &Process, count: usize) {
-    let visits = (0..count).map(|number| visit(process, ENDINGS[number % ENDINGS.len()]));
-    futures_util::stream::iter(visits).buffer_unordered(200).for_each(async |()| ()).await;
+async fn run_sessions(process: &Process, count: usize) {
+    let run_sessions = (0..count).map(|number| run_session(process, ENDINGS[number % ENDINGS.len()]));
+    futures_util::stream::iter(run_sessions).buffer_unordered(200).for_each(async |()| ()).await;
     until(process.admin, "connections", &[], 0.0).await;
 }
 
@@ -407,17 +407,17 @@ fn memory_and_descriptors_of_20_000_ended_sessions_are_released() {
         let pid = process.pid().as_raw_nonzero().get();
         tokio::spawn(serve(app));
         let handles_before = handles(pid);
-        visits(&process, WARM).await;
+        run_sessions(&process, WARM).await;
         let memory = status_of(pid, "RssAnon");
-        visits(&process, SESSIONS).await;
+        run_sessions(&process, SESSIONS).await;
         assert_eq!(metric(process.admin, "connections_closed_total", &[]).await as usize, WARM + SESSIONS);
         assert_eq!(ask_admin(process.admin, "/sessions").await.1, "[]");
         let most = status_of(pid, "RssAnon");
         // No event shows when the allocator has returned the memory that it keeps for ten seconds.
-        let mut asking = tokio::time::interval(Duration::from_millis(100));
+        let mut poll = tokio::time::interval(Duration::from_millis(100));
         let settled = async {
             while handles(pid) != handles_before || status_of(pid, "RssAnon") > memory + MIB / 2 {
-                asking.tick().await;
+                poll.tick().await;
             }
         };
         let settled = tokio::time::timeout(Duration::from_secs(30), settled).await;

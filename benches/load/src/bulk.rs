@@ -13,10 +13,10 @@ use crate::Target;
 use crate::watch::{Process, micros, per_mille};
 use crate::wire;
 
-/// Bytes that one read may take.
+/// Bytes per read.
 const READ: usize = 1 << 20;
 
-/// Reads messages as fast as they come, or as fast as a slow link would bring them.
+/// Reads messages at full speed, or at the speed of a slow link.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Bulk {
     #[command(flatten)]
@@ -24,15 +24,15 @@ pub(crate) struct Bulk {
     /// Payload bytes of each message.
     #[arg(long)]
     size: usize,
-    /// Payload bytes of all of them.
+    /// Payload bytes of all messages.
     #[arg(long)]
     total: usize,
-    /// Read at most so many MB a second, 16 KiB at a time, with a receive buffer of 64 KiB.
+    /// Maximum MB per second, read 16 KiB at a time with a receive buffer of 64 KiB.
     #[arg(long)]
     rate: Option<u64>,
 }
 
-/// Asks for one large message and reads nothing of it.
+/// Requests one large message and does not read it.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Stall {
     #[command(flatten)]
@@ -40,7 +40,7 @@ pub(crate) struct Stall {
     /// Payload bytes.
     #[arg(long)]
     size: usize,
-    /// How long not to read, in milliseconds.
+    /// Milliseconds without a read.
     #[arg(long, default_value_t = 1500)]
     millis: u64,
 }
@@ -53,12 +53,12 @@ pub(crate) struct First {
     /// Payload bytes.
     #[arg(long)]
     size: usize,
-    /// How often.
+    /// Number of messages.
     #[arg(long, default_value_t = 20)]
     times: usize,
 }
 
-/// A runtime that only shakes hands, then a plain blocking socket.
+/// Opens a websocket, then returns it as a blocking socket.
 fn open(target: &Target, path: &str, receive_buffer: Option<usize>) -> anyhow::Result<TcpStream> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let stream = runtime.block_on(wire::open(target.at, path))?;
@@ -139,7 +139,7 @@ impl First {
     }
 }
 
-/// Takes bytes off the socket without copying them (tcp(7), `MSG_TRUNC`): the reader is not to be the bottleneck.
+/// Discards bytes without copying them (tcp(7), `MSG_TRUNC`), so that the reader is not the bottleneck.
 #[allow(unsafe_code)]
 fn discard(stream: &TcpStream, limit: usize) -> anyhow::Result<usize> {
     loop {

@@ -1,4 +1,4 @@
-//! Sessions that come and go: each heartbeat gets exactly one ack, memory stays flat, nothing is left behind.
+//! Opens and closes sessions: each heartbeat gets exactly one ack, memory stays constant, all resources are released.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use crate::{Target, admin, hold};
 /// An ack that takes longer is missed.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Holds sessions that send heartbeats, and replaces some all the time.
+/// Holds sessions that send heartbeats, and replaces some of them each second.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Churn {
     #[command(flatten)]
@@ -24,38 +24,38 @@ pub(crate) struct Churn {
     /// The sidecar's admin port.
     #[arg(long)]
     admin: std::net::SocketAddr,
-    /// Held at a time; the sidecar needs two file handles for each.
+    /// Concurrent sessions; the sidecar needs two file descriptors for each.
     #[arg(long, default_value_t = 9000)]
     sessions: usize,
     /// Seconds from one heartbeat of a session to its next.
     #[arg(long, default_value_t = 10.0)]
     every: f64,
-    /// Sessions that are replaced, a second.
+    /// Replaced sessions per second.
     #[arg(long, default_value_t = 20.0)]
     churn: f64,
-    /// For how long, in seconds.
+    /// Duration in seconds.
     #[arg(long, default_value_t = 600.0)]
     seconds: f64,
 }
 
-/// What holds for every session.
+/// The settings of every session.
 struct Plan {
     target: Target,
     every: Duration,
-    /// How long a session lives.
+    /// The duration of a session.
     life: Duration,
     until: tokio::time::Instant,
 }
 
-/// What a place of which the sessions take turns has seen.
+/// The counts of one slot, which runs one session after the other.
 #[derive(Default)]
 struct Tally {
     sessions: u64,
     heartbeats: u64,
-    /// Of each ack, in nanoseconds.
+    /// The latency of each ack, in nanoseconds.
     waited: Vec<u64>,
     missed: u64,
-    /// Bytes that nobody asked for: a second ack.
+    /// Unexpected bytes, such as a second ack.
     extra: u64,
 }
 
@@ -121,7 +121,7 @@ impl Churn {
         }))
     }
 
-    /// What the sidecar still holds when all have left and it has had its time; null if nothing.
+    /// The resources that the sidecar still holds after all sessions have ended and a timeout; null if none.
     async fn left(&self, process: Process, handles: usize) -> anyhow::Result<Value> {
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -139,13 +139,13 @@ impl Churn {
     }
 }
 
-/// p50, p99 and the longest, in milliseconds.
+/// p50, p99 and maximum, in milliseconds.
 pub(crate) fn latency(sorted: &[u64]) -> Value {
     let millis = |share| micros(per_mille(sorted, share)) / 1e3;
     json!({"p50": millis(500), "p99": millis(990), "max": millis(1000)})
 }
 
-/// The resident memory of each second.
+/// The resident memory, once per second.
 async fn sample(
     process: Process,
     begin: tokio::time::Instant,
@@ -159,7 +159,7 @@ async fn sample(
 }
 
 impl Plan {
-    /// One session after the other, until the time is over.
+    /// Runs one session after the other until the end of the test.
     async fn fill(
         self: Arc<Self>,
         mut stream: TcpStream,
@@ -182,7 +182,7 @@ impl Plan {
         }
     }
 
-    /// Sends heartbeats until it is time to leave, and sees that nothing comes but their acks; when the next is due.
+    /// Sends heartbeats until `leave` and expects only their acks. Returns when the next heartbeat is due.
     async fn beat(
         &self,
         stream: &mut TcpStream,
@@ -194,7 +194,7 @@ impl Plan {
             let mut unasked = [0; 64];
             if let Ok(came) = timeout_at(due.min(leave), stream.read(&mut unasked)).await {
                 let came = came?;
-                ensure!(came > 0, "ended by the other side");
+                ensure!(came > 0, "closed by the other side");
                 tally.extra += came as u64;
                 continue;
             }

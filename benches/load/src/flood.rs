@@ -1,4 +1,4 @@
-//! One session that floods, among others that do not: what it takes, and what it takes from them.
+//! One session floods while others send heartbeats: measures its throughput and the others' ack latency.
 
 use std::io::{Read as _, Write as _};
 use std::sync::Arc;
@@ -14,29 +14,29 @@ use crate::watch::Process;
 use crate::wire::{self, ACK, HEARTBEAT, PING};
 use crate::{Target, hold};
 
-/// Frames that are written at a time.
+/// Frames per write.
 const AT_ONCE: usize = 1000;
 
-/// Measures other sessions' acks without a flood, then with each kind of it.
+/// Measures other sessions' acks without a flood, then with each kind of flood.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Flood {
     #[command(flatten)]
     target: Target,
-    /// That send a heartbeat now and then.
+    /// Sessions that send heartbeats at an interval.
     #[arg(long, default_value_t = 200)]
     others: usize,
-    /// Seconds from one heartbeat of theirs to its next.
+    /// Seconds between two heartbeats of such a session.
     #[arg(long, default_value_t = 1.0)]
     every: f64,
-    /// For how long, in seconds, each.
+    /// Seconds for each measurement.
     #[arg(long, default_value_t = 20.0)]
     seconds: f64,
-    /// Frames a second that the flood has at most; without it as many as are taken.
+    /// Maximum frames per second of the flood; by default as many as possible.
     #[arg(long)]
     rate: Option<f64>,
 }
 
-/// Of what.
+/// The frames of the flood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Kind {
     Nothing,
@@ -110,7 +110,7 @@ impl Flood {
     }
 }
 
-/// A session that writes without a pause, on threads of its own.
+/// A session that writes without a pause, in two threads.
 struct Torrent {
     stop: Arc<AtomicBool>,
     sent: Arc<AtomicU64>,
@@ -150,10 +150,10 @@ impl Torrent {
         Ok(Some(flood))
     }
 
-    /// Frames that were sent, and bytes that came back.
+    /// Stops the flood; returns the number of sent frames and received bytes.
     fn stop(self) -> (u64, u64) {
         self.stop.store(true, Relaxed);
-        // Wakes both threads; who has left already needs no waking.
+        // Wakes both threads. An error means that the connection is already closed.
         let _left_already = self.socket.shutdown(std::net::Shutdown::Both);
         (self.sent.load(Relaxed), self.came.load(Relaxed))
     }

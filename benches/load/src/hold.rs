@@ -1,4 +1,4 @@
-//! Sessions that are open and say little: what they weigh, and what holding them costs.
+//! Idle sessions: their memory, and the CPU time of holding them.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::time::{Duration, Instant};
@@ -11,9 +11,9 @@ use crate::Target;
 use crate::watch::Process;
 use crate::wire::{self, ACK, HEARTBEAT};
 
-/// Sessions that open at the same time.
+/// Concurrent handshakes.
 const AT_ONCE: usize = 50;
-/// After this nothing is under way any more, nor watched, and an allocator has given back what it kept for whoever comes next.
+/// After this no data is in flight, monitoring has ended, and allocators have released the memory that they kept.
 const REST: Duration = Duration::from_secs(25);
 /// Opens sessions, measures their memory, closes them.
 #[derive(Debug, clap::Args)]
@@ -22,10 +22,10 @@ pub(crate) struct Idle {
     target: Target,
     #[arg(long)]
     sessions: usize,
-    /// Sessions that are open already when the count begins.
+    /// Sessions that are opened before the measurement starts.
     #[arg(long, default_value_t = 200)]
     warm: usize,
-    /// Seconds after the close until it is measured what a process keeps.
+    /// Seconds from the close to the measurement of the remaining memory.
     #[arg(long, default_value_t = 25.0)]
     rest: f64,
 }
@@ -40,10 +40,10 @@ pub(crate) struct Hold {
     /// Seconds from one heartbeat of a session to its next.
     #[arg(long, default_value_t = 30.0)]
     every: f64,
-    /// For how long, in seconds.
+    /// Duration in seconds.
     #[arg(long)]
     seconds: f64,
-    /// As with `idle`.
+    /// As for `idle`.
     #[arg(long, default_value_t = 25.0)]
     rest: f64,
 }
@@ -90,7 +90,7 @@ impl Hold {
         let mut tasks = Vec::with_capacity(sessions.len());
         let random = RandomState::new();
         for (number, stream) in sessions.into_iter().enumerate() {
-            // At random, as those of browsers: at even intervals it would be luck which proxy always finds its core awake.
+            // Random, as from browsers. At even intervals one proxy could always find its core awake.
             let share = random.hash_one(number) as f64 / u64::MAX as f64;
             let first = tokio::time::Instant::now() + every.mul_f64(share);
             tasks.push(tokio::spawn(beat(stream, first, every, until)));
@@ -118,7 +118,7 @@ impl Hold {
     }
 }
 
-/// Sends heartbeats until the time is over; how many were acked.
+/// Sends heartbeats until `until`; returns the number of acks.
 async fn beat(
     mut stream: TcpStream,
     first: tokio::time::Instant,
@@ -139,7 +139,7 @@ async fn beat(
     Ok((stream, acked))
 }
 
-/// Opens sessions, each of which has been busy once: a turn, where the path asks for answers.
+/// Opens sessions and uses each once: one request, if the path selects answers.
 pub(crate) async fn open_all(target: &Target, count: usize) -> anyhow::Result<Vec<TcpStream>> {
     let answer = wire::number(&target.path, "answer").map_or(0, |length| wire::delta(length).len());
     let mut sessions = Vec::with_capacity(count);

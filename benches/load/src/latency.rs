@@ -1,4 +1,4 @@
-//! The latency of several targets at the same time, turn by turn, so that a pause of the machine hits all alike.
+//! Measures several targets alternately, so that a pause of the machine affects all of them equally.
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::SocketAddr;
@@ -14,13 +14,13 @@ use tokio::task::JoinHandle;
 use crate::turns::{Say, Talker};
 use crate::watch::{micros, per_mille};
 
-/// Says small things to all targets, one to one of them in each slot of time.
+/// Sends small messages to all targets, one message per time slot.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Latency {
-    /// Where browsers connect; once for each target.
+    /// The address for browsers; once for each target.
     #[arg(long, required = true)]
     at: Vec<SocketAddr>,
-    /// Path and query of the websocket; must ask for an `answer` of some length.
+    /// Path and query of the websocket; must contain `answer=N`.
     #[arg(long)]
     path: String,
     /// Sessions with each target.
@@ -29,7 +29,7 @@ pub(crate) struct Latency {
     /// Turns of each session.
     #[arg(long)]
     turns: usize,
-    /// Slots a second.
+    /// Slots per second.
     #[arg(long)]
     rate: f64,
 }
@@ -60,13 +60,13 @@ impl Latency {
         }
         let (random, mut slots) = (RandomState::new(), slots(self.rate));
         for cycle in 0..self.sessions * self.turns {
-            // In another order each time: nobody always comes after the same one.
+            // A different order each time, so that no target always follows the same one.
             lanes.sort_by_cached_key(|lane| random.hash_one((cycle, lane.at)));
             for lane in &mut lanes {
                 slots.recv().await.context("no clock")?;
                 let session = lane.sessions[cycle % self.sessions].clone();
                 lane.turns.push(tokio::spawn(async move {
-                    // A session that still waits for the answer before is late, and that counts.
+                    // The time includes waiting for the session's previous answer.
                     let begun = Instant::now();
                     session.lock().await.once(begun).await
                 }));
@@ -86,8 +86,7 @@ impl Latency {
     }
 }
 
-/// The slots, as they come. A thread sleeps for them: Tokio's timer rounds up to milliseconds, so that some would fall
-/// together.
+/// The slots, from a thread that sleeps. Tokio's timer rounds up to milliseconds, so that some slots would coincide.
 fn slots(rate: f64) -> UnboundedReceiver<()> {
     let (sender, slots) = mpsc::unbounded_channel();
     std::thread::spawn(move || {

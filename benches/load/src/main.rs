@@ -1,6 +1,6 @@
-//! The app server and the browsers of the comparison: one command a kind of load, one line of JSON a measurement.
+//! The app server and the browsers of the comparison: one command per kind of load, one line of JSON per measurement.
 //!
-//! Law: frames are made before the clock starts, so that both ends cost less than any proxy between them.
+//! Invariant: frames are built before the clock starts, so that both ends cost less than any proxy between them.
 
 mod admin;
 mod bulk;
@@ -18,7 +18,7 @@ use std::net::SocketAddr;
 
 use clap::{Parser, Subcommand};
 
-/// What the process is to be.
+/// The command line.
 #[derive(Debug, Parser)]
 #[command(about = "App server and browsers for benches/run")]
 struct Arguments {
@@ -29,38 +29,38 @@ struct Arguments {
 /// The loads.
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Be the app server; what it does stands in the query of each websocket's path (see `serve.rs`).
+    /// Run the app server. The query of each websocket's path configures it (see `serve.rs`).
     Serve {
-        /// Where to listen; port 0 lets the system choose. The address is printed.
+        /// The address to listen on; port 0 selects a free port. The address is printed.
         #[arg(long, default_value = "127.0.0.1:0")]
         listen: SocketAddr,
     },
-    /// Read messages as fast as they come.
+    /// Read large messages at full speed.
     Bulk(bulk::Bulk),
-    /// Ask for one large message and do not read it.
+    /// Request one large message and do not read it.
     Stall(bulk::Stall),
-    /// Measure how long the first byte of a slow message takes.
+    /// Measure the time to the first byte of a slow message.
     First(bulk::First),
-    /// Say small things and wait for each answer.
+    /// Send small messages and wait for each answer.
     Turns(turns::Turns),
     /// Measure the latency of several targets at the same time.
     Latency(latency::Latency),
-    /// Open sessions, measure the memory that they take, close them.
+    /// Open sessions, measure their memory, close them.
     Idle(hold::Idle),
-    /// Hold sessions that send heartbeats now and then.
+    /// Hold sessions that send heartbeats.
     Hold(hold::Hold),
     /// Open and close sessions.
     Shake(shake::Shake),
     /// Hold many sessions that send heartbeats and are replaced, and count every ack.
     Churn(churn::Churn),
-    /// Flood one session, and watch what others get.
+    /// Flood one session, and measure the ack latency of others.
     Flood(flood::Flood),
 }
 
-/// Which proxy is measured.
+/// The measured proxy.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Target {
-    /// Where browsers connect.
+    /// The address for browsers.
     #[arg(long)]
     at: SocketAddr,
     /// Path and query of the websocket.

@@ -1,12 +1,12 @@
-//! The app server: accepts websockets and does with each what the query of its path says.
+//! The app server: accepts websockets. The query of a websocket's path configures it.
 //!
-//! | key | what |
+//! | key | effect |
 //! |---|---|
-//! | `version=V` | says `new_session` first, as a server of that version |
-//! | `answer=N` | answers each message, but for heartbeats, with a delta of N bytes |
+//! | `version=V` | first sends `new_session`, as a server of that version |
+//! | `answer=N` | answers each message that is not a heartbeat with a delta of N bytes |
 //! | `acks=1` | acks heartbeats |
-//! | `send=N&total=T` | once asked, sends deltas of N bytes, T bytes of them in all |
-//! | `pause=U` | rests U microseconds after each 64 KiB of those |
+//! | `send=N&total=T` | after the first message, sends deltas of N bytes, T bytes in total |
+//! | `pause=U` | pauses U microseconds after each 64 KiB of these |
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use crate::wire::{self, ACCEPT, ACK, HEARTBEAT_PAYLOAD};
 
-/// Bytes that are handed to the kernel at a time.
+/// Bytes per write.
 const CHUNK: usize = 1 << 20;
 
 /// Serves until it is killed.
@@ -31,7 +31,7 @@ pub(crate) fn serve(listen: SocketAddr) -> anyhow::Result<()> {
         println!("{}", listener.local_addr()?);
         loop {
             let (stream, _peer) = listener.accept().await?;
-            // Whatever ends a connection ends it alone: browsers leave as they like.
+            // An error ends only its connection: browsers may disconnect at any time.
             tokio::spawn(async { drop(connection(stream).await) });
         }
     })
@@ -40,7 +40,7 @@ pub(crate) fn serve(listen: SocketAddr) -> anyhow::Result<()> {
 /// One websocket.
 struct Session {
     stream: TcpStream,
-    /// Read and not yet dealt with.
+    /// Received bytes that are not yet processed.
     came: Vec<u8>,
     answer: Vec<u8>,
     acks: bool,
@@ -84,7 +84,7 @@ impl Session {
             if sends {
                 self.send().await?;
             }
-            // An idle session keeps little.
+            // A small buffer for idle sessions.
             self.came.reserve(256);
             if self.stream.read_buf(&mut self.came).await? == 0 {
                 return Ok(());
@@ -92,12 +92,12 @@ impl Session {
         }
     }
 
-    /// Answers what has come whole; says whether a message asked for the large ones.
+    /// Answers complete frames. Returns whether to send the large messages.
     fn deal(&mut self, out: &mut Vec<u8>) -> anyhow::Result<bool> {
         let (mut at, mut asked) = (0, false);
         while let Some([first, second, ..]) = self.came.get(at..) {
             let (length, start) = match second & 0x7f {
-                127 => bail!("nobody here sends that much"),
+                127 => bail!("the frame is too large"),
                 126 => match self.came.get(at + 2..at + 4) {
                     Some(length) => (usize::from(length[0]) << 8 | usize::from(length[1]), at + 8),
                     None => break,

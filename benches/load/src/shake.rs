@@ -1,4 +1,4 @@
-//! Handshakes: sessions that open, have one turn and are gone.
+//! Handshakes: opens and closes sessions.
 
 use std::time::{Duration, Instant};
 
@@ -16,7 +16,7 @@ pub(crate) struct Shake {
     target: Target,
     #[arg(long)]
     times: usize,
-    /// At the same time.
+    /// Concurrent handshakes.
     #[arg(long, default_value_t = 8)]
     at_once: usize,
 }
@@ -31,7 +31,7 @@ impl Shake {
         self.some(self.times / 10).await?;
         let (before, begun) = (process.cpu()?, Instant::now());
         self.some(self.times).await?;
-        // The last ones are still being closed.
+        // The proxy still closes the last ones.
         tokio::time::sleep(Duration::from_millis(50)).await;
         let (cpu, seconds) = (process.cpu()? - before, begun.elapsed().as_secs_f64());
         Ok(json!({
@@ -47,7 +47,7 @@ impl Shake {
                 tokio::spawn(async move {
                     for _time in 0..times {
                         let stream = wire::open(at, &path).await?;
-                        // A reset leaves no TIME_WAIT, of which there are not enough ports.
+                        // A reset leaves no TIME_WAIT socket; these would use up the ports.
                         SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
                     }
                     anyhow::Ok(())

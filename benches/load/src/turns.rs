@@ -1,4 +1,4 @@
-//! Small messages: each session says one and waits for its answer before it says the next.
+//! Small messages: each session sends one and waits for its answer before it sends the next.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,12 +15,12 @@ use crate::Target;
 use crate::watch::{Process, micros, per_mille};
 use crate::wire::{self, HEARTBEAT};
 
-/// Payload bytes of what a browser says.
+/// Payload bytes of a browser's message.
 const SAID: usize = 100;
 /// Turns of each session before the clock starts.
 const WARM: usize = 20;
 
-/// Says small things.
+/// Sends small messages.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Turns {
     #[command(flatten)]
@@ -34,10 +34,10 @@ pub(crate) struct Turns {
     say: Say,
 }
 
-/// What is said.
+/// The browser's message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Say {
-    /// A `rerun_script`; the path must ask for an `answer` of some length.
+    /// A `rerun_script`; the path must contain `answer=N`.
     Rerun,
     /// A heartbeat, answered by an ack.
     Heartbeat,
@@ -83,17 +83,17 @@ pub(crate) struct Talker {
 }
 
 impl Talker {
-    /// `path` is asked for the length of answers.
+    /// `path` contains the length of answers.
     pub(crate) async fn open(at: SocketAddr, path: &str, say: Say) -> anyhow::Result<Self> {
         let (said, answer) = match say {
             Say::Rerun => (wire::rerun(SAID), wire::number(path, "answer").map_or(0, |n| wire::delta(n).len())),
             Say::Heartbeat => (HEARTBEAT.to_vec(), wire::ACK.len()),
         };
-        ensure!(answer > 0, "the path asks for no answer");
+        ensure!(answer > 0, "the path has no answer=N");
         Ok(Self { stream: wire::open(at, path).await?, said, answer: vec![0; answer] })
     }
 
-    /// The warm turns, then so many; nanoseconds of each of these.
+    /// Takes the warm-up turns, then the measured ones; returns the nanoseconds of each measured turn.
     async fn talk(mut self, turns: usize, ready: Arc<Barrier>) -> anyhow::Result<(Self, Vec<u64>)> {
         let mut waited = Vec::with_capacity(turns);
         self.warm().await?;
@@ -104,7 +104,7 @@ impl Talker {
         Ok((self, waited))
     }
 
-    /// The turns before the clock starts.
+    /// Takes the warm-up turns.
     pub(crate) async fn warm(&mut self) -> anyhow::Result<()> {
         for _turn in 0..WARM {
             self.once(Instant::now()).await?;
@@ -112,7 +112,7 @@ impl Talker {
         Ok(())
     }
 
-    /// One turn; nanoseconds from when it was to begin until it is over.
+    /// Takes one turn; returns the nanoseconds from its due time to its end.
     pub(crate) async fn once(&mut self, begun: Instant) -> anyhow::Result<u64> {
         self.stream.write_all(&self.said).await?;
         self.stream.read_exact(&mut self.answer).await?;

@@ -1,4 +1,4 @@
-//! What a process has cost so far, asked of the kernel.
+//! CPU time, memory and file descriptors of a process, read from the kernel.
 
 use std::time::Duration;
 
@@ -6,16 +6,16 @@ use anyhow::Context as _;
 use nix::time::clock_getcpuclockid;
 use nix::unistd::Pid;
 
-/// A process that is measured.
+/// The measured process.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Process(i32);
 
-/// Its memory, in bytes.
+/// The memory of a process, in bytes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Memory {
-    /// Anonymous pages that are resident: what it has allocated and touched.
+    /// Resident anonymous pages: allocated and used memory.
     pub(crate) anonymous: i64,
-    /// All pages that are resident.
+    /// All resident pages.
     pub(crate) resident: i64,
 }
 
@@ -34,19 +34,19 @@ impl Process {
     pub(crate) fn memory(self) -> anyhow::Result<Memory> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.0))?;
         let of = |name: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(name)).context("no such line")?;
+            let line = status.lines().find_map(|line| line.strip_prefix(name)).context("missing line")?;
             anyhow::Ok(line.trim().trim_end_matches(" kB").parse::<i64>()? * 1024)
         };
         Ok(Memory { anonymous: of("RssAnon:")?, resident: of("VmRSS:")? })
     }
 
-    /// Its open file handles.
+    /// The number of open file descriptors.
     pub(crate) fn handles(self) -> anyhow::Result<usize> {
         Ok(std::fs::read_dir(format!("/proc/{}/fd", self.0))?.count())
     }
 }
 
-/// The value below which so many of a thousand lie; zero of none.
+/// The quantile at `share` per mille; zero without values.
 pub(crate) fn per_mille(sorted: &[u64], share: usize) -> u64 {
     let last = sorted.len().saturating_sub(1);
     sorted.get((sorted.len() * share / 1000).min(last)).copied().unwrap_or_default()

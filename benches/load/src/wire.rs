@@ -1,4 +1,4 @@
-//! Websocket frames (RFC 6455 §5.2) and Streamlit messages, made once and sent often.
+//! Websocket frames (RFC 6455 §5.2) and Streamlit messages, built once and sent repeatedly.
 
 use std::net::SocketAddr;
 
@@ -8,18 +8,18 @@ use tokio::net::TcpStream;
 
 /// The key of RFC 6455 §1.3, which every browser here sends.
 pub(crate) const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
-/// The answer to [`KEY`].
+/// The accept key for [`KEY`].
 pub(crate) const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
 
 /// `BackMsg { app_heartbeat: true }`, masked.
 pub(crate) const HEARTBEAT: [u8; 9] = [0x82, 0x83, 1, 2, 3, 4, 0x88 ^ 1, 1 ^ 2, 1 ^ 3];
-/// A ping of a browser's, masked.
+/// A browser's ping, masked.
 pub(crate) const PING: [u8; 10] = [0x89, 0x84, 1, 2, 3, 4, b'p' ^ 1, b'i' ^ 2, b'n' ^ 3, b'g' ^ 4];
 /// A browser's close 1000, masked.
 pub(crate) const CLOSE: [u8; 8] = [0x88, 0x82, 1, 2, 3, 4, 0x03 ^ 1, 0xe8 ^ 2];
 /// The payload of [`HEARTBEAT`].
 pub(crate) const HEARTBEAT_PAYLOAD: [u8; 3] = [0x88, 0x01, 0x01];
-/// The ack in the form that the sidecar sends too, so that all acks are of one length.
+/// The ack in the sidecar's form, so that all acks have the same length.
 pub(crate) const ACK: [u8; 7] = [0x82, 0x05, 0x52, 0x00, 0xd0, 0x01, 0x01];
 
 const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
@@ -40,7 +40,7 @@ pub(crate) fn header(length: usize) -> Vec<u8> {
     }
 }
 
-/// A `BackMsg { rerun_script }` whose payload is so many bytes, 3 to 129, masked.
+/// A `BackMsg { rerun_script }` with a payload of `length` bytes, 3 to 129, masked.
 pub(crate) fn rerun(length: usize) -> Vec<u8> {
     let mut payload = vec![0x5a, (length - 2) as u8];
     payload.resize(length, b'w');
@@ -53,14 +53,14 @@ pub(crate) fn rerun(length: usize) -> Vec<u8> {
     frame
 }
 
-/// The front of a `ForwardMsg { hash, metadata, delta }` of so many bytes in all, as Streamlit lays it out; anything
-/// may fill up the rest.
+/// The start of a `ForwardMsg { hash, metadata, delta }` of `length` bytes, as Streamlit encodes it. The remaining bytes
+/// may have any value.
 pub(crate) fn delta_front(length: usize) -> Vec<u8> {
     let mut front = vec![0x0a, 32];
     front.extend([b'h'; 32]);
     front.extend([0x12, 0x02, 0x20, 0x00, 0x2a]);
     let mut rest = length.saturating_sub(front.len() + 1);
-    // The length of a varint is one byte more with each seven bits of what it says.
+    // A varint needs one byte per seven bits of its value.
     let mut limit = 0x80;
     while rest >= limit {
         rest -= 1;
@@ -75,7 +75,7 @@ pub(crate) fn delta_front(length: usize) -> Vec<u8> {
     front
 }
 
-/// A whole frame with a delta of so many bytes.
+/// A whole frame with a delta of `length` bytes.
 pub(crate) fn delta(length: usize) -> Vec<u8> {
     let mut payload = delta_front(length);
     payload.resize(length, b'd');
@@ -112,23 +112,23 @@ pub(crate) fn handshake(path: &str) -> String {
     )
 }
 
-/// Connects as a browser and takes what a server that names its version says first.
+/// Connects as a browser and reads the first message of a server with `version` in its query.
 pub(crate) async fn open(at: SocketAddr, path: &str) -> anyhow::Result<TcpStream> {
     let mut stream = TcpStream::connect(at).await.context("cannot connect")?;
     stream.set_nodelay(true)?;
     stream.write_all(handshake(path).as_bytes()).await?;
     let mut came = Vec::with_capacity(1024);
     let head = loop {
-        ensure!(stream.read_buf(&mut came).await? > 0, "ended within the handshake");
+        ensure!(stream.read_buf(&mut came).await? > 0, "closed during the handshake");
         if let Some(at) = came.windows(4).position(|window| window == b"\r\n\r\n") {
             break at + 4;
         }
     };
-    ensure!(came.starts_with(b"HTTP/1.1 101 "), "refused: {}", came.escape_ascii());
+    ensure!(came.starts_with(b"HTTP/1.1 101 "), "rejected: {}", came.escape_ascii());
     let first = query(path, "version").map(new_session).unwrap_or_default();
     let mut rest = vec![0; (head + first.len()).saturating_sub(came.len())];
     stream.read_exact(&mut rest).await?;
     came.extend(rest);
-    ensure!(came[head..] == first, "not what the server says first: {}", came[head..].escape_ascii());
+    ensure!(came[head..] == first, "not the server's first message: {}", came[head..].escape_ascii());
     Ok(stream)
 }

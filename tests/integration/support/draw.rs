@@ -65,14 +65,14 @@ impl Values {
                 listed(&["", world.folder.join(file).to_str().unwrap()])
             }
             words if words == words.to_lowercase() => listed(&words.split('|').collect::<Vec<_>>()),
-            other => panic!("{}: say here how a value {other} is drawn", setting.key),
+            other => panic!("{}: add a case for values of the kind {other}", setting.key),
         }
     }
 
     /// The widest accepted range around an accepted value.
     fn range(setting: &'static Setting, accepted: u64, unit: &'static str) -> Self {
         let accepts = |value: u64| is_within_bounds(setting, &format!("{value}{unit}"));
-        assert!(accepts(accepted), "{} refuses its default", setting.key);
+        assert!(accepts(accepted), "{} rejects its default", setting.key);
         // Binary search for each bound.
         let (mut least, mut below) = (accepted, 0);
         while below < least {
@@ -155,7 +155,7 @@ impl Drawn {
     /// left.
     ///
     /// # Panics
-    /// A value within its setting's bounds is refused.
+    /// A value within its setting's bounds is rejected.
     pub(crate) fn write(mut self, path: &Path) -> Self {
         let sources = Sources { config: Some(path.to_owned()), ..Sources::default() };
         loop {
@@ -163,7 +163,7 @@ impl Drawn {
             let Err(Problems(problems)) = load(&sources) else { return self };
             let before = self.values.clone();
             for problem in problems {
-                let Problem::Conflict(text) = problem else { panic!("within its bounds, and refused: {problem}") };
+                let Problem::Conflict(text) = problem else { panic!("rejected although within its bounds: {problem}") };
                 let named = SETTINGS.iter().position(|it| {
                     text.contains(&format!("{} = ", it.key)) && self.values[place(it.key)] != it.default_text()
                 });

@@ -1,4 +1,4 @@
-//! An HTTP/2 browser: by a library, or frame by frame for what no library sends.
+//! An HTTP/2 browser: built on a library, or frame by frame for input that no library sends.
 
 use std::net::SocketAddr;
 

@@ -24,7 +24,7 @@ pub(crate) use self::wire::Wire;
 /// Longer than any wait here takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The key of RFC 6455 §1.3 and its answer.
+/// The key of RFC 6455 §1.3; [`ACCEPT`] is its accept key.
 pub(crate) const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 /// See [`KEY`].
 pub(crate) const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
@@ -135,14 +135,14 @@ impl Sidecar {
         let (stop, stopped) = oneshot::channel();
         let run = tokio::spawn(sidecar.run(async {
             if stopped.await.is_err() {
-                // The sender is dropped: it runs as long as the test's runtime.
+                // The sender was dropped: the sidecar runs as long as the test's runtime.
                 std::future::pending().await
             }
         }));
         Self { address, admin, stop: Some(stop), run }
     }
 
-    /// One that runs in another process.
+    /// A sidecar in another process.
     pub(crate) fn elsewhere(address: SocketAddr, admin: SocketAddr) -> Self {
         Self { address, admin, stop: None, run: tokio::spawn(async {}) }
     }
@@ -174,7 +174,7 @@ impl Sidecar {
         self.open_with(app, path, "").await
     }
 
-    /// Like [`Self::open`], with these header lines in the app's answer.
+    /// Like [`Self::open`], with these header lines in the app's 101.
     pub(crate) async fn open_with(&self, app: &App, path: &str, lines: &str) -> Session {
         let mut browser = self.connect().await;
         browser.send(handshake(path, "")).await;

@@ -65,7 +65,7 @@ impl Process {
         line(&mut self.log, message).await
     }
 
-    /// Stops it; returns the rest of its log.
+    /// Stops the sidecar; returns the rest of its log.
     pub(crate) async fn stopped(mut self) -> Vec<Value> {
         self.signal(Signal::TERM);
         let mut lines = Vec::new();
@@ -75,13 +75,13 @@ impl Process {
         lines
     }
 
-    /// Its exit code; `None` if a signal killed it.
+    /// The exit code; `None` if a signal killed the process.
     pub(crate) async fn exit_code(mut self) -> Option<i32> {
         soon(self.child.wait()).await.unwrap().code()
     }
 }
 
-/// Runs another command to its end; returns its exit code and stderr.
+/// Runs another command until it exits; returns its exit code and stderr.
 pub(crate) async fn command(arguments: &[&str]) -> (Option<i32>, String) {
     command_with(arguments, |command| command).await
 }
