@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use humantime::format_duration;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
@@ -73,7 +74,7 @@ pub enum BindError {
         source: std::io::Error,
     },
     /// The thread of the admin port could not be started.
-    #[error("cannot start a thread for the admin port")]
+    #[error("cannot start the thread of the admin port")]
     Thread(#[source] std::io::Error),
     /// A certificate or key that cannot be used.
     #[error(transparent)]
@@ -185,7 +186,7 @@ impl Sidecar {
                 return std::future::pending().await;
             }
             stop.await;
-            tracing::info!(sessions = sessions.len(), "stop signal while draining: the drain goes on");
+            tracing::info!(sessions = sessions.len(), "stop signal received: the drain continues");
             app_gone(&sessions, &reloading).await;
         };
         wind_down(&drain, &sessions, drain_settings, nobody_left).await;
@@ -217,24 +218,25 @@ async fn bind(
 /// use up the websockets' time. The delay ends early when `nobody_left` resolves.
 async fn wind_down(drain: &Drain, sessions: &Sessions, settings: DrainSettings, nobody_left: impl Future<Output = ()>) {
     let DrainSettings { delay, window, timeout, .. } = settings;
-    let begun = Instant::now();
-    tracing::info!(sessions = sessions.len(), ?delay, ?timeout, "draining: not ready any more");
+    let started = Instant::now();
+    let (count, of) = (sessions.len(), format_duration);
+    tracing::info!(sessions = count, delay = %of(delay), timeout = %of(timeout), "drain started: /readyz is 503");
     let phases = async {
         tokio::select! {
             () = tokio::time::sleep(delay) => {}
-            () = nobody_left => tracing::info!("the app is gone: the rest of the delay is skipped"),
+            () = nobody_left => tracing::info!("the app is gone: drain.delay ends"),
         }
         drain.close();
         let (count, http_connections) = living(drain, sessions);
-        tracing::info!(sessions = count, http_connections, ?window, "closing: nothing new is accepted");
+        tracing::info!(sessions = count, http_connections, window = %of(window), "listener closed: sessions are being closed");
         let _spread = AbortOnDropHandle::new(tokio::spawn(stop_sessions(sessions.stops(), window)));
         drain.finished().await;
     };
     match tokio::time::timeout(timeout, phases).await {
-        Ok(()) => tracing::info!(took = ?begun.elapsed(), "drained"),
+        Ok(()) => tracing::info!(took = %of(whole_millis(started.elapsed())), "drain finished"),
         Err(_elapsed) => {
             let (sessions, http_connections) = living(drain, sessions);
-            tracing::warn!(sessions, http_connections, "the drain ran out of time: what is left is cut");
+            tracing::warn!(sessions, http_connections, "drain.timeout reached: the remaining connections are aborted");
         }
     }
 }
@@ -250,7 +252,12 @@ async fn app_gone(sessions: &Sessions, reloading: &Reloading) {
 /// Stops these sessions, spread over `window`; later ones check for the drain themselves.
 async fn stop_sessions(stops: Vec<Stop>, window: Duration) {
     drain::spread(stops, window, |stop| stop.request()).await;
-    tracing::info!("every websocket is told to close");
+    tracing::info!("drain.window over: every session is closing");
+}
+
+/// Without the digits that only make a log line longer.
+fn whole_millis(time: Duration) -> Duration {
+    Duration::from_millis(time.as_millis() as u64)
 }
 
 /// Number of sessions, and of browsers' other connections.

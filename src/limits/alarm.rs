@@ -47,7 +47,7 @@ impl LimitWarning {
     /// Counts a refusal by the limit, and logs it if a line is due.
     pub fn warn(&self) {
         if let Some(refused) = self.seldom.happened(Instant::now()) {
-            tracing::warn!(limit = self.setting, refused, "a limit is reached");
+            tracing::warn!(refused, "{} reached", self.setting);
         }
     }
 }

@@ -34,7 +34,7 @@ const ROOM_AFTER: u64 = 5;
 impl Rejection {
     /// For a handshake above the client's rate; the next is allowed after `wait`.
     pub(super) fn of_rate(wait: Duration) -> Self {
-        let text = "429 Too Many Requests: too many websocket handshakes of your address\n";
+        let text = "429 Too Many Requests: too many websocket handshakes from your address\n";
         let rejection = rejection(StatusCode::TOO_MANY_REQUESTS, Rejected::HandshakesPerSecond, text);
         // In whole seconds (RFC 9110 §10.2.3), never too few.
         Self { retry_after: Some(wait.as_secs() + 1), ..rejection }
@@ -57,11 +57,11 @@ impl Rejection {
     pub(super) fn of_body(error: &RequestBodyError) -> Self {
         match error {
             RequestBodyError::Broken(_) => {
-                let text = "400 Bad Request: the body of the request broke off\n";
+                let text = "400 Bad Request: incomplete request body\n";
                 rejection(StatusCode::BAD_REQUEST, Rejected::Framing, text)
             }
             RequestBodyError::Paused(_) => {
-                let text = "408 Request Timeout: the body of the request took too long\n";
+                let text = "408 Request Timeout: the request body took too long\n";
                 rejection(StatusCode::REQUEST_TIMEOUT, Rejected::Timeout, text)
             }
         }
@@ -88,7 +88,7 @@ const fn rejection(status: StatusCode, reason: Rejected, text: &'static str) -> 
 /// CONNECT and TRACE have no meaning behind a reverse proxy (RFC 9110 §9.3.6, §9.3.8).
 fn method(method: &Method) -> Result<(), Rejection> {
     if matches!(*method, Method::CONNECT | Method::TRACE) {
-        let text = "405 Method Not Allowed: CONNECT and TRACE are not served here\n";
+        let text = "405 Method Not Allowed: CONNECT and TRACE are not supported\n";
         return Err(rejection(StatusCode::METHOD_NOT_ALLOWED, Rejected::Method, text));
     }
     Ok(())
@@ -114,7 +114,7 @@ fn host<B>(request: &Request<B>) -> Result<(), Rejection> {
     const REFUSED: Rejection = rejection(
         StatusCode::BAD_REQUEST,
         Rejected::Host,
-        "400 Bad Request: a request needs one Host, and its target must not name another\n",
+        "400 Bad Request: exactly one valid Host is required, and the target must match it\n",
     );
     let target = request.uri();
     if target.authority().is_some() && target.scheme().is_none() {
@@ -152,7 +152,7 @@ fn framing<B>(request: &Request<B>) -> Result<(), Rejection> {
     if chunked_or_none && representable {
         return Ok(());
     }
-    let text = "400 Bad Request: the length of the body cannot be told\n";
+    let text = "400 Bad Request: ambiguous body length\n";
     Err(rejection(StatusCode::BAD_REQUEST, Rejected::Framing, text))
 }
 
@@ -174,12 +174,12 @@ fn handshake<B>(request: &Request<B>, origins: &AllowedOrigins) -> Result<(), Re
     }
     let keys = request.headers().get_all(header::SEC_WEBSOCKET_KEY).iter().count();
     if request.method() != Method::GET || request.version() != Version::HTTP_11 || keys != 1 {
-        let text = "400 Bad Request: a websocket is asked for with GET, HTTP/1.1 and one Sec-WebSocket-Key\n";
+        let text = "400 Bad Request: a websocket handshake needs GET, HTTP/1.1 and one Sec-WebSocket-Key\n";
         return Err(rejection(StatusCode::BAD_REQUEST, Rejected::Handshake, text));
     }
     let origin = request.headers().get(header::ORIGIN).map(HeaderValue::as_bytes);
     if !origins.allow(origin) {
-        let text = "403 Forbidden: pages of this origin may not open websockets here\n";
+        let text = "403 Forbidden: this origin may not open websockets\n";
         return Err(rejection(StatusCode::FORBIDDEN, Rejected::Origin, text));
     }
     Ok(())

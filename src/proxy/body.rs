@@ -33,10 +33,10 @@ pub struct RequestBody {
 #[derive(Debug, thiserror::Error)]
 pub enum RequestBodyError {
     /// Its framing is invalid, or the client has left.
-    #[error("the body of the request broke off")]
+    #[error("incomplete request body")]
     Broken(#[source] hyper::Error),
     /// No bytes arrived within this time.
-    #[error("the body of the request paused for {0:?}")]
+    #[error("no byte of the request body within limits.body_timeout, {0:?}")]
     Paused(Duration),
 }
 

@@ -68,7 +68,7 @@ pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap, has_body: bool) {
 
 /// An answer has a transfer coding that its client would not decode.
 #[derive(Debug, thiserror::Error)]
-#[error("its transfer coding is not just `chunked`")]
+#[error("the response has a transfer coding other than chunked")]
 pub(super) struct UnknownCoding;
 
 /// Adapts an app's answer to the client's hop: its version, and at most one field that frames its body.

@@ -158,7 +158,7 @@ impl RequestContext<'_> {
         }
         match self.upstream.request(request).await {
             Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
-                self.refuse(Refusal::BadGateway, &"it switched protocols unasked")
+                self.refuse(Refusal::BadGateway, &"unexpected 101 Switching Protocols")
             }
             Ok(mut response) => {
                 if let Err(error) = headers::settle_answer(&mut response) {
@@ -234,7 +234,7 @@ impl ActiveConfig {
     /// Answers a request that is not forwarded, or not completely; its connection is then closed.
     fn reject(&self, rejection: Rejection) -> Response<ResponseBody> {
         self.metrics.http_rejected(rejection.reason);
-        tracing::debug!(status = rejection.status.as_u16(), "request refused: {}", rejection.text.trim_end());
+        tracing::debug!(status = rejection.status.as_u16(), reason = rejection.text.trim_end(), "request rejected");
         let mut response = respond(rejection.status, rejection.text);
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         if let Some(seconds) = rejection.retry_after {

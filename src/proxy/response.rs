@@ -11,7 +11,9 @@ use super::body::ResponseBody;
 /// Our own response to a request that the upstream does not answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
-    /// The upstream is unreachable, or its answer is not valid.
+    /// Connecting to the upstream failed.
+    Unreachable,
+    /// The upstream's response is not valid, or its connection broke.
     BadGateway,
     /// The upstream takes too long.
     GatewayTimeout,
@@ -20,15 +22,16 @@ pub(super) enum Refusal {
 impl Refusal {
     pub(super) fn status(self) -> StatusCode {
         match self {
-            Self::BadGateway => StatusCode::BAD_GATEWAY,
+            Self::Unreachable | Self::BadGateway => StatusCode::BAD_GATEWAY,
             Self::GatewayTimeout => StatusCode::GATEWAY_TIMEOUT,
         }
     }
 
     pub(super) fn response(self) -> Response<ResponseBody> {
         let text = match self {
-            Self::BadGateway => "502 Bad Gateway: the app server gave no usable answer\n",
-            Self::GatewayTimeout => "504 Gateway Timeout: the app server did not answer in time\n",
+            Self::Unreachable => "502 Bad Gateway: cannot connect to the app\n",
+            Self::BadGateway => "502 Bad Gateway: invalid response from the app\n",
+            Self::GatewayTimeout => "504 Gateway Timeout: the app did not respond in time\n",
         };
         respond(self.status(), text)
     }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use http::{Request, Response, Uri};
 use http_body::Body as _;
+use humantime::format_duration;
 use hyper::body::Incoming;
 use hyper_util::client::legacy::{Client, Error as ClientError};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -70,7 +71,7 @@ pub enum ConnectError {
         source: io::Error,
     },
     /// The attempt took too long.
-    #[error("no connection to {address} within {after:?}")]
+    #[error("connecting to {address} took longer than connect_timeout ({})", format_duration(*after))]
     TimedOut {
         /// The upstream's address.
         address: Arc<UpstreamAddress>,
@@ -83,7 +84,7 @@ impl From<&ConnectError> for Refusal {
     fn from(error: &ConnectError) -> Self {
         match error {
             ConnectError::TimedOut { .. } => Self::GatewayTimeout,
-            ConnectError::Unreachable { .. } => Self::BadGateway,
+            ConnectError::Unreachable { .. } => Self::Unreachable,
         }
     }
 }

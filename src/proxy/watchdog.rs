@@ -110,7 +110,7 @@ impl Watchdog {
         if result == WatchdogPage::Forbidden && !self.told_of_policy.swap(true, Relaxed) {
             tracing::warn!(
                 upstream,
-                "the app's Content-Security-Policy allows no script of its own origin: its pages get no watchdog"
+                "pages get no watchdog: the app's Content-Security-Policy forbids scripts from its own origin"
             );
         }
     }

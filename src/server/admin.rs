@@ -64,7 +64,7 @@ pub async fn serve(listener: TcpListener, state: AdminState, stop: impl Future<O
 
 async fn serve_connection(stream: TcpStream, shared: Arc<Shared>, place: Place) {
     if let Err(error) = SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER) {
-        debug!(%error, "an admin connection's send buffer stays as it is");
+        debug!(%error, "cannot set the send buffer of an admin connection");
     }
     let here = is_of_this_machine(&stream);
     let asked_to_drain = AtomicBool::new(false);
@@ -85,14 +85,14 @@ async fn serve_connection(stream: TcpStream, shared: Arc<Shared>, place: Place) 
     tokio::select! {
         ended = served => match ended {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => debug!(%error, "admin connection ended"),
-            Err(_) => debug!("admin connection outlived its time"),
+            Ok(Err(error)) => debug!(%error, "admin connection ended early"),
+            Err(_) => debug!("admin connection closed: lifetime over"),
         },
-        () = place.closed() => debug!("admin connection closed: a newer one needs its place"),
+        () = place.closed() => debug!("admin connection closed: slot needed by a newer one"),
     }
     if asked_to_drain.load(Relaxed) {
         // Only now: an idle sidecar exits before its response is written.
-        tracing::info!("asked to drain");
+        tracing::info!("drain requested on the admin port");
         shared.pages.state.drain.start();
     }
 }

@@ -117,13 +117,13 @@ impl ListenerContext {
 
 /// The configured limit, capped by the file-descriptor limit.
 fn max_connections(configured: Option<NonZeroUsize>, capacity: Capacity) -> usize {
-    let carried = capacity.connections;
-    let most = configured.map_or(carried, |most| most.get().min(carried));
-    if configured.is_some_and(|configured| configured.get() > carried) {
-        tracing::warn!(carried, "limits.connections is more than the limit of file handles carries");
+    let possible = capacity.connections;
+    let max_client_connections = configured.map_or(possible, |configured| configured.get().min(possible));
+    if let Some(configured) = configured.filter(|configured| configured.get() > possible) {
+        tracing::warn!(configured, "limits.connections is reduced to what the file descriptor limit allows");
     }
-    tracing::info!(connections = most, "at most so many connections of clients at a time");
-    most
+    tracing::info!(max_client_connections, "connection limit");
+    max_client_connections
 }
 
 /// Resolves when connections without a request are to be closed. It yields once, since the runtime polls a new socket

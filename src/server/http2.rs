@@ -128,7 +128,7 @@ pub(super) async fn serve(context: Arc<ListenerContext>, stream: Stream, client:
         if is_refused(&error) {
             context.metrics.http_rejected(Rejected::Malformed);
         }
-        tracing::debug!(%client, %error, "a connection ended early");
+        tracing::debug!(%client, %error, "connection ended early");
     }
 }
 

@@ -61,8 +61,8 @@ pub(super) async fn accept(listener: &TcpListener, exhausted: &RateLimitedWarnin
             Ok(accepted) => return accepted,
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
-                if let Some(times) = exhausted.happened(Instant::now()) {
-                    tracing::error!(%error, times, "cannot accept connections");
+                if let Some(failures) = exhausted.happened(Instant::now()) {
+                    tracing::error!(%error, suppressed = failures - 1, "cannot accept connections");
                 }
                 tokio::time::sleep(EXHAUSTED_REST).await;
             }
@@ -91,7 +91,7 @@ async fn connection(
         Ok(client) => client,
         Err(error) => {
             context.metrics.http_rejected(Rejected::ProxyProtocol);
-            tracing::debug!(%peer, %error, "connection refused");
+            tracing::debug!(%peer, %error, "connection rejected");
             return;
         }
     };

@@ -26,8 +26,8 @@ const FULL: &str = "HTTP/1.1 503 Service Unavailable\r\nContent-Type: text/plain
                     503 Service Unavailable: too many connections";
 /// Limit of this client reached: RFC 6585 §4.
 const GREEDY: &str = "HTTP/1.1 429 Too Many Requests\r\nContent-Type: text/plain; charset=utf-8\r\n\
-                      Content-Length: 59\r\nRetry-After: 5\r\nConnection: close\r\n\r\n\
-                      429 Too Many Requests: too many connections of your address";
+                      Content-Length: 61\r\nRetry-After: 5\r\nConnection: close\r\n\r\n\
+                      429 Too Many Requests: too many connections from your address";
 
 /// The limit that is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,7 +64,7 @@ impl Rejector {
         self.metrics.http_rejected(reason);
         alarm.warn();
         let slot = self.answers.clone().try_acquire_owned();
-        tracing::debug!(%client, ?overload, answered = slot.is_ok(), "connection refused");
+        tracing::debug!(%client, ?overload, answered = slot.is_ok(), "connection rejected");
         let Ok(slot) = slot else { return };
         tokio::spawn(async move {
             // An error or a timeout needs no handling: the connection closes anyway.

@@ -20,16 +20,16 @@ const LONGEST_REST: usize = 4096;
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ProxyProtocolError {
     /// The connection ended or broke.
-    #[error("no PROXY protocol header came")]
+    #[error("the connection ended before its PROXY protocol header")]
     Io(#[from] io::Error),
     /// The header is malformed.
-    #[error("it begins with no PROXY protocol header")]
+    #[error("missing or malformed PROXY protocol header")]
     Malformed,
     /// The peer is not a trusted proxy.
-    #[error("it comes from no trusted proxy")]
+    #[error("the peer is not in trusted_proxies")]
     Untrusted,
     /// The header took too long.
-    #[error("its PROXY protocol header took too long")]
+    #[error("the PROXY protocol header took longer than limits.idle_timeout")]
     TimedOut,
 }
 

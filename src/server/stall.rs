@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use humantime::format_duration;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::sync::CancellationToken;
@@ -72,7 +73,7 @@ impl Stall {
     /// Counts and logs a stalled client.
     pub(super) fn give_up(&self) {
         self.metrics.http_rejected(Rejected::Stalled);
-        tracing::debug!(limit = ?self.limit(), "a client took nothing of its answer for too long");
+        tracing::debug!(timeout = %format_duration(self.limit()), "client stalled: its response is aborted");
     }
 }
 

@@ -292,11 +292,11 @@ mod tests {
     #[tokio::test]
     async fn an_invalid_query_gets_the_reason() {
         for (query, said) in [
-            ("sort=cookie", "sort is one of id, upstream, "),
-            ("order=up", "order is asc or desc"),
-            ("limit=-1", "limit is a whole number"),
-            ("since=1.5", "since is a whole number"),
-            ("secret=1", "known are sort, "),
+            ("sort=cookie", "sort must be one of id, upstream, "),
+            ("order=up", "order must be asc or desc"),
+            ("limit=-1", "limit must be a whole number"),
+            ("since=1.5", "since must be a whole number"),
+            ("secret=1", "unknown parameter \"secret\": use sort, "),
         ] {
             let wrong = numbers(&state(), query).unwrap_err();
             assert!(wrong.starts_with(said), "{query}: {wrong}");

@@ -267,7 +267,7 @@ async fn the_process_survives_a_reload_from_one_extreme_to_the_other() {
         browser.send("TRACE / HTTP/1.1\r\nHost: app.test\r\n\r\n").await;
         assert!(browser.head().await.starts_with("HTTP/1.1 405 "));
         process.signal(Signal::TERM);
-        process.line("draining").await;
+        process.line("drain started").await;
         process.signal(Signal::TERM);
         let code = process.exit_code().await;
         assert!(code == Some(1) || code == Some(0), "{code:?}");

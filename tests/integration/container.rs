@@ -260,7 +260,7 @@ async fn end_of_a_process(request: StopRequest, fate: Fate, sessions: usize) {
     let started = Instant::now();
     if request == StopRequest::DrainThenSignal {
         assert_eq!(run("drain", process.admin).await.0, Some(0));
-        process.line("draining").await;
+        process.line("drain started").await;
     }
     match fate {
         Fate::Gone => served.end().await,
@@ -269,8 +269,8 @@ async fn end_of_a_process(request: StopRequest, fate: Fate, sessions: usize) {
     }
     process.signal(Signal::TERM);
     match request {
-        StopRequest::DrainThenSignal => process.line("stop signal while draining").await,
-        StopRequest::Signal | StopRequest::SignalThenDrain => process.line("draining").await,
+        StopRequest::DrainThenSignal => process.line("stop signal received: the drain continues").await,
+        StopRequest::Signal | StopRequest::SignalThenDrain => process.line("drain started").await,
     };
     if request == StopRequest::SignalThenDrain {
         assert_eq!(run("drain", process.admin).await.0, Some(0), "it drains");
@@ -330,9 +330,9 @@ async fn a_drain_is_not_shortened_while_one_of_several_apps_is_alive() {
     let config = format!("--config={}", file.display());
     let mut process = Process::start_alone(&[&config, "--drain-delay=60s", "--drain-timeout=500s"]).await;
     assert_eq!(run("drain", process.admin).await.0, Some(0));
-    process.line("draining").await;
+    process.line("drain started").await;
     process.signal(Signal::TERM);
-    process.line("stop signal while draining").await;
+    process.line("stop signal received: the drain continues").await;
     // The sidecar checks the living app again and again.
     for _look in 0..2 {
         drop(alive.accept().await);
@@ -350,7 +350,7 @@ async fn a_second_signal_during_a_drain_ends_the_process_at_once() {
     let seen = Sidecar::elsewhere(sidecar.address, sidecar.admin);
     let _session = seen.stream(&app).await;
     sidecar.signal(Signal::TERM);
-    sidecar.line("draining").await;
+    sidecar.line("drain started").await;
     assert_eq!(run("drain", sidecar.admin).await.0, Some(0), "it drains");
     sidecar.signal(Signal::TERM);
     assert_eq!(sidecar.exit_code().await, Some(1));

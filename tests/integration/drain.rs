@@ -316,7 +316,7 @@ async fn no_message_is_torn_by(workers: &str) {
         let line = process.line("session ended").await;
         assert_eq!((&line["closed_by"], &line["code"]), (&"sidecar".into(), &"1001".into()));
     }
-    process.line("drained").await;
+    process.line("drain finished").await;
     assert_eq!(process.exit_code().await, Some(0));
 }
 
@@ -344,12 +344,12 @@ async fn every_phase_is_logged_and_a_timeout_logs_what_remained() {
     let mut upstream = app.accept().await;
     upstream.head().await;
     process.signal(Signal::TERM);
-    let line = process.line("draining").await;
+    let line = process.line("drain started").await;
     assert_eq!((&line["sessions"], &line["delay"], &line["timeout"]), (&2.into(), &"100ms".into(), &"1s".into()));
-    let line = process.line("closing").await;
+    let line = process.line("listener closed").await;
     assert_eq!((&line["sessions"], &line["http_connections"]), (&2.into(), &1.into()));
-    process.line("every websocket is told").await;
-    let line = process.line("the drain ran out of time").await;
+    process.line("drain.window over").await;
+    let line = process.line("drain.timeout reached").await;
     assert_eq!((&line["sessions"], &line["http_connections"]), (&2.into(), &1.into()));
     assert_eq!(line["level"], "WARN");
     assert_eq!(process.exit_code().await, Some(0));
@@ -362,7 +362,7 @@ async fn a_second_signal_ends_the_process_at_once() {
         let mut process = Process::start(&app, &["--drain-delay=1h", "--drain-timeout=2h"]).await;
         let _session = stream(&process, &app).await;
         process.signal(first);
-        process.line("draining").await;
+        process.line("drain started").await;
         assert!(ask_admin(process.admin, "/readyz").await.0.starts_with("HTTP/1.1 503 "));
         process.signal(second);
         process.line("second stop signal").await;

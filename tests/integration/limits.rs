@@ -363,7 +363,7 @@ async fn a_low_descriptor_limit_lowers_the_connection_limit_and_leaves_a_reserve
     sidecar.until("client_connections", &[], most - 1.0).await;
     sessions.push(sidecar.stream(&app).await);
     assert_eq!(process.lines_with("cannot accept"), 0);
-    let warnings = process.lines_with("a limit is reached");
+    let warnings = process.lines_with("limits.connections reached");
     assert!((1..=2).contains(&warnings), "{warnings} lines, 100 rejections: {:?}", process.log.lock().unwrap());
 }
 

@@ -120,7 +120,7 @@ async fn an_invalid_file_is_rejected_with_its_line_and_the_old_configuration_sta
     assert_eq!((running.reloads("accepted").await, running.reloads("refused").await), (1.0, 3.0));
     let mut browser = running.sidecar.connect().await;
     browser.send("TRACE / HTTP/1.1\r\nHost: app.test\r\n\r\n").await;
-    running.process.line("request refused").await;
+    running.process.line("request rejected").await;
 }
 
 #[tokio::test]

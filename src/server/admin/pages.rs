@@ -24,11 +24,15 @@ pub(super) struct Pages {
 /// (Fetch Standard §3.2), and no page can prevent that, whatever host name it uses for this port.
 pub(super) fn drain<B>(request: &Request<B>, here: bool) -> Response<Bytes> {
     if request.method() != Method::POST {
-        return not_allowed("POST", "POST only\n");
+        return not_allowed("POST", "use POST\n");
     }
     let headers = request.headers();
     if !here || headers.contains_key(ORIGIN) || headers.contains_key("sec-fetch-site") {
-        return response(StatusCode::FORBIDDEN, TEXT, "only from this machine, and from no browser\n");
+        return response(
+            StatusCode::FORBIDDEN,
+            TEXT,
+            "only a client on this machine that is not a browser may start a drain\n",
+        );
     }
     let mut accepted = response(StatusCode::ACCEPTED, TEXT, "draining\n");
     accepted.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -43,7 +47,7 @@ impl Pages {
     /// Every other response.
     pub(super) async fn respond<B>(&self, request: &Request<B>) -> Response<Bytes> {
         if request.method() != Method::GET && request.method() != Method::HEAD {
-            return not_allowed("GET, HEAD", "GET or HEAD only\n");
+            return not_allowed("GET, HEAD", "use GET or HEAD\n");
         }
         let state = &self.state;
         match request.uri().path() {
@@ -80,7 +84,7 @@ impl Pages {
 /// The response to a probe, once the relay's runtime has run a task: this thread would respond even if no session were
 /// served. If the relay hangs there is no response, which the probe's own timeout detects.
 async fn probe(relay: &Handle, verdict: Result<&'static str, &'static str>) -> Response<Bytes> {
-    match relay.spawn(async {}).await.map_or(Err("the relay has ended\n"), |()| verdict) {
+    match relay.spawn(async {}).await.map_or(Err("the proxy has stopped\n"), |()| verdict) {
         Ok(well) => response(StatusCode::OK, TEXT, well),
         Err(unwell) => response(StatusCode::SERVICE_UNAVAILABLE, TEXT, unwell),
     }

@@ -160,7 +160,7 @@ async fn the_status_numbers_are_json() {
     let status: serde_json::Value = serde_json::from_str(&body).unwrap();
     assert_eq!((&status["state"], &status["sessions"][0]["id"]), (&"ready".into(), &1.into()));
     let (head, body) = admin.ask("GET", "/status.json?limit=all").await;
-    assert!(head.starts_with("HTTP/1.1 400 ") && body == "limit is a whole number\n", "{head} {body}");
+    assert!(head.starts_with("HTTP/1.1 400 ") && body == "limit must be a whole number\n", "{head} {body}");
 }
 
 #[tokio::test]

@@ -1,8 +1,8 @@
 // The chart of ack latency: each two seconds of the last five minutes one mark for each side that has acked.
 
 /** Milliseconds that the chart spans, and that one mark stands for. */
-const SPAN = 300_000;
-const BIN = 2000;
+const SPAN_MS = 300_000;
+const BIN_MS = 2000;
 const SIDES = ["sidecar", "upstream"];
 
 /** Room around the chart, in pixels: for marks of what was withheld, for minutes, for latencies, and a little. */
@@ -12,7 +12,7 @@ const LEFT = 52;
 const RIGHT = 6;
 
 /** Seconds at its foot; what was faster stands there too. Each line above is ten times as slow. */
-const FLOOR = 1e-4;
+const FLOOR_SECONDS = 1e-4;
 const DECADES = ["0.1 ms", "1 ms", "10 ms", "100 ms", "1 s", "10 s", "100 s"];
 
 const median = (sorted) => sorted[Math.floor(sorted.length / 2)];
@@ -27,10 +27,10 @@ const children = (parent, number) => {
 class Chart {
   /** By the number of the two seconds: the latencies of either side, sorted, and how many acks were withheld. */
   #bins = new Map();
-  /** Milliseconds since the sidecar began; and when it began, by the clock. */
+  /** Milliseconds since the sidecar started, and its start as an epoch. */
   #now = 0;
-  #begun = 0;
-  /** When last there were more answers than came. */
+  #startedAt = 0;
+  /** When the last truncated response came. */
   #cutAt = -Infinity;
 
   constructor() {
@@ -39,27 +39,27 @@ class Chart {
     new ResizeObserver(() => this.draw()).observe($("chart"));
   }
 
-  /** The sidecar has begun anew. */
+  /** The sidecar was restarted. */
   forget() {
     this.#bins.clear();
     this.#cutAt = -Infinity;
   }
 
-  learn({ now, answers, answers_cut }, begun) {
-    [this.#now, this.#begun] = [now, begun];
-    const oldest = now - SPAN;
+  learn({ now, answers, answers_cut }, startedAt) {
+    [this.#now, this.#startedAt] = [now, startedAt];
+    const oldest = now - SPAN_MS;
     const changed = new Set();
-    for (const [at, whose, micros] of answers) {
+    for (const [at, side, micros] of answers) {
       if (at <= oldest) continue;
-      const key = Math.floor(at / BIN);
+      const key = Math.floor(at / BIN_MS);
       if (!this.#bins.has(key)) this.#bins.set(key, { sidecar: [], upstream: [], withheld: 0 });
       const bin = this.#bins.get(key);
-      if (whose === "withheld") bin.withheld += 1;
-      else bin[whose].push(micros / 1e6);
+      if (side === "withheld") bin.withheld += 1;
+      else bin[side].push(micros / 1e6);
       changed.add(bin);
     }
     for (const bin of changed) for (const side of SIDES) bin[side].sort((one, other) => one - other);
-    for (const key of this.#bins.keys()) if ((key + 1) * BIN < oldest) this.#bins.delete(key);
+    for (const key of this.#bins.keys()) if ((key + 1) * BIN_MS < oldest) this.#bins.delete(key);
     if (answers_cut && answers[0][0] > oldest) this.#cutAt = now;
     $("cut").hidden = this.#cutAt < oldest;
   }
@@ -71,7 +71,7 @@ class Chart {
     const paths = { sidecar: { range: "", median: "" }, upstream: { range: "", median: "" } };
     let marks = "";
     for (const [key, bin] of this.#bins) {
-      const middle = frame.x((key + 0.5) * BIN);
+      const middle = frame.x((key + 0.5) * BIN_MS);
       if (middle < LEFT) continue;
       for (const side of SIDES.filter((side) => bin[side].length)) {
         // Side by side where both have acked.
@@ -92,11 +92,11 @@ class Chart {
     this.#tell();
   }
 
-  /** Where things are. */
+  /** Positions and scales. */
   #frame() {
     const { left, width, height } = $("chart").getBoundingClientRect();
     const slowest = [...this.#bins.values()].map((bin) => Math.max(...SIDES.map((side) => bin[side].at(-1) ?? 0)));
-    const needed = Math.ceil(Math.log10(Math.max(FLOOR, ...slowest) / FLOOR) - 1e-9);
+    const needed = Math.ceil(Math.log10(Math.max(FLOOR_SECONDS, ...slowest) / FLOOR_SECONDS) - 1e-9);
     const decades = Math.max(4, Math.min(DECADES.length - 1, needed));
     const tall = height - BOTTOM - TOP;
     return {
@@ -104,9 +104,9 @@ class Chart {
       width,
       decades,
       bottom: height - BOTTOM,
-      x: (at) => LEFT + (1 - (this.#now - at) / SPAN) * (width - LEFT - RIGHT),
+      x: (at) => LEFT + (1 - (this.#now - at) / SPAN_MS) * (width - LEFT - RIGHT),
       y: (seconds) => {
-        const part = Math.log10(Math.max(seconds, FLOOR) / FLOOR) / decades;
+        const part = Math.log10(Math.max(seconds, FLOOR_SECONDS) / FLOOR_SECONDS) / decades;
         return (height - BOTTOM - Math.min(part, 1) * tall).toFixed(1);
       },
     };
@@ -114,20 +114,20 @@ class Chart {
 
   #drawAxes({ width, decades, bottom, x, y }) {
     children($("decades"), decades + 1).forEach((line, power) => {
-      const at = y(FLOOR * 10 ** power);
+      const at = y(FLOOR_SECONDS * 10 ** power);
       line.firstElementChild.setAttribute("d", `M${LEFT} ${at}H${width}`);
       line.lastElementChild.setAttribute("x", LEFT - 8);
       line.lastElementChild.setAttribute("y", at);
       set(line.lastElementChild, DECADES[power]);
     });
-    children($("minutes"), SPAN / 60_000 + 1).forEach((text, minutes) => {
+    children($("minutes"), SPAN_MS / 60_000 + 1).forEach((text, minutes) => {
       text.setAttribute("x", minutes ? x(this.#now - minutes * 60_000) : width - 12);
       text.setAttribute("y", bottom + 15);
       set(text, minutes ? `−${minutes} min` : "now");
     });
   }
 
-  /** The chart in words. */
+  /** The text alternative of the chart. */
   #tell() {
     const inOrder = [...this.#bins].sort(([one], [other]) => one - other).map(([, bin]) => bin);
     const said = SIDES.map((side) => {
@@ -145,13 +145,13 @@ class Chart {
     $("chart").setAttribute("aria-label", label);
   }
 
-  /** Says what stands under the pointer, or nothing. */
+  /** Shows the values under the pointer, if any. */
   #point(clientX) {
     const { left, width, bottom, x } = this.#frame();
-    const at = this.#now - (1 - (clientX - left - LEFT) / (width - LEFT - RIGHT)) * SPAN;
-    const key = [0, -1, 1].map((side) => Math.floor(at / BIN) + side).find((key) => this.#bins.has(key));
+    const at = this.#now - (1 - (clientX - left - LEFT) / (width - LEFT - RIGHT)) * SPAN_MS;
+    const key = [0, -1, 1].map((side) => Math.floor(at / BIN_MS) + side).find((key) => this.#bins.has(key));
     const bin = this.#bins.get(key);
-    $("pointer").setAttribute("d", bin ? `M${x((key + 0.5) * BIN).toFixed(1)} ${TOP - 6}V${bottom}` : "");
+    $("pointer").setAttribute("d", bin ? `M${x((key + 0.5) * BIN_MS).toFixed(1)} ${TOP - 6}V${bottom}` : "");
     if (!bin) return set($("pointed"), "");
     const said = SIDES.filter((side) => bin[side].length).map((side) => {
       const [fastest, middling, slowest] = [bin[side][0], median(bin[side]), bin[side].at(-1)].map(latency);
@@ -159,6 +159,6 @@ class Chart {
       return `${side} ${plural(bin[side].length, "ack")}, ${values}`;
     });
     if (bin.withheld) said.push(`${count(bin.withheld)} withheld`);
-    set($("pointed"), `${clock(this.#begun + key * BIN)}: ${said.join("; ")}`);
+    set($("pointed"), `${clock(this.#startedAt + key * BIN_MS)}: ${said.join("; ")}`);
   }
 }

@@ -1,24 +1,24 @@
-// Asks for the numbers every two seconds, while somebody looks, and shows them.
+// Fetches the numbers every two seconds while the page is visible, and shows them.
 
-/** Milliseconds from an answer to the next question. */
-const EVERY = 2000;
-/** Milliseconds without an answer after which what is shown is called old. */
-const PATIENCE = 7000;
-/** Sessions in the table: the server sorts and cuts, so that thousands cost no more than these. */
+/** Milliseconds from a response to the next request. */
+const POLL_MS = 2000;
+/** Milliseconds without a response after which the page is marked as outdated; also the timeout of a request. */
+const TIMEOUT_MS = 7000;
+/** Sessions in the table. The server sorts and truncates, so thousands of sessions cost no more. */
 const ROWS = 100;
-/** Milliseconds that rates are taken over: heartbeats are often ten seconds apart. */
-const RATE_SPAN = 30_000;
+/** Milliseconds over which rates are computed: heartbeats are often ten seconds apart. */
+const RATE_SPAN_MS = 30_000;
 
 const chart = new Chart();
 
-// --- What to show: kept in the address, so that it can be passed on
+// --- The view: kept in the URL, so that it can be shared
 
 const columns = [...document.querySelectorAll("#columns button")];
-const asked = new URLSearchParams(location.hash.slice(1));
+const params = new URLSearchParams(location.hash.slice(1));
 const view = {
-  sort: columns.find(({ value }) => value === asked.get("sort"))?.value ?? "last_ack_latency_seconds",
-  order: asked.get("order") === "asc" ? "asc" : "desc",
-  filter: asked.get("filter") ?? "",
+  sort: columns.find(({ value }) => value === params.get("sort"))?.value ?? "last_ack_latency_seconds",
+  order: params.get("order") === "asc" ? "asc" : "desc",
+  filter: params.get("filter") ?? "",
 };
 
 const showColumns = () => {
@@ -33,64 +33,64 @@ const changeView = (change) => {
   Object.assign(view, change);
   history.replaceState(null, "", `#${new URLSearchParams(view)}`);
   showColumns();
-  ask();
+  poll();
 };
 
-// --- Asking
+// --- Polling
 
-/** Milliseconds since the sidecar began; and when it began, by the clock. */
+/** Milliseconds since the sidecar started, and its start as an epoch. */
 let now = 0;
-let begun = 0;
-/** When the last answer came, in the page's own time. */
-let heard;
+let startedAt = 0;
+/** Time of the last response, by the page's own clock. */
+let respondedAt;
 let paused = false;
 let timer;
-let question = new AbortController();
+let request = new AbortController();
 
-const ask = async () => {
+const poll = async () => {
   clearTimeout(timer);
-  question.abort();
+  request.abort();
   if (document.hidden) return;
-  const mine = (question = new AbortController());
-  const patience = setTimeout(() => mine.abort(), PATIENCE);
+  const own = (request = new AbortController());
+  const timeout = setTimeout(() => own.abort(), TIMEOUT_MS);
   try {
     const query = new URLSearchParams({ ...view, limit: ROWS, since: now });
-    const answer = await fetch(`status.json?${query}`, { cache: "no-store", signal: mine.signal });
-    if (!answer.ok) throw new Error(`the sidecar answered ${answer.status}`);
-    const status = await answer.json();
-    if (question === mine) show(status);
+    const response = await fetch(`status.json?${query}`, { cache: "no-store", signal: own.signal });
+    if (!response.ok) throw new Error(`status ${response.status}`);
+    const status = await response.json();
+    if (request === own) show(status);
   } catch {
-    if (question === mine) miss();
+    if (request === own) miss();
   } finally {
-    clearTimeout(patience);
-    if (question === mine && !paused) timer = setTimeout(ask, EVERY);
+    clearTimeout(timeout);
+    if (request === own && !paused) timer = setTimeout(poll, POLL_MS);
   }
 };
 
-/** No answer came: one alone may be a connection that had its time. */
+/** No response. A single one may be a connection whose lifetime was over. */
 const miss = () => {
-  const silent = performance.now() - (heard ?? -Infinity);
-  if (silent < PATIENCE) return;
+  const silent = performance.now() - (respondedAt ?? -Infinity);
+  if (silent < TIMEOUT_MS) return;
   document.body.classList.add("lost");
   $("state").className = "lost";
-  set($("state"), heard === undefined ? "no answer" : `no answer since ${clock(Date.now() - silent)}`);
-  document.title = "no answer – heartbeat-sidecar";
+  set($("state"), respondedAt === undefined ? "no response" : `no response since ${clock(Date.now() - silent)}`);
+  document.title = "no response – heartbeat-sidecar";
 };
 
 const show = (status) => {
   if (status.now < now) {
-    // The sidecar has begun anew.
+    // The sidecar was restarted.
     chart.forget();
     samples.length = 0;
-    begun = 0;
+    startedAt = 0;
   }
-  heard = performance.now();
+  respondedAt = performance.now();
   now = status.now;
-  // Once, so that the times of ends stay as they are from one answer to the next.
-  begun ||= Date.now() - now;
+  // Set once, so that the times of ends do not change from one response to the next.
+  startedAt ||= Date.now() - now;
   showState(status);
   showSums(status);
-  chart.learn(status, begun);
+  chart.learn(status, startedAt);
   chart.draw();
   showUpstreams(status);
   showSessions(status);
@@ -107,8 +107,8 @@ const showState = ({ state, reload, version, live }) => {
   set($("state"), draining ? `draining: ${plural(live, "session")} left` : state);
   set($("version"), version);
   $("reload").className = reload && !reload.accepted ? "bad" : "quiet";
-  const became = reload?.accepted ? "reloaded" : "refused";
-  set($("reload"), reload ? `configuration ${became} ${duration(reload.seconds_ago)} ago${reload.accepted ? "" : ": see the log"}` : "");
+  const result = reload?.accepted ? "reloaded" : "rejected";
+  set($("reload"), reload ? `configuration ${result} ${duration(reload.seconds_ago)} ago${reload.accepted ? "" : ": see the log"}` : "");
   set($("uptime"), `up ${duration(now / 1000)}`);
   document.title = `${draining ? "draining, " : ""}${plural(live, "session")} – heartbeat-sidecar`;
 };
@@ -123,7 +123,7 @@ const perSecond = (key) => {
 
 const showSums = ({ live, withheld_now, totals: { opened, heartbeats, acks, withheld } }) => {
   samples.push({ at: now, heartbeats, acks: acks.sidecar + acks.upstream });
-  while (samples[0].at < now - RATE_SPAN) samples.shift();
+  while (samples[0].at < now - RATE_SPAN_MS) samples.shift();
   set($("live"), count(live));
   set($("opened"), `${count(opened)} opened since the start`);
   set($("heartbeats"), perSecond("heartbeats"));
@@ -134,8 +134,8 @@ const showSums = ({ live, withheld_now, totals: { opened, heartbeats, acks, with
   $("withheld-now").className = withheld_now ? "bad" : "";
   const { upstream_stalled: stalled, upstream_closed: closed, policy } = withheld;
   const reasons = Object.entries({ stalled, closed, "by policy": policy }).filter(([, number]) => number);
-  const told = reasons.map(([reason, number]) => `${count(number)} ${reason}`).join(", ");
-  set($("withheld-sum"), `${told || "none"} since the start`);
+  const reasonsText = reasons.map(([reason, number]) => `${count(number)} ${reason}`).join(", ");
+  set($("withheld-sum"), `${reasonsText || "none"} since the start`);
 };
 
 // --- Tables
@@ -185,16 +185,16 @@ const showSessions = ({ sessions, live, matching }) => {
     [count(session.messages_to_upstream)],
   ]);
   $("rows-none").hidden = sessions.length > 0;
-  set($("rows-none").querySelector("td"), live ? "No session fits the filter." : "No session now.");
-  const fitting = view.filter ? `${count(matching)} of ${count(live)} fit` : "";
-  const cut = sessions.length < matching ? `the first ${count(sessions.length)} of ${count(matching)} in this order` : "";
-  set($("shown"), [fitting, cut].filter(Boolean).join(", "));
+  set($("rows-none").querySelector("td"), live ? "No session matches the filter." : "No sessions.");
+  const matches = view.filter ? `${count(matching)} of ${count(live)} match` : "";
+  const cut = sessions.length < matching ? `first ${count(sessions.length)} of ${count(matching)}` : "";
+  set($("shown"), [matches, cut].filter(Boolean).join(", "));
 };
 
 const showEnded = ({ ended }) => {
   fill($("ended"), ended, (end) => [
     [String(end.id)],
-    [`${clock(begun + end.at_seconds * 1000)} (${ago(now / 1000 - end.at_seconds)})`, "text"],
+    [`${clock(startedAt + end.at_seconds * 1000)} (${ago(now / 1000 - end.at_seconds)})`, "text"],
     [end.upstream, "text"],
     textOr(end.version, "not seen"),
     [duration(end.age_seconds)],
@@ -205,7 +205,7 @@ const showEnded = ({ ended }) => {
   $("ended-none").hidden = ended.length > 0;
 };
 
-// --- Hands
+// --- Input
 
 $("columns").addEventListener("click", ({ target }) => {
   const button = target.closest("button");
@@ -218,12 +218,12 @@ $("filter").value = view.filter;
 $("filter").addEventListener("input", ({ target }) => changeView({ filter: target.value }));
 $("pause").addEventListener("click", ({ target }) => {
   paused = !paused;
-  set(target, paused ? "Go on" : "Pause");
+  set(target, paused ? "Resume" : "Pause");
   if (paused) clearTimeout(timer);
-  else ask();
+  else poll();
 });
 document.addEventListener("visibilitychange", () => {
-  if (!paused) ask();
+  if (!paused) poll();
 });
 showColumns();
-ask();
+poll();

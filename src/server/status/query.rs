@@ -60,19 +60,19 @@ impl Query {
     pub(super) fn parse(query: &str) -> Result<Self, String> {
         let mut parsed = Self::default();
         for (name, value) in form_urlencoded::parse(query.as_bytes()) {
-            let number = || value.parse().map_err(|_no_number| format!("{name} is a whole number"));
+            let number = || value.parse().map_err(|_no_number| format!("{name} must be a whole number"));
             match &*name {
                 "sort" => {
                     let column = COLUMNS.iter().find(|(name, _column)| *name == value);
                     let names = || COLUMNS.iter().map(|(name, _column)| *name).collect::<Vec<_>>().join(", ");
-                    parsed.column = column.ok_or_else(|| format!("sort is one of {}", names()))?.1;
+                    parsed.column = column.ok_or_else(|| format!("sort must be one of {}", names()))?.1;
                 }
                 "order" if matches!(&*value, "asc" | "desc") => parsed.descending = value == "desc",
-                "order" => return Err("order is asc or desc".to_owned()),
+                "order" => return Err("order must be asc or desc".to_owned()),
                 "limit" => parsed.limit = usize::try_from(number()?).unwrap_or(MOST_ROWS).min(MOST_ROWS),
                 "since" => parsed.since = Duration::from_millis(number()?),
                 "filter" => parsed.filter = value.trim().to_ascii_lowercase(),
-                _ => return Err("known are sort, order, limit, filter and since".to_owned()),
+                _ => return Err(format!("unknown parameter \"{name}\": use sort, order, limit, filter or since")),
             }
         }
         Ok(parsed)

@@ -1,5 +1,5 @@
 "use strict";
-// Words for numbers, and the two ways to touch the page. Text from outside is only ever set as text.
+// Formats numbers and times, and finds and changes elements. Text from outside is only set as text.
 
 const $ = (id) => document.getElementById(id);
 const set = (element, text) => {
@@ -38,7 +38,7 @@ const bytes = (number) => {
 
 const clock = (epoch) => new Date(epoch).toLocaleTimeString([], { hour12: false });
 
-/** Of RFC 6455 section 7.4.1, and IANA's registry. */
+/** Close codes: RFC 6455 section 7.4.1, and IANA's registry. */
 const CODES = {
   1000: "normal",
   1001: "going away",
@@ -56,13 +56,13 @@ const CODES = {
   1014: "bad gateway",
   1015: "TLS handshake",
 };
-/** Those that say of no trouble. */
+/** Codes of normal closes. */
 const QUIET_CODES = ["1000", "1001", "1005", "1012"];
 
 const GAVE_UP = {
-  browser_dead: "browser: nothing comes through to it",
-  browser_stalled: "browser: takes nothing",
-  browser_pong_missed: "browser: left a ping unanswered",
-  upstream_dead: "upstream: nothing comes through to it",
-  upstream_stalled: "upstream: takes and sends nothing, and the browser has left",
+  browser_dead: "browser: acknowledges no data",
+  browser_stalled: "browser: does not read",
+  browser_pong_missed: "browser: did not answer a ping",
+  upstream_dead: "upstream: acknowledges no data",
+  upstream_stalled: "upstream: neither reads nor sends, and the browser is gone",
 };
