@@ -31,10 +31,10 @@ use crate::tls::{CertificateReloader, ListenerFiles, TlsError};
 use crate::transport::keepalive;
 
 /// Interval of the checks whether the app is gone.
-const CHECK_PAUSE: Duration = Duration::from_millis(200);
+const APP_CHECK_INTERVAL: Duration = Duration::from_millis(200);
 
 /// How often histograms are folded without a scrape, so that their samples do not accumulate.
-const UPKEEP: Duration = Duration::from_secs(1);
+const UPKEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A sidecar with bound sockets that does not accept connections yet.
 pub struct Sidecar {
@@ -160,17 +160,17 @@ impl Sidecar {
     pub async fn run(self, stop: impl Future<Output = ()>) {
         let Self { drain_settings, public, admin, admin_thread, metrics, sessions, drain, tls, context, reloading } =
             self;
-        let in_force = reloading.clone();
+        let for_status = reloading.clone();
         let state = AdminState {
             metrics: metrics.clone(),
             sessions: sessions.clone(),
             drain: drain.clone(),
             // This also keeps the certificates towards app servers reloading.
-            configured: Arc::new(move || in_force.in_force()),
+            config: Arc::new(move || for_status.summary()),
             relay: Handle::current(),
         };
         let admin = admin_thread.spawn(admin::serve(admin, state, std::future::pending()));
-        let upkeep = admin_thread.spawn(keep_up(metrics.clone(), reloading.clone()));
+        let upkeep = admin_thread.spawn(run_upkeep(metrics.clone(), reloading.clone()));
         let certificates = tokio::spawn(reload_certificates(tls, metrics.clone()));
         let public = tokio::spawn(listener::serve(public, context, drain.clone()));
 
@@ -181,7 +181,7 @@ impl Sidecar {
         };
         drain.start();
         metrics.draining(true);
-        let nobody_left = async {
+        let app_is_gone = async {
             if stopped {
                 return std::future::pending().await;
             }
@@ -189,7 +189,7 @@ impl Sidecar {
             tracing::info!(sessions = sessions.len(), "stop signal received: the drain continues");
             app_gone(&sessions, &reloading).await;
         };
-        wind_down(&drain, &sessions, drain_settings, nobody_left).await;
+        run_drain(&drain, &sessions, drain_settings, app_is_gone).await;
         for task in [public, admin, upkeep, certificates] {
             task.abort();
         }
@@ -215,8 +215,8 @@ async fn bind(
 }
 
 /// Runs the phases of a drain, with one log line each. HTTP and websockets drain in parallel: a long download must not
-/// use up the websockets' time. The delay ends early when `nobody_left` resolves.
-async fn wind_down(drain: &Drain, sessions: &Sessions, settings: DrainSettings, nobody_left: impl Future<Output = ()>) {
+/// use up the websockets' time. The delay ends early when `app_is_gone` resolves.
+async fn run_drain(drain: &Drain, sessions: &Sessions, settings: DrainSettings, app_is_gone: impl Future<Output = ()>) {
     let DrainSettings { delay, window, timeout, .. } = settings;
     let started = Instant::now();
     let (count, of) = (sessions.len(), format_duration);
@@ -224,10 +224,10 @@ async fn wind_down(drain: &Drain, sessions: &Sessions, settings: DrainSettings, 
     let phases = async {
         tokio::select! {
             () = tokio::time::sleep(delay) => {}
-            () = nobody_left => tracing::info!("the app is gone: drain.delay ends"),
+            () = app_is_gone => tracing::info!("the app is gone: drain.delay ends"),
         }
         drain.close();
-        let (count, http_connections) = living(drain, sessions);
+        let (count, http_connections) = remaining(drain, sessions);
         tracing::info!(sessions = count, http_connections, window = %of(window), "listener closed: sessions are being closed");
         let _spread = AbortOnDropHandle::new(tokio::spawn(stop_sessions(sessions.stops(), window)));
         drain.finished().await;
@@ -235,7 +235,7 @@ async fn wind_down(drain: &Drain, sessions: &Sessions, settings: DrainSettings, 
     match tokio::time::timeout(timeout, phases).await {
         Ok(()) => tracing::info!(took = %of(whole_millis(started.elapsed())), "drain finished"),
         Err(_elapsed) => {
-            let (sessions, http_connections) = living(drain, sessions);
+            let (sessions, http_connections) = remaining(drain, sessions);
             tracing::warn!(sessions, http_connections, "drain.timeout reached: the remaining connections are aborted");
         }
     }
@@ -245,7 +245,7 @@ async fn wind_down(drain: &Drain, sessions: &Sessions, settings: DrainSettings, 
 /// app, and a Kubernetes Service without ready endpoints, refuse connections while sessions continue.
 async fn app_gone(sessions: &Sessions, reloading: &Reloading) {
     while !(sessions.is_empty() && reloading.every_app_refuses().await) {
-        tokio::time::sleep(CHECK_PAUSE).await;
+        tokio::time::sleep(APP_CHECK_INTERVAL).await;
     }
 }
 
@@ -261,7 +261,7 @@ fn whole_millis(time: Duration) -> Duration {
 }
 
 /// Number of sessions, and of browsers' other connections.
-fn living(drain: &Drain, sessions: &Sessions) -> (usize, usize) {
+fn remaining(drain: &Drain, sessions: &Sessions) -> (usize, usize) {
     let sessions = sessions.len();
     (sessions, drain.alive().saturating_sub(sessions))
 }
@@ -273,8 +273,8 @@ async fn reload_certificates(tls: Option<CertificateReloader<ListenerFiles>>, me
     }
 }
 
-async fn keep_up(metrics: Arc<Metrics>, reloading: Reloading) {
-    let mut ticks = tokio::time::interval(UPKEEP);
+async fn run_upkeep(metrics: Arc<Metrics>, reloading: Reloading) {
+    let mut ticks = tokio::time::interval(UPKEEP_INTERVAL);
     loop {
         ticks.tick().await;
         metrics.upkeep();

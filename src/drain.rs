@@ -124,15 +124,16 @@ impl Guard {
     }
 }
 
-/// Turns each of these switches at a random moment within `window`, so that clients do not all reconnect at the same
+/// Applies `stop` to each target at a random moment within `window`, so that clients do not all reconnect at the same
 /// time. Resolves with the last one.
-pub async fn spread<S>(switches: Vec<S>, window: Duration, turn: impl Fn(S)) {
-    let begun = Instant::now();
-    let mut due: Vec<_> = switches.into_iter().map(|switch| (begun + window.mul_f64(rand::random()), switch)).collect();
+pub async fn spread<S>(targets: Vec<S>, window: Duration, stop: impl Fn(S)) {
+    let started = Instant::now();
+    let mut due: Vec<_> =
+        targets.into_iter().map(|target| (started + window.mul_f64(rand::random()), target)).collect();
     due.sort_unstable_by_key(|(moment, _switch)| *moment);
-    for (moment, switch) in due {
+    for (moment, target) in due {
         tokio::time::sleep_until(moment).await;
-        turn(switch);
+        stop(target);
     }
 }
 
@@ -193,14 +194,14 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn switches_turn_at_random_moments_across_the_window() {
+    async fn stops_are_spread_at_random_over_the_window() {
         const WINDOW: Duration = Duration::from_secs(10);
-        let switches: Vec<_> = (0..1000).map(|_session| CancellationToken::new()).collect();
-        let begun = Instant::now();
-        let turned = switches.iter().map(|switch| switch.cancelled().map(|()| begun.elapsed()));
+        let targets: Vec<_> = (0..1000).map(|_session| CancellationToken::new()).collect();
+        let started = Instant::now();
+        let stopped = targets.iter().map(|target| target.cancelled().map(|()| started.elapsed()));
         let (moments, ()) = tokio::join!(
-            futures_util::future::join_all(turned),
-            spread(switches.clone(), WINDOW, |switch| switch.cancel())
+            futures_util::future::join_all(stopped),
+            spread(targets.clone(), WINDOW, |target| target.cancel())
         );
         let early = moments.iter().filter(|moment| **moment < WINDOW / 4).count();
         let late = moments.iter().filter(|moment| **moment > WINDOW * 3 / 4).count();
@@ -211,10 +212,10 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn without_a_window_all_switches_turn_at_once() {
-        let switches = vec![CancellationToken::new(); 3];
-        let begun = Instant::now();
-        spread(switches.clone(), Duration::ZERO, |switch| switch.cancel()).await;
-        assert!(switches.iter().all(CancellationToken::is_cancelled) && begun.elapsed() < Duration::from_millis(2));
+    async fn without_a_window_all_targets_stop_at_once() {
+        let targets = vec![CancellationToken::new(); 3];
+        let started = Instant::now();
+        spread(targets.clone(), Duration::ZERO, |target| target.cancel()).await;
+        assert!(targets.iter().all(CancellationToken::is_cancelled) && started.elapsed() < Duration::from_millis(2));
     }
 }

@@ -20,16 +20,16 @@ use crate::proxy::Proxy;
 use crate::proxy::routes::Routes;
 use crate::proxy::upstream::Upstream;
 use crate::server::context::ListenerContext;
-use crate::server::status::{InForce, LastReload};
+use crate::server::status::{ConfigSummary, LastReload};
 use crate::tls::{CertificateReloader, ClientFiles, TlsError};
 
 /// How long a removed app without sessions is remembered, and its series are exported. Scrapes are at most two minutes
 /// apart if Prometheus shows no gaps, so the last counts are scraped even if one or two scrapes fail.
-const REMEMBERED: Duration = Duration::from_secs(600);
+const REMEMBERED_FOR: Duration = Duration::from_secs(600);
 
 /// At most this many unused apps are remembered, or as many as are active if that is more. So reloads with ever new
 /// names fill neither memory nor scrapes.
-const ALWAYS_REMEMBERED: usize = 10;
+const MAX_REMEMBERED: usize = 10;
 
 /// Reloads a running sidecar; clones share its state.
 #[derive(Clone)]
@@ -44,14 +44,14 @@ pub struct Reloading {
 pub(super) struct Apps {
     upstreams: Vec<Arc<Upstream>>,
     /// Apps that a reload removed. Invariant: an app with sessions is in one of the lists.
-    gone: Vec<Gone>,
+    removed: Vec<RemovedApp>,
     tls: Option<ClientTls>,
     reloaded: Option<(Instant, Reload)>,
     metrics: Arc<Metrics>,
 }
 
 /// An app at one address, removed by a reload.
-struct Gone {
+struct RemovedApp {
     upstream: Arc<Upstream>,
     /// `None` before the first check, or if the last check found sessions.
     unused_since: Option<Instant>,
@@ -86,13 +86,13 @@ impl Reloading {
     }
 
     /// Records the result of a reload for Prometheus and the status page.
-    pub fn tell(&self, result: Reload) {
+    pub fn record(&self, result: Reload) {
         self.metrics.config_reload(result);
         self.apps().reloaded = Some((Instant::now(), result));
     }
 
     /// The active configuration as the status page shows it.
-    pub(super) fn in_force(&self) -> InForce {
+    pub(super) fn summary(&self) -> ConfigSummary {
         let apps = self.apps();
         let upstreams =
             apps.upstreams.iter().map(|upstream| (upstream.name(), upstream.knowledge().capability())).collect();
@@ -100,7 +100,7 @@ impl Reloading {
             accepted: result == Reload::Accepted,
             seconds_ago: at.elapsed().as_secs_f64(),
         });
-        InForce { upstreams, reload }
+        ConfigSummary { upstreams, reload }
     }
 
     /// Whether every app refuses connections now.
@@ -122,7 +122,7 @@ impl Reloading {
 
 impl Apps {
     pub(super) fn new(metrics: Arc<Metrics>) -> Self {
-        Self { upstreams: Vec::new(), gone: Vec::new(), tls: None, reloaded: None, metrics }
+        Self { upstreams: Vec::new(), removed: Vec::new(), tls: None, reloaded: None, metrics }
     }
 
     /// The routes of a configuration. Apps that are known already keep their state.
@@ -135,48 +135,49 @@ impl Apps {
             self.tls = Some(ClientTls::new(files, self.metrics.clone())?);
         }
         let upstreams: Vec<_> = apps.iter().map(|app| Arc::new(self.upstream(config, app))).collect();
-        self.put_in_force(upstreams.clone());
+        self.activate(upstreams.clone());
         Ok(Routes::new(apps.into_iter().zip(upstreams).collect()))
     }
 
     fn upstream(&self, config: &Config, app: &Route) -> Upstream {
-        let known = || self.upstreams.iter().chain(self.gone.iter().map(|gone| &gone.upstream));
+        let known = || self.upstreams.iter().chain(self.removed.iter().map(|removed| &removed.upstream));
         if let Some(same) = known().find_map(|upstream| upstream.renewed(config, app)) {
             return same;
         }
         let tls = self.tls.as_ref().map(|tls| tls.config.clone());
         let new = Upstream::new(config, app, tls, self.metrics.upstream(&app.name));
         match known().find(|upstream| *upstream.name() == *app.name) {
-            Some(elsewhere) => new.sharing_places(config, elsewhere),
+            Some(moved) => new.sharing_slots(config, moved),
             None => new,
         }
     }
 
-    fn put_in_force(&mut self, upstreams: Vec<Arc<Upstream>>) {
+    fn activate(&mut self, upstreams: Vec<Arc<Upstream>>) {
         let before = std::mem::replace(&mut self.upstreams, upstreams);
-        self.gone.extend(before.into_iter().map(|upstream| Gone { upstream, unused_since: None }));
-        self.gone.retain(|gone| !self.upstreams.iter().any(|upstream| gone.is(upstream)));
+        self.removed.extend(before.into_iter().map(|upstream| RemovedApp { upstream, unused_since: None }));
+        self.removed.retain(|removed| !self.upstreams.iter().any(|upstream| removed.is(upstream)));
         for upstream in &self.upstreams {
-            let moved = self.gone.iter().filter(|gone| gone.upstream.name() == upstream.name());
-            moved.for_each(|gone| gone.upstream.knowledge().show(false));
+            let moved = self.removed.iter().filter(|removed| removed.upstream.name() == upstream.name());
+            moved.for_each(|removed| removed.upstream.knowledge().show(false));
             upstream.knowledge().show(true);
         }
     }
 
     fn forget_unused(&mut self, now: Instant) {
-        for gone in &mut self.gone {
-            gone.unused_since = (!gone.has_sessions()).then(|| gone.unused_since.unwrap_or(now));
+        for removed in &mut self.removed {
+            removed.unused_since = (!removed.has_sessions()).then(|| removed.unused_since.unwrap_or(now));
         }
         // Used apps first, then the most recently used.
-        self.gone.sort_by_key(|gone| gone.unused_since.map(Reverse));
-        let used = self.gone.partition_point(|gone| gone.unused_since.is_none());
-        self.gone.truncate(used + self.upstreams.len().max(ALWAYS_REMEMBERED));
-        self.gone
-            .retain(|gone| gone.unused_since.is_none_or(|since| now.saturating_duration_since(since) < REMEMBERED));
+        self.removed.sort_by_key(|removed| removed.unused_since.map(Reverse));
+        let used = self.removed.partition_point(|removed| removed.unused_since.is_none());
+        self.removed.truncate(used + self.upstreams.len().max(MAX_REMEMBERED));
+        self.removed.retain(|removed| {
+            removed.unused_since.is_none_or(|since| now.saturating_duration_since(since) < REMEMBERED_FOR)
+        });
     }
 }
 
-impl Gone {
+impl RemovedApp {
     fn is(&self, upstream: &Upstream) -> bool {
         Arc::ptr_eq(self.upstream.knowledge(), upstream.knowledge())
     }

@@ -1,18 +1,18 @@
-//! Limits what clients take, so that none takes all of it: open sockets, and handshakes per second.
+//! Limits what one client can use: open sockets, and handshakes per second.
 //!
-//! Invariant: no state is kept of a client with nothing counted.
+//! Invariant: no state is kept for a client of which nothing is counted.
 
-mod alarm;
 mod capacity;
 mod quota;
 mod rate;
+mod warning;
 
 use std::net::{IpAddr, Ipv4Addr};
 
-pub use self::alarm::{LimitWarning, RateLimitedWarning};
 pub use self::capacity::Capacity;
 pub use self::quota::{Permit, Quota};
 pub use self::rate::Rate;
+pub use self::warning::{LimitWarning, RateLimitedWarning};
 
 /// One client: an IPv4 address, or the first 64 bits of an IPv6 address. A host chooses the remaining bits itself
 /// (RFC 4291 §2.5.1), and may change them at any time (RFC 8981).

@@ -11,57 +11,57 @@ use crate::metrics::Metrics;
 
 /// The slots; clones share them.
 #[derive(Clone)]
-pub struct Quota(Arc<Holder>);
+pub struct Quota(Arc<Account>);
 
 /// One slot, taken until dropped. One pointer: an idle session has two.
-pub struct Permit(Arc<Holder>);
+pub struct Permit(Arc<Account>);
 
-/// The holder of a slot; all slots not counted for a client share one.
-struct Holder {
-    places: Arc<Places>,
+/// What a permit counts for. All permits that count for no client share one.
+struct Account {
+    slots: Arc<Slots>,
     client: Option<Client>,
 }
 
-struct Places {
-    most: AtomicUsize,
+struct Slots {
+    max: AtomicUsize,
     taken: AtomicUsize,
     /// Clients with at least one slot.
-    of_clients: Mutex<HashMap<Client, usize>>,
+    by_client: Mutex<HashMap<Client, usize>>,
     /// Counts taken slots; only for clients' connections.
     gauge: Option<Arc<Metrics>>,
 }
 
 impl Quota {
-    /// A quota of `most` slots.
-    pub fn new(most: usize) -> Self {
-        Self::with_gauge(most, None)
+    /// A quota of `max` slots.
+    pub fn new(max: usize) -> Self {
+        Self::with_gauge(max, None)
     }
 
-    /// A quota of `most` client connections, which the metrics count.
-    pub fn of_connections(most: usize, metrics: Arc<Metrics>) -> Self {
-        metrics.client_connections_limit(most);
-        Self::with_gauge(most, Some(metrics))
+    /// A quota of `max` client connections, which the metrics count.
+    pub fn of_connections(max: usize, metrics: Arc<Metrics>) -> Self {
+        metrics.client_connections_limit(max);
+        Self::with_gauge(max, Some(metrics))
     }
 
     /// Changes the number of slots; taken ones stay taken.
-    pub fn resize(&self, most: usize) {
-        self.0.places.most.store(most, Relaxed);
-        if let Some(metrics) = &self.0.places.gauge {
-            metrics.client_connections_limit(most);
+    pub fn resize(&self, max: usize) {
+        self.0.slots.max.store(max, Relaxed);
+        if let Some(metrics) = &self.0.slots.gauge {
+            metrics.client_connections_limit(max);
         }
     }
 
-    fn with_gauge(most: usize, gauge: Option<Arc<Metrics>>) -> Self {
-        let places = Places { most: most.into(), taken: AtomicUsize::new(0), of_clients: Mutex::default(), gauge };
-        Self(Arc::new(Holder { places: Arc::new(places), client: None }))
+    fn with_gauge(max: usize, gauge: Option<Arc<Metrics>>) -> Self {
+        let slots = Slots { max: max.into(), taken: AtomicUsize::new(0), by_client: Mutex::default(), gauge };
+        Self(Arc::new(Account { slots: Arc::new(slots), client: None }))
     }
 
     /// Takes a slot, if one is free.
     pub fn take(&self) -> Option<Permit> {
-        let places = &self.0.places;
-        let more = |taken: usize| (taken < places.most.load(Relaxed)).then_some(taken + 1);
-        places.taken.fetch_update(Relaxed, Relaxed, more).ok()?;
-        if let Some(metrics) = &places.gauge {
+        let slots = &self.0.slots;
+        let more = |taken: usize| (taken < slots.max.load(Relaxed)).then_some(taken + 1);
+        slots.taken.fetch_update(Relaxed, Relaxed, more).ok()?;
+        if let Some(metrics) = &slots.gauge {
             metrics.client_connection_opened();
         }
         Some(Permit(self.0.clone()))
@@ -69,33 +69,33 @@ impl Quota {
 }
 
 impl Permit {
-    /// Counts the slot also for this client, which may have at most `most`. Returns whether it may have this one.
+    /// Counts the slot also for this client, which may have at most `max`. Returns whether it may have this one.
     /// Must be called at most once.
     #[must_use]
-    pub fn count_for(&mut self, client: Client, most: NonZeroUsize) -> bool {
+    pub fn count_for(&mut self, client: Client, max: NonZeroUsize) -> bool {
         debug_assert!(self.0.client.is_none(), "it counts for one client already");
-        let places = self.0.places.clone();
+        let slots = self.0.slots.clone();
         {
-            let mut of_clients = places.of_clients();
-            let taken = of_clients.get(&client).copied().unwrap_or_default();
-            if taken >= most.get() {
+            let mut by_client = slots.by_client();
+            let taken = by_client.get(&client).copied().unwrap_or_default();
+            if taken >= max.get() {
                 return false;
             }
-            of_clients.insert(client, taken + 1);
+            by_client.insert(client, taken + 1);
         }
-        self.0 = Arc::new(Holder { places, client: Some(client) });
+        self.0 = Arc::new(Account { slots, client: Some(client) });
         true
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let Holder { places, client } = &*self.0;
+        let Account { slots, client } = &*self.0;
         if let Some(client) = client {
-            places.leave(client);
+            slots.release(client);
         }
-        places.taken.fetch_sub(1, Relaxed);
-        if let Some(metrics) = &places.gauge {
+        slots.taken.fetch_sub(1, Relaxed);
+        if let Some(metrics) = &slots.gauge {
             metrics.client_connection_closed();
         }
     }
@@ -107,22 +107,22 @@ impl fmt::Debug for Permit {
     }
 }
 
-impl Places {
-    fn of_clients(&self) -> MutexGuard<'_, HashMap<Client, usize>> {
+impl Slots {
+    fn by_client(&self) -> MutexGuard<'_, HashMap<Client, usize>> {
         // No panic can leave it half changed.
-        self.of_clients.lock().unwrap_or_else(PoisonError::into_inner)
+        self.by_client.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn leave(&self, client: &Client) {
-        let mut of_clients = self.of_clients();
-        if let Some(taken) = of_clients.get_mut(client) {
+    fn release(&self, client: &Client) {
+        let mut by_client = self.by_client();
+        if let Some(taken) = by_client.get_mut(client) {
             *taken -= 1;
             if *taken == 0 {
-                of_clients.remove(client);
+                by_client.remove(client);
                 // Otherwise a table enlarged by a flood stays large.
-                let (length, capacity) = (of_clients.len(), of_clients.capacity());
+                let (length, capacity) = (by_client.len(), by_client.capacity());
                 if length < capacity / 8 {
-                    of_clients.shrink_to(length * 2);
+                    by_client.shrink_to(length * 2);
                 }
             }
         }
@@ -148,7 +148,7 @@ mod tests {
         let third = quota.take();
         assert!(third.is_some() && quota.take().is_none());
         drop((second, third));
-        assert_eq!(quota.0.places.taken.load(Relaxed), 0);
+        assert_eq!(quota.0.slots.taken.load(Relaxed), 0);
     }
 
     #[test]
@@ -185,12 +185,12 @@ mod tests {
             assert!(permit.count_for(client(number), NonZeroUsize::MIN));
             held.push(permit);
             if held.len() == 1000 {
-                assert_eq!(quota.0.places.of_clients().len(), 1000);
+                assert_eq!(quota.0.slots.by_client().len(), 1000);
                 held.clear();
             }
         }
-        let of_clients = quota.0.places.of_clients();
-        assert!(of_clients.is_empty() && of_clients.capacity() < 100, "{}", of_clients.capacity());
+        let by_client = quota.0.slots.by_client();
+        assert!(by_client.is_empty() && by_client.capacity() < 100, "{}", by_client.capacity());
     }
 
     #[test]

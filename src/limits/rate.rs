@@ -12,7 +12,7 @@ const BURST: u32 = 10;
 
 /// Maximum number of buckets, about 4 MiB of them. Counting addresses does not stop a client that has more addresses
 /// than that. Further addresses are not limited: they may be anyone's.
-const MOST_CLIENTS: usize = 1 << 16;
+const MAX_CLIENTS: usize = 1 << 16;
 
 /// How often full buckets are removed.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -50,7 +50,7 @@ impl Rate {
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         buckets.sweep(now);
         let known = buckets.full_at.get(&client).copied();
-        if known.is_none() && buckets.full_at.len() >= MOST_CLIENTS {
+        if known.is_none() && buckets.full_at.len() >= MAX_CLIENTS {
             return Ok(());
         }
         let full_at = known.map_or(now, |at| at.max(now)) + self.interval;
@@ -94,42 +94,42 @@ mod tests {
     }
 
     /// How many of many attempts at once succeed.
-    fn passed(rate: &Rate, now: Instant) -> usize {
+    fn successes(rate: &Rate, now: Instant) -> usize {
         (0..1000).filter(|_attempt| rate.take(client(1), now).is_ok()).count()
     }
 
     #[test]
     fn a_burst_passes_and_then_tokens_return_at_the_rate() {
         for per_second in [1, 3, 7, 50] {
-            let (rate, begin) = (rate(per_second), Instant::now());
+            let (rate, start) = (rate(per_second), Instant::now());
             let per_second = per_second as usize;
-            assert_eq!(passed(&rate, begin), per_second * 10);
-            assert_eq!(passed(&rate, begin), 0);
-            assert_eq!(passed(&rate, begin + SECOND), per_second);
-            assert_eq!(passed(&rate, begin + SECOND * 5), per_second * 4);
-            assert_eq!(passed(&rate, begin + SECOND * 3600), per_second * 10, "a bucket holds no more than a burst");
+            assert_eq!(successes(&rate, start), per_second * 10);
+            assert_eq!(successes(&rate, start), 0);
+            assert_eq!(successes(&rate, start + SECOND), per_second);
+            assert_eq!(successes(&rate, start + SECOND * 5), per_second * 4);
+            assert_eq!(successes(&rate, start + SECOND * 3600), per_second * 10, "a bucket holds no more than a burst");
         }
     }
 
     #[test]
     fn a_token_is_available_after_the_returned_time() {
-        let (rate, begin) = (rate(4), Instant::now());
-        passed(&rate, begin);
-        let wait = rate.take(client(1), begin).expect_err("the bucket is empty");
+        let (rate, start) = (rate(4), Instant::now());
+        successes(&rate, start);
+        let wait = rate.take(client(1), start).expect_err("the bucket is empty");
         assert_eq!(wait, SECOND / 4);
-        assert!(rate.take(client(1), begin + wait - Duration::from_nanos(1)).is_err());
-        assert_eq!(rate.take(client(1), begin + wait), Ok(()));
-        assert_eq!(rate.take(client(2), begin), Ok(()), "another client has a bucket of its own");
+        assert!(rate.take(client(1), start + wait - Duration::from_nanos(1)).is_err());
+        assert_eq!(rate.take(client(1), start + wait), Ok(()));
+        assert_eq!(rate.take(client(2), start), Ok(()), "another client has a bucket of its own");
     }
 
     #[test]
     fn full_buckets_are_removed_and_their_number_is_bounded() {
-        let (rate, begin) = (rate(1), Instant::now());
+        let (rate, start) = (rate(1), Instant::now());
         for number in 0..200_000 {
-            assert_eq!(rate.take(client(number), begin), Ok(()));
+            assert_eq!(rate.take(client(number), start), Ok(()));
         }
-        assert_eq!(rate.buckets.lock().unwrap().full_at.len(), MOST_CLIENTS);
-        assert_eq!(rate.take(client(0), begin + SECOND), Ok(()));
+        assert_eq!(rate.buckets.lock().unwrap().full_at.len(), MAX_CLIENTS);
+        assert_eq!(rate.take(client(0), start + SECOND), Ok(()));
         let buckets = rate.buckets.lock().unwrap();
         assert!(buckets.full_at.len() == 1 && buckets.full_at.capacity() < 100, "{}", buckets.full_at.capacity());
     }

@@ -1,6 +1,6 @@
 //! Rejects requests that the app could read differently, that are too large, or whose origin is not allowed.
 //!
-//! Invariant: [`judge`] rejects before any byte is forwarded. hyper has already rejected what it cannot parse.
+//! Invariant: [`check`] rejects before any byte is forwarded. hyper has already rejected what it cannot parse.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ pub(super) struct Rejection {
 pub struct DroppedLength;
 
 /// `Retry-After`, in seconds, when `limits.sessions` is reached: some will have ended.
-const ROOM_AFTER: u64 = 5;
+const SESSIONS_RETRY_AFTER_SECONDS: u64 = 5;
 
 impl Rejection {
     /// For a handshake above the client's rate; the next is allowed after `wait`.
@@ -50,7 +50,7 @@ impl Rejection {
     pub(super) fn of_sessions() -> Self {
         let text = "503 Service Unavailable: too many sessions\n";
         let rejection = rejection(StatusCode::SERVICE_UNAVAILABLE, Rejected::Sessions, text);
-        Self { retry_after: Some(ROOM_AFTER), ..rejection }
+        Self { retry_after: Some(SESSIONS_RETRY_AFTER_SECONDS), ..rejection }
     }
 
     /// For a request whose body is incomplete.
@@ -72,7 +72,7 @@ impl Rejection {
 ///
 /// # Errors
 /// The answer that it gets instead; its connection is then closed.
-pub(super) fn judge<B>(request: &Request<B>, limits: &Limits, origins: &AllowedOrigins) -> Result<(), Rejection> {
+pub(super) fn check<B>(request: &Request<B>, limits: &Limits, origins: &AllowedOrigins) -> Result<(), Rejection> {
     method(request.method())?;
     size(request, limits)?;
     host(request)?;

@@ -12,9 +12,9 @@ use hyper::body::Incoming;
 use tokio::runtime::Handle;
 use tokio::time::Sleep;
 
-/// How much of an unneeded body is read: time, and bytes.
-const LINGER: Duration = Duration::from_secs(5);
-const MOST_DISCARDED: usize = 64 << 20;
+/// Limits for reading the rest of a body that is not needed.
+const DISCARD_TIMEOUT: Duration = Duration::from_secs(5);
+const MAX_DISCARDED_BYTES: usize = 64 << 20;
 
 /// The body of a request to the upstream.
 #[derive(Debug, Default)]
@@ -22,9 +22,9 @@ pub struct RequestBody {
     /// `None` if it is empty or has ended.
     body: Option<Incoming>,
     /// The longest pause before the next bytes.
-    pub(super) patience: Duration,
+    pub(super) pause_timeout: Duration,
     /// The client waits for a 100 (RFC 9110 §10.1.1). Reading the body would send it.
-    pub(super) waits: bool,
+    pub(super) expects_continue: bool,
     /// Runs while the upstream waits for the next bytes.
     pause: Option<Pin<Box<Sleep>>>,
 }
@@ -45,12 +45,12 @@ pub enum RequestBodyError {
 pub struct ResponseBody {
     /// Sent first.
     front: Bytes,
-    rest: Rest,
+    tail: Tail,
 }
 
 /// What follows the front of a response.
 #[derive(Debug, Default)]
-pub(super) enum Rest {
+pub(super) enum Tail {
     /// Still to be received from the upstream.
     Body(Incoming),
     /// The trailers of a body that was read to its end.
@@ -72,15 +72,15 @@ impl From<Incoming> for RequestBody {
 /// read and discarded, within bounds.
 impl Drop for RequestBody {
     fn drop(&mut self) {
-        let unread = self.body.take().filter(|body| !self.waits && !body.is_end_stream());
+        let unread = self.body.take().filter(|body| !self.expects_continue && !body.is_end_stream());
         if let (Some(body), Ok(runtime)) = (unread, Handle::try_current()) {
-            runtime.spawn(async { tokio::time::timeout(LINGER, discard(body)).await });
+            runtime.spawn(async { tokio::time::timeout(DISCARD_TIMEOUT, discard(body)).await });
         }
     }
 }
 
 async fn discard(mut body: Incoming) {
-    let mut left = MOST_DISCARDED;
+    let mut left = MAX_DISCARDED_BYTES;
     while let Some(Ok(frame)) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
         let length = frame.data_ref().map_or(0, Bytes::len);
         let Some(rest) = left.checked_sub(length) else { return };
@@ -95,7 +95,7 @@ impl Body for RequestBody {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
         let this = self.get_mut();
         let Some(body) = &mut this.body else { return Poll::Ready(None) };
-        this.waits = false;
+        this.expects_continue = false;
         if let Poll::Ready(frame) = Pin::new(body).poll_frame(cx) {
             this.pause = None;
             if !matches!(frame, Some(Ok(_))) {
@@ -103,11 +103,11 @@ impl Body for RequestBody {
             }
             return Poll::Ready(frame.map(|frame| frame.map_err(RequestBodyError::Broken)));
         }
-        let patience = this.patience;
-        let pause = this.pause.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
+        let pause_timeout = this.pause_timeout;
+        let pause = this.pause.get_or_insert_with(|| Box::pin(tokio::time::sleep(pause_timeout)));
         ready!(pause.as_mut().poll(cx));
         this.body = None;
-        Poll::Ready(Some(Err(RequestBodyError::Paused(patience))))
+        Poll::Ready(Some(Err(RequestBodyError::Paused(pause_timeout))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -121,20 +121,20 @@ impl Body for RequestBody {
 
 impl ResponseBody {
     /// `front`, then the rest of the upstream's body.
-    pub(super) fn fronted(front: Bytes, rest: Rest) -> Self {
-        Self { front, rest }
+    pub(super) fn fronted(front: Bytes, tail: Tail) -> Self {
+        Self { front, tail }
     }
 }
 
 impl From<Incoming> for ResponseBody {
     fn from(body: Incoming) -> Self {
-        Self::fronted(Bytes::new(), Rest::Body(body))
+        Self::fronted(Bytes::new(), Tail::Body(body))
     }
 }
 
 impl From<&'static str> for ResponseBody {
     fn from(text: &'static str) -> Self {
-        Self { front: Bytes::from_static(text.as_bytes()), rest: Rest::Nothing }
+        Self { front: Bytes::from_static(text.as_bytes()), tail: Tail::Nothing }
     }
 }
 
@@ -147,33 +147,33 @@ impl Body for ResponseBody {
         if !this.front.is_empty() {
             return Poll::Ready(Some(Ok(Frame::data(std::mem::take(&mut this.front)))));
         }
-        if let Rest::Body(rest) = &mut this.rest {
-            return Pin::new(rest).poll_frame(cx);
+        if let Tail::Body(tail) = &mut this.tail {
+            return Pin::new(tail).poll_frame(cx);
         }
-        let Rest::Trailers(trailers) = std::mem::take(&mut this.rest) else { return Poll::Ready(None) };
+        let Tail::Trailers(trailers) = std::mem::take(&mut this.tail) else { return Poll::Ready(None) };
         Poll::Ready(Some(Ok(Frame::trailers(*trailers))))
     }
 
     fn is_end_stream(&self) -> bool {
         self.front.is_empty()
-            && match &self.rest {
-                Rest::Body(rest) => rest.is_end_stream(),
-                Rest::Trailers(_) => false,
-                Rest::Nothing => true,
+            && match &self.tail {
+                Tail::Body(tail) => tail.is_end_stream(),
+                Tail::Trailers(_) => false,
+                Tail::Nothing => true,
             }
     }
 
     fn size_hint(&self) -> SizeHint {
         let front = self.front.len() as u64;
-        let rest = match &self.rest {
-            Rest::Body(rest) => rest.size_hint(),
-            Rest::Trailers(_) | Rest::Nothing => SizeHint::with_exact(0),
+        let tail = match &self.tail {
+            Tail::Body(tail) => tail.size_hint(),
+            Tail::Trailers(_) | Tail::Nothing => SizeHint::with_exact(0),
         };
         let mut sum = SizeHint::new();
-        if let Some(upper) = rest.upper() {
+        if let Some(upper) = tail.upper() {
             sum.set_upper(upper.saturating_add(front));
         }
-        sum.set_lower(rest.lower().saturating_add(front));
+        sum.set_lower(tail.lower().saturating_add(front));
         sum
     }
 }

@@ -16,64 +16,64 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 /// A connection over which hyper sends requests.
 ///
 /// An app may answer an upload before it has read all of it, and close. A write then fails, and hyper would close the
-/// connection although the answer waits in the kernel's receive queue. So bytes that the app refuses are discarded and
+/// connection although the response waits in the kernel's receive queue. So bytes that the app refuses are discarded and
 /// reported as written. The end of the exchange is what is read: the answer, the end of the stream, or an error.
 #[derive(Debug)]
 pub struct Link<S> {
     stream: S,
-    past: Past,
+    history: History,
     /// A burst of writes has started and is not flushed yet.
     is_writing: bool,
     /// The app has stopped reading.
-    refuses: bool,
+    peer_closed: bool,
 }
 
 /// What happened on a connection; its clones share it. A request without a body is one burst of writes, after which
 /// hyper flushes.
 #[derive(Clone, Debug, Default)]
-struct Past(Arc<AtomicU8>);
+struct History(Arc<AtomicU8>);
 
 /// Nothing was written.
 const NEW: u8 = 0;
 /// Something was written, and nothing was ever read.
 const FIRST: u8 = 1;
 /// Something was read since the last burst started.
-const HEARD: u8 = 2;
+const RESPONDED: u8 = 2;
 /// A further burst started, and nothing was read since.
-const FURTHER: u8 = 3;
+const REUSED: u8 = 3;
 
 /// Whether a request failed on a connection that had served another one before, and no byte of an answer was read. The
 /// app has probably closed the connection before the request reached it (RFC 9112 §9.3.1).
-pub(super) fn met_a_closing_connection(error: &ClientError) -> bool {
+pub(super) fn hit_a_closed_connection(error: &ClientError) -> bool {
     let mut extras = http::Extensions::new();
     if let Some(connected) = error.connect_info() {
         connected.get_extras(&mut extras);
     }
-    extras.get().is_some_and(|Past(past)| past.load(Relaxed) == FURTHER)
+    extras.get().is_some_and(|History(history)| history.load(Relaxed) == REUSED)
 }
 
 impl<S> Link<S> {
     /// A connection over which nothing has been sent.
     pub(super) fn new(stream: S) -> Self {
-        Self { stream, past: Past::default(), is_writing: false, refuses: false }
+        Self { stream, history: History::default(), is_writing: false, peer_closed: false }
     }
 
     fn on_write(&mut self) {
         if !self.is_writing {
             self.is_writing = true;
-            let began = match self.past.0.load(Relaxed) {
+            let began = match self.history.0.load(Relaxed) {
                 NEW | FIRST => FIRST,
-                _ => FURTHER,
+                _ => REUSED,
             };
-            self.past.0.store(began, Relaxed);
+            self.history.0.store(began, Relaxed);
         }
     }
 
     /// The result of a write of `length` bytes.
     fn written(&mut self, result: io::Result<usize>, length: usize) -> io::Result<usize> {
         match result {
-            Err(error) if is_refusal(&error) => {
-                self.refuses = true;
+            Err(error) if is_peer_close(&error) => {
+                self.peer_closed = true;
                 Ok(length)
             }
             result => result,
@@ -82,7 +82,7 @@ impl<S> Link<S> {
 }
 
 /// Whether the peer has closed or reset the connection. Then reading ends too.
-fn is_refusal(error: &io::Error) -> bool {
+fn is_peer_close(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
 }
 
@@ -92,7 +92,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Link<S> {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut this.stream).poll_read(cx, buffer))?;
         if buffer.filled().len() > before {
-            this.past.0.store(HEARD, Relaxed);
+            this.history.0.store(RESPONDED, Relaxed);
         }
         Poll::Ready(Ok(()))
     }
@@ -102,7 +102,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Link<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         this.on_write();
-        if this.refuses {
+        if this.peer_closed {
             return Poll::Ready(Ok(bytes.len()));
         }
         let result = ready!(Pin::new(&mut this.stream).poll_write(cx, bytes));
@@ -117,7 +117,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Link<S> {
         let this = self.get_mut();
         this.on_write();
         let length = slices.iter().map(|slice| slice.len()).sum();
-        if this.refuses {
+        if this.peer_closed {
             return Poll::Ready(Ok(length));
         }
         let result = ready!(Pin::new(&mut this.stream).poll_write_vectored(cx, slices));
@@ -130,7 +130,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Link<S> {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if !this.refuses {
+        if !this.peer_closed {
             let result = ready!(Pin::new(&mut this.stream).poll_flush(cx));
             this.written(result.map(|()| 0), 0)?;
         }
@@ -145,6 +145,6 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Link<S> {
 
 impl<S> Connection for Link<S> {
     fn connected(&self) -> Connected {
-        Connected::new().extra(self.past.clone())
+        Connected::new().extra(self.history.clone())
     }
 }

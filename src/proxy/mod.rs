@@ -33,7 +33,7 @@ use self::body::RequestBodyError;
 pub use self::body::{RequestBody, ResponseBody};
 pub use self::headers::HOP_BY_HOP;
 use self::page::Navigation;
-use self::response::{Chain, Refusal, causes, respond};
+use self::response::{Chain, Refusal, causes, plain_text};
 use self::routes::Routes;
 pub use self::upgrade::PendingSession;
 use self::upstream::{ConnectError, Upstream};
@@ -104,14 +104,14 @@ impl Proxy {
     /// Answers one request of a client.
     pub async fn handle(&self, mut request: Request<RequestBody>, client: IpAddr) -> Reply {
         let active = self.active.load_full();
-        request.body_mut().patience = active.limits.body_timeout;
-        request.body_mut().waits = request.headers().contains_key(header::EXPECT);
-        if let Err(rejection) = admission::judge(&request, &active.limits, &active.allowed_origins) {
+        request.body_mut().pause_timeout = active.limits.body_timeout;
+        request.body_mut().expects_continue = request.headers().contains_key(header::EXPECT);
+        if let Err(rejection) = admission::check(&request, &active.limits, &active.allowed_origins) {
             return active.reject(rejection).into();
         }
         let peer = client.to_canonical();
         let websocket = headers::asks_for_websocket(request.headers());
-        if websocket && let Err(wait) = active.pace(request.headers(), peer) {
+        if websocket && let Err(wait) = active.check_handshake_rate(request.headers(), peer) {
             active.rate_warning.warn();
             return active.reject(Rejection::of_rate(wait)).into();
         }
@@ -123,18 +123,18 @@ impl Proxy {
         let Some(upstream) = active.routes.find(&request) else {
             return active.reject(Rejection::of_route()).into();
         };
-        let way = RequestContext { active: &active, upstream, sessions: &self.sessions };
+        let context = RequestContext { active: &active, upstream, sessions: &self.sessions };
         if websocket {
-            return way.upgrade(request).await;
+            return context.upgrade(request).await;
         }
         let (method, started) = (request.method().clone(), Instant::now());
         let own = match &upstream.watchdog {
-            Some(watchdog) => watchdog.answer(&request).await,
+            Some(watchdog) => watchdog.respond(&request).await,
             None => None,
         };
         let response = match own {
             Some(response) => response,
-            None => way.pass(request).await,
+            None => context.forward(request).await,
         };
         upstream.metrics.http_request(&method, response.status(), started.elapsed());
         response.into()
@@ -148,13 +148,13 @@ impl From<Response<ResponseBody>> for Reply {
 }
 
 impl RequestContext<'_> {
-    async fn pass(&self, mut request: Request<RequestBody>) -> Response<ResponseBody> {
+    async fn forward(&self, mut request: Request<RequestBody>) -> Response<ResponseBody> {
         let has_body = !request.body().is_end_stream();
         headers::remove_hop_by_hop(request.headers_mut(), has_body);
         let navigation = self.upstream.watchdog.as_ref().and_then(|_watchdog| Navigation::of(&request));
         let host = request.headers().get(header::HOST).filter(|_host| navigation.is_some()).cloned();
         if navigation.is_some() {
-            Navigation::ask_for_plain_whole(request.headers_mut());
+            Navigation::request_full_plain(request.headers_mut());
         }
         match self.upstream.request(request).await {
             Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
@@ -210,7 +210,7 @@ impl RequestContext<'_> {
         let upstream = self.upstream;
         let (name, address) = (&upstream.name, &upstream.connector.address);
         let status = refusal.status().as_u16();
-        if let Some(failures) = upstream.failing.happened(Instant::now()) {
+        if let Some(failures) = upstream.failure_warning.on_event(Instant::now()) {
             let suppressed = failures - 1;
             tracing::warn!(upstream = %name, %address, status, suppressed, error = %why, "upstream failed");
         }
@@ -235,7 +235,7 @@ impl ActiveConfig {
     fn reject(&self, rejection: Rejection) -> Response<ResponseBody> {
         self.metrics.http_rejected(rejection.reason);
         tracing::debug!(status = rejection.status.as_u16(), reason = rejection.text.trim_end(), "request rejected");
-        let mut response = respond(rejection.status, rejection.text);
+        let mut response = plain_text(rejection.status, rejection.text);
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         if let Some(seconds) = rejection.retry_after {
             response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
@@ -247,7 +247,7 @@ impl ActiveConfig {
     ///
     /// # Errors
     /// The client exceeds its rate; returns the time to wait.
-    fn pace(&self, headers: &HeaderMap, peer: IpAddr) -> Result<(), Duration> {
+    fn check_handshake_rate(&self, headers: &HeaderMap, peer: IpAddr) -> Result<(), Duration> {
         let Some(handshakes) = &self.handshakes else { return Ok(()) };
         let trusted = self.trusted_proxies.contains(peer);
         let client = if trusted { headers::client(headers, &self.trusted_proxies) } else { Some(peer) };

@@ -12,15 +12,15 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
 use hyper::body::{Frame, Incoming};
 
-use self::markup::{Place, Search};
-use super::body::{ResponseBody, Rest};
+use self::markup::{Insertion, Search};
+use super::body::{ResponseBody, Tail};
 use crate::metrics::WatchdogPage;
 
 /// The most of a page, in bytes, that is buffered until its head is complete.
-const LONGEST_HEAD: usize = 64 * 1024;
+const MAX_HEAD_BYTES: usize = 64 * 1024;
 
 /// Fields that make a response depend on the browser's cache: with them the upstream may leave out the page.
-const CONDITIONS: [HeaderName; 3] = [header::IF_NONE_MATCH, header::IF_MODIFIED_SINCE, header::IF_RANGE];
+const CONDITIONAL_FIELDS: [HeaderName; 3] = [header::IF_NONE_MATCH, header::IF_MODIFIED_SINCE, header::IF_RANGE];
 
 /// Fields that hold for the upstream's form of the page, not for the changed one.
 const VALIDATORS: [HeaderName; 4] =
@@ -39,13 +39,13 @@ impl Navigation {
     /// Recognizes a browser's request for a whole page.
     pub(super) fn of<B>(request: &Request<B>) -> Option<Self> {
         let headers = request.headers();
-        let says = |name: HeaderName, wanted: fn(&str) -> bool| {
+        let has = |name: HeaderName, wanted: fn(&str) -> bool| {
             headers.get(name).map(|value| value.to_str().is_ok_and(wanted))
         };
-        let for_page = says(header::ACCEPT, |accept| accept.contains("text/html")) == Some(true);
+        let for_page = has(header::ACCEPT, |accept| accept.contains("text/html")) == Some(true);
         // Fetch Metadata §2.1; browsers send it over TLS and on localhost.
         let destination = HeaderName::from_static("sec-fetch-dest");
-        let for_frame = says(destination, |to| matches!(to, "document" | "iframe" | "frame")) != Some(false);
+        let for_frame = has(destination, |to| matches!(to, "document" | "iframe" | "frame")) != Some(false);
         if !for_page || !for_frame || headers.contains_key(header::RANGE) {
             return None;
         }
@@ -58,8 +58,8 @@ impl Navigation {
 
     /// Asks the upstream for the whole page, uncompressed: a page in the browser's cache may lack the script, and a
     /// compressed one cannot be searched.
-    pub(super) fn ask_for_plain_whole(headers: &mut HeaderMap) {
-        for name in CONDITIONS {
+    pub(super) fn request_full_plain(headers: &mut HeaderMap) {
+        for name in CONDITIONAL_FIELDS {
             headers.remove(name);
         }
         headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
@@ -87,34 +87,34 @@ pub(super) async fn add(
         return Ok((response.map(ResponseBody::from), None));
     }
     let (mut head, body) = response.into_parts();
-    let refusal = if head.headers.contains_key(header::CONTENT_ENCODING) {
+    let not_added = if head.headers.contains_key(header::CONTENT_ENCODING) {
         Some(WatchdogPage::Encoded)
     } else if !policy::allows_own_script(&head.headers, host) {
         Some(WatchdogPage::Forbidden)
     } else {
         None
     };
-    if navigation == Navigation::Head && refusal.is_none() {
+    if navigation == Navigation::Head && not_added.is_none() {
         // Only the body shows whether the page would be changed (RFC 9110 §9.3.2).
-        forget_form(&mut head.headers);
+        remove_validators(&mut head.headers);
         head.headers.remove(header::CONTENT_LENGTH);
     }
-    if navigation == Navigation::Head || refusal.is_some() {
-        return Ok((Response::from_parts(head, body.into()), refusal));
+    if navigation == Navigation::Head || not_added.is_some() {
+        return Ok((Response::from_parts(head, body.into()), not_added));
     }
-    let (front, place, rest) = read_head(body, script.path).await?;
-    let result = match place {
-        Place::At(_) => WatchdogPage::Added,
-        Place::Taken => WatchdogPage::Present,
-        Place::Nowhere | Place::Unknown => WatchdogPage::NotStreamlit,
+    let (front, position, rest) = read_head(body, script.path).await?;
+    let result = match position {
+        Insertion::At(_) => WatchdogPage::Added,
+        Insertion::AlreadyPresent => WatchdogPage::Present,
+        Insertion::NotStreamlit | Insertion::Unknown => WatchdogPage::NotStreamlit,
     };
-    let front = match place {
-        Place::At(at) => {
-            forget_form(&mut head.headers);
+    let front = match position {
+        Insertion::At(at) => {
+            remove_validators(&mut head.headers);
             lengthen(&mut head.headers, script.element.len());
             [&front[..at], &script.element, &front[at..]].concat().into()
         }
-        Place::Taken | Place::Nowhere | Place::Unknown => front.freeze(),
+        Insertion::AlreadyPresent | Insertion::NotStreamlit | Insertion::Unknown => front.freeze(),
     };
     Ok((Response::from_parts(head, ResponseBody::fronted(front, rest)), Some(result)))
 }
@@ -125,25 +125,25 @@ fn is_page(response: &Response<Incoming>) -> bool {
     response.status() == StatusCode::OK && essence.eq_ignore_ascii_case("text/html")
 }
 
-/// Reads until the place for a script is known, or more than [`LONGEST_HEAD`] is read.
-async fn read_head(mut body: Incoming, script: &str) -> Result<(BytesMut, Place, Rest), hyper::Error> {
+/// Reads until the position of the script is known, or more than [`MAX_HEAD_BYTES`] is read.
+async fn read_head(mut body: Incoming, script: &str) -> Result<(BytesMut, Insertion, Tail), hyper::Error> {
     let (mut front, mut search) = (BytesMut::new(), Search::new(script));
     loop {
-        let place = search.resume(&front);
-        if place != Place::Unknown || front.len() > LONGEST_HEAD {
-            return Ok((front, place, Rest::Body(body)));
+        let position = search.resume(&front);
+        if position != Insertion::Unknown || front.len() > MAX_HEAD_BYTES {
+            return Ok((front, position, Tail::Body(body)));
         }
-        let Some(frame) = body.frame().await.transpose()? else { return Ok((front, place, Rest::Nothing)) };
+        let Some(frame) = body.frame().await.transpose()? else { return Ok((front, position, Tail::Nothing)) };
         match frame.into_data().map_err(Frame::into_trailers) {
             Ok(data) => front.extend_from_slice(&data),
-            Err(Ok(trailers)) => return Ok((front, place, Rest::Trailers(trailers.into()))),
+            Err(Ok(trailers)) => return Ok((front, position, Tail::Trailers(trailers.into()))),
             // Frames are data or trailers.
             Err(Err(_frame)) => {}
         }
     }
 }
 
-fn forget_form(headers: &mut HeaderMap) {
+fn remove_validators(headers: &mut HeaderMap) {
     for name in VALIDATORS {
         headers.remove(name);
     }

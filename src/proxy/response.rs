@@ -33,12 +33,12 @@ impl Refusal {
             Self::BadGateway => "502 Bad Gateway: invalid response from the app\n",
             Self::GatewayTimeout => "504 Gateway Timeout: the app did not respond in time\n",
         };
-        respond(self.status(), text)
+        plain_text(self.status(), text)
     }
 }
 
 /// Our own response, in plain text.
-pub(super) fn respond(status: StatusCode, text: &'static str) -> Response<ResponseBody> {
+pub(super) fn plain_text(status: StatusCode, text: &'static str) -> Response<ResponseBody> {
     let mut response = Response::new(ResponseBody::from(text));
     *response.status_mut() = status;
     let plain = HeaderValue::from_static("text/plain; charset=utf-8");

@@ -15,7 +15,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::admission::Rejection;
 use super::upstream::{ConnectError, Upstream};
-use super::{Chain, Refusal, Reply, RequestBody, RequestContext, ResponseBody, headers, respond, watchdog, wire};
+use super::{Chain, Refusal, Reply, RequestBody, RequestContext, ResponseBody, headers, plain_text, watchdog, wire};
 use crate::drain::Guard;
 use crate::heartbeat::learning::Learning;
 use crate::limits::Permit;
@@ -84,9 +84,9 @@ impl RequestContext<'_> {
             return self.fail(&mut attempt, &failure).into();
         }
         // Only now: a takeover has just freed its slot.
-        let Some(place) = upstream.places.take() else {
+        let Some(place) = upstream.slots.take() else {
             attempt.result = None;
-            upstream.full.warn();
+            upstream.session_warning.warn();
             return self.active.reject(Rejection::of_sessions()).into();
         };
         headers::keep_upgrade(request.headers_mut());
@@ -185,7 +185,7 @@ impl Failure {
 /// The answer to a handshake whose session a newer one has claimed. Not a 5xx, and not just a close: proxies would
 /// retry the handshake, and it would claim the session from the newer one.
 fn superseded() -> Response<ResponseBody> {
-    let mut response = respond(StatusCode::CONFLICT, "409 Conflict: a newer connection has claimed the session\n");
+    let mut response = plain_text(StatusCode::CONFLICT, "409 Conflict: a newer connection has claimed the session\n");
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     response
 }

@@ -20,7 +20,7 @@ use socket2::SockRef;
 use tokio::net::{TcpStream, UnixStream};
 
 use super::body::RequestBody;
-use super::link::{Link, met_a_closing_connection};
+use super::link::{Link, hit_a_closed_connection};
 use super::response::Refusal;
 use super::watchdog::Watchdog;
 use crate::config::{Config, Route, SessionSettings, UpstreamAddress};
@@ -48,10 +48,10 @@ pub struct Upstream {
     pub(super) session: SessionSettings,
     pub(super) owners: Owners,
     /// The slots for its sessions.
-    pub(super) places: Quota,
-    pub(super) full: Arc<LimitWarning>,
-    /// Limits the rate of warnings that it fails.
-    pub(super) failing: Arc<RateLimitedWarning>,
+    pub(super) slots: Quota,
+    pub(super) session_warning: Arc<LimitWarning>,
+    /// Limits the rate of warnings about failed requests.
+    pub(super) failure_warning: Arc<RateLimitedWarning>,
     /// `None` if it is off.
     pub(super) watchdog: Option<Arc<Watchdog>>,
     pool: Client<Connector, RequestBody>,
@@ -143,9 +143,9 @@ impl Upstream {
             name: app.name.as_str().into(),
             session,
             owners: Owners::default(),
-            places: Quota::new(most_sessions(config)),
-            full: Arc::new(LimitWarning::new("limits.sessions")),
-            failing: Arc::default(),
+            slots: Quota::new(max_sessions(config)),
+            session_warning: Arc::new(LimitWarning::new("limits.sessions")),
+            failure_warning: Arc::default(),
             watchdog: Watchdog::new(&config.watchdog).map(Arc::new),
             pool,
             single,
@@ -157,16 +157,16 @@ impl Upstream {
     pub fn renewed(&self, config: &Config, app: &Route) -> Option<Self> {
         let same = *self.name == *app.name && *self.connector.address == app.upstream;
         same.then(|| {
-            self.places.resize(most_sessions(config));
+            self.slots.resize(max_sessions(config));
             Self { handshake_timeout: config.handshake_timeout, heartbeat: app.heartbeat, ..self.clone() }
         })
     }
 
     /// Shares the session slots of `other`, the same app at another address: its sessions still count.
     #[must_use]
-    pub fn sharing_places(self, config: &Config, other: &Self) -> Self {
-        other.places.resize(most_sessions(config));
-        Self { places: other.places.clone(), full: other.full.clone(), ..self }
+    pub fn sharing_slots(self, config: &Config, other: &Self) -> Self {
+        other.slots.resize(max_sessions(config));
+        Self { slots: other.slots.clone(), session_warning: other.session_warning.clone(), ..self }
     }
 
     /// What is known about it; each of its sessions holds it too.
@@ -198,9 +198,9 @@ impl Upstream {
         target.authority = Some(http::uri::Authority::from_static("upstream"));
         *request.uri_mut() = Uri::from_parts(target).unwrap_or_default();
         let repeatable = request.method().is_safe() && request.body().is_end_stream();
-        let again = repeatable.then(|| without_body(&request));
-        match (self.pool.request(request).await, again) {
-            (Err(error), Some(again)) if met_a_closing_connection(&error) => self.single.request(again).await,
+        let retry = repeatable.then(|| without_body(&request));
+        match (self.pool.request(request).await, retry) {
+            (Err(error), Some(retry)) if hit_a_closed_connection(&error) => self.single.request(retry).await,
             (answer, _) => answer,
         }
     }
@@ -215,7 +215,7 @@ fn without_body(request: &Request<RequestBody>) -> Request<RequestBody> {
     copy
 }
 
-fn most_sessions(config: &Config) -> usize {
+fn max_sessions(config: &Config) -> usize {
     config.limits.sessions.map_or(usize::MAX, NonZeroUsize::get)
 }
 

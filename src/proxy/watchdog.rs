@@ -9,7 +9,7 @@ use http::{Method, Request, Response, StatusCode, Uri};
 
 use super::body::ResponseBody;
 use super::page::Script;
-use super::response::respond;
+use super::response::plain_text;
 use crate::config::{WatchdogMode, WatchdogSettings};
 use crate::metrics::{Reconnect, WatchdogPage};
 use crate::relay::delivery_probe::{DeliveryProbes, ProbeError, Progress, Token};
@@ -29,7 +29,7 @@ const REPLACES: &str = ".watchdog";
 pub(super) struct Watchdog {
     pub(super) script: Script,
     pub(super) probes: DeliveryProbes,
-    told_of_policy: AtomicBool,
+    policy_warned: AtomicBool,
 }
 
 /// The tag that the script adds to a websocket's URL.
@@ -56,22 +56,22 @@ impl Watchdog {
              data-ack-timeout=\"{ack_timeout}\"></script>"
         );
         let script = Script { element: element.into(), path: SCRIPT_PATH };
-        Some(Self { script, probes: DeliveryProbes::default(), told_of_policy: AtomicBool::new(false) })
+        Some(Self { script, probes: DeliveryProbes::default(), policy_warned: AtomicBool::new(false) })
     }
 
-    /// The answer to a request for one of the watchdog's own paths; `None` for all others.
-    pub(super) async fn answer<B>(&self, request: &Request<B>) -> Option<Response<ResponseBody>> {
+    /// The response to a request for one of the watchdog's own paths; `None` for all others.
+    pub(super) async fn respond<B>(&self, request: &Request<B>) -> Option<Response<ResponseBody>> {
         let path = request.uri().path();
         let (script, alive) = (path.ends_with(SCRIPT_PATH), path.ends_with(ALIVE_PATH));
         if !script && !alive {
             return None;
         }
         let mut response = if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            let mut response = respond(StatusCode::METHOD_NOT_ALLOWED, "405 Method Not Allowed\n");
+            let mut response = plain_text(StatusCode::METHOD_NOT_ALLOWED, "405 Method Not Allowed\n");
             response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
             response
         } else if script {
-            let mut response = respond(StatusCode::OK, SCRIPT);
+            let mut response = plain_text(StatusCode::OK, SCRIPT);
             let javascript = HeaderValue::from_static("text/javascript; charset=utf-8");
             response.headers_mut().insert(header::CONTENT_TYPE, javascript);
             response
@@ -89,16 +89,16 @@ impl Watchdog {
     async fn alive(&self, query: &str) -> Response<ResponseBody> {
         let value = |name| query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
         let Some(token) = value("socket").and_then(Token::parse) else {
-            return respond(StatusCode::NOT_FOUND, "404 Not Found\n");
+            return plain_text(StatusCode::NOT_FOUND, "404 Not Found\n");
         };
         let wait = value("wait").and_then(|wait| wait.parse().ok()).map_or(Duration::ZERO, Duration::from_millis);
         match self.probes.probe(token, wait).await {
-            Ok(Progress::Moving) => respond(StatusCode::OK, "progress\n"),
-            Ok(Progress::Stalled) => respond(StatusCode::OK, "stalled\n"),
-            Ok(Progress::Idle) => respond(StatusCode::OK, "idle\n"),
-            Err(ProbeError::Unknown) => respond(StatusCode::NOT_FOUND, "404 Not Found\n"),
+            Ok(Progress::Moving) => plain_text(StatusCode::OK, "progress\n"),
+            Ok(Progress::Stalled) => plain_text(StatusCode::OK, "stalled\n"),
+            Ok(Progress::Idle) => plain_text(StatusCode::OK, "idle\n"),
+            Err(ProbeError::Unknown) => plain_text(StatusCode::NOT_FOUND, "404 Not Found\n"),
             Err(ProbeError::TooSoon) => {
-                let mut response = respond(StatusCode::TOO_MANY_REQUESTS, "429 Too Many Requests\n");
+                let mut response = plain_text(StatusCode::TOO_MANY_REQUESTS, "429 Too Many Requests\n");
                 response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
                 response
             }
@@ -107,7 +107,7 @@ impl Watchdog {
 
     /// Warns once that the app forbids the script.
     pub(super) fn log(&self, upstream: &str, result: WatchdogPage) {
-        if result == WatchdogPage::Forbidden && !self.told_of_policy.swap(true, Relaxed) {
+        if result == WatchdogPage::Forbidden && !self.policy_warned.swap(true, Relaxed) {
             tracing::warn!(
                 upstream,
                 "pages get no watchdog: the app's Content-Security-Policy forbids scripts from its own origin"

@@ -4,8 +4,8 @@
 //! here needs the relay's workers, except the probes, which check that these run.
 
 mod pages;
-mod places;
 pub(super) mod response;
+mod slots;
 #[cfg(test)]
 mod tests;
 
@@ -25,7 +25,7 @@ use tokio::task::JoinSet;
 use tracing::debug;
 
 use self::pages::Pages;
-use self::places::{Place, Places};
+use self::slots::{Slot, Slots};
 use super::listener;
 use super::status::AdminState;
 use crate::limits::RateLimitedWarning;
@@ -41,14 +41,14 @@ const SEND_BUFFER: usize = 128 << 10;
 /// What the connections share.
 struct Shared {
     pages: Pages,
-    places: Places,
+    slots: Slots,
 }
 
 /// Serves until `stop` resolves, then aborts open connections. `stop` is the end of the process, not the start of its
 /// drain: `/readyz` must report the drain.
 pub async fn serve(listener: TcpListener, state: AdminState, stop: impl Future<Output = ()>) {
     let mut stop = pin!(stop);
-    let shared = Arc::new(Shared { pages: Pages::new(state), places: Places::default() });
+    let shared = Arc::new(Shared { pages: Pages::new(state), slots: Slots::default() });
     let (mut connections, exhausted) = (JoinSet::new(), RateLimitedWarning::default());
     loop {
         let (stream, _peer) = tokio::select! {
@@ -56,26 +56,26 @@ pub async fn serve(listener: TcpListener, state: AdminState, stop: impl Future<O
             Some(_) = connections.join_next() => continue,
             accepted = listener::accept(&listener, &exhausted) => accepted,
         };
-        connections.spawn(serve_connection(stream, shared.clone(), shared.places.enter()));
+        connections.spawn(serve_connection(stream, shared.clone(), shared.slots.take()));
         // A request that came with the connection is read before the next connection can close this one.
         tokio::task::yield_now().await;
     }
 }
 
-async fn serve_connection(stream: TcpStream, shared: Arc<Shared>, place: Place) {
+async fn serve_connection(stream: TcpStream, shared: Arc<Shared>, slot: Slot) {
     if let Err(error) = SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER) {
         debug!(%error, "cannot set the send buffer of an admin connection");
     }
-    let here = is_of_this_machine(&stream);
-    let asked_to_drain = AtomicBool::new(false);
+    let is_local = is_local(&stream);
+    let drain_requested = AtomicBool::new(false);
     let service = service_fn(async |request: Request<_>| {
-        let answering = place.answer();
+        let pending = slot.start_response();
         let response = match request.uri().path() {
-            "/drain" => pages::drain(&request, here),
+            "/drain" => pages::drain(&request, is_local),
             _ => shared.pages.respond(&request).await,
         };
-        asked_to_drain.fetch_or(response.status() == StatusCode::ACCEPTED, Relaxed);
-        Ok::<_, Infallible>(response.map(|body| Full::new(answering.with(body))))
+        drain_requested.fetch_or(response.status() == StatusCode::ACCEPTED, Relaxed);
+        Ok::<_, Infallible>(response.map(|body| Full::new(pending.body(body))))
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -88,9 +88,9 @@ async fn serve_connection(stream: TcpStream, shared: Arc<Shared>, place: Place) 
             Ok(Err(error)) => debug!(%error, "admin connection ended early"),
             Err(_) => debug!("admin connection closed: lifetime over"),
         },
-        () = place.closed() => debug!("admin connection closed: slot needed by a newer one"),
+        () = slot.closed() => debug!("admin connection closed: slot needed by a newer one"),
     }
-    if asked_to_drain.load(Relaxed) {
+    if drain_requested.load(Relaxed) {
         // Only now: an idle sidecar exits before its response is written.
         tracing::info!("drain requested on the admin port");
         shared.pages.state.drain.start();
@@ -98,7 +98,7 @@ async fn serve_connection(stream: TcpStream, shared: Arc<Shared>, place: Place) 
 }
 
 /// Whether the client is on this machine, as `heartbeat-sidecar drain` is.
-fn is_of_this_machine(stream: &TcpStream) -> bool {
+fn is_local(stream: &TcpStream) -> bool {
     let (Ok(peer), Ok(local)) = (stream.peer_addr(), stream.local_addr()) else { return false };
     let peer = peer.ip().to_canonical();
     peer.is_loopback() || peer == local.ip().to_canonical()

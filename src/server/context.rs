@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 
 use super::overload::Rejector;
 use super::proxy_protocol::{self, ProxyProtocolError};
-use super::stall::Stall;
+use super::stall::StallLimit;
 use super::tls::TlsAcceptor;
 use crate::config::{Config, Limits, TrustedProxies};
 use crate::drain::Guard;
@@ -27,8 +27,6 @@ pub struct ListenerContext {
     /// Connections start with a PROXY protocol header, and come from a trusted proxy.
     proxy_protocol: bool,
     trusted_proxies: TrustedProxies,
-    /// Timeout for that header, for the TLS handshake, and for the first bytes after them.
-    pub(super) patience: Duration,
     /// How long a client may read nothing of pending data.
     pub(super) write_stall: Duration,
     pub(super) slots: Quota,
@@ -44,15 +42,14 @@ impl ListenerContext {
     pub fn new(config: &Config, tls: Option<Arc<ArcSwap<ServerConfig>>>, proxy: Proxy, metrics: Arc<Metrics>) -> Self {
         let capacity = Capacity::of_process();
         // Under TLS a rejection would need a handshake first, so the connection is closed.
-        let answers = if tls.is_some() { 0 } else { capacity.answers };
+        let responses = if tls.is_some() { 0 } else { capacity.responses };
         Self {
             limits: config.limits,
             proxy_protocol: config.proxy_protocol,
             trusted_proxies: config.trusted_proxies.clone(),
-            patience: config.limits.idle_timeout,
             write_stall: config.session.write_stall_timeout,
             slots: Quota::of_connections(max_connections(config.limits.connections, capacity), metrics.clone()),
-            rejector: Arc::new(Rejector::new(answers, metrics.clone())),
+            rejector: Arc::new(Rejector::new(responses, metrics.clone())),
             acceptor: tls.map(|tls| Arc::new(TlsAcceptor::new(tls, metrics.clone()))),
             proxy,
             metrics,
@@ -66,12 +63,7 @@ impl ListenerContext {
         if connections != self.limits.connections {
             self.slots.resize(max_connections(connections, Capacity::of_process()));
         }
-        Self {
-            limits: config.limits,
-            trusted_proxies: config.trusted_proxies.clone(),
-            patience: config.limits.idle_timeout,
-            ..self.clone()
-        }
+        Self { limits: config.limits, trusted_proxies: config.trusted_proxies.clone(), ..self.clone() }
     }
 
     /// The address of a connection's client.
@@ -83,25 +75,25 @@ impl ListenerContext {
             return Err(ProxyProtocolError::Untrusted);
         }
         let client = proxy_protocol::client(stream, peer.ip());
-        tokio::time::timeout(self.patience, client).await.map_err(|_elapsed| ProxyProtocolError::TimedOut)?
+        tokio::time::timeout(self.limits.idle_timeout, client).await.map_err(|_elapsed| ProxyProtocolError::TimedOut)?
     }
 
     /// The stream for HTTP; `None` if the TLS handshake failed.
     pub(super) async fn open(&self, stream: TcpStream, permit: Permit, client: IpAddr) -> Option<Stream> {
         match &self.acceptor {
             // Boxed, as everything is that few connections need: otherwise all would be larger.
-            Some(acceptor) => Box::pin(acceptor.open(stream, permit, client, self.patience)).await,
+            Some(acceptor) => Box::pin(acceptor.open(stream, permit, client, self.limits.idle_timeout)).await,
             None => Some(Stream::Tcp(stream, Some(permit))),
         }
     }
 
     /// The stall limit of a connection.
-    pub(super) fn stall(&self, guard: &Guard) -> Arc<Stall> {
-        Stall::new(self.write_stall, guard.closing_token(), self.metrics.clone())
+    pub(super) fn stall(&self, guard: &Guard) -> Arc<StallLimit> {
+        StallLimit::new(self.write_stall, guard.closing_token(), self.metrics.clone())
     }
 
     /// A slot for a client's request beyond the one that its connection's slot covers.
-    pub(super) fn further_slot(&self, client: IpAddr) -> Option<Permit> {
+    pub(super) fn additional_slot(&self, client: IpAddr) -> Option<Permit> {
         let mut permit = self.slots.take()?;
         self.has_slot_for(client, &mut permit).then_some(permit)
     }

@@ -12,51 +12,51 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0";
 
 /// What the next bytes belong to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
+enum Position {
     /// A head.
     Head,
     /// A body with this many bytes left.
     Body(u64),
     /// Not scanned: no further request follows.
-    Rest,
+    Unscanned,
 }
 
 /// The scanner of a connection's requests.
 #[derive(Debug)]
-pub(super) struct Heads {
-    place: Place,
+pub(super) struct HeadScanner {
+    position: Position,
     /// The start of the incomplete line, and that line's length so far.
     start: [u8; CODING.len()],
     length: usize,
     /// A non-empty line was read.
-    begun: bool,
-    /// Fields seen since [`Heads::on_request`].
+    started: bool,
+    /// Fields seen since [`HeadScanner::on_request`].
     has_length: bool,
     has_coding: bool,
 }
 
-impl Default for Heads {
+impl Default for HeadScanner {
     fn default() -> Self {
         let start = [0; CODING.len()];
-        Self { place: Place::Head, start, length: 0, begun: false, has_length: false, has_coding: false }
+        Self { position: Position::Head, start, length: 0, started: false, has_length: false, has_coding: false }
     }
 }
 
-impl Heads {
+impl HeadScanner {
     /// Scans received bytes. Returns how many of them hyper may read now; bytes after a head or a body wait for the
     /// next call.
     pub(super) fn on_bytes(&mut self, bytes: &[u8]) -> usize {
-        match &mut self.place {
-            Place::Head => self.scan(bytes),
-            Place::Body(left) => {
+        match &mut self.position {
+            Position::Head => self.scan(bytes),
+            Position::Body(left) => {
                 let taken = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len());
                 *left -= taken as u64;
                 if *left == 0 {
-                    self.place = Place::Head;
+                    self.position = Position::Head;
                 }
                 taken
             }
-            Place::Rest => bytes.len(),
+            Position::Unscanned => bytes.len(),
         }
     }
 
@@ -64,12 +64,12 @@ impl Heads {
     /// be served. Returns whether the head had a Content-Length beside a Transfer-Encoding.
     pub(super) fn on_request(&mut self, body: Option<u64>) -> bool {
         let ambiguous = self.has_length && self.has_coding;
-        let place = match body {
-            Some(0) => Place::Head,
-            Some(length) => Place::Body(length),
-            None => Place::Rest,
+        let position = match body {
+            Some(0) => Position::Head,
+            Some(length) => Position::Body(length),
+            None => Position::Unscanned,
         };
-        *self = Self { place, ..Self::default() };
+        *self = Self { position, ..Self::default() };
         ambiguous
     }
 
@@ -78,7 +78,7 @@ impl Heads {
         let mut at = 0;
         for end in memchr_iter(b'\n', bytes) {
             let ends = self.on_line(&bytes[at..end]);
-            if self.place == Place::Rest {
+            if self.position == Position::Unscanned {
                 return bytes.len();
             }
             at = end + 1;
@@ -102,17 +102,17 @@ impl Heads {
         self.on_start(&start[..length])
     }
 
-    /// As [`Heads::on_line`], with the start of the whole line.
+    /// As [`HeadScanner::on_line`], with the start of the whole line.
     fn on_start(&mut self, start: &[u8]) -> bool {
         match start {
             // A CR belongs to the line's end.
-            [] | b"\r" => return std::mem::take(&mut self.begun),
+            [] | b"\r" => return std::mem::take(&mut self.started),
             [b'C' | b'c', ..] => self.has_length |= starts_with(start, LENGTH),
             [b'T' | b't', ..] => self.has_coding |= starts_with(start, CODING),
-            [b'P', ..] if !self.begun && start.starts_with(PREFACE) => self.place = Place::Rest,
+            [b'P', ..] if !self.started && start.starts_with(PREFACE) => self.position = Position::Unscanned,
             _ => {}
         }
-        self.begun = true;
+        self.started = true;
         false
     }
 
@@ -135,23 +135,23 @@ mod tests {
 
     const BOTH: &str = "POST / HTTP/1.1\r\nHost: a\r\ncontent-LENGTH: 5\r\nX: y\r\ntransfer-encoding: chunked\r\n\r\n";
 
-    /// The results of [`Heads::on_request`] if the bytes arrive in pieces of this size.
-    fn told(bytes: &[u8], size: usize, bodies: &[Option<u64>]) -> Vec<bool> {
-        let (mut heads, mut told, mut at) = (Heads::default(), Vec::new(), 0);
+    /// The results of [`HeadScanner::on_request`] if the bytes arrive in pieces of this size.
+    fn results(bytes: &[u8], size: usize, bodies: &[Option<u64>]) -> Vec<bool> {
+        let (mut heads, mut results, mut at) = (HeadScanner::default(), Vec::new(), 0);
         for body in bodies {
             let head = at;
             while !is_whole(&bytes[head..at]) {
                 at += heads.on_bytes(&bytes[at..bytes.len().min(at + size)]);
             }
             assert!(!is_whole(&bytes[head..at - 1]), "no byte after the head is read with it");
-            told.push(heads.on_request(*body));
+            results.push(heads.on_request(*body));
             let end = at + body.unwrap_or(0) as usize;
             while at < end {
                 at += heads.on_bytes(&bytes[at..bytes.len().min(at + size)]);
             }
             assert_eq!(at, end, "no byte after the body is read with it");
         }
-        told
+        results
     }
 
     fn is_whole(head: &[u8]) -> bool {
@@ -172,7 +172,7 @@ mod tests {
             BOTH.replace("X: y", &format!("X: {}", "y".repeat(70_000))),
         ] {
             for size in (1..40).chain([1000, 100_000]) {
-                assert_eq!(told(text.as_bytes(), size, &[Some(0)]), [true], "{size}: {text:.200}");
+                assert_eq!(results(text.as_bytes(), size, &[Some(0)]), [true], "{size}: {text:.200}");
             }
         }
     }
@@ -189,7 +189,7 @@ mod tests {
         ] {
             let text = format!("POST /\nHTTP/1.1\r\n{lines}\r\n\r\n");
             for size in 1..100 {
-                assert_eq!(told(text.as_bytes(), size, &[Some(0)]), [false], "{size}: {text}");
+                assert_eq!(results(text.as_bytes(), size, &[Some(0)]), [false], "{size}: {text}");
             }
         }
     }
@@ -200,9 +200,9 @@ mod tests {
         let text = format!("{get}POST / HTTP/1.1\r\nContent-Length: {}\r\n\r\n{BOTH}\r\n{get}{BOTH}", BOTH.len());
         let bodies = [Some(0), Some(BOTH.len() as u64), Some(0), None];
         for size in (1..300).chain([10_000]) {
-            assert_eq!(told(text.as_bytes(), size, &bodies), [false, false, false, true], "{size}");
+            assert_eq!(results(text.as_bytes(), size, &bodies), [false, false, false, true], "{size}");
         }
-        let mut heads = Heads::default();
+        let mut heads = HeadScanner::default();
         heads.on_request(None);
         assert_eq!(heads.on_bytes(BOTH.as_bytes()), BOTH.len(), "nothing after a chunked body is held back");
     }

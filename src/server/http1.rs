@@ -18,9 +18,9 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 
 use super::context::{ListenerContext, closing};
-use super::departure::Departure;
-use super::requests::{RequestStream, Requests};
-use super::stall::Patient;
+use super::disconnect::DisconnectDetector;
+use super::requests::{RequestStream, SharedHeadScanner};
+use super::stall::TimeoutStream;
 use crate::config::Limits;
 use crate::drain::Guard;
 use crate::metrics::Rejected;
@@ -49,17 +49,17 @@ fn builder(limits: &Limits) -> Builder {
 /// Serves a connection until the client closes it, it is idle for too long, or the drain closes. A connection that
 /// becomes a websocket continues as a session.
 pub(super) async fn serve(context: Arc<ListenerContext>, mut stream: Stream, client: IpAddr, guard: Guard) {
-    let Some(early) = first_bytes(&mut stream, context.patience, &guard).await else {
-        return Patient::new(stream, context.stall(&guard)).close().await;
+    let Some(early) = first_bytes(&mut stream, context.limits.idle_timeout, &guard).await else {
+        return TimeoutStream::new(stream, context.stall(&guard)).close().await;
     };
-    let mut departure = Departure::new(context.patience);
+    let mut disconnect = DisconnectDetector::new(context.limits.idle_timeout);
     let mut first = None;
     if let Some((request, length)) = wire::read_handshake(&early) {
         // Boxed, so that connections without a handshake stay small.
         let mut reply = tokio::select! {
             biased;
             reply = Box::pin(context.proxy.handle(request, client)) => reply,
-            () = poll_fn(|cx| departure.poll(&stream, cx)) => return,
+            () = poll_fn(|cx| disconnect.poll(&stream, cx)) => return,
         };
         if let Some(head) = wire::write_switch(&reply.response)
             && let Some(session) = reply.session.take()
@@ -71,8 +71,8 @@ pub(super) async fn serve(context: Arc<ListenerContext>, mut stream: Stream, cli
         }
         first = Some(reply);
     }
-    let (stall, requests) = (context.stall(&guard), Requests::default());
-    let stream = RequestStream::new(Patient::new(stream, stall), early, &requests, departure);
+    let (stall, requests) = (context.stall(&guard), SharedHeadScanner::default());
+    let stream = RequestStream::new(TimeoutStream::new(stream, stall), early, &requests, disconnect);
     let (served, end) = serve_with_hyper(&context, stream, &requests, first, client, &guard).await;
     match end {
         Ok((session, browser)) => session.start(browser, guard),
@@ -91,11 +91,11 @@ pub(super) async fn serve(context: Arc<ListenerContext>, mut stream: Stream, cli
 async fn serve_with_hyper(
     context: &ListenerContext,
     stream: RequestStream<'_>,
-    requests: &Requests,
+    requests: &SharedHeadScanner,
     first: Option<Reply>,
     client: IpAddr,
     guard: &Guard,
-) -> (hyper::Result<()>, Result<(PendingSession, Side), Patient>) {
+) -> (hyper::Result<()>, Result<(PendingSession, Side), TimeoutStream>) {
     let (first, pending) = (Mutex::new(first), OnceLock::new());
     let service = service_fn(|request: Request<Incoming>| {
         let request = judged(request, requests);
@@ -138,7 +138,7 @@ async fn serve_with_hyper(
 }
 
 /// Marks a request whose Content-Length hyper has dropped.
-fn judged(mut request: Request<Incoming>, requests: &Requests) -> Request<Incoming> {
+fn judged(mut request: Request<Incoming>, requests: &SharedHeadScanner) -> Request<Incoming> {
     if requests.on_request(request.body().size_hint().exact()) {
         request.extensions_mut().insert(DroppedLength);
     }

@@ -17,7 +17,7 @@ use crate::metrics::Rejected;
 
 /// Pause before the next accept when the system has no file descriptor left (`accept(2)`: EMFILE, ENFILE, ENOBUFS,
 /// ENOMEM).
-const EXHAUSTED_REST: Duration = Duration::from_millis(100);
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves until the drain closes; open connections then finish their requests. Each connection uses the context that is
 /// current when it is accepted.
@@ -28,23 +28,23 @@ pub async fn serve(listener: TcpListener, context: Arc<ArcSwap<ListenerContext>>
             () = drain.closing() => break,
             accepted = accept(&listener, &exhausted) => accepted,
         };
-        let_in(context.load_full(), stream, peer, &drain);
+        accept_or_reject(context.load_full(), stream, peer, &drain);
     }
-    for (stream, peer) in waiting(listener) {
-        let_in(context.load_full(), stream, peer, &drain);
+    for (stream, peer) in backlog(listener) {
+        accept_or_reject(context.load_full(), stream, peer, &drain);
     }
 }
 
 /// Serves a connection, or rejects it if no slot is free.
-fn let_in(context: Arc<ListenerContext>, stream: TcpStream, peer: SocketAddr, drain: &Drain) {
+fn accept_or_reject(context: Arc<ListenerContext>, stream: TcpStream, peer: SocketAddr, drain: &Drain) {
     match context.slots.take() {
-        Some(permit) => _ = tokio::spawn(connection(context, stream, permit, peer, drain.guard())),
+        Some(permit) => _ = tokio::spawn(serve_connection(context, stream, permit, peer, drain.guard())),
         None => context.rejector.reject(stream, peer.ip(), Overload::Connections, drain.guard()),
     }
 }
 
 /// Connections that the kernel has accepted already: closing the socket would reset them.
-fn waiting(listener: TcpListener) -> impl Iterator<Item = (TcpStream, SocketAddr)> {
+fn backlog(listener: TcpListener) -> impl Iterator<Item = (TcpStream, SocketAddr)> {
     let listener = listener.into_std().ok();
     std::iter::from_fn(move || {
         let (stream, peer) = listener.as_ref()?.accept().ok()?;
@@ -61,10 +61,10 @@ pub(super) async fn accept(listener: &TcpListener, exhausted: &RateLimitedWarnin
             Ok(accepted) => return accepted,
             Err(error) if is_of_one_connection(&error) => {}
             Err(error) => {
-                if let Some(failures) = exhausted.happened(Instant::now()) {
+                if let Some(failures) = exhausted.on_event(Instant::now()) {
                     tracing::error!(%error, suppressed = failures - 1, "cannot accept connections");
                 }
-                tokio::time::sleep(EXHAUSTED_REST).await;
+                tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
@@ -75,7 +75,7 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
 
-async fn connection(
+async fn serve_connection(
     context: Arc<ListenerContext>,
     mut stream: TcpStream,
     mut permit: Permit,

@@ -2,7 +2,7 @@
 
 pub mod admin;
 pub mod context;
-mod departure;
+mod disconnect;
 mod heads;
 mod http1;
 mod http2;

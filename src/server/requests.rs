@@ -8,31 +8,31 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf as _, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::departure::Departure;
-use super::heads::Heads;
-use super::stall::Patient;
+use super::disconnect::DisconnectDetector;
+use super::heads::HeadScanner;
+use super::stall::TimeoutStream;
 use crate::transport::Side;
 
 /// The head scanner of a connection, shared by its reader and its service.
 #[derive(Default)]
-pub(super) struct Requests(Mutex<Heads>);
+pub(super) struct SharedHeadScanner(Mutex<HeadScanner>);
 
 /// The connection.
 pub(super) struct RequestStream<'a> {
-    client: Patient,
+    client: TimeoutStream,
     /// Read, but not passed to hyper yet.
     early: Bytes,
-    requests: &'a Requests,
-    departure: Departure,
+    heads: &'a SharedHeadScanner,
+    disconnect: DisconnectDetector,
 }
 
-impl Requests {
-    /// See [`Heads::on_request`].
+impl SharedHeadScanner {
+    /// See [`HeadScanner::on_request`].
     pub(super) fn on_request(&self, body: Option<u64>) -> bool {
         self.lock().on_request(body)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Heads> {
+    fn lock(&self) -> MutexGuard<'_, HeadScanner> {
         // No panic can leave it half changed.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -40,12 +40,17 @@ impl Requests {
 
 impl<'a> RequestStream<'a> {
     /// `early` holds the bytes read from the client so far.
-    pub(super) fn new(client: Patient, early: Bytes, requests: &'a Requests, departure: Departure) -> Self {
-        Self { client, early, requests, departure }
+    pub(super) fn new(
+        client: TimeoutStream,
+        early: Bytes,
+        heads: &'a SharedHeadScanner,
+        disconnect: DisconnectDetector,
+    ) -> Self {
+        Self { client, early, heads, disconnect }
     }
 
     /// The connection itself.
-    pub(super) fn into_client(self) -> Patient {
+    pub(super) fn into_client(self) -> TimeoutStream {
         self.client
     }
 
@@ -57,7 +62,7 @@ impl<'a> RequestStream<'a> {
     /// hyper has written bytes.
     fn on_written(&mut self, result: &Poll<io::Result<usize>>) {
         if matches!(result, Poll::Ready(Ok(1..))) {
-            self.departure.on_written();
+            self.disconnect.on_written();
         }
     }
 }
@@ -67,7 +72,7 @@ impl AsyncRead for RequestStream<'_> {
         let this = self.get_mut();
         if !this.early.is_empty() {
             let front = &this.early[..this.early.len().min(buffer.remaining())];
-            let taken = this.requests.lock().on_bytes(front);
+            let taken = this.heads.lock().on_bytes(front);
             buffer.put_slice(&front[..taken]);
             this.early.advance(taken);
             if this.early.is_empty() {
@@ -78,9 +83,9 @@ impl AsyncRead for RequestStream<'_> {
         }
         let before = buffer.filled().len();
         ready!(Pin::new(&mut this.client).poll_read(cx, buffer))?;
-        this.departure.on_read();
+        this.disconnect.on_read();
         let fresh = &buffer.filled()[before..];
-        let taken = this.requests.lock().on_bytes(fresh);
+        let taken = this.heads.lock().on_bytes(fresh);
         if taken < fresh.len() {
             this.early = Bytes::copy_from_slice(&fresh[taken..]);
             buffer.set_filled(before + taken);
@@ -117,7 +122,7 @@ impl AsyncWrite for RequestStream<'_> {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         ready!(Pin::new(&mut this.client).poll_flush(cx))?;
-        match this.departure.poll(this.client.stream(), cx) {
+        match this.disconnect.poll(this.client.stream(), cx) {
             Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into())),
             Poll::Pending => Poll::Ready(Ok(())),
         }

@@ -21,10 +21,10 @@ use crate::transport::Stream;
 /// client does not make the drain time out.
 const DRAIN_LIMIT: Duration = Duration::from_secs(3);
 /// Number of checks of a blocked client within the shorter of both limits.
-const LOOKS: u32 = 4;
+const CHECKS: u32 = 4;
 
 /// The limit of one connection.
-pub(super) struct Stall {
+pub(super) struct StallLimit {
     limit: Duration,
     closing: CancellationToken,
     /// The kernel accepts no more bytes for the client.
@@ -34,23 +34,23 @@ pub(super) struct Stall {
 
 /// Measures how long a client has made no progress. It costs nothing before the first wait.
 #[derive(Default)]
-pub(super) struct Watch {
+pub(super) struct StallTimer {
     /// Reused for later waits. Firing in between is harmless.
     timer: Option<Pin<Box<Sleep>>>,
     /// Time without progress, summed over checks: after a freeze of this process no client is disconnected at once.
     /// `None` if nothing waits for the client.
-    quiet: Option<Duration>,
+    stalled_for: Option<Duration>,
     progress: Option<u64>,
 }
 
 /// A client's connection. A write that makes no progress within the limit fails, and the connection is then reset.
-pub(super) struct Patient {
+pub(super) struct TimeoutStream {
     stream: Stream,
-    stall: Arc<Stall>,
-    watch: Watch,
+    stall: Arc<StallLimit>,
+    timer: StallTimer,
 }
 
-impl Stall {
+impl StallLimit {
     /// At most `limit`; less while the drain closes.
     pub(super) fn new(limit: Duration, closing: CancellationToken, metrics: Arc<Metrics>) -> Arc<Self> {
         Arc::new(Self { limit, closing, blocked: AtomicBool::new(false), metrics })
@@ -62,7 +62,7 @@ impl Stall {
 
     /// Interval of checks. The limit may become shorter in between.
     fn interval(&self) -> Duration {
-        self.limit.min(DRAIN_LIMIT) / LOOKS
+        self.limit.min(DRAIN_LIMIT) / CHECKS
     }
 
     /// Whether bytes wait for the kernel to accept them.
@@ -71,35 +71,40 @@ impl Stall {
     }
 
     /// Counts and logs a stalled client.
-    pub(super) fn give_up(&self) {
+    pub(super) fn record(&self) {
         self.metrics.http_rejected(Rejected::Stalled);
         tracing::debug!(timeout = %format_duration(self.limit()), "client stalled: its response is aborted");
     }
 }
 
-impl Watch {
+impl StallTimer {
     /// Nothing waits for the client now.
     pub(super) fn pause(&mut self) {
-        self.quiet = None;
+        self.stalled_for = None;
     }
 
     /// Ready when data has waited for the client for the limit while `progress`, which is polled, stayed the same.
     /// `None` counts as progress.
-    pub(super) fn poll(&mut self, stall: &Stall, progress: impl Fn() -> Option<u64>, cx: &mut Context<'_>) -> Poll<()> {
+    pub(super) fn poll(
+        &mut self,
+        stall: &StallLimit,
+        progress: impl Fn() -> Option<u64>,
+        cx: &mut Context<'_>,
+    ) -> Poll<()> {
         let interval = stall.interval();
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(interval)));
-        let quiet = self.quiet.get_or_insert_with(|| {
+        let stalled_for = self.stalled_for.get_or_insert_with(|| {
             self.progress = None;
             Duration::ZERO
         });
         while timer.as_mut().poll(cx).is_ready() {
             let progress = progress();
             if progress.is_none() || progress != self.progress {
-                (self.progress, *quiet) = (progress, Duration::ZERO);
+                (self.progress, *stalled_for) = (progress, Duration::ZERO);
             } else {
-                *quiet += interval;
+                *stalled_for += interval;
             }
-            if *quiet >= stall.limit() {
+            if *stalled_for >= stall.limit() {
                 return Poll::Ready(());
             }
             timer.as_mut().reset(Instant::now() + interval);
@@ -108,9 +113,9 @@ impl Watch {
     }
 }
 
-impl Patient {
-    pub(super) fn new(stream: Stream, stall: Arc<Stall>) -> Self {
-        Self { stream, stall, watch: Watch::default() }
+impl TimeoutStream {
+    pub(super) fn new(stream: Stream, stall: Arc<StallLimit>) -> Self {
+        Self { stream, stall, timer: StallTimer::default() }
     }
 
     pub(super) fn stream(&self) -> &Stream {
@@ -129,35 +134,35 @@ impl Patient {
 
     /// The result of a write or a flush, or an error if the wait exceeds the limit. Nothing is flushed while a write
     /// waits, so each completed call shows progress.
-    fn judge<T>(&mut self, result: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
-        let Self { stream, stall, watch } = self;
+    fn apply_limit<T>(&mut self, result: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+        let Self { stream, stall, timer } = self;
         if result.is_ready() {
-            if watch.quiet.is_some() {
-                watch.pause();
+            if timer.stalled_for.is_some() {
+                timer.pause();
                 stall.blocked.store(false, Ordering::Relaxed);
             }
             return result;
         }
         stall.blocked.store(true, Ordering::Relaxed);
-        ready!(watch.poll(stall, || stream.acknowledged(), cx));
-        stall.give_up();
+        ready!(timer.poll(stall, || stream.acknowledged(), cx));
+        stall.record();
         // Otherwise the kernel's send buffer would stay in memory for minutes.
         stream.reset_on_drop();
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
-impl AsyncRead for Patient {
+impl AsyncRead for TimeoutStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.get_mut().stream).poll_read(cx, buffer)
     }
 }
 
-impl AsyncWrite for Patient {
+impl AsyncWrite for TimeoutStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let result = Pin::new(&mut this.stream).poll_write(cx, bytes);
-        this.judge(result, cx)
+        this.apply_limit(result, cx)
     }
 
     fn poll_write_vectored(
@@ -167,7 +172,7 @@ impl AsyncWrite for Patient {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let result = Pin::new(&mut this.stream).poll_write_vectored(cx, slices);
-        this.judge(result, cx)
+        this.apply_limit(result, cx)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -177,13 +182,13 @@ impl AsyncWrite for Patient {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let result = Pin::new(&mut this.stream).poll_flush(cx);
-        this.judge(result, cx)
+        this.apply_limit(result, cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         let result = Pin::new(&mut this.stream).poll_shutdown(cx);
-        this.judge(result, cx)
+        this.apply_limit(result, cx)
     }
 }
 
@@ -196,15 +201,15 @@ mod tests {
 
     const LIMIT: Duration = Duration::from_secs(120);
 
-    fn stall() -> (Arc<Stall>, CancellationToken) {
+    fn stall() -> (Arc<StallLimit>, CancellationToken) {
         let closing = CancellationToken::new();
-        (Stall::new(LIMIT, closing.clone(), Metrics::new()), closing)
+        (StallLimit::new(LIMIT, closing.clone(), Metrics::new()), closing)
     }
 
     /// How long a client is waited for; `progress` is a function of the time since the first wait.
-    async fn waited(stall: &Stall, progress: impl Fn(Duration) -> Option<u64>) -> Duration {
-        let (mut watch, begun) = (Watch::default(), Instant::now());
-        let given_up = poll_fn(|cx| watch.poll(stall, || progress(begun.elapsed()), cx));
+    async fn waited(stall: &StallLimit, progress: impl Fn(Duration) -> Option<u64>) -> Duration {
+        let (mut timer, begun) = (StallTimer::default(), Instant::now());
+        let given_up = poll_fn(|cx| timer.poll(stall, || progress(begun.elapsed()), cx));
         let _elapsed = tokio::time::timeout(LIMIT * 10, given_up).await;
         begun.elapsed()
     }
@@ -238,11 +243,11 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_pause_restarts_the_time_without_progress() {
         let (stall, _closing) = stall();
-        let (mut watch, waits) = (Watch::default(), Cell::new(0));
+        let (mut timer, waits) = (StallTimer::default(), Cell::new(0));
         let given_up = poll_fn(|cx| {
             waits.set(waits.get() + 1);
-            watch.pause();
-            watch.poll(&stall, || Some(1), cx)
+            timer.pause();
+            timer.poll(&stall, || Some(1), cx)
         });
         assert!(tokio::time::timeout(LIMIT * 2, given_up).await.is_err());
         assert!(waits.get() > 100);

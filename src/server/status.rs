@@ -34,17 +34,17 @@ pub struct AdminState {
     /// Makes `/readyz` return 503.
     pub drain: Drain,
     /// Shown on the status page.
-    pub configured: Configured,
+    pub config: ConfigSource,
     /// The relay's runtime, which runs a task for each probe.
     pub relay: Handle,
 }
 
 /// Returns the active configuration; called for every request.
-pub type Configured = Arc<dyn Fn() -> InForce + Send + Sync>;
+pub type ConfigSource = Arc<dyn Fn() -> ConfigSummary + Send + Sync>;
 
 /// The part of the active configuration that the page shows.
 #[derive(Clone, Debug, Default)]
-pub struct InForce {
+pub struct ConfigSummary {
     /// Each upstream's name, and what is known about its own acks.
     pub upstreams: Vec<(Arc<str>, Capability)>,
     /// Result of the last reload; `None` before the first.
@@ -131,7 +131,7 @@ pub(super) fn page() -> Response<Bytes> {
 /// The numbers as JSON, for the page's script or other clients.
 ///
 /// # Errors
-/// What is wrong with the query.
+/// The query is invalid: the reason.
 pub(super) fn numbers(state: &AdminState, query: &str) -> Result<Vec<u8>, String> {
     let query = Query::parse(query)?;
     // Later answers belong to the next request.
@@ -142,8 +142,8 @@ pub(super) fn numbers(state: &AdminState, query: &str) -> Result<Vec<u8>, String
 
 impl<'a> Status<'a> {
     fn new(state: &AdminState, query: &Query, now: Duration, all: &'a [SessionView]) -> Self {
-        let AdminState { sessions: registry, drain, configured, .. } = state;
-        let InForce { upstreams, reload } = configured();
+        let AdminState { sessions: registry, drain, config, .. } = state;
+        let ConfigSummary { upstreams, reload } = config();
         let (sessions, matching) = query.first(all);
         let (answers, answers_cut) = registry.answers_between(query.since, now);
         Self {
@@ -183,7 +183,7 @@ mod tests {
 
     use serde_json::{Value, json};
 
-    use super::query::{COLUMNS, MOST_ROWS};
+    use super::query::{COLUMNS, MAX_ROWS};
     use super::*;
     use crate::heartbeat::{AckOrigin, Withheld};
     use crate::metrics::{CloseCode, Direction, Initiator};
@@ -192,12 +192,12 @@ mod tests {
 
     fn state() -> AdminState {
         let upstreams = vec![("app".into(), Capability::Silent), ("other".into(), Capability::Unknown)];
-        let in_force = InForce { upstreams, reload: Some(LastReload { accepted: false, seconds_ago: 2.5 }) };
+        let summary = ConfigSummary { upstreams, reload: Some(LastReload { accepted: false, seconds_ago: 2.5 }) };
         AdminState {
             metrics: Metrics::new(),
             sessions: Sessions::new(),
             drain: Drain::new(),
-            configured: Arc::new(move || in_force.clone()),
+            config: Arc::new(move || summary.clone()),
             relay: Handle::current(),
         }
     }
@@ -206,7 +206,7 @@ mod tests {
         state.sessions.open(SessionInfo { upstream: upstream.into(), tapped: true, stop: Stop::default() })
     }
 
-    fn ask(state: &AdminState, query: &str) -> Value {
+    fn request(state: &AdminState, query: &str) -> Value {
         serde_json::from_slice(&numbers(state, query).unwrap()).unwrap()
     }
 
@@ -225,9 +225,9 @@ mod tests {
         gone.withheld(Withheld::UpstreamClosed);
         gone.ended(Initiator::Browser, CloseCode::GoingAway, None);
         drop(gone);
-        assert_eq!(ask(&state, "")["answers"], json!([]), "this millisecond is not over");
+        assert_eq!(request(&state, "")["answers"], json!([]), "this millisecond is not over");
         tokio::time::advance(Duration::from_secs(1)).await;
-        let mut status = ask(&state, "");
+        let mut status = request(&state, "");
         assert_eq!(status["sessions"].take(), serde_json::to_value(state.sessions.snapshot()).unwrap());
         assert_eq!(status["ended"].take(), serde_json::to_value(state.sessions.ended()).unwrap());
         let expected = json!({
@@ -245,9 +245,9 @@ mod tests {
             "answers": [[3000, "sidecar", 650], [3000, "withheld", 0]], "answers_cut": false,
         });
         assert_eq!(status, expected);
-        assert_eq!(ask(&state, "since=4000")["answers"], json!([]));
+        assert_eq!(request(&state, "since=4000")["answers"], json!([]));
         state.drain.start();
-        assert_eq!(ask(&state, "")["state"], "draining");
+        assert_eq!(request(&state, "")["state"], "draining");
     }
 
     #[tokio::test(start_paused = true)]
@@ -260,7 +260,7 @@ mod tests {
         sessions[9].withheld(Withheld::UpstreamStalled);
         sessions[8].version("1.67.0");
         sessions[7].bytes(Direction::UpstreamToBrowser, 1);
-        let top = |query: &str| ids(&ask(&state, query));
+        let top = |query: &str| ids(&request(&state, query));
         assert_eq!(top("limit=3"), [1, 2, 3]);
         assert_eq!(top("sort=last_ack_latency_seconds&order=desc&limit=5"), [10, 3, 1, 4, 2]);
         assert_eq!(
@@ -273,7 +273,7 @@ mod tests {
         assert_eq!(top("filter=+OTHER%20&sort=id&order=desc"), [10, 9, 8, 7, 6]);
         assert_eq!(top("filter=1.67"), [9]);
         assert_eq!(top("filter=10"), [10]);
-        let status = ask(&state, "filter=other&limit=2");
+        let status = request(&state, "filter=other&limit=2");
         assert_eq!((&status["live"], &status["matching"], &status["withheld_now"]), (&json!(10), &json!(5), &json!(1)));
     }
 
@@ -311,12 +311,12 @@ mod tests {
             session.version("1.53.1");
             session.ack(AckOrigin::Sidecar, Some(Duration::from_micros(session.id() * 7919 % 5000)));
         }
-        let begun = Instant::now();
+        let started = Instant::now();
         let answer = numbers(&state, "sort=last_ack_latency_seconds&order=desc&since=0").unwrap();
-        println!("5000 sessions: {} bytes in {:?}", answer.len(), begun.elapsed());
+        println!("5000 sessions: {} bytes in {:?}", answer.len(), started.elapsed());
         assert!(answer.len() < 120_000, "{} bytes", answer.len());
-        let most = ask(&state, "limit=18446744073709551615");
-        assert_eq!((ids(&most).len(), &most["matching"]), (MOST_ROWS, &json!(5000)));
+        let most = request(&state, "limit=18446744073709551615");
+        assert_eq!((ids(&most).len(), &most["matching"]), (MAX_ROWS, &json!(5000)));
         assert!(most["answers"].as_array().unwrap().len() <= recent::KEPT);
     }
 

@@ -7,70 +7,70 @@ use std::task::{Context, Poll};
 
 use hyper::rt::Executor;
 
-use super::stall::{Stall, Watch};
+use super::stall::{StallLimit, StallTimer};
 
 tokio::task_local! {
     /// The state of the stream that is being polled.
-    static TURN: Arc<Turn>;
+    static PROGRESS: Arc<StreamProgress>;
 }
 
 /// Whether a stream waits for its client's window, or for the app's response.
 #[derive(Default)]
-pub(super) struct Turn {
-    is_clients: AtomicBool,
+pub(super) struct StreamProgress {
+    waits_for_client: AtomicBool,
     /// Response parts passed to hyper.
     parts: AtomicU64,
 }
 
 /// Runs the streams of one connection.
 #[derive(Clone)]
-pub(super) struct Streams {
-    stall: Arc<Stall>,
+pub(super) struct StreamExecutor {
+    stall: Arc<StallLimit>,
 }
 
-impl Turn {
+impl StreamProgress {
     /// The state of the current task's stream.
     pub(super) fn current() -> Arc<Self> {
-        TURN.try_with(Arc::clone).unwrap_or_default()
+        PROGRESS.try_with(Arc::clone).unwrap_or_default()
     }
 
     /// A part of the response was passed on, and waits for a window.
     pub(super) fn on_part(&self) {
         self.parts.fetch_add(1, Ordering::Relaxed);
-        self.is_clients.store(true, Ordering::Relaxed);
+        self.waits_for_client.store(true, Ordering::Relaxed);
     }
 
     /// The app has sent no further part.
     pub(super) fn on_pause(&self) {
-        self.is_clients.store(false, Ordering::Relaxed);
+        self.waits_for_client.store(false, Ordering::Relaxed);
     }
 
-    fn poll_stalled(&self, watch: &mut Watch, stall: &Stall, cx: &mut Context<'_>) -> Poll<()> {
-        if !self.is_clients.load(Ordering::Relaxed) {
-            watch.pause();
+    fn poll_stalled(&self, timer: &mut StallTimer, stall: &StallLimit, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.waits_for_client.load(Ordering::Relaxed) {
+            timer.pause();
             return Poll::Pending;
         }
         // While the kernel accepts nothing, the whole connection is measured instead.
-        watch.poll(stall, || (!stall.is_blocked()).then(|| self.parts.load(Ordering::Relaxed)), cx)
+        timer.poll(stall, || (!stall.is_blocked()).then(|| self.parts.load(Ordering::Relaxed)), cx)
     }
 }
 
-impl Streams {
-    pub(super) fn new(stall: Arc<Stall>) -> Self {
+impl StreamExecutor {
+    pub(super) fn new(stall: Arc<StallLimit>) -> Self {
         Self { stall }
     }
 }
 
-impl<F: Future<Output = ()> + Send + 'static> Executor<F> for Streams {
+impl<F: Future<Output = ()> + Send + 'static> Executor<F> for StreamExecutor {
     fn execute(&self, stream: F) {
-        let (stall, turn) = (self.stall.clone(), Arc::new(Turn::default()));
-        tokio::spawn(TURN.scope(turn.clone(), async move {
-            let mut watch = Watch::default();
+        let (stall, progress) = (self.stall.clone(), Arc::new(StreamProgress::default()));
+        tokio::spawn(PROGRESS.scope(progress.clone(), async move {
+            let mut timer = StallTimer::default();
             tokio::select! {
                 biased;
                 () = stream => {}
                 // Drops the stream, so that h2 resets it.
-                () = poll_fn(|cx| turn.poll_stalled(&mut watch, &stall, cx)) => stall.give_up(),
+                () = poll_fn(|cx| progress.poll_stalled(&mut timer, &stall, cx)) => stall.record(),
             }
         }));
     }

@@ -6,7 +6,7 @@ use libfuzzer_sys::fuzz_target;
 
 #[path = "../../../src/proxy/page/markup.rs"]
 mod markup;
-use markup::{Place, Search};
+use markup::{Insertion, Search};
 
 const SCRIPT: &str = "/_heartbeat/watchdog.js";
 
@@ -16,17 +16,17 @@ fuzz_target!(|bytes: &[u8]| {
     let page = input.rest();
     let mut search = Search::new(SCRIPT);
     let (front, whole) = (search.resume(&page[..cut.min(page.len())]), place(page));
-    let in_pieces = if front == Place::Unknown { search.resume(page) } else { front };
+    let in_pieces = if front == Insertion::Unknown { search.resume(page) } else { front };
     assert_eq!(in_pieces, whole);
-    if let Place::At(at) = whole {
+    if let Insertion::At(at) = whole {
         let (before, after) = page.split_at(at);
         let tag = before.windows(5).rposition(|five| five.eq_ignore_ascii_case(b"<head")).expect("a head begins");
         assert!(before.ends_with(b">") && !before[tag..at - 1].contains(&b'>'), "the place is right behind its tag");
         let taken = [before, SCRIPT.as_bytes(), after].concat();
-        assert_eq!(place(&taken), Place::Taken, "a second script would go in");
+        assert_eq!(place(&taken), Insertion::AlreadyPresent, "a second script would go in");
     }
 });
 
-fn place(page: &[u8]) -> Place {
+fn place(page: &[u8]) -> Insertion {
     Search::new(SCRIPT).resume(page)
 }

@@ -167,7 +167,7 @@ fn drive(browser: &Wire, app: &Wire, trusted: bool, passed: &Rc<RefCell<Option<b
 
 /// The request as it goes on, and whether it asks for a websocket; `None` if it is refused.
 fn forwarded(mut request: Request<RequestBody>, trusted: bool) -> Option<(Request<RequestBody>, bool)> {
-    admission::judge(&request, &config::Limits::default(), &config::AllowedOrigins::default()).ok()?;
+    admission::check(&request, &config::Limits::default(), &config::AllowedOrigins::default()).ok()?;
     let peer: IpAddr = PEER.parse().expect("an address");
     assert_client(request.headers());
     headers::add_forwarded(request.headers_mut(), peer, trusted, "http");
@@ -187,7 +187,7 @@ fn forwarded(mut request: Request<RequestBody>, trusted: bool) -> Option<(Reques
         return Some((request.map(|_body| RequestBody::default()), true));
     }
     headers::remove_hop_by_hop(request.headers_mut(), has_body);
-    request.body_mut().patience = Duration::from_secs(60);
+    request.body_mut().pause_timeout = Duration::from_secs(60);
     Some((request, false))
 }
 

@@ -13,7 +13,7 @@ use crate::relay::{Knowledge, Report};
 use crate::session::takeover::Owner;
 use crate::session::{SessionInfo, Sessions};
 
-/// With two addresses each, at most [`ALWAYS_REMEMBERED`] apps.
+/// With two addresses each, at most [`MAX_REMEMBERED`] apps.
 const NAMES: [&str; 5] = ["a", "b", "c", "d", "e"];
 
 /// The number of series of one app.
@@ -41,10 +41,10 @@ struct Model {
     metrics: Arc<Metrics>,
     registry: Sessions,
     now: Instant,
-    in_force: BTreeMap<&'static str, u16>,
+    active: BTreeMap<&'static str, u16>,
     sessions: Vec<(At, Report, Arc<Knowledge>)>,
     /// Removed apps, and since when each has been unused.
-    gone: BTreeMap<At, Option<Instant>>,
+    removed: BTreeMap<At, Option<Instant>>,
     /// Whether each active or remembered app is known to ack natively.
     native: BTreeMap<At, bool>,
     /// Each name's last active port, and its gauge's value.
@@ -81,9 +81,9 @@ impl Model {
             metrics,
             registry: Sessions::new(),
             now: Instant::now(),
-            in_force: BTreeMap::new(),
+            active: BTreeMap::new(),
             sessions: Vec::new(),
-            gone: BTreeMap::new(),
+            removed: BTreeMap::new(),
             native: BTreeMap::new(),
             shown: BTreeMap::new(),
         };
@@ -91,12 +91,12 @@ impl Model {
         model
     }
 
-    fn take(&mut self, step: &Step) {
+    fn apply(&mut self, step: &Step) {
         match step {
             Step::Reload(apps) => self.reload(apps),
             Step::Open(app) => {
                 let upstream = self.apps.upstreams[app.index(self.apps.upstreams.len())].clone();
-                let (&name, &port) = self.in_force.get_key_value(&*upstream.name()).expect("it is in force");
+                let (&name, &port) = self.active.get_key_value(&*upstream.name()).expect("it is active");
                 let owner = Owner::new(None);
                 let info = SessionInfo { upstream: upstream.name(), tapped: true, stop: owner.stop() };
                 let session = self.registry.open(info);
@@ -114,12 +114,12 @@ impl Model {
 
     fn reload(&mut self, apps: &[At]) {
         self.apps.routes(&config(apps)).expect("no TLS");
-        let in_force: BTreeMap<_, _> = apps.iter().copied().collect();
-        for at in std::mem::replace(&mut self.in_force, in_force) {
-            self.gone.insert(at, None);
+        let active: BTreeMap<_, _> = apps.iter().copied().collect();
+        for at in std::mem::replace(&mut self.active, active) {
+            self.removed.insert(at, None);
         }
         for at in apps {
-            self.gone.remove(at);
+            self.removed.remove(at);
             let native = *self.native.entry(*at).or_insert(false);
             self.shown.insert(at.0, (at.1, native));
         }
@@ -143,28 +143,28 @@ impl Model {
     fn forget(&mut self) {
         self.apps.forget_unused(self.now);
         let used: BTreeSet<_> = self.sessions.iter().map(|(at, ..)| *at).collect();
-        for (at, since) in &mut self.gone {
+        for (at, since) in &mut self.removed {
             *since = (!used.contains(at)).then(|| since.unwrap_or(self.now));
         }
-        self.gone.retain(|_at, since| since.is_none_or(|since| self.now - since < Duration::from_secs(600)));
-        self.native.retain(|at, _native| self.gone.contains_key(at) || self.in_force.get(at.0) == Some(&at.1));
+        self.removed.retain(|_at, since| since.is_none_or(|since| self.now - since < Duration::from_secs(600)));
+        self.native.retain(|at, _native| self.removed.contains_key(at) || self.active.get(at.0) == Some(&at.1));
     }
 
     /// Checks that remembered names have all their series, others none, and the gauges.
     fn check(&self) {
         let text = self.metrics.render();
-        let remembered: BTreeSet<_> = self.in_force.keys().chain(self.gone.keys().map(|(name, _port)| name)).collect();
+        let remembered: BTreeSet<_> = self.active.keys().chain(self.removed.keys().map(|(name, _port)| name)).collect();
         for name in NAMES {
             let label = format!("upstream=\"{name}\"");
             let series = text.lines().filter(|line| line.contains(&label)).count();
             assert_eq!(series, if remembered.contains(&name) { SERIES } else { 0 }, "{name}: {remembered:?}");
             if remembered.contains(&name) {
-                let says = |gauge: &str, value: usize| {
+                let has_line = |gauge: &str, value: usize| {
                     let line = format!("\nheartbeat_sidecar_{gauge}{{{label}}} {value}\n");
                     assert!(text.contains(&line), "no {line} in {text}");
                 };
-                says("connections", self.sessions_of(|at| at.0 == name));
-                says("upstream_acks_natively", self.shown[name].1.into());
+                has_line("connections", self.sessions_of(|at| at.0 == name));
+                has_line("upstream_acks_natively", self.shown[name].1.into());
             }
         }
     }
@@ -179,7 +179,7 @@ proptest! {
     ) {
         let mut model = Model::new();
         for step in steps {
-            model.take(&step);
+            model.apply(&step);
             model.forget();
             model.check();
         }
@@ -199,6 +199,6 @@ fn reloads_with_ever_new_names_do_not_fill_the_scrape() {
     let text = model.metrics.render();
     let names: BTreeSet<_> =
         text.lines().filter_map(|line| line.split("upstream=\"").nth(1)?.split('"').next()).collect();
-    assert_eq!(names.len(), 1 + ALWAYS_REMEMBERED, "{names:?}");
+    assert_eq!(names.len(), 1 + MAX_REMEMBERED, "{names:?}");
     assert!(names.contains("app-99") && names.contains("app-98"), "{names:?}");
 }

@@ -43,7 +43,7 @@ impl ConfigReloader {
         let judged = if asked { Some(self.reloader.read(&self.running)) } else { self.reloader.look(&self.running) };
         let Some(judged) = judged else { return };
         let outcome = judged.map_err(told).and_then(|loaded| self.put_in_force(loaded));
-        self.reloading.tell(if outcome.is_ok() { Reload::Accepted } else { Reload::Refused });
+        self.reloading.record(if outcome.is_ok() { Reload::Accepted } else { Reload::Refused });
         // Logs last, so that the line is true when it is read.
         match outcome {
             Ok(changed) => tracing::info!("configuration reloaded: {changed}"),

@@ -11,13 +11,13 @@ const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// Result of searching the front of a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum Insertion {
     /// The script goes before this byte, as the first thing in the head.
     At(usize),
     /// There is one already, from another sidecar behind this one.
-    Taken,
+    AlreadyPresent,
     /// This is not a Streamlit page.
-    Nowhere,
+    NotStreamlit,
     /// More of the page is needed.
     Unknown,
 }
@@ -34,14 +34,14 @@ pub(super) struct Search<'a> {
     script: &'a str,
     /// Bytes before it are examined.
     from: usize,
-    wanted: Wanted,
+    expecting: Expecting,
 }
 
 /// What has to be found next.
 #[derive(Clone, Copy, Debug)]
-enum Wanted {
+enum Expecting {
     /// An optional byte order mark.
-    Begin,
+    Start,
     /// What may precede the head, or its tag.
     Opening,
     EndOfComment,
@@ -54,53 +54,61 @@ enum Wanted {
 
 impl<'a> Search<'a> {
     pub(super) fn new(script: &'a str) -> Self {
-        Self { script, from: 0, wanted: Wanted::Begin }
+        Self { script, from: 0, expecting: Expecting::Start }
     }
 
     /// Continues in a page's front, which is that of the last call with more of the page appended.
-    pub(super) fn resume(&mut self, front: &[u8]) -> Place {
+    pub(super) fn resume(&mut self, front: &[u8]) -> Insertion {
         loop {
             let fresh = &front[self.from..];
-            match self.wanted {
-                Wanted::Begin if BYTE_ORDER_MARK.starts_with(fresh) => return Place::Unknown,
-                Wanted::Begin => {
+            match self.expecting {
+                Expecting::Start if BYTE_ORDER_MARK.starts_with(fresh) => return Insertion::Unknown,
+                Expecting::Start => {
                     self.from += if fresh.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len() } else { 0 };
-                    self.wanted = Wanted::Opening;
+                    self.expecting = Expecting::Opening;
                 }
-                Wanted::Opening => {
+                Expecting::Opening => {
                     self.from += fresh.iter().take_while(|byte| byte.is_ascii_whitespace()).count();
                     match opening(&front[self.from..]) {
                         Opening::Comment => {
                             // `<!-->` is a whole comment.
                             self.from += 2;
-                            self.wanted = Wanted::EndOfComment;
+                            self.expecting = Expecting::EndOfComment;
                         }
-                        Opening::Doctype | Opening::Html => self.wanted = Wanted::EndOfTag,
-                        Opening::Head => self.wanted = Wanted::EndOfHeadTag(self.from),
-                        Opening::Partial => return Place::Unknown,
-                        Opening::Other => return Place::Nowhere,
+                        Opening::Doctype | Opening::Html => self.expecting = Expecting::EndOfTag,
+                        Opening::Head => self.expecting = Expecting::EndOfHeadTag(self.from),
+                        Opening::Partial => return Insertion::Unknown,
+                        Opening::Other => return Insertion::NotStreamlit,
                     }
                 }
-                Wanted::EndOfComment => {
-                    let Some(_end) = self.pass(front, memmem::find(fresh, b"-->"), 3) else { return Place::Unknown };
-                    self.wanted = Wanted::Opening;
+                Expecting::EndOfComment => {
+                    let Some(_end) = self.pass(front, memmem::find(fresh, b"-->"), 3) else {
+                        return Insertion::Unknown;
+                    };
+                    self.expecting = Expecting::Opening;
                 }
-                Wanted::EndOfTag => {
-                    let Some(_end) = self.pass(front, memchr::memchr(b'>', fresh), 1) else { return Place::Unknown };
-                    self.wanted = Wanted::Opening;
+                Expecting::EndOfTag => {
+                    let Some(_end) = self.pass(front, memchr::memchr(b'>', fresh), 1) else {
+                        return Insertion::Unknown;
+                    };
+                    self.expecting = Expecting::Opening;
                 }
-                Wanted::EndOfHeadTag(start) => {
-                    let Some(end) = self.pass(front, memchr::memchr(b'>', fresh), 1) else { return Place::Unknown };
+                Expecting::EndOfHeadTag(start) => {
+                    let Some(end) = self.pass(front, memchr::memchr(b'>', fresh), 1) else {
+                        return Insertion::Unknown;
+                    };
                     // A `>` within a quoted value is not the end of the tag.
                     let odd = |quote: u8| front[start..end].iter().filter(|byte| **byte == quote).count() % 2 == 1;
                     if odd(b'"') || odd(b'\'') {
-                        return Place::Nowhere;
+                        return Insertion::NotStreamlit;
                     }
-                    self.wanted = Wanted::EndOfHead(end);
+                    self.expecting = Expecting::EndOfHead(end);
                 }
-                Wanted::EndOfHead(start) => {
-                    let Some(end) = self.pass(front, end_of_head(fresh), END_OF_HEAD) else { return Place::Unknown };
-                    return judge(&front[start..end - END_OF_HEAD], start, self.script);
+                Expecting::EndOfHead(start) => {
+                    let Some(end) = self.pass(front, end_of_head(fresh), END_OF_HEAD) else {
+                        return Insertion::Unknown;
+                    };
+                    return classify(&front[start..end - END_OF_HEAD], start, self.script);
                 }
             }
         }
@@ -160,13 +168,13 @@ fn end_of_head(bytes: &[u8]) -> Option<usize> {
 }
 
 /// Judges a complete head; a script would go to `at`.
-fn judge(head: &[u8], at: usize, script: &str) -> Place {
+fn classify(head: &[u8], at: usize, script: &str) -> Insertion {
     if memmem::find(head, script.as_bytes()).is_some() {
-        Place::Taken
+        Insertion::AlreadyPresent
     } else if MARKS.iter().any(|mark| memmem::find(head, mark).is_some()) {
-        Place::At(at)
+        Insertion::At(at)
     } else {
-        Place::Nowhere
+        Insertion::NotStreamlit
     }
 }
 
@@ -178,22 +186,22 @@ mod tests {
 
     const SCRIPT: &str = "/_heartbeat/watchdog.js";
 
-    fn found(page: &str) -> Place {
+    fn found(page: &str) -> Insertion {
         place(page.as_bytes())
     }
 
-    fn place(page: &[u8]) -> Place {
+    fn place(page: &[u8]) -> Insertion {
         Search::new(SCRIPT).resume(page)
     }
 
     /// The place in a page that arrives in pieces of these sizes, in turn, and the number of bytes examined.
-    fn in_pieces(page: &[u8], sizes: &[usize]) -> (Place, usize) {
+    fn in_pieces(page: &[u8], sizes: &[usize]) -> (Insertion, usize) {
         let (mut search, mut length, mut examined) = (Search::new(SCRIPT), 0, 0);
         let mut sizes = sizes.iter().cycle();
         loop {
             examined += length - search.from;
             let place = search.resume(&page[..length]);
-            if place != Place::Unknown || length == page.len() {
+            if place != Insertion::Unknown || length == page.len() {
                 return (place, examined);
             }
             length = (length + sizes.next().expect("a size")).min(page.len());
@@ -203,7 +211,7 @@ mod tests {
     /// The text before the place.
     fn before(page: &str) -> &str {
         match found(page) {
-            Place::At(at) => &page[..at],
+            Insertion::At(at) => &page[..at],
             other => panic!("{other:?}: {page}"),
         }
     }
@@ -234,10 +242,10 @@ mod tests {
     fn a_partial_page_is_never_judged_differently_from_the_whole() {
         let page = b"\xef\xbb\xbf<!-- a --><!doctype html>\n<html><head >\n<title>Streamlit</title></head><body>";
         let place_of_all = place(page);
-        assert!(matches!(place_of_all, Place::At(_)));
+        assert!(matches!(place_of_all, Insertion::At(_)));
         for length in 0..page.len() {
             let front = place(&page[..length]);
-            assert!(front == Place::Unknown || front == place_of_all, "{front:?} at {length}");
+            assert!(front == Insertion::Unknown || front == place_of_all, "{front:?} at {length}");
         }
     }
 
@@ -254,14 +262,14 @@ mod tests {
             "<head data=\"a>b\"><title>Streamlit</title></head>",
             "{\"a\": 1}",
         ] {
-            assert_eq!(found(page), Place::Nowhere, "{page}");
+            assert_eq!(found(page), Insertion::NotStreamlit, "{page}");
         }
     }
 
     #[test]
     fn a_page_that_has_the_script_gets_no_second_one() {
         let page = "<head><script src=\"./_heartbeat/watchdog.js\"></script><title>Streamlit</title></head>";
-        assert_eq!(found(page), Place::Taken);
+        assert_eq!(found(page), Insertion::AlreadyPresent);
     }
     /// Pages that make a search long, or repeat it.
     fn hostile() -> impl Strategy<Value = Vec<u8>> {
@@ -335,7 +343,7 @@ mod tests {
             let page = begin.to_owned() + &filler.repeat(LENGTH / filler.len());
             for size in [1, 2, 7, 1460, LENGTH] {
                 let (place, examined) = in_pieces(page.as_bytes(), &[size]);
-                assert_eq!(place, Place::Unknown, "{begin}{filler}");
+                assert_eq!(place, Insertion::Unknown, "{begin}{filler}");
                 let pieces = page.len().div_ceil(size);
                 assert!(examined <= page.len() + pieces * AGAIN, "{begin}{filler}, by {size}: {examined} examined");
             }

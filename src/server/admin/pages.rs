@@ -22,12 +22,12 @@ pub(super) struct Pages {
 
 /// Handles `POST /drain`. Accepts local non-browser clients only. Browsers always send Origin or Sec-Fetch-Site on POST
 /// (Fetch Standard §3.2), and no page can prevent that, whatever host name it uses for this port.
-pub(super) fn drain<B>(request: &Request<B>, here: bool) -> Response<Bytes> {
+pub(super) fn drain<B>(request: &Request<B>, is_local: bool) -> Response<Bytes> {
     if request.method() != Method::POST {
         return not_allowed("POST", "use POST\n");
     }
     let headers = request.headers();
-    if !here || headers.contains_key(ORIGIN) || headers.contains_key("sec-fetch-site") {
+    if !is_local || headers.contains_key(ORIGIN) || headers.contains_key("sec-fetch-site") {
         return response(
             StatusCode::FORBIDDEN,
             TEXT,
@@ -54,7 +54,7 @@ impl Pages {
             "/" => status::page(),
             "/status.json" => match status::numbers(state, request.uri().query().unwrap_or_default()) {
                 Ok(numbers) => response(StatusCode::OK, JSON, numbers),
-                Err(wrong) => response(StatusCode::BAD_REQUEST, TEXT, format!("{wrong}\n")),
+                Err(reason) => response(StatusCode::BAD_REQUEST, TEXT, format!("{reason}\n")),
             },
             "/livez" => probe(&state.relay, Ok("ok\n")).await,
             "/readyz" => match state.drain.is_draining() {
@@ -72,7 +72,7 @@ impl Pages {
 
     /// A scrape, which yields to other connections after each app.
     async fn metrics(&self) -> String {
-        let _turn = self.scraping.lock().await;
+        let _one_at_a_time = self.scraping.lock().await;
         let mut scrape = self.state.metrics.scrape();
         while scrape.step() {
             tokio::task::yield_now().await;
@@ -83,15 +83,15 @@ impl Pages {
 
 /// The response to a probe, once the relay's runtime has run a task: this thread would respond even if no session were
 /// served. If the relay hangs there is no response, which the probe's own timeout detects.
-async fn probe(relay: &Handle, verdict: Result<&'static str, &'static str>) -> Response<Bytes> {
-    match relay.spawn(async {}).await.map_or(Err("the proxy has stopped\n"), |()| verdict) {
-        Ok(well) => response(StatusCode::OK, TEXT, well),
-        Err(unwell) => response(StatusCode::SERVICE_UNAVAILABLE, TEXT, unwell),
+async fn probe(relay: &Handle, state: Result<&'static str, &'static str>) -> Response<Bytes> {
+    match relay.spawn(async {}).await.map_or(Err("the proxy has stopped\n"), |()| state) {
+        Ok(text) => response(StatusCode::OK, TEXT, text),
+        Err(text) => response(StatusCode::SERVICE_UNAVAILABLE, TEXT, text),
     }
 }
 
 fn not_allowed(allowed: &'static str, text: &'static str) -> Response<Bytes> {
-    let mut refusal = response(StatusCode::METHOD_NOT_ALLOWED, TEXT, text);
-    refusal.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
-    refusal
+    let mut rejection = response(StatusCode::METHOD_NOT_ALLOWED, TEXT, text);
+    rejection.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
+    rejection
 }

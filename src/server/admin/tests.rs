@@ -9,7 +9,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::*;
 use crate::drain::Drain;
 use crate::metrics::Metrics;
-use crate::server::status::InForce;
+use crate::server::status::ConfigSummary;
 use crate::session::stop::Stop;
 use crate::session::{SessionInfo, Sessions};
 
@@ -24,7 +24,7 @@ fn state() -> AdminState {
         metrics: Metrics::new(),
         sessions: Sessions::new(),
         drain: Drain::new(),
-        configured: Arc::new(InForce::default),
+        config: Arc::new(ConfigSummary::default),
         relay: Handle::current(),
     }
 }
@@ -42,13 +42,13 @@ async fn serving(state: AdminState) -> Admin {
 
 impl Admin {
     /// Head and body of the response; returns when the server closes.
-    async fn ask(&self, method: &str, path: &str) -> (String, String) {
+    async fn request(&self, method: &str, path: &str) -> (String, String) {
         let mut stream = TcpStream::connect(self.address).await.unwrap();
         let request = format!("{method} {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.unwrap();
-        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        let mut response = String::new();
+        stream.read_to_string(&mut response).await.unwrap();
+        let (head, body) = response.split_once("\r\n\r\n").unwrap();
         (head.to_owned(), body.to_owned())
     }
 
@@ -61,7 +61,7 @@ impl Admin {
 async fn a_running_sidecar_is_live_and_ready() {
     let admin = admin().await;
     for (path, expected) in [("/livez", "ok\n"), ("/readyz", "ready\n")] {
-        let (head, body) = admin.ask("GET", path).await;
+        let (head, body) = admin.request("GET", path).await;
         assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
         assert_eq!(body, expected);
     }
@@ -71,24 +71,24 @@ async fn a_running_sidecar_is_live_and_ready() {
 async fn a_draining_sidecar_is_live_but_not_ready() {
     let admin = admin().await;
     admin.state.drain.start();
-    let (head, body) = admin.ask("GET", "/readyz").await;
+    let (head, body) = admin.request("GET", "/readyz").await;
     assert!(head.starts_with("HTTP/1.1 503 "), "{head}");
     assert_eq!(body, "draining\n");
-    assert!(admin.ask("GET", "/livez").await.0.starts_with("HTTP/1.1 200 "));
+    assert!(admin.request("GET", "/livez").await.0.starts_with("HTTP/1.1 200 "));
 }
 
 #[tokio::test]
 async fn only_a_post_from_a_non_browser_starts_a_drain() {
     let admin = admin().await;
-    assert!(admin.ask("GET", "/drain").await.0.starts_with("HTTP/1.1 405 "));
+    assert!(admin.request("GET", "/drain").await.0.starts_with("HTTP/1.1 405 "));
     // Appended header lines, as only browsers send them.
     for field in ["origin: http://127.0.0.1:9600", "Origin: null", "sec-fetch-site: same-origin"] {
-        let (head, _) = admin.ask("POST", &format!("/drain HTTP/1.1\r\n{field}\r\nx: ")).await;
+        let (head, _) = admin.request("POST", &format!("/drain HTTP/1.1\r\n{field}\r\nx: ")).await;
         assert!(head.starts_with("HTTP/1.1 403 "), "{field}: {head}");
     }
     assert!(!admin.state.drain.is_draining());
     for _again in 0..2 {
-        let (head, body) = admin.ask("POST", "/drain").await;
+        let (head, body) = admin.request("POST", "/drain").await;
         assert!(head.starts_with("HTTP/1.1 202 "), "{head}");
         assert_eq!(body, "draining\n");
         tokio::time::timeout(Duration::from_secs(30), admin.state.drain.draining()).await.unwrap();
@@ -118,7 +118,7 @@ async fn metrics_are_in_the_text_format() {
     let admin = admin().await;
     let app = admin.state.metrics.upstream("app");
     app.native_ack_missed();
-    let (head, body) = admin.ask("GET", "/metrics").await;
+    let (head, body) = admin.request("GET", "/metrics").await;
     assert!(head.contains("content-type: text/plain; version=0.0.4; charset=utf-8"), "{head}");
     assert!(body.contains("\nheartbeat_sidecar_native_acks_missed_total{upstream=\"app\"} 1\n"), "{body}");
 }
@@ -126,9 +126,9 @@ async fn metrics_are_in_the_text_format() {
 #[tokio::test]
 async fn sessions_are_a_json_array() {
     let admin = admin().await;
-    assert_eq!(admin.ask("GET", "/sessions").await.1, "[]");
+    assert_eq!(admin.request("GET", "/sessions").await.1, "[]");
     let _session = admin.open_session();
-    let (head, body) = admin.ask("GET", "/sessions?pretty").await;
+    let (head, body) = admin.request("GET", "/sessions?pretty").await;
     assert!(head.contains("content-type: application/json"), "{head}");
     let sessions: serde_json::Value = serde_json::from_str(&body).unwrap();
     assert_eq!(sessions[0]["upstream"], "app");
@@ -137,7 +137,7 @@ async fn sessions_are_a_json_array() {
 #[tokio::test]
 async fn the_index_page_forbids_framing_and_foreign_content() {
     let admin = admin().await;
-    let (head, body) = admin.ask("GET", "/").await;
+    let (head, body) = admin.request("GET", "/").await;
     assert!(head.contains("content-type: text/html; charset=utf-8"), "{head}");
     for line in
         ["content-security-policy: default-src 'none'; ", "x-content-type-options: nosniff", "x-frame-options: DENY"]
@@ -146,7 +146,7 @@ async fn the_index_page_forbids_framing_and_foreign_content() {
     }
     let nonce = head.split_once("script-src 'nonce-").and_then(|(_, rest)| rest.split_once('\'')).unwrap().0;
     assert!(body.contains(&format!("<script nonce=\"{nonce}\">")), "{nonce}");
-    let (head, nothing) = admin.ask("HEAD", "/").await;
+    let (head, nothing) = admin.request("HEAD", "/").await;
     assert!(head.contains(&format!("content-length: {}", body.len())), "{head}");
     assert_eq!(nothing, "");
 }
@@ -155,17 +155,17 @@ async fn the_index_page_forbids_framing_and_foreign_content() {
 async fn the_status_numbers_are_json() {
     let admin = admin().await;
     let _session = admin.open_session();
-    let (head, body) = admin.ask("GET", "/status.json?sort=id&order=desc").await;
+    let (head, body) = admin.request("GET", "/status.json?sort=id&order=desc").await;
     assert!(head.contains("content-type: application/json") && head.contains("cache-control: no-store"), "{head}");
     let status: serde_json::Value = serde_json::from_str(&body).unwrap();
     assert_eq!((&status["state"], &status["sessions"][0]["id"]), (&"ready".into(), &1.into()));
-    let (head, body) = admin.ask("GET", "/status.json?limit=all").await;
+    let (head, body) = admin.request("GET", "/status.json?limit=all").await;
     assert!(head.starts_with("HTTP/1.1 400 ") && body == "limit must be a whole number\n", "{head} {body}");
 }
 
 #[tokio::test]
 async fn head_gives_the_length_without_the_body() {
-    let (head, body) = admin().await.ask("HEAD", "/livez").await;
+    let (head, body) = admin().await.request("HEAD", "/livez").await;
     assert!(head.starts_with("HTTP/1.1 200 ") && head.contains("content-length: 3"), "{head}");
     assert_eq!(body, "");
 }
@@ -173,7 +173,7 @@ async fn head_gives_the_length_without_the_body() {
 #[tokio::test]
 async fn other_methods_are_rejected() {
     for method in ["POST", "DELETE", "OPTIONS", "BREW"] {
-        let (head, _) = admin().await.ask(method, "/metrics").await;
+        let (head, _) = admin().await.request(method, "/metrics").await;
         assert!(head.starts_with("HTTP/1.1 405 ") && head.contains("allow: GET, HEAD"), "{head}");
     }
 }
@@ -181,7 +181,7 @@ async fn other_methods_are_rejected() {
 #[tokio::test]
 async fn unknown_paths_are_not_found() {
     for path in ["/livez/", "/metric", "//", "/_stcore/health"] {
-        let (head, _) = admin().await.ask("GET", path).await;
+        let (head, _) = admin().await.request("GET", path).await;
         assert!(head.starts_with("HTTP/1.1 404 "), "{path}: {head}");
     }
 }
@@ -192,9 +192,9 @@ async fn idle_clients_are_disconnected_after_the_header_timeout() {
     for first in ["", "GET /livez HTTP/1.1\r\n", "GET /livez HTTP/1.1\r\nhost: admin\r\n\r\n"] {
         let mut client = TcpStream::connect(admin.address).await.unwrap();
         client.write_all(first.as_bytes()).await.unwrap();
-        let begun = tokio::time::Instant::now();
+        let started = tokio::time::Instant::now();
         let _ = client.read_to_end(&mut Vec::new()).await;
-        assert!(begun.elapsed() >= HEADER_TIMEOUT && begun.elapsed() < MAX_LIFETIME, "{:?}", begun.elapsed());
+        assert!(started.elapsed() >= HEADER_TIMEOUT && started.elapsed() < MAX_LIFETIME, "{:?}", started.elapsed());
     }
 }
 
@@ -205,10 +205,10 @@ async fn a_client_that_does_not_read_its_response_is_disconnected() {
     let mut client = TcpStream::connect(admin.address).await.unwrap();
     client.write_all(b"GET /sessions HTTP/1.1\r\nhost: admin\r\n\r\n").await.unwrap();
     tokio::time::sleep(MAX_LIFETIME + Duration::from_secs(1)).await;
-    let mut answer = Vec::new();
-    let _ = client.read_to_end(&mut answer).await;
+    let mut response = Vec::new();
+    let _ = client.read_to_end(&mut response).await;
     let whole = serde_json::to_vec(&admin.state.sessions.snapshot()).unwrap().len();
-    assert!(answer.len() < whole, "{} of {whole} bytes", answer.len());
+    assert!(response.len() < whole, "{} of {whole} bytes", response.len());
 }
 
 #[test]
@@ -218,12 +218,12 @@ fn only_probes_need_the_relays_runtime() {
     let handle = relay.handle().clone();
     runtime().block_on(async {
         let admin = serving(AdminState { relay: handle, ..state() }).await;
-        let mut probes = pin!(async { tokio::join!(admin.ask("GET", "/livez"), admin.ask("GET", "/readyz")) });
+        let mut probes = pin!(async { tokio::join!(admin.request("GET", "/livez"), admin.request("GET", "/readyz")) });
         for page in ["/metrics", "/sessions", "/status.json", "/"] {
             tokio::select! {
                 biased;
                 _ = &mut probes => panic!("the relay's runtime does not run"),
-                (head, _body) = admin.ask("GET", page) => assert!(head.starts_with("HTTP/1.1 200 "), "{head}"),
+                (head, _body) = admin.request("GET", page) => assert!(head.starts_with("HTTP/1.1 200 "), "{head}"),
             }
         }
         let stop = stopped.clone();
@@ -232,7 +232,7 @@ fn only_probes_need_the_relays_runtime() {
         assert_eq!((live.1, ready.1), ("ok\n".to_owned(), "ready\n".to_owned()));
         stopped.cancel();
         thread.join().unwrap();
-        assert!(admin.ask("GET", "/livez").await.0.starts_with("HTTP/1.1 503 "));
+        assert!(admin.request("GET", "/livez").await.0.starts_with("HTTP/1.1 503 "));
     });
 }
 

@@ -25,9 +25,9 @@ pub(super) const COLUMNS: &[(&str, Column)] = &[
 ];
 
 /// Maximum number of sessions in a response.
-pub(super) const MOST_ROWS: usize = 1000;
+pub(super) const MAX_ROWS: usize = 1000;
 /// Default number of sessions in a response.
-const ROWS: usize = 100;
+const DEFAULT_ROWS: usize = 100;
 
 /// Query parameters, all optional: `sort` (the name of a number or text in `/sessions`), `order` (`asc`, `desc`),
 /// `limit` (rows), `filter` (part of an id, an upstream or a version) and `since` (milliseconds: answers from then on).
@@ -52,7 +52,7 @@ pub(super) enum Key<'a> {
 impl Default for Query {
     fn default() -> Self {
         let [(_id, column), ..] = COLUMNS else { unreachable!("the table is not empty") };
-        Self { column: *column, descending: false, limit: ROWS, filter: String::new(), since: Duration::ZERO }
+        Self { column: *column, descending: false, limit: DEFAULT_ROWS, filter: String::new(), since: Duration::ZERO }
     }
 }
 
@@ -69,7 +69,7 @@ impl Query {
                 }
                 "order" if matches!(&*value, "asc" | "desc") => parsed.descending = value == "desc",
                 "order" => return Err("order must be asc or desc".to_owned()),
-                "limit" => parsed.limit = usize::try_from(number()?).unwrap_or(MOST_ROWS).min(MOST_ROWS),
+                "limit" => parsed.limit = usize::try_from(number()?).unwrap_or(MAX_ROWS).min(MAX_ROWS),
                 "since" => parsed.since = Duration::from_millis(number()?),
                 "filter" => parsed.filter = value.trim().to_ascii_lowercase(),
                 _ => return Err(format!("unknown parameter \"{name}\": use sort, order, limit, filter or since")),
@@ -78,7 +78,7 @@ impl Query {
         Ok(parsed)
     }
 
-    fn lets_through(&self, session: &SessionView) -> bool {
+    fn matches(&self, session: &SessionView) -> bool {
         let has = |text: &str| text.to_ascii_lowercase().contains(&self.filter);
         self.filter.is_empty()
             || has(&session.upstream)
@@ -88,7 +88,7 @@ impl Query {
 
     /// The first sessions that match the filter, and the number of all that do.
     pub(super) fn first<'s>(&self, sessions: &'s [SessionView]) -> (Vec<&'s SessionView>, usize) {
-        let mut rows: Vec<_> = sessions.iter().filter(|session| self.lets_through(session)).collect();
+        let mut rows: Vec<_> = sessions.iter().filter(|session| self.matches(session)).collect();
         let matching = rows.len();
         if matching > self.limit {
             // Only the rows that are shown need an order among themselves.

@@ -4,7 +4,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Minimum time between two lines about the same event.
-const PAUSE: Duration = Duration::from_secs(10);
+const INTERVAL: Duration = Duration::from_secs(10);
 
 /// Decides when a line is due about an event that may happen thousands of times a second.
 #[derive(Debug, Default)]
@@ -14,39 +14,39 @@ pub struct RateLimitedWarning {
 
 #[derive(Debug, Default)]
 struct State {
-    said: Option<Instant>,
-    happened: u64,
+    last_line: Option<Instant>,
+    events: u64,
 }
 
 /// Warnings that one limit is reached.
 #[derive(Debug)]
 pub struct LimitWarning {
     setting: &'static str,
-    seldom: RateLimitedWarning,
+    limiter: RateLimitedWarning,
 }
 
 impl RateLimitedWarning {
     /// Counts an event. If a line is due, returns the events since the last line, this one included. The first is due.
-    pub fn happened(&self, now: Instant) -> Option<u64> {
+    pub fn on_event(&self, now: Instant) -> Option<u64> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.happened += 1;
-        if state.said.is_some_and(|said| now.saturating_duration_since(said) < PAUSE) {
+        state.events += 1;
+        if state.last_line.is_some_and(|last_line| now.saturating_duration_since(last_line) < INTERVAL) {
             return None;
         }
-        state.said = Some(now);
-        Some(std::mem::take(&mut state.happened))
+        state.last_line = Some(now);
+        Some(std::mem::take(&mut state.events))
     }
 }
 
 impl LimitWarning {
     /// The warnings of the limit with this key.
     pub fn new(setting: &'static str) -> Self {
-        Self { setting, seldom: RateLimitedWarning::default() }
+        Self { setting, limiter: RateLimitedWarning::default() }
     }
 
     /// Counts a refusal by the limit, and logs it if a line is due.
     pub fn warn(&self) {
-        if let Some(refused) = self.seldom.happened(Instant::now()) {
+        if let Some(refused) = self.limiter.on_event(Instant::now()) {
             tracing::warn!(refused, "{} reached", self.setting);
         }
     }
@@ -58,11 +58,11 @@ mod tests {
 
     #[test]
     fn a_flood_logs_one_line_per_ten_seconds_with_the_count() {
-        let (seldom, begin) = (RateLimitedWarning::default(), Instant::now());
+        let (limiter, start) = (RateLimitedWarning::default(), Instant::now());
         let lines: Vec<_> = (0..30_000u32)
             .filter_map(|millis| {
                 let at = Duration::from_millis(millis.into());
-                seldom.happened(begin + at).map(|count| (at.as_secs(), count))
+                limiter.on_event(start + at).map(|count| (at.as_secs(), count))
             })
             .collect();
         assert_eq!(lines, [(0, 1), (10, 10_000), (20, 10_000)]);
