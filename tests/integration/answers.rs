@@ -1,4 +1,7 @@
-//! Framing and HTTP version of an app's responses, as each kind of client receives them.
+//! Framing and HTTP version of an app's responses, as each kind of client receives them; and the sidecar's own bodies.
+
+use std::fs;
+use std::path::Path;
 
 use http::Request;
 
@@ -259,4 +262,26 @@ async fn a_101_of_an_http_1_0_app_is_passed_on_as_http_1_1() {
         upstream.send(b"\x81\x02ho").await;
         soon(browser.expect(b"\x81\x02ho")).await;
     }
+}
+
+/// The string literals of a source file that are response bodies: those with a status or a line feed.
+fn bodies(file: &Path) -> Vec<String> {
+    let source = fs::read_to_string(file).unwrap();
+    let has_status =
+        |text: &str| text.split_once(' ').is_some_and(|(code, _)| matches!(code.parse::<u16>(), Ok(400..600)));
+    let is_body = |text: &&str| has_status(text) || (text.ends_with("\\n") && !text.contains("\\r"));
+    let texts = source.lines().filter_map(|line| line.trim_start().split('"').find(is_body));
+    texts.map(|text| text.trim_end_matches("\\n").to_owned()).filter(|text| !text.contains('{')).collect()
+}
+
+#[test]
+fn every_response_of_the_sidecar_itself_is_documented() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = fs::read_to_string(root.join("docs/http.md")).unwrap();
+    let files = ["proxy/admission", "proxy/response", "proxy/upgrade", "proxy/watchdog", "server/overload"];
+    let files = files.into_iter().chain(["server/tls", "server/admin/pages"]);
+    let bodies: Vec<_> = files.flat_map(|file| bodies(&root.join("src").join(file).with_extension("rs"))).collect();
+    assert!(bodies.len() >= 30, "only {bodies:?}");
+    let missing: Vec<_> = bodies.iter().filter(|body| !page.contains(&format!("`{body}`"))).collect();
+    assert!(missing.is_empty(), "not in docs/http.md: {missing:?}");
 }
