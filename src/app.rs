@@ -224,7 +224,7 @@ async fn run_drain(drain: &Drain, sessions: &Sessions, settings: DrainSettings, 
     let phases = async {
         tokio::select! {
             () = tokio::time::sleep(delay) => {}
-            () = app_is_gone => tracing::info!("the app is gone: drain.delay ends"),
+            () = app_is_gone => tracing::info!("the app is gone: drain.delay ends early"),
         }
         drain.close();
         let (count, http_connections) = remaining(drain, sessions);

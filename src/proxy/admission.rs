@@ -169,7 +169,7 @@ fn expectation(headers: &HeaderMap) -> Result<(), Rejection> {
 
 /// A websocket request must follow RFC 6455 §4.1 and have an allowed origin. The app checks its version.
 fn handshake<B>(request: &Request<B>, origins: &AllowedOrigins) -> Result<(), Rejection> {
-    if !headers::asks_for_websocket(request.headers()) {
+    if !headers::is_websocket_request(request.headers()) {
         return Ok(());
     }
     let keys = request.headers().get_all(header::SEC_WEBSOCKET_KEY).iter().count();

@@ -39,8 +39,8 @@ const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
-/// Whether a request asks for a websocket (RFC 6455 §4.1): `Connection` names `Upgrade`, which names `websocket`.
-pub(super) fn asks_for_websocket(headers: &HeaderMap) -> bool {
+/// Whether a request is a websocket handshake (RFC 6455 §4.1): `Connection` names `Upgrade`, which names `websocket`.
+pub(super) fn is_websocket_request(headers: &HeaderMap) -> bool {
     has_token(headers, &header::CONNECTION, "upgrade") && has_token(headers, &header::UPGRADE, "websocket")
 }
 
@@ -192,9 +192,9 @@ mod tests {
 
     #[test]
     fn a_websocket_request_needs_both_connection_and_upgrade() {
-        assert!(asks_for_websocket(&headers(&[("connection", "keep-alive, Upgrade"), ("upgrade", "WebSocket")])));
-        assert!(!asks_for_websocket(&headers(&[("connection", "keep-alive"), ("upgrade", "websocket")])));
-        assert!(!asks_for_websocket(&headers(&[("connection", "upgrade"), ("upgrade", "h2c")])));
+        assert!(is_websocket_request(&headers(&[("connection", "keep-alive, Upgrade"), ("upgrade", "WebSocket")])));
+        assert!(!is_websocket_request(&headers(&[("connection", "keep-alive"), ("upgrade", "websocket")])));
+        assert!(!is_websocket_request(&headers(&[("connection", "upgrade"), ("upgrade", "h2c")])));
     }
 
     #[test]
@@ -214,18 +214,18 @@ mod tests {
 
     #[test]
     fn forwarded_fields_are_extended_for_trusted_peers_and_replaced_for_others() {
-        let said = [("host", "app"), ("x-forwarded-for", "192.0.2.1"), ("x-forwarded-proto", "https")];
+        let received = [("host", "app"), ("x-forwarded-for", "192.0.2.1"), ("x-forwarded-proto", "https")];
         let peer = "198.51.100.7".parse().expect("an address");
-        let mut map = headers(&said);
+        let mut map = headers(&received);
         add_forwarded(&mut map, peer, true, "http");
         assert_eq!(map["x-forwarded-for"], "192.0.2.1, 198.51.100.7");
         assert_eq!(map["x-forwarded-proto"], "https");
         assert_eq!(map["x-forwarded-host"], "app");
-        let mut map = headers(&said);
+        let mut map = headers(&received);
         map.extend(headers(&[("x-forwarded-port", "1"), ("forwarded", "for=1"), ("x-real-ip", "1")]));
         add_forwarded(&mut map, peer, false, "http");
-        let told = [("host", "app"), ("x-forwarded-for", "198.51.100.7"), ("x-forwarded-proto", "http")];
-        assert_eq!(map, headers(&[&told[..], &[("x-forwarded-host", "app")]].concat()));
+        let expected = [("host", "app"), ("x-forwarded-for", "198.51.100.7"), ("x-forwarded-proto", "http")];
+        assert_eq!(map, headers(&[&expected[..], &[("x-forwarded-host", "app")]].concat()));
         let mut map = headers(&[("host", "app"), ("x-forwarded-proto", "http")]);
         add_forwarded(&mut map, peer, false, "https");
         assert_eq!(map["x-forwarded-proto"], "https");

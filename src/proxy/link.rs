@@ -61,11 +61,11 @@ impl<S> Link<S> {
     fn on_write(&mut self) {
         if !self.is_writing {
             self.is_writing = true;
-            let began = match self.history.0.load(Relaxed) {
+            let state = match self.history.0.load(Relaxed) {
                 NEW | FIRST => FIRST,
                 _ => REUSED,
             };
-            self.history.0.store(began, Relaxed);
+            self.history.0.store(state, Relaxed);
         }
     }
 

@@ -33,7 +33,7 @@ use self::body::RequestBodyError;
 pub use self::body::{RequestBody, ResponseBody};
 pub use self::headers::HOP_BY_HOP;
 use self::page::Navigation;
-use self::response::{Chain, Refusal, causes, plain_text};
+use self::response::{Chain, UpstreamFailure, causes, plain_text};
 use self::routes::Routes;
 pub use self::upgrade::PendingSession;
 use self::upstream::{ConnectError, Upstream};
@@ -110,7 +110,7 @@ impl Proxy {
             return active.reject(rejection).into();
         }
         let peer = client.to_canonical();
-        let websocket = headers::asks_for_websocket(request.headers());
+        let websocket = headers::is_websocket_request(request.headers());
         if websocket && let Err(wait) = active.check_handshake_rate(request.headers(), peer) {
             active.rate_warning.warn();
             return active.reject(Rejection::of_rate(wait)).into();
@@ -158,11 +158,11 @@ impl RequestContext<'_> {
         }
         match self.upstream.request(request).await {
             Ok(response) if response.status() == StatusCode::SWITCHING_PROTOCOLS => {
-                self.refuse(Refusal::BadGateway, &"unexpected 101 Switching Protocols")
+                self.fail_upstream(UpstreamFailure::InvalidResponse, &"unexpected 101 Switching Protocols")
             }
             Ok(mut response) => {
                 if let Err(error) = headers::settle_answer(&mut response) {
-                    return self.refuse(Refusal::BadGateway, &error);
+                    return self.fail_upstream(UpstreamFailure::InvalidResponse, &error);
                 }
                 match navigation {
                     Some(navigation) => self.watch_page(navigation, host, response).await,
@@ -179,7 +179,10 @@ impl RequestContext<'_> {
                 }
                 // The pool's own message has less detail than the cause.
                 let cause = error.source().unwrap_or(&error);
-                self.refuse(connect.map_or(Refusal::BadGateway, Refusal::from), &Chain(cause))
+                self.fail_upstream(
+                    connect.map_or(UpstreamFailure::InvalidResponse, UpstreamFailure::from),
+                    &Chain(cause),
+                )
             }
         }
     }
@@ -202,19 +205,19 @@ impl RequestContext<'_> {
                 }
                 response
             }
-            Err(error) => self.refuse(Refusal::BadGateway, &Chain(&error)),
+            Err(error) => self.fail_upstream(UpstreamFailure::InvalidResponse, &Chain(&error)),
         }
     }
 
-    fn refuse(&self, refusal: Refusal, why: &dyn fmt::Display) -> Response<ResponseBody> {
+    fn fail_upstream(&self, failure: UpstreamFailure, error: &dyn fmt::Display) -> Response<ResponseBody> {
         let upstream = self.upstream;
         let (name, address) = (&upstream.name, &upstream.connector.address);
-        let status = refusal.status().as_u16();
+        let status = failure.status().as_u16();
         if let Some(failures) = upstream.failure_warning.on_event(Instant::now()) {
             let suppressed = failures - 1;
-            tracing::warn!(upstream = %name, %address, status, suppressed, error = %why, "upstream failed");
+            tracing::warn!(upstream = %name, %address, status, suppressed, %error, "upstream failed");
         }
-        refusal.response()
+        failure.response()
     }
 }
 

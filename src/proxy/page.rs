@@ -16,7 +16,7 @@ use self::markup::{Insertion, Search};
 use super::body::{ResponseBody, Tail};
 use crate::metrics::WatchdogPage;
 
-/// The most of a page, in bytes, that is buffered until its head is complete.
+/// Limit of what is buffered of a page until its head is complete.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
 
 /// Fields that make a response depend on the browser's cache: with them the upstream may leave out the page.

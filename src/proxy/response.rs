@@ -8,30 +8,30 @@ use http::{Response, StatusCode};
 
 use super::body::ResponseBody;
 
-/// Our own response to a request that the upstream does not answer.
+/// Why the upstream gave no valid response; each has a response of our own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Refusal {
+pub(super) enum UpstreamFailure {
     /// Connecting to the upstream failed.
     Unreachable,
     /// The upstream's response is not valid, or its connection broke.
-    BadGateway,
+    InvalidResponse,
     /// The upstream takes too long.
-    GatewayTimeout,
+    TimedOut,
 }
 
-impl Refusal {
+impl UpstreamFailure {
     pub(super) fn status(self) -> StatusCode {
         match self {
-            Self::Unreachable | Self::BadGateway => StatusCode::BAD_GATEWAY,
-            Self::GatewayTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::Unreachable | Self::InvalidResponse => StatusCode::BAD_GATEWAY,
+            Self::TimedOut => StatusCode::GATEWAY_TIMEOUT,
         }
     }
 
     pub(super) fn response(self) -> Response<ResponseBody> {
         let text = match self {
             Self::Unreachable => "502 Bad Gateway: cannot connect to the app\n",
-            Self::BadGateway => "502 Bad Gateway: invalid response from the app\n",
-            Self::GatewayTimeout => "504 Gateway Timeout: the app did not respond in time\n",
+            Self::InvalidResponse => "502 Bad Gateway: invalid response from the app\n",
+            Self::TimedOut => "504 Gateway Timeout: the app did not respond in time\n",
         };
         plain_text(self.status(), text)
     }

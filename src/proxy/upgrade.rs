@@ -15,7 +15,9 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::admission::Rejection;
 use super::upstream::{ConnectError, Upstream};
-use super::{Chain, Refusal, Reply, RequestBody, RequestContext, ResponseBody, headers, plain_text, watchdog, wire};
+use super::{
+    Chain, Reply, RequestBody, RequestContext, ResponseBody, UpstreamFailure, headers, plain_text, watchdog, wire,
+};
 use crate::drain::Guard;
 use crate::heartbeat::learning::Learning;
 use crate::limits::Permit;
@@ -143,11 +145,11 @@ impl RequestContext<'_> {
             Failure::Superseded => superseded(),
             Failure::Connect(error) => {
                 self.upstream.knowledge.learn(Learning::on_gone);
-                self.refuse(Refusal::from(error), &Chain(failure))
+                self.fail_upstream(UpstreamFailure::from(error), &Chain(failure))
             }
-            Failure::TimedOut(_) | Failure::Held(_) => self.refuse(Refusal::GatewayTimeout, &Chain(failure)),
+            Failure::TimedOut(_) | Failure::Held(_) => self.fail_upstream(UpstreamFailure::TimedOut, &Chain(failure)),
             Failure::Http(_) | Failure::Coding(_) | Failure::Broken(_) | Failure::WrongAccept => {
-                self.refuse(Refusal::BadGateway, &Chain(failure))
+                self.fail_upstream(UpstreamFailure::InvalidResponse, &Chain(failure))
             }
         }
     }

@@ -21,7 +21,7 @@ use tokio::net::{TcpStream, UnixStream};
 
 use super::body::RequestBody;
 use super::link::{Link, hit_a_closed_connection};
-use super::response::Refusal;
+use super::response::UpstreamFailure;
 use super::watchdog::Watchdog;
 use crate::config::{Config, Route, SessionSettings, UpstreamAddress};
 use crate::heartbeat::Settings;
@@ -80,10 +80,10 @@ pub enum ConnectError {
     },
 }
 
-impl From<&ConnectError> for Refusal {
+impl From<&ConnectError> for UpstreamFailure {
     fn from(error: &ConnectError) -> Self {
         match error {
-            ConnectError::TimedOut { .. } => Self::GatewayTimeout,
+            ConnectError::TimedOut { .. } => Self::TimedOut,
             ConnectError::Unreachable { .. } => Self::Unreachable,
         }
     }

@@ -1,4 +1,4 @@
-//! Serves the watchdog's script, and answers pages that ask whether bytes still reach them.
+//! Serves the watchdog's script and its probe, which reports whether bytes still reach a page.
 
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
@@ -18,7 +18,7 @@ use crate::relay::delivery_probe::{DeliveryProbes, ProbeError, Progress, Token};
 const SCRIPT: &str = include_str!("watchdog.js");
 /// Its path, under the app's base path.
 const SCRIPT_PATH: &str = "/_heartbeat/watchdog.js";
-/// The path where it asks whether bytes still arrive.
+/// The path of its probe.
 const ALIVE_PATH: &str = "/_heartbeat/alive";
 /// The query parameter with a websocket's token, and why it was opened.
 const TAG: &str = "_heartbeat=";
@@ -35,7 +35,7 @@ pub(super) struct Watchdog {
 /// The tag that the script adds to a websocket's URL.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Tag {
-    /// Names the websocket when the page asks about it; `None` if invalid.
+    /// Identifies the websocket in probes; `None` if invalid.
     pub(super) token: Option<Token>,
     /// Why it was opened.
     pub(super) cause: Reconnect,

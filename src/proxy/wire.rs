@@ -46,7 +46,7 @@ pub fn read_handshake(bytes: &Bytes) -> Option<(Request<RequestBody>, usize)> {
         return None;
     }
     let (headers, head) = read_fields(bytes, parsed.headers)?;
-    if !headers::asks_for_websocket(&headers) {
+    if !headers::is_websocket_request(&headers) {
         return None;
     }
     let mut request = Request::new(RequestBody::default());

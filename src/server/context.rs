@@ -101,7 +101,7 @@ impl ListenerContext {
     /// Whether a client may have one more connection. A trusted proxy always may: it stands for many clients.
     pub(super) fn has_slot_for(&self, client: IpAddr, permit: &mut Permit) -> bool {
         match self.limits.connections_per_address {
-            Some(most) if !self.trusted_proxies.contains(client) => permit.count_for(Client::from(client), most),
+            Some(max) if !self.trusted_proxies.contains(client) => permit.count_for(Client::from(client), max),
             Some(_) | None => true,
         }
     }

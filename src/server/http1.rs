@@ -146,8 +146,8 @@ fn judged(mut request: Request<Incoming>, requests: &SharedHeadScanner) -> Reque
 }
 
 /// The client's first bytes; `None` on a timeout, an error, EOF, or when the drain closes.
-async fn first_bytes(stream: &mut Stream, patience: Duration, guard: &Guard) -> Option<Bytes> {
-    let first = tokio::time::timeout(patience, poll_fn(|cx| stream.poll_read_some(cx)));
+async fn first_bytes(stream: &mut Stream, timeout: Duration, guard: &Guard) -> Option<Bytes> {
+    let first = tokio::time::timeout(timeout, poll_fn(|cx| stream.poll_read_some(cx)));
     let bytes = tokio::select! {
         biased;
         read = first => read.ok()?.ok()?,

@@ -51,7 +51,7 @@ pub(super) struct TimeoutStream {
 }
 
 impl StallLimit {
-    /// At most `limit`; less while the drain closes.
+    /// At longest `limit`; less while the drain closes.
     pub(super) fn new(limit: Duration, closing: CancellationToken, metrics: Arc<Metrics>) -> Arc<Self> {
         Arc::new(Self { limit, closing, blocked: AtomicBool::new(false), metrics })
     }
@@ -208,10 +208,10 @@ mod tests {
 
     /// How long a client is waited for; `progress` is a function of the time since the first wait.
     async fn waited(stall: &StallLimit, progress: impl Fn(Duration) -> Option<u64>) -> Duration {
-        let (mut timer, begun) = (StallTimer::default(), Instant::now());
-        let given_up = poll_fn(|cx| timer.poll(stall, || progress(begun.elapsed()), cx));
-        let _elapsed = tokio::time::timeout(LIMIT * 10, given_up).await;
-        begun.elapsed()
+        let (mut timer, started) = (StallTimer::default(), Instant::now());
+        let expired = poll_fn(|cx| timer.poll(stall, || progress(started.elapsed()), cx));
+        let _elapsed = tokio::time::timeout(LIMIT * 10, expired).await;
+        started.elapsed()
     }
 
     #[tokio::test(start_paused = true)]
@@ -219,8 +219,8 @@ mod tests {
         let (stall, _closing) = stall();
         for stops in [0, 1, 50, 500] {
             let waited = waited(&stall, |after| Some(after.as_secs().min(stops))).await;
-            let most = LIMIT + 2 * stall.interval() + Duration::from_secs(stops);
-            assert!((LIMIT + Duration::from_secs(stops)..=most).contains(&waited), "{stops}: {waited:?}");
+            let longest = LIMIT + 2 * stall.interval() + Duration::from_secs(stops);
+            assert!((LIMIT + Duration::from_secs(stops)..=longest).contains(&waited), "{stops}: {waited:?}");
         }
         let any = waited(&stall, |after| Some(after.as_secs() / 119)).await;
         assert_eq!(any.as_secs(), 1200, "the slowest progress is enough");
@@ -244,12 +244,12 @@ mod tests {
     async fn a_pause_restarts_the_time_without_progress() {
         let (stall, _closing) = stall();
         let (mut timer, waits) = (StallTimer::default(), Cell::new(0));
-        let given_up = poll_fn(|cx| {
+        let expired = poll_fn(|cx| {
             waits.set(waits.get() + 1);
             timer.pause();
             timer.poll(&stall, || Some(1), cx)
         });
-        assert!(tokio::time::timeout(LIMIT * 2, given_up).await.is_err());
+        assert!(tokio::time::timeout(LIMIT * 2, expired).await.is_err());
         assert!(waits.get() > 100);
     }
 }

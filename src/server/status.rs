@@ -218,13 +218,13 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn one_response_contains_all_numbers() {
         let state = state();
-        let (session, gone) = (open(&state, "app"), open(&state, "other"));
+        let (session, lost) = (open(&state, "app"), open(&state, "other"));
         tokio::time::advance(Duration::from_secs(3)).await;
         session.heartbeat();
         session.ack(AckOrigin::Sidecar, Some(Duration::from_micros(650)));
-        gone.withheld(Withheld::UpstreamClosed);
-        gone.ended(Initiator::Browser, CloseCode::GoingAway, None);
-        drop(gone);
+        lost.withheld(Withheld::UpstreamClosed);
+        lost.ended(Initiator::Browser, CloseCode::GoingAway, None);
+        drop(lost);
         assert_eq!(request(&state, "")["answers"], json!([]), "this millisecond is not over");
         tokio::time::advance(Duration::from_secs(1)).await;
         let mut status = request(&state, "");
@@ -291,7 +291,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_invalid_query_gets_the_reason() {
-        for (query, said) in [
+        for (query, start) in [
             ("sort=cookie", "sort must be one of id, upstream, "),
             ("order=up", "order must be asc or desc"),
             ("limit=-1", "limit must be a whole number"),
@@ -299,7 +299,7 @@ mod tests {
             ("secret=1", "unknown parameter \"secret\": use sort, "),
         ] {
             let wrong = numbers(&state(), query).unwrap_err();
-            assert!(wrong.starts_with(said), "{query}: {wrong}");
+            assert!(wrong.starts_with(start), "{query}: {wrong}");
         }
     }
 
@@ -315,9 +315,9 @@ mod tests {
         let answer = numbers(&state, "sort=last_ack_latency_seconds&order=desc&since=0").unwrap();
         println!("5000 sessions: {} bytes in {:?}", answer.len(), started.elapsed());
         assert!(answer.len() < 120_000, "{} bytes", answer.len());
-        let most = request(&state, "limit=18446744073709551615");
-        assert_eq!((ids(&most).len(), &most["matching"]), (MAX_ROWS, &json!(5000)));
-        assert!(most["answers"].as_array().unwrap().len() <= recent::KEPT);
+        let all = request(&state, "limit=18446744073709551615");
+        assert_eq!((ids(&all).len(), &all["matching"]), (MAX_ROWS, &json!(5000)));
+        assert!(all["answers"].as_array().unwrap().len() <= recent::KEPT);
     }
 
     #[test]

@@ -179,7 +179,7 @@ fn forwarded(mut request: Request<RequestBody>, trusted: bool) -> Option<(Reques
     }
     let path = target.path_and_query.map(Uri::from).filter(|path| !path.path().is_empty());
     *request.uri_mut() = path.unwrap_or_default();
-    let websocket = headers::asks_for_websocket(request.headers());
+    let websocket = headers::is_websocket_request(request.headers());
     *request.version_mut() = Version::HTTP_11;
     let has_body = !hyper::body::Body::is_end_stream(request.body());
     if websocket {

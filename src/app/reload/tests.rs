@@ -48,7 +48,7 @@ struct Model {
     /// Whether each active or remembered app is known to ack natively.
     native: BTreeMap<At, bool>,
     /// Each name's last active port, and its gauge's value.
-    shown: BTreeMap<&'static str, (u16, bool)>,
+    gauges: BTreeMap<&'static str, (u16, bool)>,
 }
 
 fn config(apps: &[At]) -> Config {
@@ -85,7 +85,7 @@ impl Model {
             sessions: Vec::new(),
             removed: BTreeMap::new(),
             native: BTreeMap::new(),
-            shown: BTreeMap::new(),
+            gauges: BTreeMap::new(),
         };
         model.reload(&[("a", 1)]);
         model
@@ -121,7 +121,7 @@ impl Model {
         for at in apps {
             self.removed.remove(at);
             let native = *self.native.entry(*at).or_insert(false);
-            self.shown.insert(at.0, (at.1, native));
+            self.gauges.insert(at.0, (at.1, native));
         }
     }
 
@@ -129,10 +129,10 @@ impl Model {
         let (at, _report, knowledge) = &self.sessions[session];
         knowledge.learn(|learning| learning.on_version(if native { "1.55.0" } else { "1.54.0" }));
         self.native.insert(*at, native);
-        if let Some((port, shown)) = self.shown.get_mut(at.0)
+        if let Some((port, gauges)) = self.gauges.get_mut(at.0)
             && *port == at.1
         {
-            *shown = native;
+            *gauges = native;
         }
     }
 
@@ -164,7 +164,7 @@ impl Model {
                     assert!(text.contains(&line), "no {line} in {text}");
                 };
                 has_line("connections", self.sessions_of(|at| at.0 == name));
-                has_line("upstream_acks_natively", self.shown[name].1.into());
+                has_line("upstream_acks_natively", self.gauges[name].1.into());
             }
         }
     }
