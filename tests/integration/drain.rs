@@ -29,12 +29,12 @@ async fn start(set_up: impl FnOnce(&mut DrainSettings)) -> (App, Sidecar) {
     (app, sidecar)
 }
 
-async fn patient() -> (App, Sidecar) {
+async fn start_default() -> (App, Sidecar) {
     start(|_drain| {}).await
 }
 
 /// Sends a request that the app answers; returns the response's head.
-async fn ask(browser: &mut Wire, upstream: &mut Wire) -> String {
+async fn exchange(browser: &mut Wire, upstream: &mut Wire) -> String {
     browser.send(GET).await;
     upstream.head().await;
     upstream.send(OK).await;
@@ -44,12 +44,12 @@ async fn ask(browser: &mut Wire, upstream: &mut Wire) -> String {
 }
 
 /// Waits until connections are refused.
-async fn refused(sidecar: &Sidecar) {
+async fn wait_until_refused(sidecar: &Sidecar) {
     soon(async { while TcpStream::connect(sidecar.address).await.is_ok() {} }).await;
 }
 
 /// Answers the close frames of both ends, and expects both connections to end.
-async fn part(mut session: Session, sidecar: Sidecar) {
+async fn close_session(mut session: Session, sidecar: Sidecar) {
     session.browser.send(masked(CLOSE, GOING_AWAY)).await;
     session.app.send(plain(CLOSE, GOING_AWAY)).await;
     session.browser.end().await;
@@ -59,7 +59,7 @@ async fn part(mut session: Session, sidecar: Sidecar) {
 
 #[tokio::test]
 async fn a_request_in_progress_is_answered_and_new_connections_are_refused() {
-    let (app, mut sidecar) = patient().await;
+    let (app, mut sidecar) = start_default().await;
     assert!(sidecar.admin("/readyz").await.0.starts_with("HTTP/1.1 200 "));
     let mut browser = sidecar.connect().await;
     browser.send(GET).await;
@@ -73,7 +73,7 @@ async fn a_request_in_progress_is_answered_and_new_connections_are_refused() {
     let (head, body) = sidecar.admin("/readyz").await;
     assert!(head.starts_with("HTTP/1.1 503 "), "{head}{body}");
     assert!(sidecar.admin("/livez").await.0.starts_with("HTTP/1.1 200 "));
-    refused(&sidecar).await;
+    wait_until_refused(&sidecar).await;
     upstream.send("half").await;
     browser.expect("half").await;
     browser.end().await;
@@ -82,14 +82,14 @@ async fn a_request_in_progress_is_answered_and_new_connections_are_refused() {
 
 #[tokio::test]
 async fn an_idle_sidecar_stops_at_once() {
-    let (_app, mut sidecar) = patient().await;
+    let (_app, mut sidecar) = start_default().await;
     sidecar.stop();
     sidecar.stopped().await;
 }
 
 #[tokio::test]
 async fn idle_connections_are_closed() {
-    let (app, mut sidecar) = patient().await;
+    let (app, mut sidecar) = start_default().await;
     let (mut asked, mut silent) = (sidecar.connect().await, sidecar.connect().await);
     let (head, _upstream) = tokio::join!(
         async {
@@ -125,24 +125,24 @@ async fn new_work_is_served_during_the_delay_and_refused_after_it() {
     kept.expect("ok").await;
     let mut idle = sidecar.connect().await;
 
-    let begun = Instant::now();
+    let started = Instant::now();
     sidecar.stop();
     sidecar.until("draining", &[], 1.0).await;
     assert!(sidecar.admin("/readyz").await.0.starts_with("HTTP/1.1 503 "));
-    let head = ask(&mut kept, &mut upstream).await;
+    let head = exchange(&mut kept, &mut upstream).await;
     assert!(head.contains("connection: close"), "keep-alive clients must move elsewhere in time: {head}");
     kept.end().await;
-    let head = ask(&mut sidecar.connect().await, &mut upstream).await;
+    let head = exchange(&mut sidecar.connect().await, &mut upstream).await;
     assert!(head.contains("connection: close"), "{head}");
     let mut new = sidecar.stream(&app).await;
     for session in [&mut old, &mut new] {
         session.app.send(plain(TEXT, "served")).await;
         session.browser.expect(plain(TEXT, "served")).await;
     }
-    assert!(begun.elapsed() < delay, "this machine is too slow: {:?}", begun.elapsed());
+    assert!(started.elapsed() < delay, "this machine is too slow: {:?}", started.elapsed());
 
-    refused(&sidecar).await;
-    assert!(begun.elapsed() >= delay, "{:?}", begun.elapsed());
+    wait_until_refused(&sidecar).await;
+    assert!(started.elapsed() >= delay, "{:?}", started.elapsed());
     idle.end().await;
     for session in [&mut old, &mut new] {
         session.browser.expect(plain(CLOSE, GOING_AWAY)).await;
@@ -156,7 +156,7 @@ async fn new_work_is_served_during_the_delay_and_refused_after_it() {
 
 #[tokio::test]
 async fn a_connection_in_the_backlog_when_the_drain_starts_is_served() {
-    let (app, mut sidecar) = patient().await;
+    let (app, mut sidecar) = start_default().await;
     sidecar.stop();
     // Without an await, the sidecar cannot run before the request is sent.
     let mut stream = std::net::TcpStream::connect(sidecar.address).unwrap();
@@ -194,21 +194,24 @@ async fn websocket_closes_are_spread_over_the_window() {
     for _session in 0..SESSIONS {
         sessions.push(sidecar.stream(&app).await);
     }
-    let begun = Instant::now();
+    let started = Instant::now();
     sidecar.stop();
     let closed = sessions.into_iter().map(|mut session| async move {
         session.browser.expect(plain(CLOSE, GOING_AWAY)).await;
-        let told = begun.elapsed();
+        let elapsed = started.elapsed();
         assert!(session.app.frame().await.is(CLOSE, GOING_AWAY));
         session.browser.send(masked(CLOSE, GOING_AWAY)).await;
         session.app.send(plain(CLOSE, GOING_AWAY)).await;
-        told
+        elapsed
     });
-    let told = join_all(closed).await;
+    let all = join_all(closed).await;
     sidecar.stopped().await;
     // An empty half of the window is as unlikely as forty tails in a row.
-    assert!(told.iter().any(|told| *told < window / 2) && told.iter().any(|told| *told > window / 2), "{told:?}");
-    assert!(told.iter().all(|told| *told < window * 3), "{told:?}");
+    assert!(
+        all.iter().any(|elapsed| *elapsed < window / 2) && all.iter().any(|elapsed| *elapsed > window / 2),
+        "{all:?}"
+    );
+    assert!(all.iter().all(|elapsed| *elapsed < window * 3), "{all:?}");
 }
 
 #[tokio::test]
@@ -216,7 +219,7 @@ async fn a_drain_without_remaining_sessions_ends_before_its_window() {
     let (app, mut sidecar) = start(|drain| drain.window = LONG).await;
     let Session { browser, mut app } = sidecar.stream(&app).await;
     sidecar.stop();
-    refused(&sidecar).await;
+    wait_until_refused(&sidecar).await;
     drop(browser);
     app.end().await;
     drop(app);
@@ -230,7 +233,7 @@ async fn the_close_code_can_be_1012_service_restart() {
     sidecar.stop();
     session.browser.expect(plain(CLOSE, 1012u16.to_be_bytes())).await;
     assert!(session.app.frame().await.is(CLOSE, 1012u16.to_be_bytes()));
-    part(session, sidecar).await;
+    close_session(session, sidecar).await;
 }
 
 /// Interval of an endpoint's messages.
@@ -288,12 +291,12 @@ async fn converse(wire: Wire, frame: fn(u8, Vec<u8>) -> Vec<u8>, warm: Cancellat
 #[tokio::test]
 async fn no_message_is_truncated_when_sigterm_arrives_under_load() {
     for workers in ["1", "2"] {
-        no_message_is_torn_by(workers).await;
+        no_message_is_truncated_with_workers(workers).await;
     }
 }
 
 /// One worker thread uses another kind of runtime than several.
-async fn no_message_is_torn_by(workers: &str) {
+async fn no_message_is_truncated_with_workers(workers: &str) {
     const SESSIONS: usize = 20;
     let app = App::bind().await;
     let flags = ["--drain-window=500ms"];
@@ -373,19 +376,19 @@ async fn a_second_signal_ends_the_process_at_once() {
 #[tokio::test]
 async fn both_ends_of_a_websocket_get_a_close_frame_and_are_waited_for() {
     for (path, lines) in [(STREAM, ""), ("/other", ""), (STREAM, "Sec-WebSocket-Extensions: permessage-deflate\r\n")] {
-        let (app, mut sidecar) = patient().await;
+        let (app, mut sidecar) = start_default().await;
         let mut session = sidecar.open_with(&app, path, lines).await;
         sidecar.stop();
         session.browser.expect(plain(CLOSE, GOING_AWAY)).await;
         assert!(session.app.frame().await.is(CLOSE, GOING_AWAY));
         assert_eq!(sidecar.metric("connections", &[]).await, 1.0);
-        part(session, sidecar).await;
+        close_session(session, sidecar).await;
     }
 }
 
 #[tokio::test]
 async fn a_message_in_progress_is_finished_before_the_close_frame() {
-    let (app, mut sidecar) = patient().await;
+    let (app, mut sidecar) = start_default().await;
     let mut session = sidecar.stream(&app).await;
     let pieces = [plain(0x02, vec![1; 100_000]), plain(0x80, vec![2; 500_000])].concat();
     session.app.send(&pieces[..150_000]).await;
@@ -399,12 +402,12 @@ async fn a_message_in_progress_is_finished_before_the_close_frame() {
     session.browser.expect(&pieces[150_000..]).await;
     session.browser.expect(plain(CLOSE, GOING_AWAY)).await;
     assert!(session.app.frame().await.is(CLOSE, GOING_AWAY));
-    part(session, sidecar).await;
+    close_session(session, sidecar).await;
 }
 
 #[tokio::test]
 async fn a_browser_frame_in_progress_is_finished_before_the_close_frame() {
-    let (app, mut sidecar) = patient().await;
+    let (app, mut sidecar) = start_default().await;
     let mut session = sidecar.stream(&app).await;
     let frame = masked(BINARY, vec![1; 200_000]);
     session.browser.send(&frame[..100_000]).await;
@@ -414,12 +417,12 @@ async fn a_browser_frame_in_progress_is_finished_before_the_close_frame() {
     session.browser.send(&frame[100_000..]).await;
     session.app.expect(&frame[100_000..]).await;
     assert!(session.app.frame().await.is(CLOSE, GOING_AWAY));
-    part(session, sidecar).await;
+    close_session(session, sidecar).await;
 }
 
 #[tokio::test]
 async fn nothing_follows_the_close_frame() {
-    let (app, mut sidecar) = patient().await;
+    let (app, mut sidecar) = start_default().await;
     let mut session = sidecar.stream(&app).await;
     session.app.send(new_session("1.53.1")).await;
     session.browser.frame().await;
@@ -428,12 +431,12 @@ async fn nothing_follows_the_close_frame() {
     assert!(session.app.frame().await.is(CLOSE, GOING_AWAY));
     session.browser.send([heartbeat(), masked(TEXT, "late")].concat()).await;
     session.app.send(plain(TEXT, "late")).await;
-    part(session, sidecar).await;
+    close_session(session, sidecar).await;
 }
 
 #[tokio::test]
 async fn a_handshake_in_progress_is_finished_and_then_closed() {
-    let (app, mut sidecar) = patient().await;
+    let (app, mut sidecar) = start_default().await;
     let mut browser = sidecar.connect().await;
     browser.send(handshake(STREAM, "")).await;
     let mut upstream = app.accept().await;
@@ -446,12 +449,12 @@ async fn a_handshake_in_progress_is_finished_and_then_closed() {
     assert!(!head.to_ascii_lowercase().contains("connection: close"), "{head}");
     browser.expect(plain(CLOSE, GOING_AWAY)).await;
     assert!(upstream.frame().await.is(CLOSE, GOING_AWAY));
-    part(Session { browser, app: upstream }, sidecar).await;
+    close_session(Session { browser, app: upstream }, sidecar).await;
 }
 
 #[tokio::test]
 async fn an_app_that_already_has_a_close_frame_gets_no_second_one() {
-    let (app, mut sidecar) = patient().await;
+    let (app, mut sidecar) = start_default().await;
     let mut session = sidecar.stream(&app).await;
     session.browser.send(masked(CLOSE, 1000u16.to_be_bytes())).await;
     session.app.expect(masked(CLOSE, 1000u16.to_be_bytes())).await;
@@ -478,9 +481,9 @@ async fn a_drain_ends_at_its_timeout_whatever_remains() {
     browser.send(GET).await;
     let mut upstream = app.accept().await;
     upstream.head().await;
-    let begun = Instant::now();
+    let started = Instant::now();
     sidecar.stop();
     sidecar.stopped().await;
-    assert!(begun.elapsed() >= deadline, "{:?}", begun.elapsed());
-    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert!(started.elapsed() >= deadline, "{:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
 }

@@ -40,7 +40,7 @@ fn one() -> Option<NonZeroUsize> {
 }
 
 /// Sends a request and expects a rejection with this status, counted once for this reason.
-async fn refused(sidecar: &Sidecar, request: &str, status: &str, reason: &str) {
+async fn assert_rejected(sidecar: &Sidecar, request: &str, status: &str, reason: &str) {
     let before = sidecar.metric("http_rejected_total", &[("reason", reason)]).await;
     let mut client = sidecar.connect().await;
     client.send(request).await;
@@ -57,7 +57,7 @@ async fn refused(sidecar: &Sidecar, request: &str, status: &str, reason: &str) {
 }
 
 /// A client that got a response and keeps its connection.
-async fn served(app: &App, mut client: Wire, opening: &str) -> (Wire, Wire) {
+async fn forward_request(app: &App, mut client: Wire, opening: &str) -> (Wire, Wire) {
     client.send(format!("{opening}{GET}")).await;
     let mut upstream = app.accept().await;
     upstream.head().await;
@@ -72,7 +72,7 @@ async fn closed(sidecar: &Sidecar, open: f64) {
 }
 
 /// App and browser close the session with close frames.
-async fn part(Session { mut browser, mut app }: Session) {
+async fn close_session(Session { mut browser, mut app }: Session) {
     browser.send(masked(CLOSE, 1000u16.to_be_bytes())).await;
     app.expect(masked(CLOSE, 1000u16.to_be_bytes())).await;
     app.send(plain(CLOSE, 1000u16.to_be_bytes())).await;
@@ -100,17 +100,17 @@ async fn by_default_neither_address_nor_handshake_limits_apply() {
 async fn a_connection_over_the_limit_gets_503_until_another_closes() {
     let (app, sidecar) = limited(|limits| limits.connections = NonZeroUsize::new(2)).await;
     assert_eq!(sidecar.metric("client_connections_limit", &[]).await, 2.0);
-    let (first, _app) = served(&app, sidecar.connect().await, "").await;
-    let (_second, _app) = served(&app, sidecar.connect().await, "").await;
+    let (first, _app) = forward_request(&app, sidecar.connect().await, "").await;
+    let (_second, _app) = forward_request(&app, sidecar.connect().await, "").await;
     for _attempt in 0..3 {
-        refused(&sidecar, GET, "503", "connections").await;
+        assert_rejected(&sidecar, GET, "503", "connections").await;
     }
-    refused(&sidecar, &handshake(STREAM, ""), "503", "connections").await;
+    assert_rejected(&sidecar, &handshake(STREAM, ""), "503", "connections").await;
     assert!(app.is_untouched(), "the app got a connection");
     assert_eq!(sidecar.metric("client_connections", &[]).await, 2.0, "rejected connections do not count");
     drop(first);
     closed(&sidecar, 1.0).await;
-    served(&app, sidecar.connect().await, "").await;
+    forward_request(&app, sidecar.connect().await, "").await;
 }
 
 #[tokio::test]
@@ -118,14 +118,14 @@ async fn a_websocket_counts_as_a_connection_until_its_socket_closes() {
     let (app, sidecar) = limited(|limits| limits.connections = one()).await;
     let session = sidecar.stream(&app).await;
     assert_eq!(sidecar.metric("client_connections", &[]).await, 1.0);
-    refused(&sidecar, GET, "503", "connections").await;
-    part(session).await;
+    assert_rejected(&sidecar, GET, "503", "connections").await;
+    close_session(session).await;
     closed(&sidecar, 0.0).await;
     let Session { browser, app: upstream } = sidecar.stream(&app).await;
     browser.reset();
     closed(&sidecar, 0.0).await;
     drop(upstream);
-    served(&app, sidecar.connect().await, "").await;
+    forward_request(&app, sidecar.connect().await, "").await;
 }
 
 #[tokio::test]
@@ -134,7 +134,7 @@ async fn a_503_is_not_lost_if_the_request_has_a_body() {
     let _session = sidecar.stream(&app).await;
     let body = "x".repeat(20_000);
     let request = format!("POST / HTTP/1.1\r\nHost: app.test\r\nContent-Length: 20000\r\n\r\n{body}");
-    refused(&sidecar, &request, "503", "connections").await;
+    assert_rejected(&sidecar, &request, "503", "connections").await;
 }
 
 #[tokio::test]
@@ -153,37 +153,37 @@ async fn silent_clients_over_the_limit_are_disconnected_and_do_not_delay_others(
     for mut client in silent {
         assert_eq!(client.rest().await.unwrap(), b"");
     }
-    refused(&sidecar, GET, "503", "connections").await;
-    part(session).await;
+    assert_rejected(&sidecar, GET, "503", "connections").await;
+    close_session(session).await;
     closed(&sidecar, 0.0).await;
-    served(&app, sidecar.connect().await, "").await;
+    forward_request(&app, sidecar.connect().await, "").await;
 }
 
 #[tokio::test]
 async fn a_client_over_its_connection_quota_gets_429() {
     let (app, sidecar) = limited(|limits| limits.connections_per_address = one()).await;
     let session = sidecar.stream(&app).await;
-    refused(&sidecar, GET, "429", "connections_per_address").await;
+    assert_rejected(&sidecar, GET, "429", "connections_per_address").await;
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind(SocketAddr::from(([127, 0, 0, 2], 0))).unwrap();
     let neighbour = Wire::new(soon(socket.connect(sidecar.address)).await.unwrap());
-    served(&app, neighbour, "").await;
-    part(session).await;
+    forward_request(&app, neighbour, "").await;
+    close_session(session).await;
     closed(&sidecar, 0.0).await;
-    served(&app, sidecar.connect().await, "").await;
+    forward_request(&app, sidecar.connect().await, "").await;
 }
 
 #[tokio::test]
 async fn the_quota_counts_the_proxy_protocol_source_and_never_the_balancer() {
     let (app, sidecar) = balanced(|limits| limits.connections_per_address = one()).await;
     let opening = |client: &str| format!("PROXY TCP6 {client} 2001:db8::1 4711 80\r\n");
-    let (_first, _app) = served(&app, sidecar.connect().await, &opening("2001:db8:0:7::1")).await;
+    let (_first, _app) = forward_request(&app, sidecar.connect().await, &opening("2001:db8:0:7::1")).await;
     let request = format!("{}{GET}", opening("2001:db8:0:7:aaaa::2"));
-    refused(&sidecar, &request, "429", "connections_per_address").await;
-    let (_second, _app) = served(&app, sidecar.connect().await, &opening("2001:db8:0:8::1")).await;
+    assert_rejected(&sidecar, &request, "429", "connections_per_address").await;
+    let (_second, _app) = forward_request(&app, sidecar.connect().await, &opening("2001:db8:0:8::1")).await;
     let mut of_the_balancer = Vec::new();
     for _check in 0..3 {
-        of_the_balancer.push(served(&app, sidecar.connect().await, "PROXY UNKNOWN\r\n").await);
+        of_the_balancer.push(forward_request(&app, sidecar.connect().await, "PROXY UNKNOWN\r\n").await);
     }
     assert_eq!(sidecar.metric("client_connections", &[]).await, 5.0);
 }
@@ -192,15 +192,15 @@ async fn the_quota_counts_the_proxy_protocol_source_and_never_the_balancer() {
 async fn a_handshake_over_the_session_limit_gets_503() {
     let (app, sidecar) = limited(|limits| limits.sessions = one()).await;
     let session = sidecar.stream(&app).await;
-    refused(&sidecar, &handshake(STREAM, ""), "503", "sessions").await;
-    served(&app, sidecar.connect().await, "").await;
-    part(session).await;
+    assert_rejected(&sidecar, &handshake(STREAM, ""), "503", "sessions").await;
+    forward_request(&app, sidecar.connect().await, "").await;
+    close_session(session).await;
     sidecar.until("connections", &[], 0.0).await;
     let mut browser = sidecar.connect().await;
     browser.send(handshake(STREAM, "")).await;
     let mut upstream = app.accept().await;
     upstream.head().await;
-    refused(&sidecar, &handshake(STREAM, ""), "503", "sessions").await;
+    assert_rejected(&sidecar, &handshake(STREAM, ""), "503", "sessions").await;
     upstream.send("HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n").await;
     assert!(browser.head().await.starts_with("HTTP/1.1 403 "));
     upstream.end().await;
@@ -247,7 +247,7 @@ async fn handshakes_of_an_address_pass_in_a_burst_and_then_at_the_configured_rat
     }
     let burst = begun.elapsed();
     if burst < Duration::from_millis(900) {
-        refused(&sidecar, &handshake(STREAM, ""), "429", "handshakes_per_second").await;
+        assert_rejected(&sidecar, &handshake(STREAM, ""), "429", "handshakes_per_second").await;
     }
     let recovered = async { while !passes(&sidecar, "", "").await {} };
     soon(recovered).await;
@@ -260,7 +260,7 @@ async fn handshakes_of_an_address_pass_in_a_burst_and_then_at_the_configured_rat
 }
 
 /// How many of fifty immediate handshakes pass.
-async fn passed(sidecar: &Sidecar, opening: &str, lines: &str) -> usize {
+async fn count_passed(sidecar: &Sidecar, opening: &str, lines: &str) -> usize {
     let mut passed = 0;
     for _attempt in 0..50 {
         passed += usize::from(passes(sidecar, opening, lines).await);
@@ -276,15 +276,15 @@ async fn the_handshake_rate_applies_to_the_right_most_untrusted_address() {
     drop(app);
     let sidecar = Sidecar::start(config).await;
     let few = 10..40;
-    assert_eq!(passed(&sidecar, "", "").await, 50, "a trusted proxy that names no client");
-    assert_eq!(passed(&sidecar, "", "X-Forwarded-For: 10.0.0.7\r\n").await, 50, "one that names another proxy");
+    assert_eq!(count_passed(&sidecar, "", "").await, 50, "a trusted proxy that names no client");
+    assert_eq!(count_passed(&sidecar, "", "X-Forwarded-For: 10.0.0.7\r\n").await, 50, "one that names another proxy");
     let spoofed = "X-Forwarded-For: 198.51.100.1, 192.0.2.1\r\nX-Forwarded-For: 10.0.0.7\r\n";
-    assert!(few.contains(&passed(&sidecar, "", spoofed).await));
+    assert!(few.contains(&count_passed(&sidecar, "", spoofed).await));
     let again = "X-Forwarded-For: 198.51.100.2, 192.0.2.1, 10.0.0.7\r\n";
-    assert!(passed(&sidecar, "", again).await < 10, "addresses before the client's own are ignored");
-    assert!(few.contains(&passed(&sidecar, "", "X-Forwarded-For: 192.0.2.2\r\n").await));
-    assert!(few.contains(&passed(&sidecar, "", "X-Forwarded-For: 2001:db8::1\r\n").await));
-    assert!(passed(&sidecar, "", "X-Forwarded-For: 2001:db8::ffff:1\r\n").await < 10, "a /64 is one client");
+    assert!(count_passed(&sidecar, "", again).await < 10, "addresses before the client's own are ignored");
+    assert!(few.contains(&count_passed(&sidecar, "", "X-Forwarded-For: 192.0.2.2\r\n").await));
+    assert!(few.contains(&count_passed(&sidecar, "", "X-Forwarded-For: 2001:db8::1\r\n").await));
+    assert!(count_passed(&sidecar, "", "X-Forwarded-For: 2001:db8::ffff:1\r\n").await < 10, "a /64 is one client");
 }
 
 #[tokio::test]
@@ -292,8 +292,8 @@ async fn x_forwarded_for_of_a_client_behind_the_proxy_protocol_is_ignored() {
     let (app, sidecar) = balanced(one_a_second).await;
     drop(app);
     let opening = "PROXY TCP4 203.0.113.7 10.0.0.1 1 80\r\n";
-    assert!((10..40).contains(&passed(&sidecar, opening, "X-Forwarded-For: 192.0.2.1\r\n").await));
-    assert!(passed(&sidecar, opening, "X-Forwarded-For: 192.0.2.2\r\n").await < 10);
+    assert!((10..40).contains(&count_passed(&sidecar, opening, "X-Forwarded-For: 192.0.2.1\r\n").await));
+    assert!(count_passed(&sidecar, opening, "X-Forwarded-For: 192.0.2.2\r\n").await < 10);
 }
 
 /// A sidecar process with a file descriptor limit.
@@ -355,11 +355,11 @@ async fn a_low_descriptor_limit_lowers_the_connection_limit_and_leaves_a_reserve
         sessions.push(sidecar.stream(&app).await);
     }
     for _attempt in 0..100 {
-        refused(sidecar, GET, "503", "connections").await;
+        assert_rejected(sidecar, GET, "503", "connections").await;
     }
     let open = sidecar.metric("client_connections", &[]).await;
     assert_eq!(open, most);
-    part(sessions.pop().unwrap()).await;
+    close_session(sessions.pop().unwrap()).await;
     sidecar.until("client_connections", &[], most - 1.0).await;
     sessions.push(sidecar.stream(&app).await);
     assert_eq!(process.lines_with("cannot accept"), 0);
@@ -379,9 +379,9 @@ async fn running_out_of_descriptors_neither_spins_nor_floods_the_log_and_recover
         sessions.push(sidecar.stream(&app).await);
     }
     // Admin connections do not count as clients, and use the remaining descriptors.
-    let mut thieves = Vec::new();
-    for _thief in 0..64 {
-        thieves.push(Wire::connect(sidecar.admin).await);
+    let mut hogs = Vec::new();
+    for _hog in 0..64 {
+        hogs.push(Wire::connect(sidecar.admin).await);
     }
     let exhausted = async {
         while process.lines_with("cannot accept") == 0 {
@@ -397,7 +397,7 @@ async fn running_out_of_descriptors_neither_spins_nor_floods_the_log_and_recover
     assert!(used <= 30, "{used} ticks in {REST:?}");
     let lines = process.lines_with("cannot accept");
     assert!((1..=4).contains(&lines), "{lines} lines");
-    drop(thieves);
+    drop(hogs);
     let (_head, mut upstream) = app.shake_hands("").await;
     assert!(waiting.head().await.starts_with("HTTP/1.1 101 "));
     upstream.send(plain(CLOSE, [])).await;

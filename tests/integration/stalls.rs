@@ -31,7 +31,7 @@ struct Scene {
 
 /// How much of its response a client reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Taking {
+enum ReadBehaviour {
     /// It reads nothing.
     Nothing,
     /// It reads a part, then stops.
@@ -40,7 +40,8 @@ enum Taking {
     NothingAndEnds,
 }
 
-const TAKINGS: [Taking; 3] = [Taking::Nothing, Taking::Part, Taking::NothingAndEnds];
+const READ_BEHAVIOURS: [ReadBehaviour; 3] =
+    [ReadBehaviour::Nothing, ReadBehaviour::Part, ReadBehaviour::NothingAndEnds];
 
 impl Scene {
     async fn new(encrypted: bool) -> Self {
@@ -90,14 +91,14 @@ fn pattern(length: usize) -> Vec<u8> {
 }
 
 /// A client that has sent a request and stops reading; connected until dropped.
-async fn idler(scene: &Scene, taking: Taking) -> (Wire<Any>, JoinHandle<std::io::Result<()>>) {
+async fn stop_reading(scene: &Scene, behaviour: ReadBehaviour) -> (Wire<Any>, JoinHandle<std::io::Result<()>>) {
     let mut browser = scene.browser().await;
     browser.send(GET).await;
-    if taking == Taking::NothingAndEnds {
+    if behaviour == ReadBehaviour::NothingAndEnds {
         browser.finish().await;
     }
     let answer = scene.answers(vec![7; LARGE]).await;
-    if taking == Taking::Part {
+    if behaviour == ReadBehaviour::Part {
         browser.exactly(3 * MIB).await;
     }
     (browser, answer)
@@ -106,19 +107,19 @@ async fn idler(scene: &Scene, taking: Taking) -> (Wire<Any>, JoinHandle<std::io:
 #[tokio::test]
 async fn a_client_that_stops_reading_its_response_is_disconnected() {
     for encrypted in [false, true] {
-        for taking in TAKINGS {
+        for behaviour in READ_BEHAVIOURS {
             let scene = Scene::new(encrypted).await;
-            let (browser, answer) = idler(&scene, taking).await;
-            assert!(soon(answer).await.unwrap().is_err(), "encrypted {encrypted}, {taking:?}: all 32 MiB written");
+            let (browser, answer) = stop_reading(&scene, behaviour).await;
+            assert!(soon(answer).await.unwrap().is_err(), "encrypted {encrypted}, {behaviour:?}: all 32 MiB written");
             scene.sidecar.until("client_connections", &[], 0.0).await;
-            assert_eq!(scene.stalled().await, 1.0, "encrypted {encrypted}, {taking:?}");
+            assert_eq!(scene.stalled().await, 1.0, "encrypted {encrypted}, {behaviour:?}");
             drop(browser);
         }
     }
 }
 
 /// A scene whose timeouts are too long to end the drain.
-async fn patient(encrypted: bool) -> Scene {
+async fn with_long_timeouts(encrypted: bool) -> Scene {
     let long = Duration::from_secs(600);
     Scene::with(encrypted, |config| {
         config.session.write_stall_timeout = long;
@@ -129,13 +130,13 @@ async fn patient(encrypted: bool) -> Scene {
 
 #[tokio::test]
 async fn a_drain_does_not_wait_for_clients_that_stop_reading() {
-    let cases = [false, true].into_iter().flat_map(|encrypted| TAKINGS.map(|taking| (encrypted, taking)));
-    let drained = cases.map(|(encrypted, taking)| async move {
-        let mut scene = patient(encrypted).await;
-        let (browser, answer) = idler(&scene, taking).await;
+    let cases = [false, true].into_iter().flat_map(|encrypted| READ_BEHAVIOURS.map(|behaviour| (encrypted, behaviour)));
+    let drained = cases.map(|(encrypted, behaviour)| async move {
+        let mut scene = with_long_timeouts(encrypted).await;
+        let (browser, answer) = stop_reading(&scene, behaviour).await;
         scene.sidecar.stop();
         scene.sidecar.stopped().await;
-        assert!(soon(answer).await.unwrap().is_err(), "encrypted {encrypted}, {taking:?}");
+        assert!(soon(answer).await.unwrap().is_err(), "encrypted {encrypted}, {behaviour:?}");
         drop(browser);
     });
     join_all(drained).await;
@@ -198,21 +199,21 @@ const LARGEST_WINDOW: u32 = (1 << 31) - 1;
 
 #[tokio::test]
 async fn an_http_2_client_that_stops_reading_its_response_is_disconnected() {
-    for taking in TAKINGS {
+    for behaviour in READ_BEHAVIOURS {
         let scene = Scene::new(true).await;
         let mut frames = frames(&scene, &[(INITIAL_WINDOW_SIZE, LARGEST_WINDOW)], LARGEST_WINDOW - 65_535).await;
         frames.0.send(frame(HEADERS, END_STREAM | END_HEADERS, 1, request(&[]))).await;
         let answer = scene.answers(vec![7; LARGE]).await;
-        if taking == Taking::NothingAndEnds {
+        if behaviour == ReadBehaviour::NothingAndEnds {
             frames.0.finish().await;
         }
-        if taking == Taking::Part {
+        if behaviour == ReadBehaviour::Part {
             frames.0.exactly(3 * MIB).await;
         }
-        assert!(soon(answer).await.unwrap().is_err(), "{taking:?}: all 32 MiB written");
+        assert!(soon(answer).await.unwrap().is_err(), "{behaviour:?}: all 32 MiB written");
         scene.sidecar.until("client_connections", &[], 0.0).await;
-        if taking != Taking::NothingAndEnds {
-            assert_eq!(scene.stalled().await, 1.0, "{taking:?}");
+        if behaviour != ReadBehaviour::NothingAndEnds {
+            assert_eq!(scene.stalled().await, 1.0, "{behaviour:?}");
         }
         drop(frames);
     }
@@ -241,7 +242,7 @@ async fn a_stream_without_window_is_reset_and_other_streams_continue() {
 
 #[tokio::test]
 async fn a_drain_does_not_wait_for_a_stream_without_window() {
-    let mut scene = patient(true).await;
+    let mut scene = with_long_timeouts(true).await;
     let mut frames = frames(&scene, &[(INITIAL_WINDOW_SIZE, 0)], 0).await;
     frames.0.send(frame(HEADERS, END_STREAM | END_HEADERS, 1, request(&[]))).await;
     let answer = scene.answers(vec![7; LARGE]).await;

@@ -24,7 +24,7 @@ enum Ending {
 }
 
 /// An app that answers every upload at once.
-async fn refuse(app: App, ending: Ending) {
+async fn reject_upload(app: App, ending: Ending) {
     let mut ends = JoinSet::new();
     loop {
         let mut wire = app.accept().await;
@@ -60,9 +60,9 @@ async fn upload(sidecar: &Sidecar, framing: &str, body: Vec<u8>) -> String {
 }
 
 /// How many of the clients read the app's answer.
-async fn told(ending: Ending, sizes: &[usize]) -> usize {
+async fn count_answered(ending: Ending, sizes: &[usize]) -> usize {
     let (app, sidecar) = Sidecar::with_app().await;
-    let app = tokio::spawn(refuse(app, ending));
+    let app = tokio::spawn(reject_upload(app, ending));
     let sidecar = std::sync::Arc::new(sidecar);
     let mut clients = JoinSet::new();
     for client in 0..CLIENTS {
@@ -89,7 +89,7 @@ async fn told(ending: Ending, sizes: &[usize]) -> usize {
 async fn every_client_receives_an_early_rejection_of_its_upload() {
     for ending in [Ending::Reset, Ending::Linger] {
         for size in [10_000, MIB, 8 * MIB] {
-            assert_eq!(told(ending, &[size]).await, CLIENTS, "{ending:?}, {size} bytes");
+            assert_eq!(count_answered(ending, &[size]).await, CLIENTS, "{ending:?}, {size} bytes");
         }
     }
 }
@@ -120,7 +120,7 @@ async fn an_http_2_client_receives_an_early_response_too() {
     let mut config = app.config();
     pki.configure(Sides::Browser, &mut config);
     let sidecar = Sidecar::start(config).await;
-    let _app = tokio::spawn(refuse(app, Ending::Reset));
+    let _app = tokio::spawn(reject_upload(app, Ending::Reset));
     for _request in 0..CLIENTS {
         let mut browser = Browser::connect(&pki, sidecar.address).await;
         let request = http::Request::put("https://app.test/upload").body(()).unwrap();
@@ -157,7 +157,7 @@ async fn an_early_response_of_an_app_under_tls_is_received_too() {
 async fn a_client_that_keeps_sending_a_rejected_upload_is_disconnected() {
     const MOST: usize = 100 * MIB;
     let (app, sidecar) = Sidecar::with_app().await;
-    let _app = tokio::spawn(refuse(app, Ending::Reset));
+    let _app = tokio::spawn(reject_upload(app, Ending::Reset));
     let mut browser = sidecar.connect().await;
     browser.send("PUT / HTTP/1.1\r\nHost: app.test\r\nTransfer-Encoding: chunked\r\n\r\n").await;
     let chunk = [&b"10000\r\n"[..], &[b'x'; 0x10000], b"\r\n"].concat();
