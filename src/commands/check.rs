@@ -132,14 +132,14 @@ mod tests {
         assert!(valid);
         let lines: Vec<_> = out.lines().collect();
         let words = |line: &&str| line.split_whitespace().collect::<Vec<_>>().join(" ");
-        let said: Vec<_> = lines.iter().map(words).collect();
+        let words_of_lines: Vec<_> = lines.iter().map(words).collect();
         for line in [
             "upstream = \"unix:/run/app.sock\" # --upstream",
             "proxy_protocol = false # default",
             "ack = \"plain\" # --heartbeat-ack",
             "header_bytes = 65536 # default",
         ] {
-            assert!(said.contains(&line.to_owned()), "no {line} in\n{out}");
+            assert!(words_of_lines.contains(&line.to_owned()), "no {line} in\n{out}");
         }
         let columns = |mark| lines.iter().filter_map(move |line| line.find(mark)).collect::<HashSet<_>>();
         assert_eq!((columns(" = ").len(), columns("  # ").len()), (1, 1), "not in columns:\n{out}");

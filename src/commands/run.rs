@@ -81,13 +81,13 @@ fn start(loaded: config::Loaded, reloader: Reloader) -> anyhow::Result<ExitCode>
 /// # Errors
 /// The variable is set to an invalid number.
 pub(super) fn worker_threads() -> Result<usize, Problem> {
-    let Some(asked) = std::env::var_os(WORKER_THREADS) else {
+    let Some(value) = std::env::var_os(WORKER_THREADS) else {
         return Ok(std::thread::available_parallelism().map_or(1, NonZeroUsize::get));
     };
-    let number = asked.to_str().and_then(|text| text.parse().ok()).filter(|number| (1..=MAX_WORKERS).contains(number));
+    let number = value.to_str().and_then(|text| text.parse().ok()).filter(|number| (1..=MAX_WORKERS).contains(number));
     number.ok_or_else(|| Problem::Invalid {
         at: Source::Environment(WORKER_THREADS.to_owned()),
-        reason: format!("{asked:?} is not a whole number from 1 to {MAX_WORKERS}"),
+        reason: format!("{value:?} is not a whole number from 1 to {MAX_WORKERS}"),
     })
 }
 

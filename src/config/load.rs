@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
+use super::document::{self, LineError, Table, TableArray};
 use super::loaded::{Effective, Loaded, Problem, Problems, Source};
-use super::raw::{self, LineError, Table, TableArray};
 use super::routes::{self, ROUTES};
 use super::setting::{self, Setting};
 use super::settings::SETTINGS;
@@ -144,7 +144,7 @@ struct Loader {
 impl Loader {
     /// Sets the settings of the file. Returns the tables of its arrays.
     fn read_file(&mut self, path: &Path) -> Vec<Table> {
-        match raw::read(path, &ARRAYS) {
+        match document::read(path, &ARRAYS) {
             Ok(document) => {
                 self.reject(path, document.errors);
                 for entry in document.entries {

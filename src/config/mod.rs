@@ -1,11 +1,11 @@
 //! The configuration: valid by construction, each value with its source; flag > environment > file > default.
 
+mod document;
 mod drain;
 mod load;
 mod loaded;
 mod origins;
 mod proxies;
-mod raw;
 mod reload;
 mod routes;
 mod schema;
@@ -32,11 +32,11 @@ pub use reload::Reloader;
 pub use routes::{HostPattern, PathPrefix, Route};
 pub use schema::schema;
 pub use session::SessionSettings;
-pub use setting::{HEADINGS, Setting, TomlType};
+pub use setting::{HEADINGS, Setting};
 pub use settings::SETTINGS;
 pub use tls::{TlsSettings, UpstreamTlsSettings};
 pub use upstream::UpstreamAddress;
-pub use values::{DAY, InvalidValue, duration};
+pub use values::{DAY, InvalidValue, TomlType, duration};
 
 use crate::heartbeat::Settings;
 use crate::metrics::Detail;

@@ -123,10 +123,10 @@ mod tests {
         fs::write(path, "\nlisten = '127.0.0.1:2'\n[heartbeat]\nmode = 'answer'\n[session]\ntakeover = false\n")
             .expect("a file");
         let Problems(problems) = reloader.read(&running).expect_err("all of it or nothing");
-        let told: Vec<_> =
+        let messages: Vec<_> =
             problems.iter().map(|it| it.to_string().rsplit('/').next().unwrap_or_default().to_owned()).collect();
         assert_eq!(
-            told,
+            messages,
             [
                 r#"sidecar.toml:2: listen: "0.0.0.0:8500" cannot become "127.0.0.1:2" while the sidecar runs: restart it"#,
                 r#"sidecar.toml:1: admin: "127.0.0.1:1" cannot become "127.0.0.1:9600" while the sidecar runs: restart it"#,
@@ -149,7 +149,7 @@ mod tests {
         let running = load(sources).expect("valid");
         fs::write(path, format!("[tls]\n{pair}[[tls.certificates]]\n{pair}")).expect("a file");
         let Problems(problems) = reloader.read(&running).expect_err("restart");
-        let told: Vec<_> = problems.iter().map(ToString::to_string).collect();
-        assert_eq!(told, ["[[tls.certificates]]: other files cannot be taken while the sidecar runs: restart it"]);
+        let messages: Vec<_> = problems.iter().map(ToString::to_string).collect();
+        assert_eq!(messages, ["[[tls.certificates]]: other files cannot be taken while the sidecar runs: restart it"]);
     }
 }

@@ -4,8 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::Config;
+use super::document::{Field, LineError, Table, TableArray};
 use super::loaded::{Effective, Source};
-use super::raw::{Field, LineError, Table, TableArray};
 use super::setting::Setting;
 use super::settings::SETTINGS;
 use super::upstream::UpstreamAddress;

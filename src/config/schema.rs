@@ -3,9 +3,10 @@
 use serde_json::{Map, Value, json};
 
 use super::routes::{OWN_FIELDS, ROUTES};
-use super::setting::{Setting, TomlType};
+use super::setting::Setting;
 use super::settings::SETTINGS;
 use super::tls::CERTIFICATES;
+use super::values::TomlType;
 
 /// As humantime parses it: numbers with units.
 const DURATION: &str = r"^[0-9]+ ?[A-Za-z]+( ?[0-9]+ ?[A-Za-z]+)*$";

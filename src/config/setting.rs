@@ -1,6 +1,6 @@
 //! What a setting is: its key, and how its value is written and read.
 
-use super::values::InvalidValue;
+use super::values::{InvalidValue, TomlType};
 use super::{Config, PREFIX};
 
 /// One setting. Its flag and its environment variable follow from its key.
@@ -17,17 +17,6 @@ pub struct Setting {
     pub(super) get: fn(&Config) -> String,
     /// Parses and stores a value; an invalid one changes nothing.
     pub(super) set: fn(&mut Config, &str) -> Result<(), InvalidValue>,
-}
-
-/// The type of a value in the file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TomlType {
-    /// In quotes.
-    String,
-    /// `true` or `false`.
-    Boolean,
-    /// In digits.
-    Integer,
 }
 
 /// The headings of help and reference, in their order.

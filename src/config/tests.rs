@@ -11,7 +11,7 @@ use std::path::Path;
 
 use proptest::prelude::*;
 
-use super::raw::Document;
+use super::document::Document;
 use super::*;
 use crate::heartbeat::{Mode, Proof};
 
@@ -187,9 +187,9 @@ fn a_drain_may_have_no_delay_but_needs_time_to_close() {
 fn invalid_values_are_rejected_with_their_flag_or_variable() {
     let environment = [("HEARTBEAT_SIDECAR_LISTEN", "localhost:1"), ("HEARTBEAT_SIDECAR_DRAIN_TIMEOUT", "10")];
     let flags = [("log-format", "xml"), ("log-level", "inof"), ("handshake-timeout", "0s"), ("connect-timeout", "25h")];
-    let told = problems(&flags, &environment);
+    let messages = problems(&flags, &environment);
     assert_eq!(
-        told.lines().collect::<Vec<_>>(),
+        messages.lines().collect::<Vec<_>>(),
         [
             r#"HEARTBEAT_SIDECAR_LISTEN: "localhost:1" is not a socket address: write IP:PORT, such as 0.0.0.0:8500 or [::]:8500"#,
             r#"HEARTBEAT_SIDECAR_DRAIN_TIMEOUT: "10" is not a duration: write a number and a unit, such as 500ms, 2s or 1m 30s"#,

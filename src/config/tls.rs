@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use rustls::pki_types::ServerName;
 
+use super::document::{LineError, Table, TableArray};
 use super::loaded::{Effective, Loaded, Source};
-use super::raw::{LineError, Table, TableArray};
 use super::upstream::UpstreamAddress;
 use super::values::{FILE, InvalidValue};
 use super::{Config, Route};

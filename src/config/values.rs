@@ -13,7 +13,6 @@ use rustls::pki_types::ServerName;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
-use super::setting::TomlType;
 use super::{DrainCode, LogFormat, WatchdogMode};
 use crate::heartbeat::{Mode, Proof};
 use crate::metrics::Detail;
@@ -41,6 +40,17 @@ impl InvalidValue {
     pub(crate) fn new(reason: String) -> Self {
         Self(reason)
     }
+}
+
+/// The type of a value in the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TomlType {
+    /// In quotes.
+    String,
+    /// `true` or `false`.
+    Boolean,
+    /// In digits.
+    Integer,
 }
 
 /// A type of values.

@@ -206,7 +206,7 @@ async fn live_through(apps: &Apps, path: &Path, first: Drawn, second: &Drawn, ke
     stop.send(()).expect("it runs");
     // It may drain for a day; the start is enough.
     let mut run = run;
-    let begun = async {
+    let drain_started = async {
         loop {
             let asked = async { exchange(admin, None, b"GET /readyz HTTP/1.1\r\nHost: a\r\n\r\n").await };
             tokio::select! {
@@ -216,7 +216,7 @@ async fn live_through(apps: &Apps, path: &Path, first: Drawn, second: &Drawn, ke
             }
         }
     };
-    soon(begun).await;
+    soon(drain_started).await;
     assert_eq!(PANICS.load(Relaxed), 0);
     [before, after]
 }
@@ -256,13 +256,13 @@ async fn the_process_survives_a_reload_from_one_extreme_to_the_other() {
     for (first, second) in [(least.clone(), most.clone()), (most, least)] {
         let first = first.with("tls.key", "").with("tls.client_ca", "").write(&path);
         let config = format!("--config={}", path.display());
-        let (code, said) = command(&["check", &config]).await;
-        assert_eq!(code, Some(0), "{said}");
+        let (code, stderr) = command(&["check", &config]).await;
+        assert_eq!(code, Some(0), "{stderr}");
         let mut process = Process::start_alone(&[&config]).await;
         first.but(&second, &keys).with("limits.idle_timeout", "75s").write(&path);
         process.signal(Signal::HUP);
-        let told = process.line("configuration").await["message"].as_str().unwrap().to_owned();
-        assert!(told.starts_with("configuration reloaded"), "{told}");
+        let message = process.line("configuration").await["message"].as_str().unwrap().to_owned();
+        assert!(message.starts_with("configuration reloaded"), "{message}");
         let mut browser = Wire::connect(process.address).await;
         browser.send("TRACE / HTTP/1.1\r\nHost: app.test\r\n\r\n").await;
         assert!(browser.head().await.starts_with("HTTP/1.1 405 "));

@@ -31,22 +31,22 @@ fn values_of_a_wrong_type_are_rejected_with_an_example() {
              handshake_timeout = 10:00:00\n[heartbeat]\nnative_deadline = 2\n"
         ),
         [
-            r#"sidecar.toml:1: listen: an integer, where a string is expected, such as "0.0.0.0:8500""#,
-            r#"sidecar.toml:2: admin: an array, where a string is expected, such as "127.0.0.1:9600""#,
-            r#"sidecar.toml:3: log_level: a boolean, where a string is expected, such as "info""#,
-            r#"sidecar.toml:4: connect_timeout: a float, where a string is expected, such as "5s""#,
-            r#"sidecar.toml:5: upstream: a table, where a string is expected, such as "http://127.0.0.1:8501""#,
-            r#"sidecar.toml:6: handshake_timeout: a date or time, where a string is expected, such as "30s""#,
-            r#"sidecar.toml:8: heartbeat.native_deadline: an integer, where a string is expected, such as "2s""#,
+            r#"sidecar.toml:1: listen: expected a string such as "0.0.0.0:8500", found an integer"#,
+            r#"sidecar.toml:2: admin: expected a string such as "127.0.0.1:9600", found an array"#,
+            r#"sidecar.toml:3: log_level: expected a string such as "info", found a boolean"#,
+            r#"sidecar.toml:4: connect_timeout: expected a string such as "5s", found a float"#,
+            r#"sidecar.toml:5: upstream: expected a string such as "http://127.0.0.1:8501", found a table"#,
+            r#"sidecar.toml:6: handshake_timeout: expected a string such as "30s", found a date or time"#,
+            r#"sidecar.toml:8: heartbeat.native_deadline: expected a string such as "2s", found an integer"#,
         ]
     );
     assert_eq!(
         file_problems("heartbeat = 'auto'"),
-        ["sidecar.toml:1: heartbeat: a string, where a table is expected: [heartbeat]"]
+        ["sidecar.toml:1: heartbeat: expected a table, [heartbeat], found a string"]
     );
     assert_eq!(
         file_problems("[[heartbeat]]"),
-        ["sidecar.toml:1: heartbeat: an array, where a table is expected: [heartbeat]"]
+        ["sidecar.toml:1: heartbeat: expected a table, [heartbeat], found an array"]
     );
 }
 
@@ -63,7 +63,7 @@ fn unknown_keys_suggest_the_nearest_known_one() {
             "sidecar.toml:3: heartbeatMode: unknown key; did you mean heartbeat.mode?",
             "sidecar.toml:4: mode: unknown key; did you mean heartbeat.mode?",
             "sidecar.toml:6: heartbeat.prof: unknown key; did you mean heartbeat.proof?",
-            "sidecar.toml:7: heartbeat.admin: unknown key; did you mean admin? It belongs above [heartbeat]",
+            "sidecar.toml:7: heartbeat.admin: unknown key; did you mean admin, above [heartbeat]?",
             "sidecar.toml:8: herbeat: unknown table; did you mean [heartbeat]?",
         ]
     );
@@ -74,15 +74,15 @@ fn unknown_keys_without_a_near_one_list_the_known_ones() {
     assert_eq!(
         file_problems("colour = 1\n\"a\\nb\" = 1\n[heartbeat]\nxyz = 1\n[fish]\n"),
         [
-            "sidecar.toml:1: colour: unknown key; known here: listen, upstream, admin, log_format, log_level, \
+            "sidecar.toml:1: colour: unknown key; valid keys: listen, upstream, admin, log_format, log_level, \
              connect_timeout, handshake_timeout, trusted_proxies, proxy_protocol, allowed_origins, \
              [tls], [upstream_tls], [heartbeat], [session], [drain], [watchdog], [limits], [metrics], [[route]]",
-            "sidecar.toml:2: \"a\\nb\": unknown key; known here: listen, upstream, admin, log_format, log_level, \
+            "sidecar.toml:2: \"a\\nb\": unknown key; valid keys: listen, upstream, admin, log_format, log_level, \
              connect_timeout, handshake_timeout, trusted_proxies, proxy_protocol, allowed_origins, \
              [tls], [upstream_tls], [heartbeat], [session], [drain], [watchdog], [limits], [metrics], [[route]]",
-            "sidecar.toml:4: heartbeat.xyz: unknown key; known here: heartbeat.mode, heartbeat.proof, heartbeat.ack, \
+            "sidecar.toml:4: heartbeat.xyz: unknown key; valid keys: heartbeat.mode, heartbeat.proof, heartbeat.ack, \
              heartbeat.native_deadline, heartbeat.stall_after",
-            "sidecar.toml:5: fish: unknown table; known tables: tls, upstream_tls, heartbeat, session, drain, watchdog, limits, metrics, route",
+            "sidecar.toml:5: fish: unknown table; valid tables: tls, upstream_tls, heartbeat, session, drain, watchdog, limits, metrics, route",
         ]
     );
 }
@@ -95,7 +95,7 @@ fn a_number_is_unquoted_and_within_bounds() {
     assert_eq!(
         file_problems("[limits]\nheader_bytes = '8192'\nuri_bytes = -1\n"),
         [
-            "sidecar.toml:2: limits.header_bytes: a string, where a number is expected, such as 65536",
+            "sidecar.toml:2: limits.header_bytes: expected a number such as 65536, found a string",
             "sidecar.toml:3: limits.uri_bytes: \"-1\" is not a number from 256 to 65534",
         ]
     );
@@ -119,8 +119,8 @@ fn a_switch_is_true_or_false_without_quotes() {
     assert_eq!(
         file_problems("[session]\ntakeover = 'false'\ntakeover_timeout = false\n"),
         [
-            "sidecar.toml:2: session.takeover: a string, where true or false is expected",
-            "sidecar.toml:3: session.takeover_timeout: a boolean, where a string is expected, such as \"500ms\"",
+            "sidecar.toml:2: session.takeover: expected true or false, found a string",
+            "sidecar.toml:3: session.takeover_timeout: expected a string such as \"500ms\", found a boolean",
         ]
     );
     let problems = problems(&[("session-takeover", "yes")], &[]);
@@ -255,13 +255,13 @@ fn mistakes_in_a_route_are_reported_with_their_line() {
             "sidecar.toml:7: route: needs name",
             "sidecar.toml:7: route: needs upstream",
             "sidecar.toml:8: route.hosts: unknown key; did you mean route.host?",
-            "sidecar.toml:9: route.name: an integer, where a string is expected",
+            "sidecar.toml:9: route.name: expected a string, found an integer",
             "sidecar.toml:11: route.heartbeat.mod: unknown key; did you mean route.heartbeat.mode?",
         ]
     );
     for (text, problem) in [
-        ("[route]\nname = 'a'\n", "sidecar.toml:1: route: a table, where an array of tables is expected: [[route]]"),
-        ("route = ['a']\n", "sidecar.toml:1: route: a string, where an array of tables is expected: [[route]]"),
+        ("[route]\nname = 'a'\n", "sidecar.toml:1: route: expected an array of tables, [[route]], found a table"),
+        ("route = ['a']\n", "sidecar.toml:1: route: expected an array of tables, [[route]], found a string"),
         ("[[rout]]\n", "sidecar.toml:1: rout: unknown table; did you mean [[route]]?"),
         ("[rout]\n", "sidecar.toml:1: rout: unknown table; did you mean [[route]]?"),
     ] {
@@ -319,13 +319,13 @@ fn a_further_certificate_needs_both_files_and_the_first_pair() {
             r#"sidecar.toml:4: tls.certificates.key: "b/" is a folder: write the path of a file, or nothing"#,
             "sidecar.toml:5: tls.certificates: needs certificate",
             "sidecar.toml:5: tls.certificates: needs key",
-            "sidecar.toml:6: tls.certificates.certificate: an integer, where a string is expected",
+            "sidecar.toml:6: tls.certificates.certificate: expected a string, found an integer",
             "sidecar.toml:7: tls.certificates.keys: unknown key; did you mean tls.certificates.key?",
         ]
     );
     assert_eq!(
         file_problems("[tls.certificates]\nkey = 'a'\n"),
-        ["sidecar.toml:1: tls.certificates: a table, where an array of tables is expected: [[tls.certificates]]"]
+        ["sidecar.toml:1: tls.certificates: expected an array of tables, [[tls.certificates]], found a table"]
     );
     let alone = b"[[tls.certificates]]\ncertificate = 'a.crt'\nkey = 'a.key'\n";
     assert_eq!(

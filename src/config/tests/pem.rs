@@ -11,7 +11,7 @@ use super::{Loaded, Sources, load};
 struct Bad {
     name: &'static str,
     bytes: Vec<u8>,
-    told: &'static str,
+    expected: &'static str,
 }
 
 /// A folder with the pair `good.crt` and `good.key`, and a second one.
@@ -68,8 +68,8 @@ impl Files {
         let damaged = String::from_utf8_lossy(&good).replacen("\nM", "\n!", 1).into_bytes();
         let cut = good[..good.len() - 30].to_vec();
         vec![
-            Bad { name: "cut", bytes: cut, told: "ends within a PEM block: copy the whole file" },
-            Bad { name: "damaged", bytes: damaged, told: "is damaged PEM: copy the file again" },
+            Bad { name: "cut", bytes: cut, expected: "ends within a PEM block: copy the whole file" },
+            Bad { name: "damaged", bytes: damaged, expected: "is damaged PEM: copy the file again" },
         ]
     }
 
@@ -82,22 +82,22 @@ impl Files {
         let half = "only 1 of its 2 certificates can be read: write each -----BEGIN CERTIFICATE----- on a line \
                     of its own";
         vec![
-            Bad { name: "empty", bytes: Vec::new(), told: none },
-            Bad { name: "text", bytes: b"0 certificates".into(), told: none },
-            Bad { name: "request", bytes: relabelled("CERTIFICATE REQUEST"), told: none },
-            Bad { name: "swapped", bytes: key, told: "looks like a private key: are certificate and key swapped?" },
+            Bad { name: "empty", bytes: Vec::new(), expected: none },
+            Bad { name: "text", bytes: b"0 certificates".into(), expected: none },
+            Bad { name: "request", bytes: relabelled("CERTIFICATE REQUEST"), expected: none },
+            Bad { name: "swapped", bytes: key, expected: "looks like a private key: are certificate and key swapped?" },
             Bad {
                 name: "der",
                 bytes: der,
-                told: "is not PEM but DER: convert it (openssl x509 -inform der -in OLD -out NEW)",
+                expected: "is not PEM but DER: convert it (openssl x509 -inform der -in OLD -out NEW)",
             },
-            Bad { name: "trusted", bytes: relabelled("TRUSTED CERTIFICATE"), told: openssl },
-            Bad { name: "joined", bytes: [good.trim_ascii_end(), &good].concat(), told: half },
-            Bad { name: "no certificate", bytes: empty.into(), told: "holds a certificate that cannot be read (" },
+            Bad { name: "trusted", bytes: relabelled("TRUSTED CERTIFICATE"), expected: openssl },
+            Bad { name: "joined", bytes: [good.trim_ascii_end(), &good].concat(), expected: half },
+            Bad { name: "no certificate", bytes: empty.into(), expected: "holds a certificate that cannot be read (" },
             Bad {
                 name: "large",
                 bytes: good.repeat(4 * 1024 * 1024 / good.len() + 1),
-                told: "is larger than 4 MiB: name a file of fewer certificates",
+                expected: "is larger than 4 MiB: name a file of fewer certificates",
             },
         ]
     }
@@ -113,22 +113,26 @@ impl Files {
         let encrypted = "the key is encrypted: write it without a passphrase (openssl pkey -in OLD -out NEW)";
         let empty = b"-----BEGIN PRIVATE KEY-----\nMAA=\n-----END PRIVATE KEY-----\n";
         vec![
-            Bad { name: "empty", bytes: Vec::new(), told: none },
-            Bad { name: "public", bytes: relabelled("PUBLIC KEY"), told: none },
+            Bad { name: "empty", bytes: Vec::new(), expected: none },
+            Bad { name: "public", bytes: relabelled("PUBLIC KEY"), expected: none },
             Bad {
                 name: "swapped",
                 bytes: certificate,
-                told: "looks like a certificate: are certificate and key swapped?",
+                expected: "looks like a certificate: are certificate and key swapped?",
             },
             Bad {
                 name: "der",
                 bytes: KeyPair::generate().expect("a key").serialize_der(),
-                told: "is not PEM but DER: convert it (openssl pkey -inform der -in OLD -out NEW)",
+                expected: "is not PEM but DER: convert it (openssl pkey -inform der -in OLD -out NEW)",
             },
-            Bad { name: "encrypted", bytes: relabelled("ENCRYPTED PRIVATE KEY"), told: encrypted },
-            Bad { name: "traditional", bytes: traditional.into_bytes(), told: encrypted },
-            Bad { name: "another one", bytes: other, told: "is not the key of the certificate in /" },
-            Bad { name: "no key", bytes: empty.into(), told: "holds no RSA, ECDSA or Ed25519 key that can be used (" },
+            Bad { name: "encrypted", bytes: relabelled("ENCRYPTED PRIVATE KEY"), expected: encrypted },
+            Bad { name: "traditional", bytes: traditional.into_bytes(), expected: encrypted },
+            Bad { name: "another one", bytes: other, expected: "is not the key of the certificate in /" },
+            Bad {
+                name: "no key",
+                bytes: empty.into(),
+                expected: "holds no RSA, ECDSA or Ed25519 key that can be used (",
+            },
         ]
     }
 }
@@ -140,19 +144,19 @@ const KEYS: [&str; 3] = ["tls.key", "tls.certificates.key", "upstream_tls.key"];
 #[test]
 fn every_setting_reports_each_bad_pem_file_with_the_remedy() {
     let files = Files::new();
-    let told = |setting: &str, path: &Path| files.load(setting, path).expect_err(setting);
+    let message = |setting: &str, path: &Path| files.load(setting, path).expect_err(setting);
     for (settings, good, own) in
         [(&CERTIFICATES[..], "good.crt", files.bad_certificates()), (&KEYS, "good.key", files.bad_keys())]
     {
         let all = [files.bad(good), own].into_iter().flatten().collect::<Vec<_>>();
         for setting in settings {
             assert!(files.load(setting, &files.path(good)).is_ok());
-            for Bad { name, bytes, told: expected } in &all {
+            for Bad { name, bytes, expected } in &all {
                 let path = files.path(name);
                 fs::write(&path, bytes).expect("a file");
-                let told = told(setting, &path);
-                assert!(told.starts_with(&format!("{setting} = {path:?}: {expected}")), "{name}: {told}");
-                assert_eq!(told.lines().count(), 1, "{told}");
+                let message = message(setting, &path);
+                assert!(message.starts_with(&format!("{setting} = {path:?}: {expected}")), "{name}: {message}");
+                assert_eq!(message.lines().count(), 1, "{message}");
             }
             for (name, expected) in [
                 ("none", "cannot be read: No such file or directory (os error 2)"),
@@ -160,7 +164,7 @@ fn every_setting_reports_each_bad_pem_file_with_the_remedy() {
             ] {
                 // A path with a trailing slash is rejected earlier.
                 let path = if name.is_empty() { files.folder.path().to_owned() } else { files.path(name) };
-                assert_eq!(told(setting, &path), format!("{setting} = {path:?}: {expected}"));
+                assert_eq!(message(setting, &path), format!("{setting} = {path:?}: {expected}"));
             }
         }
     }

@@ -7,8 +7,9 @@ use std::path::Path;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::setting::{Setting, TomlType, nearest};
+use super::setting::{Setting, nearest};
 use super::settings::SETTINGS;
+use super::values::TomlType;
 
 /// A larger file is rejected before it is parsed.
 pub(super) const MAX_BYTES: u64 = 1024 * 1024;
@@ -140,12 +141,12 @@ impl Reader {
                     Ok(text) => self.entry(at, setting, text),
                     Err(expected) => {
                         let expected = expected.replace("VALUE", &setting.default_text());
-                        self.error(at, format!("{key}: {}, where {expected}", kind(value)));
+                        self.error(at, format!("{key}: expected {expected}, found {}", kind(value)));
                     }
                 },
                 (None, DeValue::Table(inner)) if is_table => self.walk(name, inner),
                 (None, other) if is_table => {
-                    self.error(at, format!("{key}: {}, where a table is expected: [{key}]", kind(other)));
+                    self.error(at, format!("{key}: expected a table, [{key}], found {}", kind(other)));
                 }
                 (None, value) if table.is_empty() && holds_tables(value) => {
                     self.error(at, unknown_table(&key, self.arrays))
@@ -157,8 +158,7 @@ impl Reader {
 
     /// Reads the tables of an array.
     fn array(&mut self, array: &'static TableArray, at: usize, value: &DeValue<'_>) {
-        let expected =
-            |value| format!("{0}: {1}, where an array of tables is expected: [[{0}]]", array.key, kind(value));
+        let expected = |value| format!("{0}: expected an array of tables, [[{0}]], found {1}", array.key, kind(value));
         let DeValue::Array(tables) = value else { return self.error(at, expected(value)) };
         for table in tables.iter() {
             match table.get_ref() {
@@ -184,14 +184,14 @@ impl Reader {
                     Ok(text) => fields.push(Field { key: field, text, line: self.line(at) }),
                     Err(_expected) => {
                         let (array, kind) = (array.key, kind(value));
-                        self.error(at, format!("{array}.{key}: {kind}, where a string is expected"));
+                        self.error(at, format!("{array}.{key}: expected a string, found {kind}"));
                     }
                 },
                 (None, DeValue::Table(content)) if is_table => self.fields(array, &format!("{key}."), content, fields),
                 (None, _) => {
                     let known = nearest(&key, array.fields.iter().copied());
                     let hint = known.map_or_else(
-                        || format!("known here: {}", array.fields.join(", ")),
+                        || format!("valid keys: {}", array.fields.join(", ")),
                         |known| format!("did you mean {}.{known}?", array.key),
                     );
                     self.error(at, format!("{}.{key}: unknown key; {hint}", array.key));
@@ -222,7 +222,7 @@ fn column(source: &str, at: usize) -> usize {
     before.rsplit('\n').next().unwrap_or_default().chars().count() + 1
 }
 
-/// The text of a value, if it has this type; else the expected type.
+/// The text of a value, if it has this type; else what was expected.
 fn written(toml: TomlType, value: &DeValue<'_>) -> Result<String, &'static str> {
     match (toml, value) {
         (TomlType::String, DeValue::String(text)) => Ok(text.to_string()),
@@ -230,9 +230,9 @@ fn written(toml: TomlType, value: &DeValue<'_>) -> Result<String, &'static str> 
         // In decimal digits, whatever its base.
         (TomlType::Integer, DeValue::Integer(number)) => Ok(i64::from_str_radix(number.as_str(), number.radix())
             .map_or_else(|_| number.to_string(), |number| number.to_string())),
-        (TomlType::String, _) => Err("a string is expected, such as \"VALUE\""),
-        (TomlType::Boolean, _) => Err("true or false is expected"),
-        (TomlType::Integer, _) => Err("a number is expected, such as VALUE"),
+        (TomlType::String, _) => Err("a string such as \"VALUE\""),
+        (TomlType::Boolean, _) => Err("true or false"),
+        (TomlType::Integer, _) => Err("a number such as VALUE"),
     }
 }
 
@@ -256,7 +256,7 @@ fn unknown_table(key: &str, arrays: &'static [TableArray]) -> String {
     let known = || tables().chain(top_level(arrays));
     match nearest(key, known()) {
         Some(known) => format!("{key}: unknown table; did you mean {}?", header(known, arrays)),
-        None => format!("{key}: unknown table; known tables: {}", known().collect::<Vec<_>>().join(", ")),
+        None => format!("{key}: unknown table; valid tables: {}", known().collect::<Vec<_>>().join(", ")),
     }
 }
 
@@ -269,14 +269,14 @@ fn header(table: &str, arrays: &[TableArray]) -> String {
 fn unknown_key(table: &str, key: &str, arrays: &'static [TableArray]) -> String {
     match nearest(key, SETTINGS.iter().map(|setting| setting.key)) {
         Some(known) if !table.is_empty() && !known.contains('.') => {
-            format!("{key}: unknown key; did you mean {known}? It belongs above [{table}]")
+            format!("{key}: unknown key; did you mean {known}, above [{table}]?")
         }
         Some(known) => format!("{key}: unknown key; did you mean {known}?"),
         None => {
             let here = SETTINGS.iter().filter(|setting| setting.table() == table).map(|setting| setting.key.to_owned());
             let below = tables().chain(top_level(arrays)).filter(|_| table.is_empty());
             let below = below.map(|table| header(table, arrays));
-            format!("{key}: unknown key; known here: {}", here.chain(below).collect::<Vec<_>>().join(", "))
+            format!("{key}: unknown key; valid keys: {}", here.chain(below).collect::<Vec<_>>().join(", "))
         }
     }
 }
