@@ -1,4 +1,4 @@
-"""Writes the first inputs of every fuzz target, made of recorded sessions, settings and pages."""
+"""Writes the first inputs of every fuzz target, from recorded sessions, settings and pages."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Iterator
 
 HERE = Path(__file__).resolve().parent
 KEY = b"\x37\xfa\x21\x3d"
-# Of the tap: what its events begin with; the low bit says who sends.
+# The first bytes of the tap target's events; the low bit is the sender.
 BYTES, FRAME, HEARTBEAT, PONG, NATIVE_ACK, TIME = 0 << 1, 2 << 1, 6 << 1, 8 << 1, 10 << 1, 11 << 1
 CAPABILITY, END = 14 << 1, 15 << 1
 UPSTREAM = 1
@@ -44,7 +44,7 @@ BALANCED = [
 
 
 def sessions() -> Iterator[list[tuple[bool, bytes]]]:
-    """What each capture recorded: whether the server sent it, and the message (tests/captures/README.md)."""
+    """The messages of each capture, and whether the server sent them (tests/captures/README.md)."""
     for path in sorted((HERE.parent / "tests/captures").glob("session-*.bin")):
         records, rest = [], path.read_bytes()
         while rest:
@@ -65,7 +65,7 @@ def frame(server: bool, payload: bytes, first: int = 0x82) -> bytes:
 
 
 def tap(records: list[tuple[bool, bytes]]) -> bytes:
-    """A session as events of the tap: every heartbeat is followed by time and by the pong that it may have caused."""
+    """A session as events of the tap target. After every heartbeat come time and the pong that it may cause."""
     events = b""
     for server, payload in records:
         wire = frame(server, payload)
@@ -89,7 +89,7 @@ def deflated(records: list[tuple[bool, bytes]], takeover: bool) -> bytes:
 def seeds() -> Iterator[tuple[str, bytes]]:
     """Every seed with its target."""
     recorded = list(sessions())
-    assert len(recorded) >= 8, "the captures are gone"
+    assert len(recorded) >= 8, "captures are missing"
     for records in recorded:
         for flags, capability in ((0, 0), (0, 1), (0, 2), (1, 1), (4, 1), (8, 0)):
             yield "tap", bytes([flags, CAPABILITY, capability]) + tap(records) + bytes([END, 2, END, 0])
@@ -115,7 +115,7 @@ def seeds() -> Iterator[tuple[str, bytes]]:
         plain = b"".join(bytes([len(payload[:200]), 3]) + payload[:200] for _, payload in records[:40])
         yield "inflate", bytes([0x80 | 6 << 4 | 1, 200, 3, 0, 0]) + plain
     settings = re.findall(r'key: "([^"]+)"', (HERE.parent / "src/config/settings.rs").read_text())
-    assert len(settings) >= 10, "the table of settings is gone"
+    assert len(settings) >= 10, "cannot find the table of settings"
     values = ["127.0.0.1:0", "http://127.0.0.1:8501", "unix:/run/app.sock", "text", "info", "2s", "auto", "pong", "off", "[::1]:80"]
     for value in values:
         for setting in settings:
@@ -125,7 +125,7 @@ def seeds() -> Iterator[tuple[str, bytes]]:
 
 
 def main() -> None:
-    """Writes them; the same seed is one file."""
+    """Writes each distinct seed to one file."""
     for target, seed in seeds():
         directory = HERE / "seeds" / target
         directory.mkdir(parents=True, exist_ok=True)

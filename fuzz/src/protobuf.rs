@@ -1,6 +1,6 @@
-//! A plain model of protobuf's wire format: the top-level fields of a message, as every parser reads them.
+//! A simple model of protobuf's wire format: the top-level fields of a message, as every parser reads them.
 
-/// How deep groups may nest: protobuf's own limit.
+/// The maximum nesting of groups: protobuf's own limit.
 const DEPTH: usize = 100;
 
 /// Members of `BackMsg.type`: field number and wire type (Streamlit 1.67).
@@ -33,7 +33,7 @@ pub const FORWARD: &[(u32, u8)] = &[
     (28, 2),
 ];
 
-/// The field number of the last of these members, and whether the message could be read to its end.
+/// The field number of the last of these members, and whether the whole message is valid.
 pub fn last_member(mut bytes: &[u8], members: &[(u32, u8)]) -> (Option<u32>, bool) {
     let mut last = None;
     while !bytes.is_empty() {
@@ -53,7 +53,7 @@ fn key(bytes: &mut &[u8]) -> Option<(u32, u8)> {
     (key >> 3 > 0 && key & 7 < 6).then_some((key >> 3, (key & 7) as u8))
 }
 
-/// At most ten bytes, of which the last holds one bit.
+/// A varint has at most ten bytes; the tenth has one bit.
 fn varint(bytes: &mut &[u8]) -> Option<u64> {
     let mut value = 0;
     for at in 0..10 {

@@ -29,7 +29,7 @@ pub struct Stream {
 }
 
 impl Frame {
-    /// All of it lies in the stream.
+    /// Whether the stream contains all of it.
     pub fn is_whole(&self, stream: &[u8]) -> bool {
         self.end <= stream.len() as u128
     }

@@ -1,4 +1,4 @@
-"""A small app whose sessions have something to lose."""
+"""A small app with session state."""
 
 import time
 

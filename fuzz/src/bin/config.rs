@@ -1,4 +1,4 @@
-//! Configuration files: any bytes give a whole configuration or mistakes a line each, and what is shown can be given again.
+//! Configuration files: any bytes give a configuration or one-line errors, and displayed settings are valid input.
 #![no_main]
 
 use std::cell::LazyCell;
@@ -8,14 +8,14 @@ use heartbeat_sidecar::config::{Config, SETTINGS, Sources, load};
 use libfuzzer_sys::fuzz_target;
 
 thread_local! {
-    /// The file that this process writes again and again.
+    /// The file that this process overwrites for each input.
     static FILE: LazyCell<PathBuf> = LazyCell::new(|| {
         std::env::temp_dir().join(format!("heartbeat-sidecar-fuzz-{}.toml", std::process::id()))
     });
 }
 
 fuzz_target!(|bytes: &[u8]| FILE.with(|file| {
-    std::fs::write(&**file, bytes).expect("the directory for temporary files takes one");
+    std::fs::write(&**file, bytes).expect("cannot write to the temporary directory");
     check(PathBuf::clone(file));
 }));
 
@@ -34,6 +34,6 @@ fn check(file: PathBuf) {
     assert_eq!(loaded.settings.len(), SETTINGS.len());
     let values = loaded.settings.iter().map(|effective| effective.value.clone());
     let again = Sources { flags: SETTINGS.iter().zip(values).collect(), ..Sources::default() };
-    let again: Config = load(&again).expect("what is shown is valid").config;
+    let again: Config = load(&again).expect("displayed settings are valid").config;
     assert_eq!(again, loaded.config);
 }

@@ -42,7 +42,7 @@ fn encoded(header: &Header) -> Vec<u8> {
             [&[first, bit | 126][..], &u16::try_from(header.payload_length).expect("two bytes").to_be_bytes()].concat()
         }
         10 => [&[first, bit | 127][..], &header.payload_length.to_be_bytes()].concat(),
-        other => panic!("no header has {other} bytes before its key"),
+        other => panic!("a header cannot have {other} bytes before its key"),
     };
     bytes.extend(key);
     bytes

@@ -72,7 +72,7 @@ fn compressed(context: DeflateContext, level: u32, sizes: [u8; 2], mut input: In
     }
 }
 
-/// A whole message in pieces of these sizes, none of them empty.
+/// Pushes a whole message in non-empty pieces of these sizes.
 fn push(
     inflater: &mut Inflater,
     message: &[u8],

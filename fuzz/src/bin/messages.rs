@@ -1,4 +1,4 @@
-//! Message types: a heartbeat, an ack and a type are what protobuf says, and a prefix never gives another type.
+//! Message types: heartbeats, acks and types are those of protobuf, and a prefix never gives another type.
 #![no_main]
 
 use heartbeat_sidecar::streamlit::messages::{

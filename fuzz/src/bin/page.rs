@@ -1,4 +1,4 @@
-//! The place for a script in a page: what is said of a page's front holds for the whole page, also if it comes in pieces.
+//! The place for a script in a page: the result for the start of a page equals the result for the whole page.
 #![no_main]
 
 use heartbeat_sidecar_fuzz::input::Input;
@@ -20,10 +20,10 @@ fuzz_target!(|bytes: &[u8]| {
     assert_eq!(in_pieces, whole);
     if let Insertion::At(at) = whole {
         let (before, after) = page.split_at(at);
-        let tag = before.windows(5).rposition(|five| five.eq_ignore_ascii_case(b"<head")).expect("a head begins");
-        assert!(before.ends_with(b">") && !before[tag..at - 1].contains(&b'>'), "the place is right behind its tag");
+        let tag = before.windows(5).rposition(|five| five.eq_ignore_ascii_case(b"<head")).expect("there is a head tag");
+        assert!(before.ends_with(b">") && !before[tag..at - 1].contains(&b'>'), "the place is after the head tag");
         let taken = [before, SCRIPT.as_bytes(), after].concat();
-        assert_eq!(place(&taken), Insertion::AlreadyPresent, "a second script would go in");
+        assert_eq!(place(&taken), Insertion::AlreadyPresent, "a second script would be added");
     }
 });
 

@@ -1,4 +1,4 @@
-//! The PROXY protocol: a header names the client that its bytes say, is read to its last byte and no further.
+//! The PROXY protocol: a header gives the client that it names, and is read exactly to its last byte.
 #![no_main]
 
 use std::io;
@@ -17,15 +17,15 @@ use proxy_protocol::client;
 
 const PEER: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 7));
 const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
-/// The longest line of version 1, and of version 2 the longest that a header needs.
-const MOST: [usize; 2] = [107, 16 + 4096];
+/// The maximum header length of version 1, and of version 2.
+const MAX_HEADER_BYTES: [usize; 2] = [107, 16 + 4096];
 
-/// A connection whose bytes come in pieces; its end is that of the input.
+/// A connection whose bytes arrive in pieces. It ends with the input.
 struct Pieces<'a> {
     rest: &'a [u8],
-    /// How long the next ones are.
+    /// The lengths of the next pieces.
     sizes: [u8; 2],
-    /// Nothing has come yet.
+    /// Whether the last poll returned `Pending`.
     pending: bool,
 }
 
@@ -52,12 +52,12 @@ fuzz_target!(|bytes: &[u8]| {
     let mut pieces = Pieces { rest: bytes, sizes, pending: false };
     let result = run(&mut pieces);
     let read = bytes.len() - pieces.rest.len();
-    assert!(read <= MOST[usize::from(bytes.first() == Some(&b'\r'))].min(bytes.len()), "{read} bytes were read");
+    assert!(read <= MAX_HEADER_BYTES[usize::from(bytes.first() == Some(&b'\r'))].min(bytes.len()), "read {read} bytes");
     if let Some((named, length)) = model(bytes, true) {
-        assert_eq!((result.as_ref(), read), (Ok(&named), length), "not the header and nothing else");
+        assert_eq!((result.as_ref(), read), (Ok(&named), length), "must read exactly the header");
     }
     if let Ok(address) = result {
-        assert_eq!(Some((address, read)), model(bytes, false), "of no header");
+        assert_eq!(Some((address, read)), model(bytes, false), "accepted an invalid header");
     }
 });
 
@@ -71,8 +71,8 @@ fn run(pieces: &mut Pieces<'_>) -> Result<IpAddr, String> {
     }
 }
 
-/// The client that a header names and the header's length, as the specification has them (§2.1, §2.2). Of ports only a
-/// strict reader minds the form: nobody here needs them.
+/// The client that a header names and the header's length, by the specification (§2.1, §2.2). Only `strict` checks the
+/// exact form of ports, which the sidecar does not use.
 fn model(bytes: &[u8], strict: bool) -> Option<(IpAddr, usize)> {
     match bytes.first()? {
         b'P' => line(bytes, strict),
@@ -83,7 +83,7 @@ fn model(bytes: &[u8], strict: bool) -> Option<(IpAddr, usize)> {
 
 fn line(bytes: &[u8], strict: bool) -> Option<(IpAddr, usize)> {
     let end = bytes.windows(2).position(|two| two == b"\r\n")?;
-    if end + 2 > MOST[0] {
+    if end + 2 > MAX_HEADER_BYTES[0] {
         return None;
     }
     if bytes.starts_with(b"PROXY UNKNOWN ") {
@@ -112,11 +112,11 @@ fn line(bytes: &[u8], strict: bool) -> Option<(IpAddr, usize)> {
 fn binary(bytes: &[u8]) -> Option<(IpAddr, usize)> {
     let header = bytes.get(..16)?;
     let length = usize::from(u16::from_be_bytes([header[14], header[15]]));
-    if !header.starts_with(SIGNATURE) || length > MOST[1] - 16 {
+    if !header.starts_with(SIGNATURE) || length > MAX_HEADER_BYTES[1] - 16 {
         return None;
     }
     let rest = bytes.get(16..16 + length)?;
-    // The needed part of the rest, by family; protocol 0, 1 and 2 are unspecified, stream and datagram.
+    // The required length by family. Protocols 0, 1 and 2 are unspecified, stream and datagram.
     let (family, protocol) = (header[13] >> 4, header[13] & 0xf);
     let needed = [0, 12, 36, 216].get(usize::from(family)).copied().filter(|_| protocol <= 2)?;
     if rest.len() < needed {

@@ -1,5 +1,5 @@
-//! Requests: whatever bytes hyper takes for one, the app is sent one request that cannot be read in two ways, or nothing.
-//! A handshake that need not be read by hyper is sent as if it had been.
+//! Requests: for any bytes the app receives one unambiguous request, or nothing. A handshake parsed without hyper
+//! is forwarded as if hyper had parsed it.
 #![no_main]
 
 use std::cell::{LazyCell, RefCell};
@@ -41,12 +41,12 @@ const FORWARDED: [&str; 6] =
     ["x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-port", "x-real-ip", "forwarded"];
 
 thread_local! {
-    /// Keeps the clock of bodies that pause, which nobody here waits for.
+    /// Provides the clock for body timeouts, which never expire here.
     static RUNTIME: LazyCell<Runtime> =
         LazyCell::new(|| Builder::new_current_thread().enable_time().build().expect("a runtime"));
 }
 
-/// A connection in memory: what the peer sends, in pieces, and what it is sent.
+/// A connection in memory: the peer's bytes, read in pieces, and the bytes written to it.
 #[derive(Clone, Default)]
 struct Wire(Rc<RefCell<Ends>>);
 
@@ -59,7 +59,7 @@ struct Ends {
 }
 
 impl Wire {
-    /// How much has gone through in both directions.
+    /// Bytes moved in both directions.
     fn moved(&self) -> usize {
         let ends = self.0.borrow();
         ends.read + ends.outbound.len()
@@ -72,7 +72,7 @@ impl Read for Wire {
         ends.sizes.rotate_left(1);
         let length = (1 + 16 * usize::from(ends.sizes[0])).min(buffer.remaining()).min(ends.inbound.len() - ends.read);
         if length == 0 {
-            // Neither end leaves before the other has done what it can.
+            // No EOF: each end stays open until the other has finished.
             return Poll::Pending;
         }
         buffer.put_slice(&ends.inbound[ends.read..][..length]);
@@ -109,25 +109,25 @@ fuzz_target!(|bytes: &[u8]| RUNTIME.with(|runtime| {
     drive(&browser, &app, trusted, &passed);
     let sent = &app.0.borrow().outbound;
     match passed.borrow().as_ref() {
-        None => assert!(sent.is_empty(), "nobody let this pass: {}", sent.escape_ascii()),
+        None => assert!(sent.is_empty(), "sent although rejected: {}", sent.escape_ascii()),
         Some(websocket) => check(sent, trusted, *websocket),
     }
     if let Some((request, _length)) = handshake {
         let written = forwarded(request, trusted).map(|(request, _)| wire::write_handshake(&request));
-        let written = written.map(|head| head.expect("it was read there")).unwrap_or_default();
+        let written = written.map(|head| head.expect("it was parsed from a head")).unwrap_or_default();
         assert_eq!(without_id(&written), without_id(sent));
     }
-    // What reads bodies that nobody needs finds that their connections are gone.
+    // Tasks that drain unused bodies notice that their connections are closed.
     runtime.block_on(tokio::task::yield_now());
 }));
 
-/// A head without the id that is made for it, or kept, as readable lines; before an empty value there may be a space or none.
+/// The lines of a head without its request id. Trailing spaces are removed, because an empty value may have one.
 fn without_id(head: &[u8]) -> Vec<String> {
     let lines = split(head, b"\r\n").into_iter().map(|line| line.trim_ascii_end().escape_ascii().to_string());
     lines.filter(|line| !line.to_ascii_lowercase().starts_with("x-request-id:")).collect()
 }
 
-/// Lets one request through until nothing moves any more, as `proxy::Proxy` does it. `passed` gets whether it asks for a websocket.
+/// Forwards one request as `proxy::Proxy` does, until no bytes move. `passed` is set to whether it opens a websocket.
 fn drive(browser: &Wire, app: &Wire, trusted: bool, passed: &Rc<RefCell<Option<bool>>>) {
     let mut cx = Context::from_waker(Waker::noop());
     let mut builder = hyper::client::conn::http1::Builder::new();
@@ -165,7 +165,7 @@ fn drive(browser: &Wire, app: &Wire, trusted: bool, passed: &Rc<RefCell<Option<b
     }
 }
 
-/// The request as it goes on, and whether it asks for a websocket; `None` if it is refused.
+/// The forwarded request, and whether it opens a websocket; `None` if it is rejected.
 fn forwarded(mut request: Request<RequestBody>, trusted: bool) -> Option<(Request<RequestBody>, bool)> {
     admission::check(&request, &config::Limits::default(), &config::AllowedOrigins::default()).ok()?;
     let peer: IpAddr = PEER.parse().expect("an address");
@@ -191,7 +191,7 @@ fn forwarded(mut request: Request<RequestBody>, trusted: bool) -> Option<(Reques
     Some((request, false))
 }
 
-/// Who is named as the client is no trusted proxy, and stays it whatever stands before him.
+/// Checks that the client is not a trusted proxy, and that earlier addresses in the header do not change it.
 fn assert_client(headers: &http::HeaderMap) {
     let trusted = config::TrustedProxies::default();
     let Some(client) = headers::client(headers, &trusted) else { return };
@@ -205,7 +205,7 @@ fn assert_client(headers: &http::HeaderMap) {
     assert_eq!(headers::client(&spoofed, &trusted), Some(client));
 }
 
-/// What an app is sent is one request in the strictest reading of RFC 9112, however far it has come.
+/// Checks that the app receives one request, complete or not, in the strictest reading of RFC 9112.
 fn check(sent: &[u8], trusted: bool, websocket: bool) {
     let end = sent.windows(4).position(|four| four == b"\r\n\r\n").expect("the head was sent");
     let (head, body) = (&sent[..end], &sent[end + 4..]);
@@ -213,7 +213,7 @@ fn check(sent: &[u8], trusted: bool, websocket: bool) {
     let mut lines = split(head, b"\r\n").into_iter();
     let line = lines.next().expect("there is a first line");
     let words: Vec<_> = line.split(|byte| *byte == b' ').collect();
-    let [method, target, b"HTTP/1.1"] = words[..] else { panic!("no request line: {}", shown()) };
+    let [method, target, b"HTTP/1.1"] = words[..] else { panic!("not a request line: {}", shown()) };
     assert!(is_token(method) && method != b"CONNECT" && method != b"TRACE", "{}", shown());
     assert!(target.starts_with(b"/") || target == b"*", "{}", shown());
     assert!(target.iter().all(|byte| !byte.is_ascii_control()), "{}", shown());
@@ -224,7 +224,7 @@ fn check(sent: &[u8], trusted: bool, websocket: bool) {
     let clients = values("x-forwarded-for");
     assert!(clients.len() == 1 && clients[0].ends_with(PEER.as_bytes()), "{}", shown());
     assert!(trusted || clients[0] == PEER.as_bytes(), "{}", shown());
-    let [id] = values("x-request-id")[..] else { panic!("not one id: {}", shown()) };
+    let [id] = values("x-request-id")[..] else { panic!("not exactly one id: {}", shown()) };
     assert!((1..=128).contains(&id.len()) && id.iter().all(u8::is_ascii_graphic), "{}", shown());
     for (name, _) in &fields {
         let twin = name.contains('_') && FORWARDED.contains(&&*name.replace('_', "-"));
@@ -239,14 +239,14 @@ fn check(sent: &[u8], trusted: bool, websocket: bool) {
     }
     let lengths = values("content-length");
     match (&lengths[..], &values("transfer-encoding")[..]) {
-        ([], []) => assert!(body.is_empty(), "bytes behind a request: {}", sent.escape_ascii()),
+        ([], []) => assert!(body.is_empty(), "bytes after a request: {}", sent.escape_ascii()),
         ([length], []) => {
             assert!(length.iter().all(u8::is_ascii_digit), "{}", shown());
             let length: u64 = str::from_utf8(length).expect("digits").parse().expect("a length");
-            assert!(body.len() as u64 <= length, "bytes behind a request: {}", sent.escape_ascii());
+            assert!(body.len() as u64 <= length, "bytes after a request: {}", sent.escape_ascii());
         }
-        ([], [b"chunked"]) => assert!(chunks(body), "no chunks: {}", sent.escape_ascii()),
-        _ => panic!("two readers: {}", shown()),
+        ([], [b"chunked"]) => assert!(chunks(body), "not chunked: {}", sent.escape_ascii()),
+        _ => panic!("ambiguous length: {}", shown()),
     }
 }
 
@@ -260,12 +260,12 @@ fn split<'a>(bytes: &'a [u8], by: &[u8]) -> Vec<&'a [u8]> {
     parts
 }
 
-/// RFC 9110 §5.6.2.
+/// Whether this is a token (RFC 9110 §5.6.2).
 fn is_token(bytes: &[u8]) -> bool {
     !bytes.is_empty() && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte))
 }
 
-/// RFC 9110 §5.5: the name in small letters, and the value.
+/// The lower-case name and the value of a field line (RFC 9110 §5.5).
 fn field(line: &[u8]) -> Option<(String, &[u8])> {
     let colon = line.iter().position(|byte| *byte == b':')?;
     let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
@@ -273,7 +273,7 @@ fn field(line: &[u8]) -> Option<(String, &[u8])> {
     valid.then(|| (String::from_utf8_lossy(name).to_ascii_lowercase(), value))
 }
 
-/// Whether these are chunks without extensions (RFC 9112 §7.1), perhaps not all, and nothing behind the last.
+/// Whether these are chunks without extensions (RFC 9112 §7.1), possibly incomplete, with nothing after the last.
 fn chunks(mut body: &[u8]) -> bool {
     while !body.is_empty() {
         let Some(at) = body.windows(2).position(|two| two == b"\r\n") else {
@@ -296,7 +296,7 @@ fn chunks(mut body: &[u8]) -> bool {
     true
 }
 
-/// What stands behind the last chunk: fields that mean nothing to a header, and an empty line.
+/// Whether this is a valid trailer section: fields that are harmless in a trailer, and an empty line.
 fn trailers(rest: &[u8]) -> bool {
     let mut lines = split(rest, b"\r\n");
     let behind = lines.pop();

@@ -1,4 +1,4 @@
-{{- /* What charts of apps may include, too. Each takes the context of this chart: for them (index .Subcharts "heartbeat-sidecar"). */ -}}
+{{- /* Named templates, also for the charts of apps. Each takes this chart's context: there (index .Subcharts "heartbeat-sidecar"). */ -}}
 
 {{- define "heartbeat-sidecar.name" -}}
 {{- if contains "heartbeat-sidecar" .Release.Name -}}
@@ -18,7 +18,7 @@ app.kubernetes.io/instance: {{ .Release.Name }}
 heartbeat-sidecar: enabled
 {{- end -}}
 
-{{- /* An item of `initContainers`: a sidecar that is up before the app's containers and gone after them. */ -}}
+{{- /* An item of `initContainers`: a sidecar that starts before the app's containers and stops after them. */ -}}
 {{- define "heartbeat-sidecar.native" -}}
 {{ include "heartbeat-sidecar.container" . }}
   restartPolicy: Always
@@ -29,7 +29,7 @@ heartbeat-sidecar: enabled
         command: [/heartbeat-sidecar, drain]
 {{- end -}}
 
-{{- /* Items of `volumes`: what the container mounts, nothing without `config` and `volumes`. */ -}}
+{{- /* Items of `volumes` for the container's mounts; empty without `config` and `volumes`. */ -}}
 {{- define "heartbeat-sidecar.volumes" -}}
 {{- if .Values.config }}
 - name: heartbeat-sidecar
@@ -95,7 +95,7 @@ heartbeat-sidecar: enabled
   {{- if or .Values.config .Values.volumeMounts }}
   volumeMounts:
     {{- if .Values.config }}
-    # Mount the folder: a file mounted by itself never changes.
+    # Mount the folder: a file mounted by subPath is never updated.
     - name: heartbeat-sidecar
       mountPath: /etc/heartbeat-sidecar
       readOnly: true
