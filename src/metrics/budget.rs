@@ -44,8 +44,8 @@ fn a_sidecar_with_one_upstream_has_at_most_400_series_and_150_if_lean() {
     let (full, lean) = (scrape(Detail::Full), scrape(Detail::Lean));
     let (full, lean) = (samples(&full), samples(&lean));
     assert!((300..=400).contains(&full.len()) && (100..=150).contains(&lean.len()), "{} {}", full.len(), lean.len());
-    let made_up: Vec<_> = lean.difference(&full).collect();
-    assert!(made_up.is_empty(), "only in the lean one: {made_up:?}");
+    let only_lean: Vec<_> = lean.difference(&full).collect();
+    assert!(only_lean.is_empty(), "only in the lean one: {only_lean:?}");
 }
 
 #[test]
@@ -61,12 +61,12 @@ fn a_scrape_takes_less_than_5_ms() {
     let metrics = Metrics::new();
     let _app = metrics.upstream("default");
     let took = |_time| {
-        let begun = Instant::now();
+        let started = Instant::now();
         assert!(metrics.render().len() > 10_000);
-        begun.elapsed()
+        started.elapsed()
     };
     // The fastest run, since other load slows runs.
-    let fastest = (0..20).map(took).min().expect("twenty of them");
+    let fastest = (0..20).map(took).min().expect("twenty runs");
     assert!(fastest < bound, "{fastest:?}");
 }
 
