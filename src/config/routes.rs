@@ -204,11 +204,11 @@ impl FromStr for PathPrefix {
     fn from_str(text: &str) -> Result<Self, InvalidValue> {
         let segments = text.strip_suffix('/').unwrap_or(text);
         let allowed = |byte: u8| byte.is_ascii_graphic() && !b"?#*\\".contains(&byte);
-        let idle = |segment: &str| matches!(segment, "" | "." | "..");
+        let has_no_name = |segment: &str| matches!(segment, "" | "." | "..");
         if !text.starts_with('/') {
             return Err(InvalidValue(format!("{text:?} must start with \"/\", such as \"/forecast\"")));
         }
-        if !text.bytes().all(allowed) || segments.split('/').skip(1).any(idle) {
+        if !text.bytes().all(allowed) || segments.split('/').skip(1).any(has_no_name) {
             let remedy = "write whole segments, percent-encoded as in requests, such as \"/forecast\"";
             return Err(InvalidValue(format!("{text:?} is not a path prefix: {remedy}")));
         }
