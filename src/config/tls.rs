@@ -9,7 +9,7 @@ use super::loaded::{Effective, Loaded, Source};
 use super::upstream::UpstreamAddress;
 use super::values::{FILE, InvalidValue};
 use super::{Config, Route};
-use crate::tls::{self, ClientFiles, ListenerFiles, Pair};
+use crate::tls::{self, CertificateFiles, ClientFiles, ListenerFiles};
 
 /// The array of tables of further certificates.
 pub(super) const CERTIFICATES: TableArray = TableArray { key: "tls.certificates", fields: &["certificate", "key"] };
@@ -24,7 +24,7 @@ pub struct TlsSettings {
     /// PEM: clients must present a certificate of one of these.
     pub client_ca: Option<PathBuf>,
     /// Certificates for other names; they need the pair above.
-    pub certificates: Vec<Pair>,
+    pub certificates: Vec<CertificateFiles>,
     /// Whether HTTP/2 is offered beside HTTP/1.1.
     pub http2: bool,
 }
@@ -83,7 +83,7 @@ impl UpstreamTlsSettings {
 pub(super) fn further(
     table: &Table,
     source: impl Fn(usize) -> Source,
-) -> Result<(Pair, Vec<Effective>), Vec<LineError>> {
+) -> Result<(CertificateFiles, Vec<Effective>), Vec<LineError>> {
     let mut errors = Vec::new();
     let [certificate, key] = ["certificate", "key"].map(|key| {
         let field = table.fields.iter().find(|field| field.key == key);
@@ -101,7 +101,7 @@ pub(super) fn further(
         }
     });
     let both = certificate.zip(key).ok_or(errors);
-    both.map(|((certificate, one), (key, other))| (Pair { certificate, key }, vec![one, other]))
+    both.map(|((certificate, one), (key, other))| (CertificateFiles { certificate, key }, vec![one, other]))
 }
 
 /// What prevents TLS from working, including errors in the files.

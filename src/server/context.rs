@@ -82,7 +82,7 @@ impl ListenerContext {
     pub(super) async fn open(&self, stream: TcpStream, permit: Permit, client: IpAddr) -> Option<Stream> {
         match &self.acceptor {
             // Boxed, as everything is that few connections need: otherwise all would be larger.
-            Some(acceptor) => Box::pin(acceptor.open(stream, permit, client, self.limits.idle_timeout)).await,
+            Some(acceptor) => Box::pin(acceptor.accept(stream, permit, client, self.limits.idle_timeout)).await,
             None => Some(Stream::Tcp(stream, Some(permit))),
         }
     }

@@ -16,7 +16,7 @@ use crate::transport::Stream;
 use crate::transport::tls::{HandshakeError, Tls};
 
 /// Timeout for sending [`PLAIN_HTTP`].
-const EXPLAIN_TIMEOUT: Duration = Duration::from_secs(2);
+const PLAIN_HTTP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Response to plain HTTP on the TLS port.
 const PLAIN_HTTP: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\n\
@@ -34,9 +34,9 @@ impl TlsAcceptor {
         Self { config, metrics }
     }
 
-    /// The connection under TLS; `None` if the handshake fails or exceeds `timeout`. Failures are counted, except a
-    /// client that just closes.
-    pub(super) async fn open(
+    /// Performs the handshake; `None` if it fails or exceeds `timeout`. Failures are counted, unless the client closes
+    /// without a byte.
+    pub(super) async fn accept(
         &self,
         socket: TcpStream,
         permit: Permit,
@@ -48,12 +48,13 @@ impl TlsAcceptor {
             Ok(Err(error)) => error,
             Err(_elapsed) => HandshakeError::Io(io::ErrorKind::TimedOut.into()),
         };
-        tracing::debug!(%client, %error, "connection refused");
+        tracing::debug!(%client, %error, "TLS handshake failed");
         match error {
-            // Load balancers check like this whether a port is open.
+            // Load balancers check the port like this.
             HandshakeError::Closed => return None,
-            // A client that does not read it in time is disconnected.
-            HandshakeError::PlainHttp(socket) => _ = tokio::time::timeout(EXPLAIN_TIMEOUT, explain(socket)).await,
+            HandshakeError::PlainHttp(socket) => {
+                _ = tokio::time::timeout(PLAIN_HTTP_TIMEOUT, send_plain_http_response(socket)).await
+            }
             HandshakeError::Io(_) | HandshakeError::Tls(_) => {}
         }
         self.metrics.http_rejected(Rejected::Tls);
@@ -61,7 +62,7 @@ impl TlsAcceptor {
     }
 }
 
-async fn explain(mut socket: TcpStream) -> io::Result<()> {
+async fn send_plain_http_response(mut socket: TcpStream) -> io::Result<()> {
     socket.write_all(PLAIN_HTTP).await?;
     socket.shutdown().await
 }
@@ -72,8 +73,8 @@ mod tests {
 
     #[test]
     fn content_length_of_the_plain_http_response_is_correct() {
-        let answer = std::str::from_utf8(PLAIN_HTTP).expect("text");
-        let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
+        let response = std::str::from_utf8(PLAIN_HTTP).expect("text");
+        let (head, body) = response.split_once("\r\n\r\n").expect("a head and a body");
         assert!(head.contains(&format!("\r\nContent-Length: {}\r\n", body.len())), "{head}: {}", body.len());
     }
 }

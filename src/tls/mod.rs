@@ -15,15 +15,15 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use x509_cert::Certificate;
 use x509_cert::der::Decode as _;
 
-pub use self::pem::{Contents, PemFile};
+pub use self::pem::{PemContents, PemFile};
 pub use self::reload::CertificateReloader;
 use self::sni::Certificates;
 
-/// ALPN protocols (RFC 7301) offered to browsers, the best first; HTTP/2 only if it is on. Browsers use HTTP/1.1 for
-/// websockets, since the sidecar does not announce them over HTTP/2 (RFC 8441 §3).
-const SPOKEN: [&[u8]; 3] = [b"h2", b"http/1.1", b"http/1.0"];
+/// ALPN protocols (RFC 7301) offered to browsers, the preferred first; HTTP/2 only if it is on. Browsers use HTTP/1.1
+/// for websockets, because the sidecar does not offer websockets over HTTP/2 (RFC 8441 §3).
+const LISTENER_PROTOCOLS: [&[u8]; 3] = [b"h2", b"http/1.1", b"http/1.0"];
 /// ALPN protocol requested from an app: the connection may become a websocket.
-const ASKED_FOR: &[u8] = b"http/1.1";
+const UPSTREAM_PROTOCOL: &[u8] = b"http/1.1";
 
 /// Why TLS cannot be set up: a setting with its file, and the reason.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -45,7 +45,7 @@ pub trait PemFiles {
     ///
     /// # Errors
     /// Names the invalid file.
-    fn build(&self, contents: &[Contents<'_>]) -> Result<BuiltConfig<Self::Config>, TlsError>;
+    fn build(&self, contents: &[PemContents<'_>]) -> Result<BuiltConfig<Self::Config>, TlsError>;
 }
 
 /// A configuration built from files.
@@ -65,22 +65,22 @@ pub struct ListenerFiles {
     pub key: PathBuf,
     /// PEM: CAs that must have issued a client's certificate; `None` requests none.
     pub client_ca: Option<PathBuf>,
-    /// Certificates for requested names that the pair above does not cover.
-    pub others: Vec<Pair>,
+    /// Certificates for further names.
+    pub others: Vec<CertificateFiles>,
     /// Whether HTTP/2 is offered beside HTTP/1.1.
     pub http2: bool,
 }
 
 /// A certificate and its key, each a PEM file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Pair {
+pub struct CertificateFiles {
     /// With its intermediates.
     pub certificate: PathBuf,
     /// PKCS #8, PKCS #1 or SEC 1.
     pub key: PathBuf,
 }
 
-/// TLS client: trusted roots and client certificate.
+/// Files for TLS to apps: trusted roots and client certificate.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClientFiles {
     /// PEM: trusted roots; `None` trusts the system's.
@@ -93,36 +93,37 @@ impl PemFiles for ListenerFiles {
     type Config = ServerConfig;
 
     fn files(&self) -> Vec<PemFile<'_>> {
-        let first = [named("tls.certificate", &self.certificate), named("tls.key", &self.key)];
-        let others = self.others.iter().flat_map(|Pair { certificate, key }| {
-            [named("tls.certificates.certificate", certificate), named("tls.certificates.key", key)]
+        let first = [pem_file("tls.certificate", &self.certificate), pem_file("tls.key", &self.key)];
+        let others = self.others.iter().flat_map(|CertificateFiles { certificate, key }| {
+            [pem_file("tls.certificates.certificate", certificate), pem_file("tls.certificates.key", key)]
         });
-        first.into_iter().chain(others).chain(self.client_ca.as_ref().map(|ca| named("tls.client_ca", ca))).collect()
+        first.into_iter().chain(others).chain(self.client_ca.as_ref().map(|ca| pem_file("tls.client_ca", ca))).collect()
     }
 
-    fn build(&self, contents: &[Contents<'_>]) -> Result<BuiltConfig<ServerConfig>, TlsError> {
+    fn build(&self, contents: &[PemContents<'_>]) -> Result<BuiltConfig<ServerConfig>, TlsError> {
         let (certificates, not_after) = self.certificates(contents)?;
         let builder = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
         let builder = builder.expect("ring has suites for every version");
         let builder = match (&self.client_ca, contents.last()) {
             (Some(_), Some(ca)) => {
                 let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(ca)?), provider()).build();
-                builder.with_client_cert_verifier(verifier.map_err(|error| ca.blame_certificate(error))?)
+                builder.with_client_cert_verifier(verifier.map_err(|error| ca.certificate_error(error))?)
             }
             _ => builder.with_no_client_auth(),
         };
         let mut config = builder.with_cert_resolver(Arc::new(certificates));
-        config.alpn_protocols = SPOKEN[usize::from(!self.http2)..].iter().map(|protocol| protocol.to_vec()).collect();
-        // TLS scanners ask for this; every suite is strong.
+        config.alpn_protocols =
+            LISTENER_PROTOCOLS[usize::from(!self.http2)..].iter().map(|protocol| protocol.to_vec()).collect();
+        // TLS scanners check for this; every suite is strong.
         config.ignore_client_order = true;
-        config.ticketer = ring::Ticketer::new().map_err(|error| contents[1].blame(error))?;
+        config.ticketer = ring::Ticketer::new().map_err(|error| contents[1].error(error))?;
         Ok(BuiltConfig { config, not_after })
     }
 }
 
 impl ListenerFiles {
     /// All certificates, and the earliest expiry.
-    fn certificates(&self, contents: &[Contents<'_>]) -> Result<(Certificates, u64), TlsError> {
+    fn certificates(&self, contents: &[PemContents<'_>]) -> Result<(Certificates, u64), TlsError> {
         let first = pair(&contents[0], &contents[1])?;
         let parsed = parsed(&contents[0], &first)?;
         let mut not_after = not_after(&parsed);
@@ -132,7 +133,7 @@ impl ListenerFiles {
             let parsed = self::parsed(&contents[0], &other)?;
             let names = names(&contents[0], &parsed)?;
             if names.is_empty() {
-                return Err(contents[0].blame("is for no DNS name (subjectAltName) that a browser could ask for"));
+                return Err(contents[0].error("has no DNS name (subjectAltName) that a browser can request"));
             }
             not_after = not_after.min(self::not_after(&parsed));
             certificates.add(other, &names);
@@ -146,18 +147,18 @@ impl PemFiles for ClientFiles {
 
     fn files(&self) -> Vec<PemFile<'_>> {
         let pair = self.pair.iter().flat_map(|(certificate, key)| {
-            [named("upstream_tls.certificate", certificate), named("upstream_tls.key", key)]
+            [pem_file("upstream_tls.certificate", certificate), pem_file("upstream_tls.key", key)]
         });
-        pair.chain(self.ca.as_ref().map(|ca| named("upstream_tls.ca", ca))).collect()
+        pair.chain(self.ca.as_ref().map(|ca| pem_file("upstream_tls.ca", ca))).collect()
     }
 
-    fn build(&self, contents: &[Contents<'_>]) -> Result<BuiltConfig<ClientConfig>, TlsError> {
+    fn build(&self, contents: &[PemContents<'_>]) -> Result<BuiltConfig<ClientConfig>, TlsError> {
         let roots = match (&self.ca, contents.last()) {
             (Some(_), Some(ca)) => roots(ca)?,
             _ => system_roots()?,
         };
         let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider()).build();
-        let verifier = verifier.expect("some root is there, and no revocation list is malformed");
+        let verifier = verifier.expect("at least one root, and no revocation list");
         let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
         let builder = builder.expect("ring has suites for every version").with_webpki_verifier(verifier);
         let (mut config, not_after) = match &self.pair {
@@ -168,7 +169,7 @@ impl PemFiles for ClientFiles {
                 (builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(pair))), not_after)
             }
         };
-        config.alpn_protocols = vec![ASKED_FOR.to_vec()];
+        config.alpn_protocols = vec![UPSTREAM_PROTOCOL.to_vec()];
         Ok(BuiltConfig { config, not_after })
     }
 }
@@ -191,21 +192,21 @@ fn named<'a>(setting: &'static str, path: &'a PathBuf) -> PemFile<'a> {
     PemFile { setting, path }
 }
 
-fn pair(certificate: &Contents<'_>, key: &Contents<'_>) -> Result<CertifiedKey, TlsError> {
+fn pair(certificate: &PemContents<'_>, key: &PemContents<'_>) -> Result<CertifiedKey, TlsError> {
     CertifiedKey::from_der(certificate.certificates()?, key.key()?, &provider()).map_err(|error| match error {
         rustls::Error::InconsistentKeys(_) => {
             let certificate = certificate.file.path.display();
-            key.blame(format_args!("is not the key of the certificate in {certificate}"))
+            key.error(format_args!("is not the key of the certificate in {certificate}"))
         }
-        rustls::Error::InvalidCertificate(_) => certificate.blame_certificate(error),
-        error => key.blame(format_args!("holds no RSA, ECDSA or Ed25519 key that can be used ({error})")),
+        rustls::Error::InvalidCertificate(_) => certificate.certificate_error(error),
+        error => key.error(format_args!("contains no usable RSA, ECDSA or Ed25519 key ({error})")),
     })
 }
 
-fn roots(file: &Contents<'_>) -> Result<RootCertStore, TlsError> {
+fn roots(file: &PemContents<'_>) -> Result<RootCertStore, TlsError> {
     let mut roots = RootCertStore::empty();
     for certificate in file.certificates()? {
-        roots.add(certificate).map_err(|error| file.blame_certificate(error))?;
+        roots.add(certificate).map_err(|error| file.certificate_error(error))?;
     }
     Ok(roots)
 }
@@ -223,13 +224,13 @@ fn system_roots() -> Result<RootCertStore, TlsError> {
     Ok(roots)
 }
 
-fn parsed(file: &Contents<'_>, pair: &CertifiedKey) -> Result<Certificate, TlsError> {
-    let leaf = pair.end_entity_cert().map_err(|error| file.blame_certificate(error))?;
-    Certificate::from_der(leaf).map_err(|error| file.blame_certificate(error))
+fn parsed(file: &PemContents<'_>, pair: &CertifiedKey) -> Result<Certificate, TlsError> {
+    let leaf = pair.end_entity_cert().map_err(|error| file.certificate_error(error))?;
+    Certificate::from_der(leaf).map_err(|error| file.certificate_error(error))
 }
 
-fn names(file: &Contents<'_>, certificate: &Certificate) -> Result<Vec<String>, TlsError> {
-    sni::names(certificate).map_err(|error| file.blame_certificate(error))
+fn names(file: &PemContents<'_>, certificate: &Certificate) -> Result<Vec<String>, TlsError> {
+    sni::names(certificate).map_err(|error| file.certificate_error(error))
 }
 
 fn not_after(certificate: &Certificate) -> u64 {

@@ -1,4 +1,4 @@
-//! Reads PEM files (RFC 7468), with errors that name the setting and the fault.
+//! Reads PEM files (RFC 7468), with errors that name the setting and the cause.
 //!
 //! Invariant: a certificate in a file is never skipped silently.
 
@@ -12,7 +12,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::TlsError;
 
-/// Largest file that is read: about three thousand certificates, ten times those of all public authorities.
+/// Maximum size of a file: about three thousand certificates, ten times those of all public authorities.
 const MAX_BYTES: u64 = 4 * MEBIBYTE;
 const MEBIBYTE: u64 = 1024 * 1024;
 
@@ -26,74 +26,74 @@ pub struct PemFile<'a> {
 }
 
 /// A file and its contents.
-pub struct Contents<'a> {
+pub struct PemContents<'a> {
     pub(super) file: PemFile<'a>,
     pub(super) bytes: Vec<u8>,
 }
 
 impl<'a> PemFile<'a> {
-    pub(super) fn read(self) -> Result<Contents<'a>, TlsError> {
+    pub(super) fn read(self) -> Result<PemContents<'a>, TlsError> {
         let whole = || -> io::Result<Vec<u8>> {
             let mut bytes = Vec::new();
             File::open(self.path)?.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
             Ok(bytes)
         };
-        let bytes = whole().map_err(|error| self.blame(format_args!("cannot be read: {error}")))?;
+        let bytes = whole().map_err(|error| self.error(format_args!("cannot be read: {error}")))?;
         if bytes.len() as u64 > MAX_BYTES {
             let limit = MAX_BYTES / MEBIBYTE;
-            return Err(self.blame(format_args!("is larger than {limit} MiB: name a file of fewer certificates")));
+            return Err(self.error(format_args!("is larger than {limit} MiB: name a file of fewer certificates")));
         }
-        Ok(Contents { file: self, bytes })
+        Ok(PemContents { file: self, bytes })
     }
 
-    fn blame(self, reason: impl Display) -> TlsError {
+    fn error(self, reason: impl Display) -> TlsError {
         TlsError { subject: format!("{} = {:?}", self.setting, self.path), reason: reason.to_string() }
     }
 }
 
-impl Contents<'_> {
-    pub(super) fn blame(&self, reason: impl Display) -> TlsError {
-        self.file.blame(reason)
+impl PemContents<'_> {
+    pub(super) fn error(&self, reason: impl Display) -> TlsError {
+        self.file.error(reason)
     }
 
     /// All certificates; at least one.
     pub(super) fn certificates(&self) -> Result<Vec<CertificateDer<'static>>, TlsError> {
         let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&self.bytes).collect();
-        let found = found.map_err(|error| self.blame(damage(&error)))?;
+        let found = found.map_err(|error| self.error(damage_reason(&error)))?;
         if found.is_empty() {
-            return Err(self.blame(self.instead_of_certificates()));
+            return Err(self.error(self.no_certificates()));
         }
         let (read, all) = (found.len(), self.count("BEGIN ", "CERTIFICATE-----"));
         if read < all {
             let remedy = "write each -----BEGIN CERTIFICATE----- on a line of its own";
-            return Err(self.blame(format_args!("only {read} of its {all} certificates can be read: {remedy}")));
+            return Err(self.error(format_args!("only {read} of its {all} certificates can be read: {remedy}")));
         }
         Ok(found)
     }
 
     /// The first private key.
     pub(super) fn key(&self) -> Result<PrivateKeyDer<'static>, TlsError> {
-        PrivateKeyDer::from_pem_slice(&self.bytes).map_err(|error| self.blame(self.instead_of_key(&error)))
+        PrivateKeyDer::from_pem_slice(&self.bytes).map_err(|error| self.error(self.no_key(&error)))
     }
 
     /// The error for a certificate that rustls or the X.509 parser rejects.
-    pub(super) fn blame_certificate(&self, error: impl Display) -> TlsError {
-        self.blame(format_args!("holds a certificate that cannot be read ({error}): copy the file again"))
+    pub(super) fn certificate_error(&self, error: impl Display) -> TlsError {
+        self.error(format_args!("contains a certificate that cannot be parsed ({error}): copy the file again"))
     }
 
-    /// What the file holds instead of certificates.
-    fn instead_of_certificates(&self) -> String {
+    /// Why the file has no certificates.
+    fn no_certificates(&self) -> String {
         if self.count("BEGIN ", "PRIVATE KEY-----") > 0 {
             return "looks like a private key: are certificate and key swapped?".to_owned();
         }
         if self.count("BEGIN ", "TRUSTED CERTIFICATE-----") > 0 {
-            return "has a form of OpenSSL's own: convert it (openssl x509 -in OLD -out NEW)".to_owned();
+            return "is in OpenSSL's own format: convert it (openssl x509 -in OLD -out NEW)".to_owned();
         }
-        self.unlike("certificate", "x509")
+        self.missing("certificate", "x509")
     }
 
-    /// What the file holds instead of a key. Never includes a byte of the file: it may be a key.
-    fn instead_of_key(&self, error: &pem::Error) -> String {
+    /// Why the file has no key. Never includes a byte of the file: it may be a key.
+    fn no_key(&self, error: &pem::Error) -> String {
         // PKCS #8, and the older form of RFC 1421.
         if self.count("BEGIN ", "ENCRYPTED PRIVATE KEY-----") + self.count("Proc-Type:", "ENCRYPTED") > 0 {
             return "the key is encrypted: write it without a passphrase (openssl pkey -in OLD -out NEW)".to_owned();
@@ -102,21 +102,21 @@ impl Contents<'_> {
             pem::Error::NoItemsFound if self.count("BEGIN ", "CERTIFICATE-----") > 0 => {
                 "looks like a certificate: are certificate and key swapped?".to_owned()
             }
-            pem::Error::NoItemsFound => self.unlike("private key", "pkey"),
-            error => damage(error).to_owned(),
+            pem::Error::NoItemsFound => self.missing("private key", "pkey"),
+            error => damage_reason(error).to_owned(),
         }
     }
 
     /// The error for a file without the wanted PEM blocks.
-    fn unlike(&self, wanted: &str, tool: &str) -> String {
+    fn missing(&self, wanted: &str, tool: &str) -> String {
         // A DER sequence (X.690 §8.9); text never starts like this.
         if self.bytes.starts_with(&[0x30]) && self.bytes.get(1).is_some_and(|length| *length > 0x80) {
             return format!("is not PEM but DER: convert it (openssl {tool} -inform der -in OLD -out NEW)");
         }
-        format!("holds no PEM {wanted} (-----BEGIN {}-----)", wanted.to_uppercase())
+        format!("contains no PEM {wanted} (-----BEGIN {}-----)", wanted.to_uppercase())
     }
 
-    /// Counts lines that hold `begin` and, after it, `end`. Commented-out lines do not count.
+    /// Counts lines that contain `begin` and, after it, `end`. Commented-out lines do not count.
     fn count(&self, begin: &str, end: &str) -> usize {
         let text = String::from_utf8_lossy(&self.bytes);
         let lines = text.split(['\n', '\r']).filter(|line| !line.trim_start().starts_with('#'));
@@ -125,8 +125,8 @@ impl Contents<'_> {
     }
 }
 
-/// What is wrong with the PEM, without a byte of it: it may be a key.
-fn damage(error: &pem::Error) -> &'static str {
+/// Why the PEM cannot be read, without a byte of it: it may be a key.
+fn damage_reason(error: &pem::Error) -> &'static str {
     match error {
         pem::Error::MissingSectionEnd { .. } => "ends within a PEM block: copy the whole file",
         _ => "is damaged PEM: copy the file again",
@@ -143,9 +143,9 @@ mod tests {
         format!("-----BEGIN {label}-----\nMAA=\n-----END {label}-----\n")
     }
 
-    fn contents(text: impl AsRef<[u8]>) -> Contents<'static> {
+    fn contents(text: impl AsRef<[u8]>) -> PemContents<'static> {
         let file = PemFile { setting: SETTING, path: Path::new("/etc/ca.crt") };
-        Contents { file, bytes: text.as_ref().to_owned() }
+        PemContents { file, bytes: text.as_ref().to_owned() }
     }
 
     #[test]

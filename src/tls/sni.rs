@@ -14,7 +14,7 @@ use x509_cert::ext::pkix::name::GeneralName;
 /// Certificates by their DNS names, in lower case.
 #[derive(Debug)]
 pub(super) struct Certificates {
-    first: Arc<CertifiedKey>,
+    default: Arc<CertifiedKey>,
     exact: HashMap<String, Arc<CertifiedKey>>,
     /// By the part after `*.`, which matches one label (RFC 9525 §6.3).
     wildcard: HashMap<String, Arc<CertifiedKey>>,
@@ -24,38 +24,38 @@ impl Certificates {
     pub(super) fn new(first: CertifiedKey, names: &[String]) -> Self {
         let first = Arc::new(first);
         let (exact, wildcard) = (HashMap::new(), HashMap::new());
-        let mut certificates = Self { first: first.clone(), exact, wildcard };
-        certificates.enter(&first, names);
+        let mut certificates = Self { default: first.clone(), exact, wildcard };
+        certificates.insert(&first, names);
         certificates
     }
 
     /// Adds a certificate, for names that no earlier one covers.
     pub(super) fn add(&mut self, pair: CertifiedKey, names: &[String]) {
-        self.enter(&Arc::new(pair), names);
+        self.insert(&Arc::new(pair), names);
     }
 
-    fn enter(&mut self, pair: &Arc<CertifiedKey>, names: &[String]) {
+    fn insert(&mut self, pair: &Arc<CertifiedKey>, names: &[String]) {
         for name in names {
             let (names, name) = match name.strip_prefix("*.") {
-                Some(behind) => (&mut self.wildcard, behind),
+                Some(parent) => (&mut self.wildcard, parent),
                 None => (&mut self.exact, name.as_str()),
             };
             names.entry(name.to_owned()).or_insert_with(|| pair.clone());
         }
     }
 
-    fn of(&self, name: &str) -> &Arc<CertifiedKey> {
+    fn find(&self, name: &str) -> &Arc<CertifiedKey> {
         let name = name.to_ascii_lowercase();
         let exact = self.exact.get(&name);
-        let behind =
-            || name.split_once('.').filter(|(label, _behind)| !label.is_empty()).map(|(_label, behind)| behind);
-        exact.or_else(|| self.wildcard.get(behind()?)).unwrap_or(&self.first)
+        let parent =
+            || name.split_once('.').filter(|(label, _parent)| !label.is_empty()).map(|(_label, parent)| parent);
+        exact.or_else(|| self.wildcard.get(parent()?)).unwrap_or(&self.default)
     }
 }
 
 impl ResolvesServerCert for Certificates {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(hello.server_name().map_or(&self.first, |name| self.of(name)).clone())
+        Some(hello.server_name().map_or(&self.default, |name| self.find(name)).clone())
     }
 }
 
@@ -80,10 +80,10 @@ mod tests {
 
     use super::*;
 
-    fn pair(names_of_it: &[&str]) -> (CertifiedKey, Vec<String>) {
+    fn pair(dns_names: &[&str]) -> (CertifiedKey, Vec<String>) {
         let key = KeyPair::generate().expect("a key");
-        let names_of_it: Vec<_> = names_of_it.iter().map(|name| (*name).to_owned()).collect();
-        let certificate = CertificateParams::new(names_of_it).expect("names").self_signed(&key).expect("signed");
+        let dns_names: Vec<_> = dns_names.iter().map(|name| (*name).to_owned()).collect();
+        let certificate = CertificateParams::new(dns_names).expect("names").self_signed(&key).expect("signed");
         let parsed = Certificate::from_der(certificate.der()).expect("a certificate");
         let key = PrivateKeyDer::try_from(key.serialize_der()).expect("a key");
         let chain = vec![certificate.der().clone()];
@@ -99,16 +99,16 @@ mod tests {
             &["a.example", "b.apps.example"],
             &["a.example", "*.apps.example", "first.example"],
         ];
-        let (first, its_names) = pair(all[0]);
-        assert_eq!(its_names, ["first.example"], "an address is not a DNS name");
+        let (first, first_names) = pair(all[0]);
+        assert_eq!(first_names, ["first.example"], "an address is not a DNS name");
         let mut leaves = vec![first.cert[0].clone()];
-        let mut certificates = Certificates::new(first, &its_names);
+        let mut certificates = Certificates::new(first, &first_names);
         for names in &all[1..] {
             let (pair, names) = pair(names);
             leaves.push(pair.cert[0].clone());
             certificates.add(pair, &names);
         }
-        for (asked, expected) in [
+        for (requested, expected) in [
             ("first.example", 0),
             ("A.Example", 2),
             ("b.example", 1),
@@ -122,7 +122,7 @@ mod tests {
             ("192.0.2.1", 0),
             ("other.test", 0),
         ] {
-            assert_eq!(certificates.of(asked).cert[0], leaves[expected], "{asked}");
+            assert_eq!(certificates.find(requested).cert[0], leaves[expected], "{requested}");
         }
     }
 }

@@ -94,7 +94,7 @@ fn check_prints_the_certificates_or_names_the_broken_one() {
     assert_eq!(config("printed.toml"), config("sidecar.toml"));
     assert_eq!(config("printed.toml").tls.certificates.len(), 1);
     let (_printed, wrong) = checked("nobody");
-    assert!(wrong.contains("nobody.crt\": is for no DNS name"), "{wrong}");
+    assert!(wrong.contains("nobody.crt\": has no DNS name"), "{wrong}");
     let (_printed, wrong) = checked("gone");
     assert!(wrong.contains("gone.crt\": cannot be read: No such file"), "{wrong}");
 }

@@ -539,8 +539,14 @@ async fn an_invalid_certificate_or_key_is_an_error_that_names_its_file() {
         [certificate.clone(), flag("tls-key", &pki.path("none"))],
         "tls.key = \"none\": cannot be read: No such file or directory",
     );
-    rest([certificate.clone(), flag("tls-key", &pki.path("empty"))], "tls.key = \"empty\": holds no PEM private key");
-    rest([flag("tls-certificate", &pki.path("empty")), key], "tls.certificate = \"empty\": holds no PEM certificate");
+    rest(
+        [certificate.clone(), flag("tls-key", &pki.path("empty"))],
+        "tls.key = \"empty\": contains no PEM private key",
+    );
+    rest(
+        [flag("tls-certificate", &pki.path("empty")), key],
+        "tls.certificate = \"empty\": contains no PEM certificate",
+    );
     rest(
         [certificate.clone(), String::from("--log-level=info")],
         "tls.certificate = \"tls.crt\" (--tls-certificate) also needs tls.key",
@@ -548,14 +554,14 @@ async fn an_invalid_certificate_or_key_is_an_error_that_names_its_file() {
     let upstream = "--upstream=https://127.0.0.1:1".to_owned();
     rest(
         [upstream, flag("upstream-tls-ca", &pki.path("empty"))],
-        "upstream_tls.ca = \"empty\": holds no PEM certificate",
+        "upstream_tls.ca = \"empty\": contains no PEM certificate",
     );
 
     let mut config = App::bind().await.config();
     pki.configure(Sides::Browser, &mut config);
     config.tls.key = Some(pki.path("empty"));
     let error = app::Sidecar::bind(config).await.err().expect("no key").to_string();
-    assert!(error.contains("/empty\": holds no PEM private key"), "{error}");
+    assert!(error.contains("/empty\": contains no PEM private key"), "{error}");
 }
 
 #[tokio::test]

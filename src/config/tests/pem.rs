@@ -77,8 +77,8 @@ impl Files {
         let [good, key, der] = ["good.crt", "good.key", "good.der"].map(|name| self.read(name));
         let relabelled = |label: &str| String::from_utf8_lossy(&good).replace("CERTIFICATE", label).into_bytes();
         let empty = b"-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n";
-        let none = "holds no PEM certificate (-----BEGIN CERTIFICATE-----)";
-        let openssl = "has a form of OpenSSL's own: convert it (openssl x509 -in OLD -out NEW)";
+        let none = "contains no PEM certificate (-----BEGIN CERTIFICATE-----)";
+        let openssl = "is in OpenSSL's own format: convert it (openssl x509 -in OLD -out NEW)";
         let half = "only 1 of its 2 certificates can be read: write each -----BEGIN CERTIFICATE----- on a line \
                     of its own";
         vec![
@@ -93,7 +93,11 @@ impl Files {
             },
             Bad { name: "trusted", bytes: relabelled("TRUSTED CERTIFICATE"), expected: openssl },
             Bad { name: "joined", bytes: [good.trim_ascii_end(), &good].concat(), expected: half },
-            Bad { name: "no certificate", bytes: empty.into(), expected: "holds a certificate that cannot be read (" },
+            Bad {
+                name: "no certificate",
+                bytes: empty.into(),
+                expected: "contains a certificate that cannot be parsed (",
+            },
             Bad {
                 name: "large",
                 bytes: good.repeat(4 * 1024 * 1024 / good.len() + 1),
@@ -109,7 +113,7 @@ impl Files {
         // The form of RFC 1421 §4.6.1.1, which OpenSSL still uses.
         let proc_type = "RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00\n\n";
         let traditional = text.replacen("PRIVATE KEY-----\n", proc_type, 1).replace("END PRIVATE", "END RSA PRIVATE");
-        let none = "holds no PEM private key (-----BEGIN PRIVATE KEY-----)";
+        let none = "contains no PEM private key (-----BEGIN PRIVATE KEY-----)";
         let encrypted = "the key is encrypted: write it without a passphrase (openssl pkey -in OLD -out NEW)";
         let empty = b"-----BEGIN PRIVATE KEY-----\nMAA=\n-----END PRIVATE KEY-----\n";
         vec![
@@ -128,11 +132,7 @@ impl Files {
             Bad { name: "encrypted", bytes: relabelled("ENCRYPTED PRIVATE KEY"), expected: encrypted },
             Bad { name: "traditional", bytes: traditional.into_bytes(), expected: encrypted },
             Bad { name: "another one", bytes: other, expected: "is not the key of the certificate in /" },
-            Bad {
-                name: "no key",
-                bytes: empty.into(),
-                expected: "holds no RSA, ECDSA or Ed25519 key that can be used (",
-            },
+            Bad { name: "no key", bytes: empty.into(), expected: "contains no usable RSA, ECDSA or Ed25519 key (" },
         ]
     }
 }
