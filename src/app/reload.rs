@@ -95,7 +95,7 @@ impl Reloading {
     pub(super) fn summary(&self) -> ConfigSummary {
         let apps = self.apps();
         let upstreams =
-            apps.upstreams.iter().map(|upstream| (upstream.name(), upstream.knowledge().capability())).collect();
+            apps.upstreams.iter().map(|upstream| (upstream.name(), upstream.state().capability())).collect();
         let reload = apps.reloaded.map(|(at, result)| LastReload {
             accepted: result == Reload::Accepted,
             seconds_ago: at.elapsed().as_secs_f64(),
@@ -158,8 +158,8 @@ impl Apps {
         self.removed.retain(|removed| !self.upstreams.iter().any(|upstream| removed.is(upstream)));
         for upstream in &self.upstreams {
             let moved = self.removed.iter().filter(|removed| removed.upstream.name() == upstream.name());
-            moved.for_each(|removed| removed.upstream.knowledge().show(false));
-            upstream.knowledge().show(true);
+            moved.for_each(|removed| removed.upstream.state().show(false));
+            upstream.state().show(true);
         }
     }
 
@@ -179,12 +179,12 @@ impl Apps {
 
 impl RemovedApp {
     fn is(&self, upstream: &Upstream) -> bool {
-        Arc::ptr_eq(self.upstream.knowledge(), upstream.knowledge())
+        Arc::ptr_eq(self.upstream.state(), upstream.state())
     }
 
-    /// No route leads to it any more, so every other holder of its knowledge is a session.
+    /// No route leads to it any more, so every other holder of its state is a session.
     fn has_sessions(&self) -> bool {
-        Arc::strong_count(self.upstream.knowledge()) > 1
+        Arc::strong_count(self.upstream.state()) > 1
     }
 }
 

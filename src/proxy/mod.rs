@@ -175,7 +175,7 @@ impl RequestContext<'_> {
                 }
                 let connect = error.source().and_then(|source| source.downcast_ref::<ConnectError>());
                 if connect.is_some() {
-                    self.upstream.knowledge.learn(Learning::on_gone);
+                    self.upstream.state.learn(Learning::on_gone);
                 }
                 // The pool's own message has less detail than the cause.
                 let cause = error.source().unwrap_or(&error);

@@ -144,7 +144,7 @@ impl RequestContext<'_> {
         match failure {
             Failure::Superseded => superseded(),
             Failure::Connect(error) => {
-                self.upstream.knowledge.learn(Learning::on_gone);
+                self.upstream.state.learn(Learning::on_gone);
                 self.fail_upstream(UpstreamFailure::from(error), &Chain(failure))
             }
             Failure::TimedOut(_) | Failure::Held(_) => self.fail_upstream(UpstreamFailure::TimedOut, &Chain(failure)),
@@ -298,7 +298,7 @@ impl PendingSession {
             // The drain stops only those that it found.
             stop.request();
         }
-        let report = Report::new(upstream.knowledge.clone(), session, owner, ids);
+        let report = Report::new(upstream.state.clone(), session, owner, ids);
         let pings = upstream.session.pings();
         let watchdog = upstream.watchdog.as_ref().zip(token);
         let probe = watchdog.and_then(|(watchdog, token)| watchdog.probes.register(token));

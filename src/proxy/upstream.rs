@@ -27,7 +27,7 @@ use crate::config::{Config, Route, SessionSettings, UpstreamAddress};
 use crate::heartbeat::Settings;
 use crate::limits::{Capacity, LimitWarning, Quota, RateLimitedWarning};
 use crate::metrics::UpstreamMetrics;
-use crate::relay::{Knowledge, Timeouts};
+use crate::relay::{Timeouts, UpstreamState};
 use crate::session::takeover::Owners;
 use crate::transport::tls::Tls;
 use crate::transport::{Stream, keepalive};
@@ -43,7 +43,7 @@ pub struct Upstream {
     pub(super) handshake_timeout: Duration,
     pub(super) heartbeat: Settings,
     pub(super) metrics: Arc<UpstreamMetrics>,
-    pub(super) knowledge: Arc<Knowledge>,
+    pub(super) state: Arc<UpstreamState>,
     pub(super) name: Arc<str>,
     pub(super) session: SessionSettings,
     pub(super) owners: Owners,
@@ -138,7 +138,7 @@ impl Upstream {
             connector,
             handshake_timeout: config.handshake_timeout,
             heartbeat: app.heartbeat,
-            knowledge: Arc::new(Knowledge::new(metrics.clone(), timeouts)),
+            state: Arc::new(UpstreamState::new(metrics.clone(), timeouts)),
             metrics,
             name: app.name.as_str().into(),
             session,
@@ -170,8 +170,8 @@ impl Upstream {
     }
 
     /// What is known about it; each of its sessions holds it too.
-    pub fn knowledge(&self) -> &Arc<Knowledge> {
-        &self.knowledge
+    pub fn state(&self) -> &Arc<UpstreamState> {
+        &self.state
     }
 
     /// Its name.

@@ -22,7 +22,7 @@ use self::endpoint::{Endpoint, ReadResult, with_scratch};
 use self::endpoints::Endpoints;
 use self::monitor::Observation;
 pub use self::monitor::Timeouts;
-pub use self::report::{Knowledge, Report};
+pub use self::report::{Report, UpstreamState};
 use crate::drain::Guard;
 use crate::heartbeat::Settings;
 use crate::heartbeat::pings::PingSettings;

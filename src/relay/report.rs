@@ -16,12 +16,12 @@ use crate::streamlit::messages::{Announcement, BackType, ForwardContent, Forward
 use crate::tap::output::TapEvent;
 use crate::websocket::scanner::{ProtocolError, Sender};
 
-/// Heartbeats that come sooner after the one before are a flood: each would add samples to the histograms, where they
-/// accumulate until they are folded.
-const FLOOD: Duration = Duration::from_millis(10);
+/// Minimum interval between heartbeats that are not a flood. A flood's heartbeats add no samples to the histograms, where
+/// they would accumulate until they are folded.
+const MIN_HEARTBEAT_INTERVAL: Duration = Duration::from_millis(10);
 
-/// What is known of an upstream, shared by its sessions. The gauge follows it while it is shown.
-pub struct Knowledge {
+/// State of an upstream, shared by its sessions. The gauge follows it while `shown` is set.
+pub struct UpstreamState {
     learning: Mutex<Learning>,
     /// Read and written under the lock of `learning`.
     shown: AtomicBool,
@@ -32,52 +32,52 @@ pub struct Knowledge {
 /// Consecutive messages of one type. They are counted together because shared counters cost more than a small
 /// message's bytes.
 #[derive(Clone, Copy, Debug)]
-struct Run {
-    kind: Counted,
+struct MessageRun {
+    kind: MessageKind,
     messages: u32,
     bytes: u64,
 }
 
 /// What is counted by direction and type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Counted {
+enum MessageKind {
     Back(BackType),
     Forward(ForwardType),
 }
 
 /// The reporter of one session; its last report is sent when it is dropped.
 pub struct Report {
-    knowledge: Arc<Knowledge>,
+    upstream: Arc<UpstreamState>,
     session: Session,
     owner: Owner,
     /// For the log line; `None` if none will be written.
     ids: Option<TraceIds>,
     script_started: Option<Instant>,
     /// Not counted yet.
-    run: Option<Run>,
+    run: Option<MessageRun>,
     /// Which side ended the session first, and how.
     closed: Option<(Initiator, CloseCode)>,
     /// The peer that was given up, and why.
     gave_up: Option<Loss>,
 }
 
-impl Knowledge {
-    /// Knows only the timeouts of its sessions' peers.
+impl UpstreamState {
+    /// Nothing is learned yet. `timeouts` are those of its sessions' peers.
     pub fn new(metrics: Arc<UpstreamMetrics>, timeouts: Timeouts) -> Self {
         let learning = Learning::default();
         metrics.acks_natively(learning.capability());
         Self { learning: Mutex::new(learning), shown: true.into(), metrics, timeouts }
     }
 
-    /// What is known now.
+    /// Whether the app acks heartbeats, as far as learned.
     pub fn capability(&self) -> Capability {
         self.lock().capability()
     }
 
-    /// Applies a lesson, and updates the gauge.
-    pub fn learn(&self, lesson: impl FnOnce(&mut Learning)) {
+    /// Applies an observation, and updates the gauge.
+    pub fn learn(&self, observe: impl FnOnce(&mut Learning)) {
         let mut learning = self.lock();
-        lesson(&mut learning);
+        observe(&mut learning);
         self.publish(&learning);
     }
 
@@ -102,10 +102,10 @@ impl Knowledge {
 
 impl Report {
     /// The report of a session that starts now.
-    pub fn new(knowledge: Arc<Knowledge>, session: Session, owner: Owner, ids: Option<TraceIds>) -> Self {
-        knowledge.metrics.connection_opened();
+    pub fn new(upstream: Arc<UpstreamState>, session: Session, owner: Owner, ids: Option<TraceIds>) -> Self {
+        upstream.metrics.connection_opened();
         Self {
-            knowledge,
+            upstream,
             session,
             owner,
             ids: ids.filter(|_ids| tracing::enabled!(tracing::Level::INFO)),
@@ -122,11 +122,11 @@ impl Report {
     }
 
     pub(super) fn timeouts(&self) -> &Timeouts {
-        &self.knowledge.timeouts
+        &self.upstream.timeouts
     }
 
     pub(super) fn capability(&self) -> Capability {
-        self.knowledge.capability()
+        self.upstream.capability()
     }
 
     pub(super) fn wrote(&self, from: Sender, bytes: usize) {
@@ -134,31 +134,31 @@ impl Report {
     }
 
     pub(super) fn stalled(&self, from: Sender) {
-        self.knowledge.metrics.write_stall(direction(from));
+        self.upstream.metrics.write_stall(direction(from));
     }
 
     pub(super) fn browser_round_trip(&self, round_trip: Option<Duration>) {
         if let Some(round_trip) = round_trip {
-            self.knowledge.metrics.browser_rtt(round_trip);
+            self.upstream.metrics.browser_rtt(round_trip);
             self.session.browser_rtt(round_trip);
         }
     }
 
-    /// `from` sends no more. Without an earlier close frame this is an abnormal closure (RFC 6455 §7.1.5).
+    /// EOF or a reset from `from`. Without an earlier close frame this is an abnormal closure (RFC 6455 §7.1.5).
     pub(super) fn ended(&mut self, from: Sender) {
         if self.closed.is_none() && from == Sender::Upstream {
             // Its process may be gone, and another version may come back.
-            self.knowledge.learn(Learning::on_gone);
+            self.upstream.learn(Learning::on_gone);
         }
         self.closed.get_or_insert((initiator(from), CloseCode::Abnormal));
     }
 
     /// The sidecar gives a peer up, and aborts the session.
     pub(super) fn gave_up(&mut self, loss: Loss) {
-        self.knowledge.metrics.peer_lost(loss);
+        self.upstream.metrics.peer_lost(loss);
         self.gave_up = Some(loss);
         if loss == Loss::UpstreamDead {
-            self.knowledge.learn(Learning::on_gone);
+            self.upstream.learn(Learning::on_gone);
         }
         self.closed.get_or_insert((Initiator::Sidecar, CloseCode::Abnormal));
     }
@@ -171,7 +171,9 @@ impl Report {
     #[inline(always)]
     pub(super) fn note(&mut self, note: TapEvent) {
         match note {
-            TapEvent::UpstreamMessage(ForwardContent::Other(kind), bytes) => self.count(Counted::Forward(kind), bytes),
+            TapEvent::UpstreamMessage(ForwardContent::Other(kind), bytes) => {
+                self.count(MessageKind::Forward(kind), bytes)
+            }
             note => self.on_note(note),
         }
     }
@@ -179,31 +181,31 @@ impl Report {
     fn on_note(&mut self, note: TapEvent) {
         match note {
             TapEvent::Heartbeat => _ = self.heartbeat(),
-            TapEvent::BrowserMessage(kind, bytes) => self.count(Counted::Back(kind), bytes),
+            TapEvent::BrowserMessage(kind, bytes) => self.count(MessageKind::Back(kind), bytes),
             TapEvent::UpstreamMessage(message, bytes) => self.forward(message, bytes),
             TapEvent::Ack(waited) => self.ack(AckOrigin::Sidecar, Some(waited)),
             TapEvent::NativeAck(waited) => {
-                self.knowledge.learn(Learning::on_native_ack);
+                self.upstream.learn(Learning::on_native_ack);
                 self.ack(AckOrigin::Upstream, waited);
             }
             TapEvent::NativeAckOverdue => {
                 if self.capability() == Capability::Native {
-                    self.knowledge.metrics.native_ack_missed();
+                    self.upstream.metrics.native_ack_missed();
                 }
             }
-            TapEvent::NativeAckMissed => self.knowledge.learn(Learning::on_native_miss),
+            TapEvent::NativeAckMissed => self.upstream.learn(Learning::on_native_miss),
             TapEvent::Proof(after) => {
-                self.knowledge.metrics.proof_rtt(after);
+                self.upstream.metrics.proof_rtt(after);
                 self.session.proof_rtt(after);
             }
             TapEvent::Withheld(reason) => {
-                self.knowledge.metrics.ack_withheld(reason);
+                self.upstream.metrics.ack_withheld(reason);
                 self.session.withheld(reason);
             }
             TapEvent::CloseReceived(from, code) => {
                 if from == Sender::Upstream && matches!(code, Some(1001 | 1012)) {
                     // It goes away or restarts (RFC 6455 §7.4.1): another version may come back.
-                    self.knowledge.learn(Learning::on_gone);
+                    self.upstream.learn(Learning::on_gone);
                 }
                 self.closed.get_or_insert((initiator(from), CloseCode::from(code)));
             }
@@ -213,17 +215,17 @@ impl Report {
 
     /// Counts a message. Inlined into the tap, which knows `kind`: measured, a fifth of a small message's instructions.
     #[inline(always)]
-    fn count(&mut self, kind: Counted, bytes: u64) {
+    fn count(&mut self, kind: MessageKind, bytes: u64) {
         match &mut self.run {
             Some(run) if run.kind == kind => {
                 run.messages += 1;
                 run.bytes += bytes;
             }
-            _ => self.begin_run(Run { kind, messages: 1, bytes }),
+            _ => self.start_run(MessageRun { kind, messages: 1, bytes }),
         }
     }
 
-    fn begin_run(&mut self, run: Run) {
+    fn start_run(&mut self, run: MessageRun) {
         let before = self.run.replace(run);
         self.count_run(before);
     }
@@ -234,16 +236,16 @@ impl Report {
         self.count_run(run);
     }
 
-    fn count_run(&self, run: Option<Run>) {
-        let Some(Run { kind, messages, bytes }) = run else { return };
+    fn count_run(&self, run: Option<MessageRun>) {
+        let Some(MessageRun { kind, messages, bytes }) = run else { return };
         match kind {
-            Counted::Back(kind) => {
+            MessageKind::Back(kind) => {
                 self.session.messages(Direction::BrowserToUpstream, messages.into());
-                self.knowledge.metrics.back_messages(kind, messages.into(), bytes);
+                self.upstream.metrics.back_messages(kind, messages.into(), bytes);
             }
-            Counted::Forward(kind) => {
+            MessageKind::Forward(kind) => {
                 self.session.messages(Direction::UpstreamToBrowser, messages.into());
-                self.knowledge.metrics.forward_messages(kind, messages.into(), bytes);
+                self.upstream.metrics.forward_messages(kind, messages.into(), bytes);
             }
         }
     }
@@ -251,18 +253,18 @@ impl Report {
     /// Returns whether this heartbeat is part of a flood.
     pub(super) fn heartbeat(&self) -> bool {
         let interval = self.session.heartbeat();
-        let alone = interval.filter(|interval| *interval >= FLOOD);
-        self.knowledge.metrics.heartbeat(alone);
-        interval != alone
+        let regular = interval.filter(|interval| *interval >= MIN_HEARTBEAT_INTERVAL);
+        self.upstream.metrics.heartbeat(regular);
+        interval != regular
     }
 
     fn ack(&self, origin: AckOrigin, waited: Option<Duration>) {
-        self.knowledge.metrics.ack(origin, waited);
+        self.upstream.metrics.ack(origin, waited);
         self.session.ack(origin, waited);
     }
 
     fn forward(&mut self, message: ForwardContent, bytes: u64) {
-        self.count(Counted::Forward(message.kind()), bytes);
+        self.count(MessageKind::Forward(message.kind()), bytes);
         match message {
             ForwardContent::NewSession(announcement) => self.new_session(announcement),
             ForwardContent::ScriptFinished(result) => self.script_finished(result),
@@ -277,18 +279,18 @@ impl Report {
             if let Some(id) = session_id {
                 self.owner.name(id);
             }
-            self.knowledge.learn(|learning| learning.on_version(&version));
+            self.upstream.learn(|learning| learning.on_version(&version));
             self.session.version(&version);
         }
     }
 
     fn script_finished(&mut self, result: ScriptResult) {
         let took = self.script_started.take().map(|started| started.elapsed());
-        self.knowledge.metrics.script_run(result, took);
+        self.upstream.metrics.script_run(result, took);
     }
 
     fn lost(&self, lost: ProtocolError) {
-        self.knowledge.metrics.tap_disabled(TapDisabled::from(lost));
+        self.upstream.metrics.tap_disabled(TapDisabled::from(lost));
         let upstream = self.session.upstream();
         tracing::warn!(upstream, reason = %lost, "heartbeats of this session are no longer answered");
     }
@@ -300,7 +302,7 @@ impl Drop for Report {
         let (initiator, code) = self.closed.unwrap_or((Initiator::Sidecar, CloseCode::Abnormal));
         let lasted = self.session.age();
         self.session.ended(initiator, code, self.gave_up);
-        self.knowledge.metrics.connection_closed(initiator, code, lasted);
+        self.upstream.metrics.connection_closed(initiator, code, lasted);
         let view = self.session.view();
         tracing::info!(
             upstream = self.session.upstream(),

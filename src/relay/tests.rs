@@ -190,15 +190,15 @@ fn listener() -> Socket {
 /// State shared by the sessions of one test.
 struct Fixture {
     listener: Socket,
-    knowledge: std::sync::Arc<Knowledge>,
+    state: std::sync::Arc<UpstreamState>,
     sessions: Sessions,
     drain: Drain,
 }
 
 impl Fixture {
     fn new() -> Self {
-        let knowledge = std::sync::Arc::new(Knowledge::new(Metrics::new().upstream("app"), TIMEOUTS));
-        Self { listener: listener(), knowledge, sessions: Sessions::new(), drain: Drain::new() }
+        let state = std::sync::Arc::new(UpstreamState::new(Metrics::new().upstream("app"), TIMEOUTS));
+        Self { listener: listener(), state, sessions: Sessions::new(), drain: Drain::new() }
     }
 
     /// Runs a script; returns whether the session ended in time.
@@ -207,7 +207,7 @@ impl Fixture {
         let (app, near_app) = connection(&self.listener);
         let owner = Owner::new(None);
         let session = self.sessions.open(SessionInfo { upstream: "app".into(), tapped: true, stop: owner.stop() });
-        let report = Report::new(self.knowledge.clone(), session, owner, None);
+        let report = Report::new(self.state.clone(), session, owner, None);
         let heartbeat = Settings::default();
         let options = RelayOptions {
             inspection: Inspection::Messages,

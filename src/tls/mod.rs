@@ -188,7 +188,7 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }
 
-fn named<'a>(setting: &'static str, path: &'a PathBuf) -> PemFile<'a> {
+fn pem_file<'a>(setting: &'static str, path: &'a PathBuf) -> PemFile<'a> {
     PemFile { setting, path }
 }
 

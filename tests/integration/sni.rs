@@ -5,7 +5,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use heartbeat_sidecar::config::{Sources, load};
-use heartbeat_sidecar::tls::Pair;
+use heartbeat_sidecar::tls::CertificateFiles;
 use rustls::pki_types::ServerName;
 use tokio_rustls::TlsConnector;
 
@@ -25,7 +25,10 @@ async fn scene(pki: &Pki) -> Sidecar {
     pki.issue_for("wild", &["*.apps.test", "wild.example"], 2039);
     let mut config = App::bind().await.config();
     pki.configure(Sides::Browser, &mut config);
-    let pair = |name| Pair { certificate: pki.path(&format!("{name}.crt")), key: pki.path(&format!("{name}.key")) };
+    let pair = |name| CertificateFiles {
+        certificate: pki.path(&format!("{name}.crt")),
+        key: pki.path(&format!("{name}.key")),
+    };
     config.tls.certificates = ["wild", "blue"].map(pair).into();
     Sidecar::start(config).await
 }

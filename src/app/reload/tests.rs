@@ -9,7 +9,7 @@ use proptest::sample::{Index, subsequence};
 use super::*;
 use crate::config::UpstreamAddress;
 use crate::metrics::Detail;
-use crate::relay::{Knowledge, Report};
+use crate::relay::{Report, UpstreamState};
 use crate::session::takeover::Owner;
 use crate::session::{SessionInfo, Sessions};
 
@@ -42,7 +42,7 @@ struct Model {
     registry: Sessions,
     now: Instant,
     active: BTreeMap<&'static str, u16>,
-    sessions: Vec<(At, Report, Arc<Knowledge>)>,
+    sessions: Vec<(At, Report, Arc<UpstreamState>)>,
     /// Removed apps, and since when each has been unused.
     removed: BTreeMap<At, Option<Instant>>,
     /// Whether each active or remembered app is known to ack natively.
@@ -100,8 +100,8 @@ impl Model {
                 let owner = Owner::new(None);
                 let info = SessionInfo { upstream: upstream.name(), tapped: true, stop: owner.stop() };
                 let session = self.registry.open(info);
-                let knowledge = upstream.knowledge().clone();
-                self.sessions.push(((name, port), Report::new(knowledge.clone(), session, owner, None), knowledge));
+                let state = upstream.state().clone();
+                self.sessions.push(((name, port), Report::new(state.clone(), session, owner, None), state));
             }
             Step::Close(_) | Step::Learn(..) if self.sessions.is_empty() => {}
             Step::Close(session) => {
@@ -126,8 +126,8 @@ impl Model {
     }
 
     fn learn(&mut self, session: usize, native: bool) {
-        let (at, _report, knowledge) = &self.sessions[session];
-        knowledge.learn(|learning| learning.on_version(if native { "1.55.0" } else { "1.54.0" }));
+        let (at, _report, state) = &self.sessions[session];
+        state.learn(|learning| learning.on_version(if native { "1.55.0" } else { "1.54.0" }));
         self.native.insert(*at, native);
         if let Some((port, gauges)) = self.gauges.get_mut(at.0)
             && *port == at.1
