@@ -76,7 +76,7 @@ impl Tls {
         !self.unsent.is_empty() || self.outbound == Outbound::Ending
     }
 
-    /// Encrypts and sends up to `MAX_PLAINTEXT_BYTES` bytes; records that the kernel does not take are kept.
+    /// Encrypts and sends up to `MAX_PLAINTEXT_BYTES` bytes; records that the kernel does not accept are kept.
     ///
     /// # Errors
     /// `WouldBlock` if earlier records still wait, else an error of TLS or the socket.
@@ -198,16 +198,16 @@ impl Tls {
                 return Poll::Ready(Err(ErrorKind::InvalidData.into()));
             }
             // Records are longer than their plaintext: with the extra, a full read fills the buffer.
-            let most = buffer.remaining() + buffer.remaining() / 64;
-            let most = most.clamp(MIN_READ_BYTES, records.len() - kept);
-            let mut fresh = ReadBuf::new(&mut records[kept..][..most]);
+            let limit = buffer.remaining() + buffer.remaining() / 64;
+            let limit = limit.clamp(MIN_READ_BYTES, records.len() - kept);
+            let mut fresh = ReadBuf::new(&mut records[kept..][..limit]);
             ready!(Pin::new(&mut self.socket).poll_read(cx, &mut fresh))?;
             let received = fresh.filled().len();
             if received == 0 {
                 self.ended = true;
                 // Without a close_notify, EOF is accepted only at the end of a record.
-                let cut = !std::mem::take(&mut self.partial).is_empty();
-                return Poll::Ready(if cut { Err(ErrorKind::UnexpectedEof.into()) } else { Ok(()) });
+                let truncated = !std::mem::take(&mut self.partial).is_empty();
+                return Poll::Ready(if truncated { Err(ErrorKind::UnexpectedEof.into()) } else { Ok(()) });
             }
             records[..kept].copy_from_slice(&std::mem::take(&mut self.partial));
             let records = &mut records[..kept + received];
@@ -217,13 +217,13 @@ impl Tls {
                 room
             });
             self.partial = records[used..].to_vec();
-            // An alert, or the answer to a key update; without room now, the next write sends it.
+            // An alert, or the response to a key update. Without room now, the next write sends it.
             let _room = self.try_flush();
             Poll::Ready(result.map_err(|error| io::Error::new(ErrorKind::InvalidData, error)))
         })
     }
 
-    /// Processes complete records. `sink` returns how many bytes it took; the rest is kept. Returns the bytes used.
+    /// Processes complete records. `sink` returns how many bytes it accepted; the rest is kept. Returns the bytes used.
     fn decrypt_records(
         &mut self,
         records: &mut [u8],
@@ -284,7 +284,7 @@ impl Tls {
         }
     }
 
-    /// Sends records after waiting ones; keeps what the kernel does not take.
+    /// Sends records after waiting ones; keeps what the kernel does not accept.
     fn send(&mut self, mut records: &[u8]) -> io::Result<()> {
         while self.unsent.is_empty() && !records.is_empty() {
             match self.socket.try_write(records) {
