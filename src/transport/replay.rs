@@ -14,29 +14,31 @@ use super::{Side, Stream};
 pub struct Replay {
     stream: Stream,
     early: Bytes,
-    voice: Voice,
+    writes: Writes,
 }
 
 /// What happens to written bytes.
 #[derive(Debug, PartialEq, Eq)]
-enum Voice {
-    /// Sent.
-    Open,
-    /// Already sent and answered; reads are withheld until hyper 'writes' the request.
-    Asked,
-    /// Already sent: dropped.
-    Mute,
+enum Writes {
+    /// They are sent.
+    Sent,
+    /// They are dropped: they were sent before. Reads wait for the first write, so that hyper reads no answer before
+    /// its request.
+    Awaited,
+    /// They are dropped.
+    Dropped,
 }
 
 impl Replay {
     /// `early` are the bytes read from `stream` so far.
     pub fn new(stream: Stream, early: Bytes) -> Self {
-        Self { stream, early, voice: Voice::Open }
+        Self { stream, early, writes: Writes::Sent }
     }
 
-    /// The same for a caller that writes the request again which `early` answers: written bytes are dropped.
+    /// A connection whose request was sent and whose answer starts with `early`. What the caller writes is dropped: it
+    /// is the same request.
     pub fn answered(stream: Stream, early: Bytes) -> Self {
-        Self { stream, early, voice: Voice::Asked }
+        Self { stream, early, writes: Writes::Awaited }
     }
 
     /// The connection after its last message; `read` are the bytes after it.
@@ -48,7 +50,7 @@ impl Replay {
 impl AsyncRead for Replay {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.voice == Voice::Asked {
+        if this.writes == Writes::Awaited {
             return Poll::Pending;
         }
         if this.early.is_empty() {
@@ -67,19 +69,19 @@ impl AsyncRead for Replay {
 
 impl Replay {
     /// Whether written bytes are dropped. One task reads and writes, so the writer's waker resumes reads.
-    fn swallows(&mut self, cx: &Context<'_>) -> bool {
-        if self.voice == Voice::Asked {
-            self.voice = Voice::Mute;
+    fn drops_writes(&mut self, cx: &Context<'_>) -> bool {
+        if self.writes == Writes::Awaited {
+            self.writes = Writes::Dropped;
             cx.waker().wake_by_ref();
         }
-        self.voice == Voice::Mute
+        self.writes == Writes::Dropped
     }
 }
 
 impl AsyncWrite for Replay {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        if this.swallows(cx) {
+        if this.drops_writes(cx) {
             return Poll::Ready(Ok(bytes.len()));
         }
         Pin::new(&mut this.stream).poll_write(cx, bytes)
@@ -91,7 +93,7 @@ impl AsyncWrite for Replay {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        if this.swallows(cx) {
+        if this.drops_writes(cx) {
             return Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum()));
         }
         Pin::new(&mut this.stream).poll_write_vectored(cx, slices)
