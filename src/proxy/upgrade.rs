@@ -46,15 +46,15 @@ enum Failure {
     Broken(#[from] std::io::Error),
     #[error("no answer to the websocket handshake within {0:?}")]
     TimedOut(std::time::Duration),
-    #[error("its Sec-WebSocket-Accept does not answer the key")]
+    #[error("its Sec-WebSocket-Accept does not match the key")]
     WrongAccept,
     #[error("the older connection of its session was not closed within {0:?}")]
-    Held(std::time::Duration),
+    ClaimTimedOut(std::time::Duration),
     #[error("a newer handshake has claimed its session")]
     Superseded,
 }
 
-/// A handshake, counted when it ends. One that is dropped half way was aborted by its browser.
+/// A handshake, counted when it is dropped. Without a result, its browser has aborted it.
 struct Attempt<'a> {
     upstream: &'a Upstream,
     started: Instant,
@@ -86,28 +86,28 @@ impl RequestContext<'_> {
             return self.fail(&mut attempt, &failure).into();
         }
         // Only now: a takeover has just freed its slot.
-        let Some(place) = upstream.slots.take() else {
+        let Some(slot) = upstream.slots.take() else {
             attempt.result = None;
             upstream.session_warning.warn();
             return self.active.reject(Rejection::of_sessions()).into();
         };
         headers::keep_upgrade(request.headers_mut());
         let ids = TraceIds::of(request.headers());
-        let shaken = tokio::select! {
+        let answered = tokio::select! {
             biased;
             () = owner.superseded() => Err(Failure::Superseded),
-            shaken = shake_hands(upstream, request, place) => shaken,
+            answered = handshake_with_upstream(upstream, request, slot) => answered,
         };
-        match shaken {
-            Ok((mut response, Some(far))) => {
+        match answered {
+            Ok((mut response, Some(side))) => {
                 attempt.result = Some(Handshake::Accepted);
                 if resumed.is_some() {
                     upstream.metrics.reconnect(tag.map_or(Reconnect::Other, |tag| tag.cause));
                 }
-                let depth = self.depth(is_app_stream, response.headers());
+                let inspection = self.inspection(is_app_stream, response.headers());
                 let (upstream, sessions) = (upstream.clone(), self.sessions.clone());
                 let token = tag.and_then(|tag| tag.token);
-                let session = PendingSession { far, upstream, sessions, depth, ids, token, owner };
+                let session = PendingSession { side, upstream, sessions, inspection, ids, token, owner };
                 headers::keep_upgrade(response.headers_mut());
                 // RFC 9110 §6.6.1. hyper does the same for what it writes.
                 response.headers_mut().entry(header::DATE).or_insert_with(http_date);
@@ -128,10 +128,11 @@ impl RequestContext<'_> {
     async fn claim(&self, owner: &mut Owner, resumed: Option<SessionId>) -> Result<(), Failure> {
         let Some(id) = resumed else { return Ok(()) };
         let takeover_timeout = self.upstream.session.takeover_timeout;
-        // An older connection is cut after `takeover_timeout`. The rest is for a 101 that its browser does not read.
-        let most = takeover_timeout + self.upstream.handshake_timeout;
-        let claimed = tokio::time::timeout(most, owner.claim(id, takeover_timeout)).await;
-        let claimed = claimed.map_err(|_elapsed| Failure::Held(most))?;
+        // An older session is reset after `takeover_timeout`; a drain closes it in its own order. The rest is for a 101
+        // that its browser does not read.
+        let timeout = takeover_timeout + self.upstream.handshake_timeout;
+        let claimed = tokio::time::timeout(timeout, owner.claim(id, takeover_timeout)).await;
+        let claimed = claimed.map_err(|_elapsed| Failure::ClaimTimedOut(timeout))?;
         if let Some(result) = claimed.map_err(|Superseded| Failure::Superseded)? {
             self.upstream.metrics.takeover(result);
         }
@@ -147,7 +148,9 @@ impl RequestContext<'_> {
                 self.upstream.state.learn(Learning::on_gone);
                 self.fail_upstream(UpstreamFailure::from(error), &Chain(failure))
             }
-            Failure::TimedOut(_) | Failure::Held(_) => self.fail_upstream(UpstreamFailure::TimedOut, &Chain(failure)),
+            Failure::TimedOut(_) | Failure::ClaimTimedOut(_) => {
+                self.fail_upstream(UpstreamFailure::TimedOut, &Chain(failure))
+            }
             Failure::Http(_) | Failure::Coding(_) | Failure::Broken(_) | Failure::WrongAccept => {
                 self.fail_upstream(UpstreamFailure::InvalidResponse, &Chain(failure))
             }
@@ -155,7 +158,7 @@ impl RequestContext<'_> {
     }
 
     /// How much of the session the tap can inspect.
-    fn depth(&self, is_app_stream: bool, answer: &HeaderMap) -> Inspection {
+    fn inspection(&self, is_app_stream: bool, answer: &HeaderMap) -> Inspection {
         if !is_app_stream || !handshake::selects_streamlit(subprotocols(answer)) {
             return Inspection::Frames;
         }
@@ -177,7 +180,9 @@ impl Failure {
     fn result(&self) -> Handshake {
         match self {
             Self::Connect(ConnectError::Unreachable { .. }) => Handshake::Unreachable,
-            Self::Connect(ConnectError::TimedOut { .. }) | Self::TimedOut(_) | Self::Held(_) => Handshake::Timeout,
+            Self::Connect(ConnectError::TimedOut { .. }) | Self::TimedOut(_) | Self::ClaimTimedOut(_) => {
+                Handshake::Timeout
+            }
             Self::Http(_) | Self::Coding(_) | Self::Broken(_) | Self::WrongAccept => Handshake::Invalid,
             Self::Superseded => Handshake::Superseded,
         }
@@ -192,18 +197,19 @@ fn superseded() -> Response<ResponseBody> {
     response
 }
 
-/// Does the handshake with the upstream over a new connection, returned if the answer is a 101.
-async fn shake_hands(
+/// Performs the handshake with the upstream over a new connection, which is returned if the answer is a 101.
+async fn handshake_with_upstream(
     upstream: &Upstream,
     request: Request<RequestBody>,
-    place: Permit,
+    slot: Permit,
 ) -> Result<(Response<ResponseBody>, Option<Side>), Failure> {
     let key = request.headers().get(header::SEC_WEBSOCKET_KEY).cloned();
     let mut stream = upstream.connector.connect().await?;
-    stream.hold(place);
+    stream.hold(slot);
     let timeout = upstream.handshake_timeout;
-    let (response, side) =
-        tokio::time::timeout(timeout, ask(stream, request)).await.map_err(|_elapsed| Failure::TimedOut(timeout))??;
+    let (response, side) = tokio::time::timeout(timeout, send_handshake(stream, request))
+        .await
+        .map_err(|_elapsed| Failure::TimedOut(timeout))??;
     if side.is_some() {
         let expected = key.map(|key| derive_accept_key(key.as_bytes()));
         let accept = response.headers().get(header::SEC_WEBSOCKET_ACCEPT);
@@ -215,23 +221,23 @@ async fn shake_hands(
 }
 
 /// The upstream's answer, and its connection if the answer is a 101.
-async fn ask(
+async fn send_handshake(
     mut stream: Stream,
     request: Request<RequestBody>,
 ) -> Result<(Response<ResponseBody>, Option<Side>), Failure> {
     // hyper's futures are boxed, so that other handshakes stay small.
     let Some(head) = wire::write_handshake(&request) else {
-        return Box::pin(ask_with_hyper(Replay::new(stream, Bytes::new()), request)).await;
+        return Box::pin(send_with_hyper(Replay::new(stream, Bytes::new()), request)).await;
     };
     stream.send(&head).await?;
     let early = Bytes::from(poll_fn(|cx| stream.poll_read_some(cx)).await?);
     match wire::read_switch(&early) {
         Some((response, length)) => Ok((response, Some(Side { stream, early: early[length..].to_vec() }))),
-        None => Box::pin(ask_with_hyper(Replay::answered(stream, early), request)).await,
+        None => Box::pin(send_with_hyper(Replay::answered(stream, early), request)).await,
     }
 }
 
-async fn ask_with_hyper(
+async fn send_with_hyper(
     io: Replay,
     request: Request<RequestBody>,
 ) -> Result<(Response<ResponseBody>, Option<Side>), Failure> {
@@ -276,14 +282,15 @@ fn subprotocols(headers: &HeaderMap) -> impl Iterator<Item = &str> {
 
 /// A session whose 101 is being sent to the browser. Dropped instead of started, it closes the app's connection.
 pub struct PendingSession {
-    far: Side,
+    /// The connection to the upstream.
+    side: Side,
     upstream: Arc<Upstream>,
     sessions: Sessions,
-    depth: Inspection,
+    inspection: Inspection,
     ids: Option<TraceIds>,
-    /// Names the session when the page asks whether bytes reach it.
+    /// Identifies the session in the page's delivery probes.
     token: Option<Token>,
-    /// Dropped after `far`.
+    /// Dropped after `side`.
     owner: Owner,
 }
 
@@ -291,11 +298,11 @@ impl PendingSession {
     /// Starts the session once its 101 is written, in its own task, which is small while idle. `browser` is the
     /// connection with the bytes read after the handshake.
     pub fn start(self, browser: Side, guard: Guard) {
-        let Self { far, upstream, sessions, depth, ids, token, owner } = self;
-        let (tapped, stop) = (depth.sees_messages(), owner.stop());
+        let Self { side, upstream, sessions, inspection, ids, token, owner } = self;
+        let (tapped, stop) = (inspection.sees_messages(), owner.stop());
         let session = sessions.open(SessionInfo { upstream: upstream.name.clone(), tapped, stop: stop.clone() });
         if guard.is_closing() {
-            // The drain stops only those that it found.
+            // The drain has already stopped the sessions that were open.
             stop.request();
         }
         let report = Report::new(upstream.state.clone(), session, owner, ids);
@@ -303,8 +310,7 @@ impl PendingSession {
         let watchdog = upstream.watchdog.as_ref().zip(token);
         let probe = watchdog.and_then(|(watchdog, token)| watchdog.probes.register(token));
         let upstream_is_local = upstream.connector.address.is_local();
-        let options =
-            RelayOptions { inspection: depth, heartbeat: upstream.heartbeat, pings, upstream_is_local, probe };
-        tokio::spawn(Relay::new(browser, far, options, report, guard));
+        let options = RelayOptions { inspection, heartbeat: upstream.heartbeat, pings, upstream_is_local, probe };
+        tokio::spawn(Relay::new(browser, side, options, report, guard));
     }
 }

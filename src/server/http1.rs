@@ -71,9 +71,9 @@ pub(super) async fn serve(context: Arc<ListenerContext>, mut stream: Stream, cli
         }
         first = Some(reply);
     }
-    let (stall, requests) = (context.stall(&guard), SharedHeadScanner::default());
-    let stream = RequestStream::new(TimeoutStream::new(stream, stall), early, &requests, disconnect);
-    let (served, end) = serve_with_hyper(&context, stream, &requests, first, client, &guard).await;
+    let (stall, heads) = (context.stall(&guard), SharedHeadScanner::default());
+    let stream = RequestStream::new(TimeoutStream::new(stream, stall), early, &heads, disconnect);
+    let (served, end) = serve_with_hyper(&context, stream, &heads, first, client, &guard).await;
     match end {
         Ok((session, browser)) => session.start(browser, guard),
         Err(stream) => stream.close().await,
@@ -91,14 +91,14 @@ pub(super) async fn serve(context: Arc<ListenerContext>, mut stream: Stream, cli
 async fn serve_with_hyper(
     context: &ListenerContext,
     stream: RequestStream<'_>,
-    requests: &SharedHeadScanner,
+    heads: &SharedHeadScanner,
     first: Option<Reply>,
     client: IpAddr,
     guard: &Guard,
 ) -> (hyper::Result<()>, Result<(PendingSession, Side), TimeoutStream>) {
     let (first, pending) = (Mutex::new(first), OnceLock::new());
     let service = service_fn(|request: Request<Incoming>| {
-        let request = judged(request, requests);
+        let request = mark_dropped_length(request, heads);
         Box::pin(async {
             let is_chunked = request.body().size_hint().exact().is_none();
             let first = first.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -138,8 +138,8 @@ async fn serve_with_hyper(
 }
 
 /// Marks a request whose Content-Length hyper has dropped.
-fn judged(mut request: Request<Incoming>, requests: &SharedHeadScanner) -> Request<Incoming> {
-    if requests.on_request(request.body().size_hint().exact()) {
+fn mark_dropped_length(mut request: Request<Incoming>, heads: &SharedHeadScanner) -> Request<Incoming> {
+    if heads.on_request(request.body().size_hint().exact()) {
         request.extensions_mut().insert(DroppedLength);
     }
     request
