@@ -101,7 +101,7 @@ def hosted(request: pytest.FixtureRequest, host: HostServer) -> Iterator[App]:
 def open_hosted(
     chromium: Browser, host: HostServer, hosted: App, request: pytest.FixtureRequest
 ) -> Iterator[OpenHosted]:
-    """Opens the hosted app through a sidecar with the given arguments, embedded in the host page unless `alone`.
+    """Opens the hosted app through a sidecar with the given arguments, in the host page if `embedded`.
 
     With `relayed` its websocket can be blackholed.
     """
@@ -109,12 +109,12 @@ def open_hosted(
     # On a busy machine the browser may answer a ping later than 1 s, and such a server would drop it.
     shield = ("--session-shield-pings", "true") if hosted.version.has_short_ping_timeout else ()
 
-    def open_with(*arguments: str, relayed: bool = False, alone: bool = False) -> AppPage:
+    def open_with(*arguments: str, relayed: bool = False, embedded: bool = True) -> AppPage:
         sidecar = Sidecar(hosted.address, *shield, *arguments)
-        if alone:
-            opened.append(AppPage(chromium, sidecar, relayed=relayed))
-        else:
+        if embedded:
             opened.append(HostedPage(chromium, sidecar, host, relayed=relayed))
+        else:
+            opened.append(AppPage(chromium, sidecar, relayed=relayed))
         opened[-1].open()
         return opened[-1]
 

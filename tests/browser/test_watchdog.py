@@ -33,7 +33,7 @@ def _expect_no_errors(app) -> None:
 
 
 def test_the_watchdogs_heartbeats_are_acked_and_have_no_visible_effect(open_hosted) -> None:
-    app = open_hosted(*LONG_TIMEOUT, alone=True)
+    app = open_hosted(*LONG_TIMEOUT, embedded=False)
     stream_watch.wait_for_acks(app.frame, 4)
     app.move_slider("Level")
     app.expect_text("level 11")
@@ -52,7 +52,7 @@ def test_the_watchdogs_heartbeats_are_acked_and_have_no_visible_effect(open_host
 @pytest.mark.parametrize("mode", ["self", "host"])
 def test_a_page_with_a_dead_websocket_reconnects_in_time_and_keeps_its_session(open_hosted, mode) -> None:
     options = SHORT_TIMEOUT if mode == "self" else ["--watchdog", "host"]
-    app = open_hosted(*options, relayed=True, alone=mode == "self")
+    app = open_hosted(*options, relayed=True, embedded=mode == "host")
     for count in (1, 2):
         app.frame.get_by_role("button", name="Count").click()
         app.expect_text(f"count {count}")
@@ -88,7 +88,7 @@ def test_host_heartbeats_without_a_timeout_start_no_timer(open_hosted) -> None:
 
 @legacy_only
 def test_after_the_sidecar_is_removed_the_page_reconnects_twice_at_most(open_hosted, hosted) -> None:
-    app = open_hosted(*SHORT_TIMEOUT, relayed=True, alone=True)
+    app = open_hosted(*SHORT_TIMEOUT, relayed=True, embedded=False)
     stream_watch.wait_for_acks(app.frame, 1)
     app.relay.set_upstream(hosted.address)
     app.relay.blackhole_websockets()
@@ -102,7 +102,7 @@ def test_after_the_sidecar_is_removed_the_page_reconnects_twice_at_most(open_hos
 
 @pytest.mark.parametrize("script", ["Sleep", "Spin"])
 def test_a_busy_script_causes_no_reconnect(open_hosted, script) -> None:
-    app = open_hosted(*LONG_TIMEOUT, alone=True)
+    app = open_hosted(*LONG_TIMEOUT, embedded=False)
     stream_watch.wait_for_acks(app.frame, 1)
     app.frame.get_by_role("button", name=script).click()
     app.expect_text("busy 1")

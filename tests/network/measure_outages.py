@@ -18,7 +18,7 @@ TCP_TIMEOUT_SECONDS = 970.0
 @pytest.mark.parametrize("click", [True, False], ids=["clicking", "idle"])
 @pytest.mark.parametrize("seconds", [*REPEATED_SECONDS, *LONG_SECONDS, TCP_TIMEOUT_SECONDS])
 def test_measure_an_outage(chromium, host, network, request, seconds, click) -> None:
-    with visitors(chromium, host, ALL_PLANS, request.node.name) as everyone:
-        for outcome in go_through_outage(network, everyone, seconds, click=click):
+    with visitors(chromium, host, ALL_PLANS, request.node.name) as people:
+        for outcome in go_through_outage(network, people, seconds, click=click):
             row = {"outage s": f"{seconds:.0f}", "user": "clicks" if click else "idle", **outcome.row()}
             request.node.user_properties.append(("measured", row))

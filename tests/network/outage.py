@@ -68,21 +68,21 @@ def _wait_for_recovery(outcomes: list[Outcome], restored: float) -> None:
 
 
 def go_through_outage(
-    network: Network, everyone: list[Visitor], seconds: float, *, click: bool = True
+    network: Network, people: list[Visitor], seconds: float, *, click: bool = True
 ) -> list[Outcome]:
     """All visitors use the app, click once during the outage if `click`, and click again after the reconnect."""
-    for visitor in everyone:
+    for visitor in people:
         visitor.use()
-    for visitor in everyone:
+    for visitor in people:
         visitor.start_heartbeats()
-    for visitor in everyone:
+    for visitor in people:
         visitor.wait_for_acks(1)
     network.drop()
     lost = time.time()
-    for visitor in everyone:
+    for visitor in people:
         assert not click or visitor.click(), f"{visitor.plan} does not allow a click"
-    everyone[0].page.page.wait_for_timeout((lost + seconds - time.time()) * 1000)
-    outcomes = [Outcome(visitor, visitor.seconds_to_notice(lost), visitor.shows) for visitor in everyone]
+    people[0].page.page.wait_for_timeout((lost + seconds - time.time()) * 1000)
+    outcomes = [Outcome(visitor, visitor.seconds_to_notice(lost), visitor.shows) for visitor in people]
     network.restore()
     _wait_for_recovery(outcomes, time.time())
     return outcomes

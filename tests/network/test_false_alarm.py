@@ -55,23 +55,23 @@ def _state(visitor: Visitor) -> dict[str, str]:
 
 
 def test_a_slow_line_with_packet_loss_causes_no_watchdog_reconnect(chromium, host, network, request) -> None:
-    with visitors(chromium, host, ALL_PLANS, request.node.name) as everyone:
-        for visitor in everyone:
+    with visitors(chromium, host, ALL_PLANS, request.node.name) as people:
+        for visitor in people:
             visitor.start_heartbeats()
-        for visitor in everyone:
+        for visitor in people:
             visitor.wait_for_acks(1)
         before = network.counts
         network.shape(BAD_LINE)
         end = time.monotonic() + BAD_SECONDS
         while (left := end - time.monotonic()) > 0:
-            for visitor in everyone:
+            for visitor in people:
                 visitor.click_until_answered(CLICK_TIMEOUT)
-            everyone[0].page.page.wait_for_timeout(min(left, BETWEEN_CLICKS) * 1000)
+            people[0].page.page.wait_for_timeout(min(left, BETWEEN_CLICKS) * 1000)
         network.restore()
         passed, lost = (after - earlier for after, earlier in zip(network.counts, before))
         assert lost > passed / 100, "too few packets were lost"
-        request.node.user_properties.extend(("measured", _state(visitor)) for visitor in everyone)
-        for visitor in everyone:
+        request.node.user_properties.extend(("measured", _state(visitor)) for visitor in people)
+        for visitor in people:
             assert _reconnects(visitor, "watchdog") == 0, _state(visitor)
             expect(visitor.page.dialogs).to_have_count(0)
             if not visitor.plan.version.has_short_ping_timeout:
@@ -101,19 +101,19 @@ def _row(visitor: Visitor, requested: float) -> dict[str, str]:
 
 
 def test_a_large_message_on_a_slow_line_causes_no_reconnect(chromium, host, network, request) -> None:
-    with visitors(chromium, host, [*WATCHED, *NATIVE], request.node.name, LARGE_APP, RARE_PINGS) as everyone:
-        for visitor in everyone:
+    with visitors(chromium, host, [*WATCHED, *NATIVE], request.node.name, LARGE_APP, RARE_PINGS) as people:
+        for visitor in people:
             visitor.start_heartbeats()
-        for visitor in everyone:
+        for visitor in people:
             visitor.wait_for_acks(1)
         network.shape(SLOW_LINE)
         requested = time.time()
-        for visitor in everyone:
+        for visitor in people:
             visitor.request_table()
-        watched = everyone[: len(WATCHED)]
+        watched = people[: len(WATCHED)]
         for visitor in watched:
             status_watch.wait_for_text(visitor.page.frame, "table 1", LARGE_SECONDS)
-        for visitor in everyone:
+        for visitor in people:
             request.node.user_properties.append(("measured", _row(visitor, requested)))
         for visitor in watched:
             stream = visitor.page.stream
@@ -123,22 +123,22 @@ def test_a_large_message_on_a_slow_line_causes_no_reconnect(chromium, host, netw
 
 
 def test_a_line_that_dies_during_a_large_message_is_noticed_in_time(chromium, host, network, request) -> None:
-    with visitors(chromium, host, WATCHED, request.node.name, LARGE_APP, RARE_PINGS) as everyone:
-        for visitor in everyone:
+    with visitors(chromium, host, WATCHED, request.node.name, LARGE_APP, RARE_PINGS) as people:
+        for visitor in people:
             visitor.start_heartbeats()
-        for visitor in everyone:
+        for visitor in people:
             visitor.wait_for_acks(1)
         network.shape(SLOW_LINE)
-        for visitor in everyone:
+        for visitor in people:
             visitor.request_table()
-        everyone[0].page.page.wait_for_timeout(DEAD_AFTER * 1000)
+        people[0].page.page.wait_for_timeout(DEAD_AFTER * 1000)
         network.drop()
         lost = time.time()
-        for visitor in everyone:
+        for visitor in people:
             status_watch.wait_until_connecting(visitor.page.frame, 2 * NOTICED_WITHIN)
             noticed = visitor.seconds_to_notice(lost)
             assert noticed is not None, visitor.plan
             row = {"page during a large message": str(visitor.plan), "noticed s": f"{noticed:.1f}"}
             request.node.user_properties.append(("measured", row))
-        for visitor in everyone:
+        for visitor in people:
             assert visitor.seconds_to_notice(lost) <= NOTICED_WITHIN, visitor.plan

@@ -41,8 +41,8 @@ def _row(line: str, visitor: Visitor) -> dict[str, str]:
 @pytest.mark.parametrize("line", LINES)
 def test_a_shielded_session_survives_a_bad_line(chromium, host, network, request, line: str) -> None:
     assert SHORT_TIMEOUT, "no version with a short ping timeout"
-    with visitors(chromium, host, [*SHIELDED, *UNSHIELDED], request.node.name) as everyone:
-        shielded, unshielded = everyone[: len(SHIELDED)], everyone[len(SHIELDED) :]
+    with visitors(chromium, host, [*SHIELDED, *UNSHIELDED], request.node.name) as people:
+        shielded, unshielded = people[: len(SHIELDED)], people[len(SHIELDED) :]
         for visitor in shielded:
             visitor.use()
         network.shape(LINES[line])
@@ -51,7 +51,7 @@ def test_a_shielded_session_survives_a_bad_line(chromium, host, network, request
             for visitor in shielded:
                 visitor.click()
                 visitor.wait_for_answer(CLICK_TIMEOUT)
-        request.node.user_properties.extend(("measured", _row(line, visitor)) for visitor in everyone)
+        request.node.user_properties.extend(("measured", _row(line, visitor)) for visitor in people)
         for visitor in shielded:
             assert len(visitor.page.stream.opened) == 1, _row(line, visitor)
             expect(visitor.page.dialogs).to_have_count(0)

@@ -20,9 +20,9 @@ ANSWERED_WITHIN = 5.0
 
 @pytest.fixture(scope="module")
 def outage(cable: Network, chromium: Browser, host: HostServer) -> Iterator[dict[Plan, Outcome]]:
-    with visitors(chromium, host, ALL_PLANS, "outage") as everyone:
+    with visitors(chromium, host, ALL_PLANS, "outage") as people:
         try:
-            yield {outcome.visitor.plan: outcome for outcome in go_through_outage(cable, everyone, OUTAGE_SECONDS)}
+            yield {outcome.visitor.plan: outcome for outcome in go_through_outage(cable, people, OUTAGE_SECONDS)}
         finally:
             cable.reset()
 
