@@ -1,12 +1,12 @@
 //! heartbeat-sidecar: a transparent reverse proxy that gives every hosted Streamlit app a heartbeat.
 //!
-//! The layers, top to bottom; imports run downwards only.
+//! Groups of modules, top to bottom. tests/layers.rs has the exact order of imports.
 
 pub mod cli;
 
 pub mod commands;
 
-pub mod app;
+pub mod sidecar;
 
 pub mod config;
 pub mod proxy;

@@ -16,8 +16,8 @@ use tokio_util::task::AbortOnDropHandle;
 
 use self::reload::ConfigReloader;
 use super::failure::{MISUSE, failed};
-use crate::app::{Sidecar, Sockets};
 use crate::config::{self, LogFormat, Problem, Problems, Reloader, Source, Sources};
+use crate::sidecar::{Sidecar, Sockets};
 use crate::telemetry;
 
 /// Tokio's variable, parsed here because tokio panics on an invalid value.

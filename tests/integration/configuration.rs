@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Once};
 use std::time::Duration;
 
-use heartbeat_sidecar::app;
 use heartbeat_sidecar::config::{Config, Loaded, Problem, Problems, Reloader, SETTINGS, Sources, load};
+use heartbeat_sidecar::sidecar;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree as _;
 use proptest::test_runner::TestRunner;
@@ -183,7 +183,7 @@ async fn live_through(apps: &Apps, path: &Path, first: Drawn, second: &Drawn, ke
     let first = first.write(path);
     let mut reloader = Reloader::new(sources(path));
     let running: Loaded = load(&sources(path)).expect("`write` has checked it");
-    let sidecar = app::Sidecar::bind(running.config.clone()).await.expect("what is accepted can be started with");
+    let sidecar = sidecar::Sidecar::bind(running.config.clone()).await.expect("what is accepted can be started with");
     let (address, admin, reloading) =
         (sidecar.address().unwrap(), sidecar.admin_address().unwrap(), sidecar.reloading());
     let (stop, stopped) = oneshot::channel::<()>();

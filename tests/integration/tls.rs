@@ -5,8 +5,8 @@ use std::os::unix::fs::symlink;
 use std::process::Command;
 use std::time::Duration;
 
-use heartbeat_sidecar::app;
 use heartbeat_sidecar::heartbeat::{Mode, Proof};
+use heartbeat_sidecar::sidecar;
 use rustls::ALL_VERSIONS;
 use rustls::version::{TLS12, TLS13};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -560,7 +560,7 @@ async fn an_invalid_certificate_or_key_is_an_error_that_names_its_file() {
     let mut config = App::bind().await.config();
     pki.configure(Sides::Browser, &mut config);
     config.tls.key = Some(pki.path("empty"));
-    let error = app::Sidecar::bind(config).await.err().expect("no key").to_string();
+    let error = sidecar::Sidecar::bind(config).await.err().expect("no key").to_string();
     assert!(error.contains("/empty\": contains no PEM private key"), "{error}");
 }
 

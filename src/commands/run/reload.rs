@@ -3,10 +3,10 @@
 use tokio::signal::unix::Signal;
 
 use super::systemd;
-use crate::app::Reloading;
 use crate::config::{Effective, Loaded, Problems, Reloader};
 use crate::file_watch::poll_ticks;
 use crate::metrics::Reload;
+use crate::sidecar::Reloading;
 use crate::telemetry::{self, Filter};
 
 /// The active configuration and what a reload updates.
@@ -104,8 +104,8 @@ mod tests {
     use tokio_util::task::AbortOnDropHandle;
 
     use super::*;
-    use crate::app::Sidecar;
     use crate::config::{SETTINGS, Sources, load};
+    use crate::sidecar::Sidecar;
 
     /// The response to a request with a target of 300 bytes.
     async fn ask(sidecar: SocketAddr) -> String {

@@ -8,9 +8,9 @@ use sd_notify::NotifyState;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use crate::app::Sockets;
 use crate::drain::Drain;
 use crate::session::Sessions;
+use crate::sidecar::Sockets;
 
 /// Time between updates of the number of sessions.
 const STATUS_INTERVAL: Duration = Duration::from_secs(5);

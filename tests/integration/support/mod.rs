@@ -13,8 +13,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use heartbeat_sidecar::app;
 use heartbeat_sidecar::config::{Config, UpstreamAddress};
+use heartbeat_sidecar::sidecar;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -130,7 +130,7 @@ fn subprotocol(lines: &str) -> &'static str {
 
 impl Sidecar {
     pub(crate) async fn start(config: Config) -> Self {
-        let sidecar = app::Sidecar::bind(config).await.unwrap();
+        let sidecar = sidecar::Sidecar::bind(config).await.unwrap();
         let (address, admin) = (sidecar.address().unwrap(), sidecar.admin_address().unwrap());
         let (stop, stopped) = oneshot::channel();
         let run = tokio::spawn(sidecar.run(async {
