@@ -5,7 +5,7 @@
 //!
 //! # Order of calls
 //!
-//! The tap does no I/O and reads no clock. `relay::Session` owns it and makes every call; [`TapOutput`] receives the
+//! The tap does no I/O and reads no clock. `relay::Relay` owns it and makes every call; [`TapOutput`] receives the
 //! results. At each wake-up the order is:
 //!
 //! 1. [`Tap::close`] at a drain, or [`Tap::hand_over`] at a takeover; one of them, once.
