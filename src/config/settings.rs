@@ -40,7 +40,7 @@ pub static SETTINGS: &[Setting] = &[
     row!("log_format", log.format, words::<LogFormat>(),
         "Form of log lines"),
     row!("log_level", log.level, LOG_LEVEL,
-        "error, warn, info, debug, trace, or a filter such as info,heartbeat_sidecar=debug"),
+        "error, warn, info, debug, trace, off, or a filter such as info,heartbeat_sidecar=debug"),
     row!("connect_timeout", connect_timeout, UP_TO_A_DAY,
         "Timeout of a connection to the app; then 504"),
     row!("handshake_timeout", handshake_timeout, UP_TO_A_DAY,
@@ -120,5 +120,5 @@ pub static SETTINGS: &[Setting] = &[
     row!("limits.sessions", limits.sessions, COUNT,
         "Concurrent websocket sessions per app; then 503. 0: no limit"),
     row!("metrics.detail", metrics_detail, words::<Detail>(),
-        "Number of series: full (at most 400) or lean (at most 150, enough for alerts)"),
+        "Number of series: full (at most 400) or lean (at most 150, for all alerts but WatchdogLeftOut)"),
 ];

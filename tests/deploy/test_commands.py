@@ -26,7 +26,6 @@ SECONDS = 120
 CARGO = '#!/bin/sh -e\n[ "$1 $2" = "build --release" ] && exit\n[ "$1 $2 $3" = "run --release --" ]\nshift 3\nexec {binary} "$@"\n'
 NOTHING = "#!/bin/sh\n"
 STREAMLIT = '#!/bin/sh\nexec {python} -m streamlit "$@"\n'
-LISTENS = "until heartbeat-sidecar healthcheck --ready 2>&- >&-; do sleep 0.1; done"
 
 
 def blocks(page: Path) -> list[str]:
@@ -73,7 +72,6 @@ def test_every_command_of_a_page_succeeds(page: Path, app: StreamlitServer, bund
     ports = {"8500": free_port(), "8501": served, "9600": free_port()}
     for shown, here in ports.items():
         text = re.sub(rf"\b{shown}\b", here, text)
-    text = re.sub(r"^(\S*heartbeat-sidecar run .*&)$", rf"\1\n{LISTENS}", text, flags=re.MULTILINE)
     env = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
     env |= {
         "PATH": f"{tmp_path / 'bin'}:{env['PATH']}",
