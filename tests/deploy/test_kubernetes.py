@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 from manifests import check_native_pod, check_sidecar, validate, validate_monitoring
+from support.sidecar import REPOSITORY
 from tools import DEPLOY, Bundled, documents, only, output
 
 PLAIN = DEPLOY / "kubernetes" / "plain"
@@ -67,6 +69,19 @@ def test_the_component_adds_the_sidecar_of_the_plain_manifests(bundled: Bundled,
     assert pod["metadata"]["labels"]["heartbeat-sidecar"] == "enabled"
     assert service["spec"]["ports"][0]["targetPort"] == 8500
     assert pod["spec"]["containers"][0]["image"] == "sales-report:2024.1"
+
+
+def test_the_documented_kustomization_names_the_image_and_turns_the_watchdog_on(bundled: Bundled, tmp_path: Path) -> None:
+    page = (REPOSITORY / "docs" / "kubernetes.md").read_text()
+    [kustomization] = re.findall(r"^```yaml\n# kustomization.yaml\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL)
+    shutil.copytree(DEPLOY / "kubernetes", tmp_path / "kubernetes")
+    (tmp_path / "kubernetes" / "example" / "kustomization.yaml").write_text(kustomization)
+    built = output(bundled.kubectl, "kustomize", tmp_path / "kubernetes" / "example")
+    pod = only(documents(built), kind="Deployment")["spec"]["template"]["spec"]
+    check_native_pod(pod)
+    [sidecar] = pod["initContainers"]
+    assert sidecar["image"] == "registry.example.com/heartbeat-sidecar:0.1.0"
+    assert check_sidecar(sidecar)["watchdog.mode"] == "self"
 
 
 SLEEP = {"sleep": {"seconds": 20}}
