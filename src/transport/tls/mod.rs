@@ -1,8 +1,8 @@
 //! A TCP connection under TLS: plaintext on this side, TLS records on the wire.
 //!
-//! Records are handled here, through rustls' unbuffered API, and not by tokio-rustls. The reason is measured: an idle
-//! websocket under TLS costs 4.9 KB, against 16 to 44 KB in other proxies, because it owns no buffer. Messages cost 0.5
-//! to 0.9 of the CPU time of the best other proxy, because a worker's connections share one large buffer.
+//! Records are handled here, through rustls' unbuffered API, and not by tokio-rustls. The reason is measured (800
+//! sessions, 3 rounds, Intel Xeon): an idle websocket under TLS costs 5.4 KB, in HAProxy 19 KB, in nginx 46 KB. A round
+//! trip takes 0.7 to 0.8 of the better proxy's CPU time, a gigabyte 0.75.
 //!
 //! Invariant: an idle connection owns no buffer, and buffers are bounded by one read or one write.
 
