@@ -216,7 +216,7 @@ fn an_idle_session_holds_no_buffer() {
         let ends = status("VmRSS").saturating_sub(before);
         let before = status("VmRSS");
         let sessions = open_all(SESSIONS, &app, Some(&sidecar)).await;
-        sidecar.until("connections", &[], (SESSIONS + 50) as f64).await;
+        sidecar.until("sessions", &[], (SESSIONS + 50) as f64).await;
         let all = status("VmRSS").saturating_sub(before);
         let each = all.saturating_sub(ends) / SESSIONS;
         println!("an idle session: {} bytes with the test's two endpoints, {each} without", all / SESSIONS);
@@ -250,7 +250,7 @@ fn a_message_of_a_million_empty_fragments_costs_no_memory() {
             println!("a million fragments, masked: {masked}: memory grew by {} KiB", grown / 1024);
             assert!(grown < 2 * MIB, "{grown}");
         }
-        assert_eq!(sidecar.metric("tap_disabled_total", &[]).await, 0.0);
+        assert_eq!(sidecar.metric("sessions_unparsable_total", &[]).await, 0.0);
     });
 }
 
@@ -283,7 +283,7 @@ fn a_compressed_session_holds_only_its_window() {
             .await;
             each.push(grown / SESSIONS);
         }
-        assert_eq!(sidecar.metric("tap_disabled_total", &[]).await, 0.0, "every message was inflated");
+        assert_eq!(sidecar.metric("sessions_unparsable_total", &[]).await, 0.0, "every message was inflated");
         println!("a session: {} bytes plain, {} bytes compressed", each[0], each[1]);
         assert!(each[1] < each[0] + 40 * 1024, "{each:?}");
         assert!(each[1] > each[0] + 16 * 1024, "the window is kept: {each:?}");
@@ -394,7 +394,7 @@ fn handles(process: impl Display) -> usize {
 async fn run_sessions(process: &Process, count: usize) {
     let run_sessions = (0..count).map(|number| run_session(process, ENDINGS[number % ENDINGS.len()]));
     futures_util::stream::iter(run_sessions).buffer_unordered(200).for_each(async |()| ()).await;
-    until(process.admin, "connections", &[], 0.0).await;
+    until(process.admin, "sessions", &[], 0.0).await;
 }
 
 #[test]
@@ -410,7 +410,7 @@ fn memory_and_descriptors_of_20_000_ended_sessions_are_released() {
         run_sessions(&process, WARM).await;
         let memory = status_of(pid, "RssAnon");
         run_sessions(&process, SESSIONS).await;
-        assert_eq!(metric(process.admin, "connections_closed_total", &[]).await as usize, WARM + SESSIONS);
+        assert_eq!(metric(process.admin, "sessions_closed_total", &[]).await as usize, WARM + SESSIONS);
         assert_eq!(ask_admin(process.admin, "/sessions").await.1, "[]");
         let most = status_of(pid, "RssAnon");
         // No event shows when the allocator has returned the memory that it keeps for ten seconds.

@@ -24,8 +24,8 @@ fn scrape(detail: Detail) -> String {
         app.ack(AckOrigin::Upstream, Some(time));
         app.proof_rtt(time);
         app.browser_rtt(time);
-        app.connection_opened();
-        app.connection_closed(Initiator::Browser, CloseCode::Abnormal, time);
+        app.session_opened();
+        app.session_closed(Initiator::Browser, CloseCode::Abnormal, time);
         app.handshake(Handshake::Accepted, time);
         app.script_run(ScriptResult::Success, Some(time));
         app.http_request(&Method::GET, StatusCode::OK, time);
@@ -75,29 +75,29 @@ fn lean_keeps_the_series_of_alerts_and_folds_rare_close_codes() {
     let metrics = Metrics::with_detail(Detail::Lean);
     let app = metrics.upstream("app");
     for code in [Some(1000), Some(1002), Some(1013), Some(4000), None] {
-        app.connection_opened();
-        app.connection_closed(Initiator::Upstream, code.into(), Duration::from_secs(1));
+        app.session_opened();
+        app.session_closed(Initiator::Upstream, code.into(), Duration::from_secs(1));
     }
-    app.connection_opened();
-    app.connection_closed(Initiator::Browser, CloseCode::Abnormal, Duration::from_secs(1));
+    app.session_opened();
+    app.session_closed(Initiator::Browser, CloseCode::Abnormal, Duration::from_secs(1));
     app.ack_withheld(Withheld::UpstreamStalled);
     app.native_ack_missed();
     app.reconnect(Reconnect::Other);
     app.script_run(ScriptResult::Success, None);
     let text = metrics.render();
     for sample in [
-        "heartbeat_sidecar_connections_closed_total{upstream=\"app\",initiator=\"upstream\",code=\"1000\"} 1",
-        "heartbeat_sidecar_connections_closed_total{upstream=\"app\",initiator=\"upstream\",code=\"other\"} 3",
-        "heartbeat_sidecar_connections_closed_total{upstream=\"app\",initiator=\"upstream\",code=\"1005\"} 1",
-        "heartbeat_sidecar_connections_closed_total{upstream=\"app\",initiator=\"browser\",code=\"1006\"} 1",
+        "heartbeat_sidecar_sessions_closed_total{upstream=\"app\",initiator=\"upstream\",code=\"1000\"} 1",
+        "heartbeat_sidecar_sessions_closed_total{upstream=\"app\",initiator=\"upstream\",code=\"other\"} 3",
+        "heartbeat_sidecar_sessions_closed_total{upstream=\"app\",initiator=\"upstream\",code=\"1005\"} 1",
+        "heartbeat_sidecar_sessions_closed_total{upstream=\"app\",initiator=\"browser\",code=\"1006\"} 1",
         "heartbeat_sidecar_acks_withheld_total{upstream=\"app\",reason=\"upstream_stalled\"} 1",
         "heartbeat_sidecar_native_acks_missed_total{upstream=\"app\"} 1",
         "heartbeat_sidecar_reconnects_total{upstream=\"app\",cause=\"other\"} 1",
         "heartbeat_sidecar_ack_latency_seconds_count{upstream=\"app\",origin=\"sidecar\"} 0",
-        "heartbeat_sidecar_http_rejected_total{reason=\"connections\"} 0",
+        "heartbeat_sidecar_rejections_total{reason=\"connections\"} 0",
         "heartbeat_sidecar_tls_reloads_total{result=\"refused\"} 0",
-        "heartbeat_sidecar_tls_certificate_not_after_seconds 0",
-        "heartbeat_sidecar_connections{upstream=\"app\"} 0",
+        "heartbeat_sidecar_tls_certificate_not_after_timestamp_seconds 0",
+        "heartbeat_sidecar_sessions{upstream=\"app\"} 0",
     ] {
         assert!(text.lines().any(|line| line == sample), "no {sample} in:\n{text}");
     }

@@ -131,7 +131,7 @@ labels! {
     }
 
     /// Why the heartbeats of a session are not answered: its bytes cannot be parsed.
-    pub enum TapDisabled {
+    pub enum Unparsable {
         /// The two sides negotiated an extension other than permessage-deflate.
         Extension = "extension",
         /// A compressed message is invalid, or inflates to too many bytes.
@@ -147,7 +147,7 @@ labels! {
     }
 }
 
-impl From<ProtocolError> for TapDisabled {
+impl From<ProtocolError> for Unparsable {
     fn from(error: ProtocolError) -> Self {
         match error {
             ProtocolError::Compression => Self::Compression,
@@ -175,6 +175,6 @@ mod tests {
         assert_consistent::<Reload>();
         assert_consistent::<Reconnect>();
         assert_consistent::<WatchdogPage>();
-        assert_consistent::<TapDisabled>();
+        assert_consistent::<Unparsable>();
     }
 }

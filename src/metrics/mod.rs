@@ -25,7 +25,7 @@ use metrics_process::Collector;
 pub use close_code::CloseCode;
 pub use family::LabelValue;
 pub use labels::{
-    Direction, Handshake, Initiator, Loss, Reconnect, Rejected, Reload, Takeover, TapDisabled, WatchdogPage,
+    Direction, Handshake, Initiator, Loss, Reconnect, Rejected, Reload, Takeover, Unparsable, WatchdogPage,
 };
 pub use scrape::Scrape;
 pub use series::Detail;
@@ -42,7 +42,7 @@ pub struct Metrics {
     /// Upstreams whose series are in use, by name.
     upstreams: Mutex<BTreeMap<String, Weak<UpstreamMetrics>>>,
     draining: Gauge,
-    http_rejected: Family<Rejected, Counter>,
+    rejections: Family<Rejected, Counter>,
     client_connections: Gauge,
     client_connections_limit: Gauge,
     config_reloads: Family<Reload, Counter>,
@@ -64,8 +64,7 @@ impl Metrics {
         metrics::with_local_recorder(&registrar.recorder, || process.describe());
         registrar.gauge(&series::BUILD_INFO, &[("version", env!("CARGO_PKG_VERSION"))]).set(1.0);
         let draining = registrar.gauge(&series::DRAINING, &[]);
-        let http_rejected =
-            Family::new(|r: Rejected| registrar.counter(&series::HTTP_REJECTED, &[("reason", r.name())]));
+        let rejections = Family::new(|r: Rejected| registrar.counter(&series::REJECTIONS, &[("reason", r.name())]));
         let client_connections = registrar.gauge(&series::CLIENT_CONNECTIONS, &[]);
         let client_connections_limit = registrar.gauge(&series::CLIENT_CONNECTIONS_LIMIT, &[]);
         let config_reloads =
@@ -80,7 +79,7 @@ impl Metrics {
             process,
             upstreams: Mutex::default(),
             draining,
-            http_rejected,
+            rejections,
             client_connections,
             client_connections_limit,
             config_reloads,
@@ -107,9 +106,9 @@ impl Metrics {
         self.draining.set(if draining { 1.0 } else { 0.0 });
     }
 
-    /// A request was rejected.
-    pub fn http_rejected(&self, reason: Rejected) {
-        self.http_rejected.get(reason).increment(1);
+    /// A request or a connection was rejected.
+    pub fn rejected(&self, reason: Rejected) {
+        self.rejections.get(reason).increment(1);
     }
 
     /// A client's connection is open; each call needs one [`Self::client_connection_closed`].

@@ -59,14 +59,14 @@ pub(super) const NATIVE_ACKS_MISSED: Series = Series::new(
 .lean();
 pub(super) const HANDSHAKES: Series =
     Series::new("heartbeat_sidecar_handshakes_total", "Websocket handshakes, by result.").lean();
-pub(super) const CONNECTIONS_CLOSED: Series = Series::new(
-    "heartbeat_sidecar_connections_closed_total",
-    "Closed websocket connections, by initiator and close code (1006: no close frame).",
+pub(super) const SESSIONS_CLOSED: Series = Series::new(
+    "heartbeat_sidecar_sessions_closed_total",
+    "Closed sessions, by initiator and close code (1006: no close frame).",
 )
 .lean();
 pub(super) const PEERS_LOST: Series = Series::new(
     "heartbeat_sidecar_peers_lost_total",
-    "Websocket connections aborted because a peer was dead or stalled, by reason.",
+    "Sessions aborted because a peer was dead or stalled, by reason.",
 )
 .lean();
 pub(super) const RECONNECTS: Series = Series::new(
@@ -91,9 +91,9 @@ pub(super) const MESSAGE_BYTES: Series = Series::new(
 );
 pub(super) const SCRIPT_RUNS: Series =
     Series::new("heartbeat_sidecar_script_runs_total", "Finished script runs, by result.");
-pub(super) const TAP_DISABLED: Series = Series::new(
-    "heartbeat_sidecar_tap_disabled_total",
-    "Websocket connections whose heartbeats are not answered, by why they cannot be parsed.",
+pub(super) const SESSIONS_UNPARSABLE: Series = Series::new(
+    "heartbeat_sidecar_sessions_unparsable_total",
+    "Sessions whose heartbeats are not answered, by why they cannot be parsed.",
 )
 .lean();
 pub(super) const WRITE_STALLS: Series = Series::new(
@@ -105,11 +105,9 @@ pub(super) const HTTP_REQUESTS: Series = Series::new(
     "Answered HTTP requests other than websocket handshakes, by method and status class.",
 );
 
-pub(super) const HTTP_REJECTED: Series = Series::new(
-    "heartbeat_sidecar_http_rejected_total",
-    "Requests and connections rejected by the sidecar, by reason.",
-)
-.lean();
+pub(super) const REJECTIONS: Series =
+    Series::new("heartbeat_sidecar_rejections_total", "Requests and connections rejected by the sidecar, by reason.")
+        .lean();
 pub(super) const CLIENT_CONNECTIONS: Series =
     Series::new("heartbeat_sidecar_client_connections", "Open client connections, including websockets.").lean();
 pub(super) const CLIENT_CONNECTIONS_LIMIT: Series = Series::new(
@@ -128,13 +126,13 @@ pub(super) const CONFIG_LAST_RELOAD_SUCCESSFUL: Series = Series::new(
 pub(super) const TLS_RELOADS: Series =
     Series::new("heartbeat_sidecar_tls_reloads_total", "Reloads of TLS certificates and keys, by result.").lean();
 pub(super) const TLS_CERTIFICATE_NOT_AFTER: Series = Series::new(
-    "heartbeat_sidecar_tls_certificate_not_after_seconds",
+    "heartbeat_sidecar_tls_certificate_not_after_timestamp_seconds",
     "Expiry of the certificate for browsers as Unix time; 0 without TLS.",
 )
 .lean();
 
-pub(super) const CONNECTIONS: Series =
-    Series::new("heartbeat_sidecar_connections", "Open websocket connections.").lean();
+pub(super) const SESSIONS: Series =
+    Series::new("heartbeat_sidecar_sessions", "Open sessions (websockets to the app).").lean();
 pub(super) const UPSTREAM_ACKS_NATIVELY: Series = Series::new(
     "heartbeat_sidecar_upstream_acks_natively",
     "1 if the app is known to ack heartbeats itself (Streamlit 1.55 and later), else 0.",
@@ -164,26 +162,23 @@ pub(super) const BROWSER_RTT: Series = Series::histogram(
 );
 pub(super) const HEARTBEAT_INTERVAL: Series = Series::histogram(
     "heartbeat_sidecar_heartbeat_interval_seconds",
-    "Time between two heartbeats of a websocket connection.",
+    "Time between two heartbeats of a session.",
     INTERVAL,
 );
-pub(super) const CONNECTION_DURATION: Series = Series::histogram(
-    "heartbeat_sidecar_connection_duration_seconds",
-    "Lifetime of closed websocket connections.",
-    LIFETIME,
-);
+pub(super) const SESSION_DURATION: Series =
+    Series::histogram("heartbeat_sidecar_session_duration_seconds", "Lifetime of closed sessions.", LIFETIME);
 pub(super) const HANDSHAKE_DURATION: Series = Series::histogram(
-    "heartbeat_sidecar_handshake_seconds",
+    "heartbeat_sidecar_handshake_duration_seconds",
     "Time from reading a websocket handshake to answering it.",
     REQUEST,
 );
 pub(super) const SCRIPT_RUN_DURATION: Series = Series::histogram(
-    "heartbeat_sidecar_script_run_seconds",
+    "heartbeat_sidecar_script_run_duration_seconds",
     "Time from relaying new_session to relaying script_finished.",
     SCRIPT,
 );
 pub(super) const HTTP_REQUEST_DURATION: Series = Series::histogram(
-    "heartbeat_sidecar_http_request_seconds",
+    "heartbeat_sidecar_http_request_duration_seconds",
     "Time from reading a request's head to sending its response's head.",
     REQUEST,
 );
@@ -194,7 +189,7 @@ pub(super) const HISTOGRAMS: &[Series] = &[
     PROOF_RTT,
     BROWSER_RTT,
     HEARTBEAT_INTERVAL,
-    CONNECTION_DURATION,
+    SESSION_DURATION,
     HANDSHAKE_DURATION,
     SCRIPT_RUN_DURATION,
     HTTP_REQUEST_DURATION,

@@ -26,20 +26,20 @@ fn every_series_exists_at_zero_from_the_start() {
     let text = metrics.render();
     let mut names = vec!["draining".to_owned()];
     names.extend(["client_connections", "client_connections_limit"].map(str::to_owned));
-    names.push("tls_certificate_not_after_seconds".to_owned());
+    names.push("tls_certificate_not_after_timestamp_seconds".to_owned());
     for name in ["tls_reloads_total", "config_reloads_total"] {
         names.extend(["accepted", "refused"].map(|result| format!("{name}{{result=\"{result}\"}}")));
     }
     names.extend(["heartbeats_total", "native_acks_missed_total"].map(of_app));
-    names.extend(["connections", "upstream_acks_natively"].map(of_app));
+    names.extend(["sessions", "upstream_acks_natively"].map(of_app));
     for (name, label, values) in LABELLED {
         assert!(!values.is_empty());
         names.extend(values.iter().map(|value| format!("{name}{{upstream=\"app\",{label}=\"{value}\"}}")));
     }
-    names.extend(Rejected::ALL.iter().map(|it| format!("http_rejected_total{{reason=\"{}\"}}", it.name())));
+    names.extend(Rejected::ALL.iter().map(|it| format!("rejections_total{{reason=\"{}\"}}", it.name())));
     for initiator in ["browser", "upstream", "sidecar"] {
         names.extend(CODES.map(|code| {
-            format!("connections_closed_total{{upstream=\"app\",initiator=\"{initiator}\",code=\"{code}\"}}")
+            format!("sessions_closed_total{{upstream=\"app\",initiator=\"{initiator}\",code=\"{code}\"}}")
         }));
     }
     for method in ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "other"] {
@@ -89,12 +89,12 @@ const LABELLED: [(&str, &str, &[&str]); 11] = [
     ("watchdog_pages_total", "result", &["added", "present", "not_streamlit", "forbidden", "encoded"]),
     ("script_runs_total", "result", &["success", "compile_error", "early_for_rerun", "other"]),
     (
-        "tap_disabled_total",
+        "sessions_unparsable_total",
         "reason",
         &["extension", "compression", "reserved_bits", "masking", "length", "fragmentation"],
     ),
     ("write_stalls_total", "direction", &["browser_to_upstream", "upstream_to_browser"]),
-    ("connection_duration_seconds_bucket", "le", &["1", "30", "60", "240", "3600", "86400", "+Inf"]),
+    ("session_duration_seconds_bucket", "le", &["1", "30", "60", "240", "3600", "86400", "+Inf"]),
     ("proof_rtt_seconds_bucket", "le", &["0.0001", "60", "+Inf"]),
 ];
 
@@ -107,10 +107,10 @@ const HISTOGRAMS: [&str; 7] = [
     "proof_rtt_seconds",
     "browser_rtt_seconds",
     "heartbeat_interval_seconds",
-    "connection_duration_seconds",
-    "handshake_seconds",
-    "script_run_seconds",
-    "http_request_seconds",
+    "session_duration_seconds",
+    "handshake_duration_seconds",
+    "script_run_duration_seconds",
+    "http_request_duration_seconds",
 ];
 
 #[test]
@@ -123,7 +123,7 @@ fn every_family_has_a_help_text_and_no_histogram_is_a_summary() {
     for family in families {
         let (name, kind) = family.split_once(' ').unwrap();
         assert!(text.contains(&format!("# HELP {name} ")), "{name}");
-        let moment = name == "heartbeat_sidecar_tls_certificate_not_after_seconds";
+        let moment = name == "heartbeat_sidecar_tls_certificate_not_after_timestamp_seconds";
         let duration = name.starts_with("heartbeat_sidecar_") && name.ends_with("_seconds") && !moment;
         assert_eq!(kind == "histogram", duration);
     }
@@ -146,18 +146,18 @@ fn each_function_counts_in_its_own_series() {
     app.handshake(Handshake::Timeout, second);
     app.reconnect(Reconnect::Watchdog);
     app.watchdog_page(WatchdogPage::Forbidden);
-    app.connection_opened();
-    app.connection_opened();
-    app.connection_closed(Initiator::Sidecar, CloseCode::GoingAway, second);
+    app.session_opened();
+    app.session_opened();
+    app.session_closed(Initiator::Sidecar, CloseCode::GoingAway, second);
     app.back_messages(BackType::RerunScript, 1, 7);
     app.forward_messages(ForwardType::Unknown, 1, 200_000_000);
     app.script_run(ScriptResult::EarlyForRerun, None);
     app.script_run(ScriptResult::Success, Some(second));
-    app.tap_disabled(ProtocolError::Masking.into());
+    app.session_unparsable(ProtocolError::Masking.into());
     app.write_stall(Direction::UpstreamToBrowser);
     app.http_request(&Method::DELETE, StatusCode::NOT_FOUND, second);
     metrics.draining(true);
-    metrics.http_rejected(Rejected::Host);
+    metrics.rejected(Rejected::Host);
     metrics.client_connections_limit(7);
     metrics.tls_reload(Reload::Refused);
     metrics.config_reload(Reload::Accepted);
@@ -189,24 +189,24 @@ const COUNTED: &[(&str, f64)] = &[
     ("browser_rtt_seconds_count{upstream=\"app\"}", 1.0),
     ("upstream_acks_natively{upstream=\"app\"}", 1.0),
     ("handshakes_total{upstream=\"app\",result=\"timeout\"}", 1.0),
-    ("handshake_seconds_bucket{upstream=\"app\",le=\"0.5\"}", 0.0),
-    ("handshake_seconds_bucket{upstream=\"app\",le=\"1\"}", 1.0),
+    ("handshake_duration_seconds_bucket{upstream=\"app\",le=\"0.5\"}", 0.0),
+    ("handshake_duration_seconds_bucket{upstream=\"app\",le=\"1\"}", 1.0),
     ("reconnects_total{upstream=\"app\",cause=\"watchdog\"}", 1.0),
     ("watchdog_pages_total{upstream=\"app\",result=\"forbidden\"}", 1.0),
-    ("connections{upstream=\"app\"}", 1.0),
-    ("connections_closed_total{upstream=\"app\",initiator=\"sidecar\",code=\"1001\"}", 1.0),
-    ("connection_duration_seconds_count{upstream=\"app\"}", 1.0),
+    ("sessions{upstream=\"app\"}", 1.0),
+    ("sessions_closed_total{upstream=\"app\",initiator=\"sidecar\",code=\"1001\"}", 1.0),
+    ("session_duration_seconds_count{upstream=\"app\"}", 1.0),
     ("messages_total{upstream=\"app\",direction=\"browser_to_upstream\",type=\"rerun_script\"}", 1.0),
     ("message_bytes_total{upstream=\"app\",direction=\"browser_to_upstream\",type=\"rerun_script\"}", 7.0),
     ("messages_total{upstream=\"app\",direction=\"upstream_to_browser\",type=\"unknown\"}", 1.0),
     ("message_bytes_total{upstream=\"app\",direction=\"upstream_to_browser\",type=\"unknown\"}", 200_000_000.0),
     ("script_runs_total{upstream=\"app\",result=\"early_for_rerun\"}", 1.0),
     ("script_runs_total{upstream=\"app\",result=\"success\"}", 1.0),
-    ("script_run_seconds_count{upstream=\"app\"}", 1.0),
-    ("tap_disabled_total{upstream=\"app\",reason=\"masking\"}", 1.0),
+    ("script_run_duration_seconds_count{upstream=\"app\"}", 1.0),
+    ("sessions_unparsable_total{upstream=\"app\",reason=\"masking\"}", 1.0),
     ("write_stalls_total{upstream=\"app\",direction=\"upstream_to_browser\"}", 1.0),
     ("http_requests_total{upstream=\"app\",method=\"DELETE\",code=\"4xx\"}", 1.0),
-    ("http_request_seconds_count{upstream=\"app\"}", 1.0),
+    ("http_request_duration_seconds_count{upstream=\"app\"}", 1.0),
     ("draining", 1.0),
     ("client_connections", 1.0),
     ("client_connections_limit", 7.0),
@@ -215,9 +215,9 @@ const COUNTED: &[(&str, f64)] = &[
     ("config_reloads_total{result=\"refused\"}", 1.0),
     ("config_last_reload_successful", 0.0),
     ("tls_reloads_total{result=\"accepted\"}", 0.0),
-    ("tls_certificate_not_after_seconds", 2_000_000_000.0),
-    ("http_rejected_total{reason=\"host\"}", 1.0),
-    ("http_rejected_total{reason=\"size\"}", 0.0),
+    ("tls_certificate_not_after_timestamp_seconds", 2_000_000_000.0),
+    ("rejections_total{reason=\"host\"}", 1.0),
+    ("rejections_total{reason=\"size\"}", 0.0),
 ];
 
 #[test]

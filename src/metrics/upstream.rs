@@ -10,7 +10,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use super::close_code::CloseCode;
 use super::family::{Family, LabelValue as _};
 use super::http_labels::{Method, StatusClass};
-use super::labels::{Direction, Handshake, Initiator, Loss, Reconnect, Takeover, TapDisabled, WatchdogPage};
+use super::labels::{Direction, Handshake, Initiator, Loss, Reconnect, Takeover, Unparsable, WatchdogPage};
 use super::registrar::Registrar;
 use super::series;
 use crate::heartbeat::{AckOrigin, Capability, Withheld};
@@ -34,15 +34,15 @@ pub struct UpstreamMetrics {
     reconnects: Family<Reconnect, Counter>,
     watchdog_pages: Family<WatchdogPage, Counter>,
     takeovers: Family<Takeover, Counter>,
-    connections: Gauge,
-    connections_closed: Family<Initiator, Family<CloseCode, Counter>>,
-    connection_duration: Histogram,
+    sessions: Gauge,
+    sessions_closed: Family<Initiator, Family<CloseCode, Counter>>,
+    session_duration: Histogram,
     peers_lost: Family<Loss, Counter>,
     back_messages: Family<BackType, Traffic>,
     forward_messages: Family<ForwardType, Traffic>,
     script_runs: Family<ScriptResult, Counter>,
     script_run_duration: Histogram,
-    tap_disabled: Family<TapDisabled, Counter>,
+    sessions_unparsable: Family<Unparsable, Counter>,
     write_stalls: Family<Direction, Counter>,
     http_requests: Family<Method, Family<StatusClass, Counter>>,
     http_request_duration: Histogram,
@@ -73,20 +73,22 @@ impl UpstreamMetrics {
             reconnects: Family::new(|r: Reconnect| to.counter(&series::RECONNECTS, &[("cause", r.name())])),
             watchdog_pages: Family::new(|p: WatchdogPage| to.counter(&series::WATCHDOG_PAGES, &[("result", p.name())])),
             takeovers: Family::new(|t: Takeover| to.counter(&series::TAKEOVERS, &[("result", t.name())])),
-            connections: to.gauge(&series::CONNECTIONS, &[]),
-            connections_closed: Family::new(|initiator: Initiator| {
+            sessions: to.gauge(&series::SESSIONS, &[]),
+            sessions_closed: Family::new(|initiator: Initiator| {
                 Family::new(|code: CloseCode| {
                     let labels = [("initiator", initiator.name()), ("code", to.close_code(code).name())];
-                    to.counter(&series::CONNECTIONS_CLOSED, &labels)
+                    to.counter(&series::SESSIONS_CLOSED, &labels)
                 })
             }),
-            connection_duration: to.histogram(&series::CONNECTION_DURATION, &[]),
+            session_duration: to.histogram(&series::SESSION_DURATION, &[]),
             peers_lost: Family::new(|l: Loss| to.counter(&series::PEERS_LOST, &[("reason", l.name())])),
             back_messages: Family::new(|t: BackType| Traffic::new(to, Direction::BrowserToUpstream, t.name())),
             forward_messages: Family::new(|t: ForwardType| Traffic::new(to, Direction::UpstreamToBrowser, t.name())),
             script_runs: Family::new(|r: ScriptResult| to.counter(&series::SCRIPT_RUNS, &[("result", r.name())])),
             script_run_duration: to.histogram(&series::SCRIPT_RUN_DURATION, &[]),
-            tap_disabled: Family::new(|t: TapDisabled| to.counter(&series::TAP_DISABLED, &[("reason", t.name())])),
+            sessions_unparsable: Family::new(|t: Unparsable| {
+                to.counter(&series::SESSIONS_UNPARSABLE, &[("reason", t.name())])
+            }),
             write_stalls: Family::new(|d: Direction| to.counter(&series::WRITE_STALLS, &[("direction", d.name())])),
             http_requests: Family::new(|method: Method| {
                 Family::new(|class: StatusClass| {
@@ -162,16 +164,16 @@ impl UpstreamMetrics {
         self.takeovers.get(result).increment(1);
     }
 
-    /// A websocket connection is open; each call needs one [`Self::connection_closed`].
-    pub fn connection_opened(&self) {
-        self.connections.increment(1.0);
+    /// A session started; each call needs one [`Self::session_closed`].
+    pub fn session_opened(&self) {
+        self.sessions.increment(1.0);
     }
 
-    /// A websocket connection ended; it was open for `lasted`.
-    pub fn connection_closed(&self, initiator: Initiator, code: CloseCode, lasted: Duration) {
-        self.connections.decrement(1.0);
-        self.connections_closed.get(initiator).get(code).increment(1);
-        self.connection_duration.record(lasted);
+    /// A session ended; it lasted `lasted`.
+    pub fn session_closed(&self, initiator: Initiator, code: CloseCode, lasted: Duration) {
+        self.sessions.decrement(1.0);
+        self.sessions_closed.get(initiator).get(code).increment(1);
+        self.session_duration.record(lasted);
     }
 
     /// The sidecar gives up a peer, and with it the connection.
@@ -198,8 +200,8 @@ impl UpstreamMetrics {
     }
 
     /// The heartbeats of a session are no longer answered.
-    pub fn tap_disabled(&self, reason: TapDisabled) {
-        self.tap_disabled.get(reason).increment(1);
+    pub fn session_unparsable(&self, reason: Unparsable) {
+        self.sessions_unparsable.get(reason).increment(1);
     }
 
     /// The receiver in this direction accepted no more bytes.

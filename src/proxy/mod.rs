@@ -236,7 +236,7 @@ impl ActiveConfig {
 
     /// Answers a request that is not forwarded, or not completely; its connection is then closed.
     fn reject(&self, rejection: Rejection) -> Response<ResponseBody> {
-        self.metrics.http_rejected(rejection.reason);
+        self.metrics.rejected(rejection.reason);
         tracing::debug!(status = rejection.status.as_u16(), reason = rejection.text.trim_end(), "request rejected");
         let mut response = plain_text(rejection.status, rejection.text);
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));

@@ -21,7 +21,7 @@ use super::{
 use crate::drain::Guard;
 use crate::heartbeat::learning::Learning;
 use crate::limits::Permit;
-use crate::metrics::{Handshake, Reconnect, TapDisabled};
+use crate::metrics::{Handshake, Reconnect, Unparsable};
 use crate::relay::delivery_probe::Token;
 use crate::relay::{Relay, RelayOptions, Report};
 use crate::session::takeover::{Owner, Superseded};
@@ -169,7 +169,7 @@ impl RequestContext<'_> {
         match Deflate::negotiated(extensions.map(|line| line.to_str().unwrap_or_default())) {
             Some(deflate) => Inspection::Compressed(deflate),
             None => {
-                self.upstream.metrics.tap_disabled(TapDisabled::Extension);
+                self.upstream.metrics.session_unparsable(Unparsable::Extension);
                 Inspection::Frames
             }
         }

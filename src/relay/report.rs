@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::monitor::Timeouts;
 use crate::heartbeat::learning::Learning;
 use crate::heartbeat::{AckOrigin, Capability};
-use crate::metrics::{CloseCode, Direction, Initiator, LabelValue as _, Loss, TapDisabled, UpstreamMetrics};
+use crate::metrics::{CloseCode, Direction, Initiator, LabelValue as _, Loss, Unparsable, UpstreamMetrics};
 use crate::session::Session;
 use crate::session::takeover::Owner;
 use crate::session::trace::TraceIds;
@@ -103,7 +103,7 @@ impl UpstreamState {
 impl Report {
     /// The report of a session that starts now.
     pub fn new(upstream: Arc<UpstreamState>, session: Session, owner: Owner, ids: Option<TraceIds>) -> Self {
-        upstream.metrics.connection_opened();
+        upstream.metrics.session_opened();
         Self {
             upstream,
             session,
@@ -290,7 +290,7 @@ impl Report {
     }
 
     fn lost(&self, lost: ProtocolError) {
-        self.upstream.metrics.tap_disabled(TapDisabled::from(lost));
+        self.upstream.metrics.session_unparsable(Unparsable::from(lost));
         let upstream = self.session.upstream();
         tracing::warn!(upstream, reason = %lost, "heartbeats of this session are no longer answered");
     }
@@ -302,7 +302,7 @@ impl Drop for Report {
         let (initiator, code) = self.closed.unwrap_or((Initiator::Sidecar, CloseCode::Abnormal));
         let lasted = self.session.age();
         self.session.ended(initiator, code, self.gave_up);
-        self.upstream.metrics.connection_closed(initiator, code, lasted);
+        self.upstream.metrics.session_closed(initiator, code, lasted);
         let view = self.session.view();
         tracing::info!(
             upstream = self.session.upstream(),

@@ -80,7 +80,7 @@ pub(super) async fn serve(context: Arc<ListenerContext>, mut stream: Stream, cli
     }
     if let Err(error) = served {
         if let Some(reason) = rejected(&error) {
-            context.metrics.http_rejected(reason);
+            context.metrics.rejected(reason);
         }
         tracing::debug!(%error, "a connection ended early");
     }

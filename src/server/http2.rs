@@ -126,7 +126,7 @@ pub(super) async fn serve(context: Arc<ListenerContext>, stream: Stream, client:
     }
     if let Some(Err(error)) = served {
         if is_rejected(&error) {
-            context.metrics.http_rejected(Rejected::Malformed);
+            context.metrics.rejected(Rejected::Malformed);
         }
         tracing::debug!(%client, %error, "connection ended early");
     }

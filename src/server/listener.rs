@@ -90,7 +90,7 @@ async fn serve_connection(
     let client = match client {
         Ok(client) => client,
         Err(error) => {
-            context.metrics.http_rejected(Rejected::ProxyProtocol);
+            context.metrics.rejected(Rejected::ProxyProtocol);
             tracing::debug!(%peer, %error, "connection rejected");
             return;
         }

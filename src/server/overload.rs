@@ -63,7 +63,7 @@ impl Rejector {
                 (Rejected::ConnectionsPerAddress, &self.connections_per_address, TOO_MANY_OF_CLIENT)
             }
         };
-        self.metrics.http_rejected(reason);
+        self.metrics.rejected(reason);
         warning.warn();
         let slot = self.responses.clone().try_acquire_owned();
         tracing::debug!(%client, ?overload, answered = slot.is_ok(), "connection rejected");

@@ -72,7 +72,7 @@ impl StallLimit {
 
     /// Counts and logs a stalled client.
     pub(super) fn record(&self) {
-        self.metrics.http_rejected(Rejected::Stalled);
+        self.metrics.rejected(Rejected::Stalled);
         tracing::debug!(timeout = %format_duration(self.limit()), "client stalled: its response is aborted");
     }
 }

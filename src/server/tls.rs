@@ -57,7 +57,7 @@ impl TlsAcceptor {
             }
             HandshakeError::Io(_) | HandshakeError::Tls(_) => {}
         }
-        self.metrics.http_rejected(Rejected::Tls);
+        self.metrics.rejected(Rejected::Tls);
         None
     }
 }

@@ -81,9 +81,9 @@ def check_counts(reports: Mapping[str, Report], cases: Cases) -> None:
 
 def check_tapped(sidecar: Sidecar) -> None:
     """The tap has parsed messages and met protocol errors, and no connection is open."""
-    metrics = sidecar.wait_for_metrics(lambda metrics: metrics.value("connections") == 0)
+    metrics = sidecar.wait_for_metrics(lambda metrics: metrics.value("sessions") == 0)
     assert metrics.value("messages_total") > 100
-    assert metrics.value("tap_disabled_total") > 10
+    assert metrics.value("sessions_unparsable_total") > 10
 
 
 def test_a_server_behind_the_sidecar_behaves_as_without_it(echo_server: str, cases: Cases, tmp_path: Path) -> None:

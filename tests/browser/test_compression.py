@@ -36,7 +36,7 @@ def test_heartbeats_are_acked_among_compressed_messages(open_page) -> None:
     metrics = app.sidecar.metrics()
     assert metrics.value("heartbeats_total") == HEARTBEATS
     assert metrics.value("acks_total", origin="sidecar") == HEARTBEATS
-    assert metrics.value("tap_disabled_total") == 0
+    assert metrics.value("sessions_unparsable_total") == 0
     assert len(app.stream.opened) == 1, "the page reconnected"
     expect(app.dialogs).to_have_count(0)
     assert app.errors == errors_before

@@ -29,7 +29,7 @@ def _expect_no_errors(app) -> None:
     assert len(app.stream.opened) == 1, f"the page reconnected: {app.stream.opened}"
     assert not app.errors, app.errors
     metrics = app.sidecar.metrics()
-    assert metrics.value("http_rejected_total") == 0
+    assert metrics.value("rejections_total") == 0
     assert metrics.value("handshakes_total", result="accepted") == 1
     assert metrics.value("handshakes_total") == 1
 

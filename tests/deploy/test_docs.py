@@ -16,7 +16,7 @@ DOCS = REPOSITORY / "docs"
 OTHERS = ["README.md", "SECURITY.md", "CHANGELOG.md", "tests/README.md", "benches/README.md"]
 PAGES = sorted(f"docs/{path.name}" for path in DOCS.glob("*.md")) + OTHERS
 OURS = "heartbeat_sidecar_"
-SUFFIXES = r"(?:_total|_seconds|connections|connections_limit|draining|build_info)"
+SUFFIXES = r"(?:_total|_seconds|connections|connections_limit|sessions|draining|build_info)"
 
 
 def anchors(page: Path) -> set[str]:

@@ -87,7 +87,7 @@ def test_the_panel_and_the_alert_count_unacked_heartbeats_equally(tmp_path: Path
 
 def test_the_connection_timeouts_in_the_dashboard_are_bucket_bounds(scene: Scene) -> None:
     bounds = {le for _, e in expressions() for le in re.findall(r'le=~"(\d+)\(\[\.\]0\)\?"', e)}
-    buckets = [s for s in scene.sidecar.metrics().samples if s.name.endswith("connection_duration_seconds_bucket")]
+    buckets = [s for s in scene.sidecar.metrics().samples if s.name.endswith("session_duration_seconds_bucket")]
     assert {"30", "60", "240", "3600"} <= bounds <= {bucket.labels["le"] for bucket in buckets}
 
 

@@ -29,7 +29,7 @@ async fn admin_pages_are_served_while_the_relays_thread_is_blocked() {
     let (app, sidecar) = Sidecar::with_app().await;
     let mut session = sidecar.stream(&app).await;
     for (path, expected) in [
-        ("/metrics", "\nheartbeat_sidecar_connections{upstream=\"default\"} 1\n"),
+        ("/metrics", "\nheartbeat_sidecar_sessions{upstream=\"default\"} 1\n"),
         ("/sessions", "\"upstream\":\"default\""),
         ("/status.json", "\"live\":1"),
         ("/", "<title>heartbeat-sidecar</title>"),

@@ -16,8 +16,8 @@ async fn refused(request: impl AsRef<[u8]>, reason: &str) -> String {
     browser.send(request).await;
     let answer = browser.rest().await.unwrap();
     let answer = String::from_utf8(answer).unwrap();
-    assert_eq!(sidecar.metric("http_rejected_total", &[("reason", reason)]).await, 1.0, "{reason}: {answer}");
-    assert_eq!(sidecar.metric("http_rejected_total", &[]).await, 1.0);
+    assert_eq!(sidecar.metric("rejections_total", &[("reason", reason)]).await, 1.0, "{reason}: {answer}");
+    assert_eq!(sidecar.metric("rejections_total", &[]).await, 1.0);
     assert!(app.is_untouched(), "the app got a connection");
     answer.split(' ').nth(1).unwrap_or("none").to_owned()
 }
@@ -28,7 +28,7 @@ async fn forwarded(request: impl AsRef<[u8]>) -> String {
     let mut browser = sidecar.connect().await;
     browser.send(request).await;
     let head = app.accept().await.head().await;
-    assert_eq!(sidecar.metric("http_rejected_total", &[]).await, 0.0);
+    assert_eq!(sidecar.metric("rejections_total", &[]).await, 0.0);
     head
 }
 
@@ -132,8 +132,8 @@ async fn content_length_with_chunked_is_rejected_on_every_request_of_a_connectio
                 refused += 1.0;
             }
         }
-        let framing = sidecar.metric("http_rejected_total", &[("reason", "framing")]).await;
-        let malformed = sidecar.metric("http_rejected_total", &[("reason", "malformed")]).await;
+        let framing = sidecar.metric("rejections_total", &[("reason", "framing")]).await;
+        let malformed = sidecar.metric("rejections_total", &[("reason", "malformed")]).await;
         assert_eq!(framing + malformed, refused);
         // hyper rejects an invalid length only if it comes first.
         assert_eq!(malformed, 0.0);
@@ -163,7 +163,7 @@ async fn requests_with_only_a_length_or_only_chunks_reach_the_app_in_sequence() 
         }
         // The end of the chunks is not tracked, so the connection closes.
         client.end().await;
-        assert_eq!(sidecar.metric("http_rejected_total", &[]).await, 0.0);
+        assert_eq!(sidecar.metric("rejections_total", &[]).await, 0.0);
     }
 }
 
@@ -312,7 +312,7 @@ async fn a_body_with_invalid_framing_is_aborted_and_not_completed() {
         assert!(answer.starts_with("HTTP/1.1 400 "), "{chunks:?}: {answer}");
         let got = app.accept().await.rest().await.map(|bytes| String::from_utf8(bytes).unwrap());
         assert!(got.is_err() || got.as_ref().is_ok_and(|got| !got.ends_with("0\r\n\r\n")), "{chunks:?}: {got:?}");
-        assert_eq!(sidecar.metric("http_rejected_total", &[("reason", "framing")]).await, 1.0);
+        assert_eq!(sidecar.metric("rejections_total", &[("reason", "framing")]).await, 1.0);
     }
 }
 
@@ -353,7 +353,7 @@ async fn a_slow_header_and_a_paused_body_time_out() {
     upstream.head().await;
     let body = upstream.rest().await;
     assert!(body.is_err() || body.as_ref().is_ok_and(|body| body == b"half"), "{body:?}");
-    assert_eq!(sidecar.metric("http_rejected_total", &[("reason", "timeout")]).await, 1.0);
+    assert_eq!(sidecar.metric("rejections_total", &[("reason", "timeout")]).await, 1.0);
 }
 
 #[tokio::test]
@@ -389,7 +389,7 @@ async fn with_allowed_origins_set_other_origins_cannot_open_websockets() {
         app.shake_hands("").await;
         assert!(browser.head().await.starts_with("HTTP/1.1 101 "));
     }
-    assert_eq!(sidecar.metric("http_rejected_total", &[("reason", "origin")]).await, 1.0);
+    assert_eq!(sidecar.metric("rejections_total", &[("reason", "origin")]).await, 1.0);
 }
 
 #[tokio::test]
@@ -405,12 +405,12 @@ async fn the_proxy_protocol_source_is_the_client_if_a_trusted_peer_sends_it() {
     let mut without = sidecar.connect().await;
     without.send(format!("{GET}\r\n")).await;
     let _closed_or_reset = without.rest().await;
-    assert_eq!(sidecar.metric("http_rejected_total", &[("reason", "proxy_protocol")]).await, 1.0);
+    assert_eq!(sidecar.metric("rejections_total", &[("reason", "proxy_protocol")]).await, 1.0);
 
     config.trusted_proxies = "none".parse().unwrap();
     let sidecar = Sidecar::start(config).await;
     let mut stranger = sidecar.connect().await;
     stranger.send(format!("PROXY TCP4 203.0.113.7 10.0.0.1 1 80\r\n{GET}\r\n")).await;
     let _closed_or_reset = stranger.rest().await;
-    assert_eq!(sidecar.metric("http_rejected_total", &[("reason", "proxy_protocol")]).await, 1.0);
+    assert_eq!(sidecar.metric("rejections_total", &[("reason", "proxy_protocol")]).await, 1.0);
 }

@@ -88,7 +88,7 @@ async fn a_reset_inside_a_large_message_reaches_its_reader() {
     upstream.reset();
     let error = browser.rest().await.expect_err("a reset, not an end");
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
-    sidecar.until("connections", &[], 0.0).await;
+    sidecar.until("sessions", &[], 0.0).await;
 }
 
 #[tokio::test]

@@ -103,7 +103,7 @@ async fn a_compressed_heartbeat_passes_and_is_answered_after_a_proof() {
     assert_eq!(sidecar.metric("messages_total", &[("type", "app_heartbeat")]).await, 5.0);
     assert_eq!(sidecar.metric("messages_total", &[("type", "rerun_script")]).await, 5.0);
     assert_eq!(sidecar.metric("ack_latency_seconds_count", &[("origin", "sidecar")]).await, 5.0);
-    assert_eq!(sidecar.metric("tap_disabled_total", &[]).await, 0.0);
+    assert_eq!(sidecar.metric("sessions_unparsable_total", &[]).await, 0.0);
     assert_eq!(sidecar.metric("native_acks_missed_total", &[]).await, 0.0);
 }
 
@@ -278,7 +278,7 @@ async fn a_decompression_bomb_passes_and_disables_acks_only_in_its_own_session()
     let sent = [bomb, masked(COMPRESSED, contexts.deflate(&HEARTBEAT)), masked(TEXT, "no ping before this")].concat();
     browser.send(&sent).await;
     upstream.expect(&sent).await;
-    assert_eq!(sidecar.metric("tap_disabled_total", &[("reason", "compression")]).await, 1.0);
+    assert_eq!(sidecar.metric("sessions_unparsable_total", &[("reason", "compression")]).await, 1.0);
     assert_eq!(sidecar.metric("heartbeats_total", &[]).await, 0.0);
     upstream.send(plain(TEXT, "it flows")).await;
     browser.expect(plain(TEXT, "it flows")).await;

@@ -381,7 +381,7 @@ async fn both_ends_of_a_websocket_get_a_close_frame_and_are_waited_for() {
         sidecar.stop();
         session.browser.expect(plain(CLOSE, GOING_AWAY)).await;
         assert!(session.app.frame().await.is(CLOSE, GOING_AWAY));
-        assert_eq!(sidecar.metric("connections", &[]).await, 1.0);
+        assert_eq!(sidecar.metric("sessions", &[]).await, 1.0);
         close_session(session, sidecar).await;
     }
 }

@@ -45,14 +45,14 @@ async fn start(app: &App, set_up: impl FnOnce(&mut Config)) -> Sidecar {
 }
 
 async fn closed(sidecar: &Sidecar, initiator: &str, code: &str) -> f64 {
-    sidecar.metric("connections_closed_total", &[("initiator", initiator), ("code", code)]).await
+    sidecar.metric("sessions_closed_total", &[("initiator", initiator), ("code", code)]).await
 }
 
 /// After `ended` sessions, each ended by `initiator` without a close frame: nothing is left, and the next one works.
 async fn recovered(app: &App, mut sidecar: Sidecar, initiator: &str, ended: usize) {
-    sidecar.until("connections", &[], 0.0).await;
+    sidecar.until("sessions", &[], 0.0).await;
     assert_eq!(sidecar.admin("/sessions").await.1, "[]");
-    assert_eq!(sidecar.metric("connections_closed_total", &[]).await, ended as f64);
+    assert_eq!(sidecar.metric("sessions_closed_total", &[]).await, ended as f64);
     assert_eq!(closed(&sidecar, initiator, "1006").await, ended as f64);
 
     let Session { mut browser, app: mut upstream } = sidecar.stream(app).await;
@@ -63,7 +63,7 @@ async fn recovered(app: &App, mut sidecar: Sidecar, initiator: &str, ended: usiz
     upstream.send(plain(CLOSE, NORMAL)).await;
     browser.expect(plain(CLOSE, NORMAL)).await;
     drop((browser, upstream));
-    sidecar.until("connections", &[], 0.0).await;
+    sidecar.until("sessions", &[], 0.0).await;
     assert_eq!(closed(&sidecar, "browser", "1000").await, 1.0);
     // The drain would wait long for anything that is left.
     sidecar.stop();
@@ -88,7 +88,7 @@ async fn an_upstream_that_dies_ends_its_sessions_and_its_successors_version_is_l
         leave.of(two.app);
         leave.reaches(one.browser).await;
         leave.reaches(two.browser).await;
-        sidecar.until("connections", &[], 0.0).await;
+        sidecar.until("sessions", &[], 0.0).await;
         assert_eq!(sidecar.metric("acks_withheld_total", &[("reason", "upstream_closed")]).await, 1.0);
         assert_eq!(sidecar.metric("upstream_acks_natively", &[]).await, 0.0);
         let mut browser = sidecar.connect().await;
@@ -162,7 +162,7 @@ async fn a_half_closed_session_of_a_frozen_upstream_ends_when_it_thaws() {
     browser.send(&message).await;
     browser.finish().await;
     // A frozen process looks like a busy one: the half-open session stays, since an answer may come.
-    sidecar.until("connections", &[], 1.0).await;
+    sidecar.until("sessions", &[], 1.0).await;
     frozen.expect(&message).await;
     frozen.end().await;
     drop(frozen);
@@ -232,7 +232,7 @@ async fn garbage_after_the_101_passes_and_disables_only_the_tap() {
         let garbage: Vec<u8> = (0..100_000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 13) as u8 | 0x70).collect();
         upstream.send(&garbage).await;
         browser.expect(&garbage).await;
-        assert_eq!(sidecar.metric("tap_disabled_total", &[]).await, 1.0);
+        assert_eq!(sidecar.metric("sessions_unparsable_total", &[]).await, 1.0);
         leave.of(upstream);
         leave.reaches(browser).await;
         recovered(&app, sidecar, "upstream", 1).await;

@@ -143,8 +143,8 @@ async fn start() -> (App, Sidecar) {
 async fn check(sidecar: &Sidecar, app: &App, from: From, (name, bytes, tap): Row) {
     println!("{name}, from {from:?}");
     let off = async || match tap {
-        Tap::Off(reason) => sidecar.metric("tap_disabled_total", &[("reason", reason)]).await,
-        Tap::On | Tap::Closed | Tap::Inside => sidecar.metric("tap_disabled_total", &[]).await,
+        Tap::Off(reason) => sidecar.metric("sessions_unparsable_total", &[("reason", reason)]).await,
+        Tap::On | Tap::Closed | Tap::Inside => sidecar.metric("sessions_unparsable_total", &[]).await,
     };
     let before = off().await;
     let Session { mut browser, app: mut upstream } = sidecar.stream(app).await;
@@ -178,7 +178,7 @@ async fn odd_browser_frames_pass_unchanged_and_turn_the_tap_off_if_it_cannot_par
     for row in table(From::Browser) {
         check(&sidecar, &app, From::Browser, row).await;
     }
-    sidecar.until("connections", &[], 0.0).await;
+    sidecar.until("sessions", &[], 0.0).await;
 }
 
 #[tokio::test]
@@ -187,7 +187,7 @@ async fn odd_upstream_frames_pass_unchanged_and_turn_the_tap_off_if_it_cannot_pa
     for row in table(From::Upstream) {
         check(&sidecar, &app, From::Upstream, row).await;
     }
-    sidecar.until("connections", &[], 0.0).await;
+    sidecar.until("sessions", &[], 0.0).await;
 }
 
 #[tokio::test]
@@ -200,7 +200,7 @@ async fn odd_frames_pass_unchanged_without_a_tap() {
     assert!(from_browser.len() > 250_000 && from_upstream.len() > 250_000);
     tokio::join!(browser.send(&from_browser), async { upstream.expect(&from_browser).await });
     tokio::join!(upstream.send(&from_upstream), async { browser.expect(&from_upstream).await });
-    assert_eq!(sidecar.metric("tap_disabled_total", &[]).await, 0.0);
+    assert_eq!(sidecar.metric("sessions_unparsable_total", &[]).await, 0.0);
 }
 
 #[tokio::test]
@@ -219,7 +219,7 @@ async fn odd_frames_sent_with_the_handshake_pass_in_order() {
         assert!(browser.head().await.starts_with("HTTP/1.1 101 "));
         browser.expect(&glued).await;
     }
-    sidecar.until("connections", &[], 0.0).await;
+    sidecar.until("sessions", &[], 0.0).await;
 }
 
 #[tokio::test]
@@ -249,11 +249,11 @@ async fn a_reset_anywhere_in_the_stream_resets_the_other_side() {
             assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{name}");
             resets += 1.0;
             let initiator = if from == From::Browser { "browser" } else { "upstream" };
-            sidecar.until("connections_closed_total", &[("code", "1006")], resets).await;
-            assert!(sidecar.metric("connections_closed_total", &[("initiator", initiator)]).await > 0.0);
+            sidecar.until("sessions_closed_total", &[("code", "1006")], resets).await;
+            assert!(sidecar.metric("sessions_closed_total", &[("initiator", initiator)]).await > 0.0);
         }
     }
-    sidecar.until("connections", &[], 0.0).await;
+    sidecar.until("sessions", &[], 0.0).await;
     let Session { mut browser, app: mut upstream } = sidecar.stream(&app).await;
     upstream.send(new_session("1.53.1")).await;
     browser.expect(new_session("1.53.1")).await;

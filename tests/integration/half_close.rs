@@ -155,7 +155,7 @@ async fn a_websocket_half_closed_before_the_101_is_relayed_in_order() {
             browser.expect(plain(TEXT, "answer")).await;
             upstream.finish().await;
             browser.end().await;
-            scene.sidecar.until("connections", &[], 0.0).await;
+            scene.sidecar.until("sessions", &[], 0.0).await;
         }
         assert_eq!(scene.sidecar.metric("handshakes_total", &[("result", "accepted")]).await, 3.0);
     }

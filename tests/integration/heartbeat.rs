@@ -256,7 +256,7 @@ async fn the_learned_version_is_forgotten_when_the_upstream_vanishes() {
     drop(upstream);
     browser.end().await;
     drop(browser);
-    sidecar.until("connections", &[], 0.0).await;
+    sidecar.until("sessions", &[], 0.0).await;
     let Session { mut browser, app: mut upstream } = sidecar.stream(&app).await;
     browser.send(heartbeat()).await;
     upstream.expect(heartbeat()).await;
@@ -492,10 +492,10 @@ async fn a_stream_that_cannot_be_parsed_is_relayed_and_counted() {
         let sent = [&broken[..], &heartbeat(), b"whatever comes then"].concat();
         browser.send(&sent).await;
         upstream.expect(&sent).await;
-        assert_eq!(sidecar.metric("tap_disabled_total", &[("reason", reason)]).await, 1.0, "{reason}");
+        assert_eq!(sidecar.metric("sessions_unparsable_total", &[("reason", reason)]).await, 1.0, "{reason}");
         upstream.mark().await;
         browser.expect_mark().await;
     }
     assert_eq!(sidecar.metric("heartbeats_total", &[]).await, 0.0);
-    assert_eq!(sidecar.metric("tap_disabled_total", &[]).await, 4.0);
+    assert_eq!(sidecar.metric("sessions_unparsable_total", &[]).await, 4.0);
 }

@@ -52,7 +52,7 @@ impl Scene {
     }
 
     async fn rejected(&self, reason: &str) -> f64 {
-        self.sidecar.metric("http_rejected_total", &[("reason", reason)]).await
+        self.sidecar.metric("rejections_total", &[("reason", reason)]).await
     }
 
     /// The head of a request as the app receives it; the app answers 200.
@@ -103,7 +103,7 @@ async fn http_2_is_used_only_if_the_client_offers_it_by_alpn() {
     let mut browser = Wire::new(scene.pki.offer(scene.sidecar.address, &[b"http/1.1"]).await);
     browser.send(PREFACE).await;
     assert_eq!(browser.rest().await.unwrap(), b"");
-    assert_eq!(scene.rejected("malformed").await + plain.metric("http_rejected_total", &[]).await, 2.0);
+    assert_eq!(scene.rejected("malformed").await + plain.metric("rejections_total", &[]).await, 2.0);
 }
 
 #[tokio::test]
@@ -519,7 +519,7 @@ async fn a_flood_of_requests_that_are_reset_at_once_ends_the_connection() {
     frames.0.send(storm).await;
     let (_stream, payload) = frames.until(GOAWAY).await;
     assert_eq!(payload[4..8], ENHANCE_YOUR_CALM);
-    scene.sidecar.until("http_rejected_total", &[("reason", "malformed")], 1.0).await;
+    scene.sidecar.until("rejections_total", &[("reason", "malformed")], 1.0).await;
     scene.sidecar.until("client_connections", &[], 0.0).await;
 }
 
@@ -563,7 +563,7 @@ async fn only_connections_without_an_open_request_close_after_idle_timeout() {
     drop(answer);
     browser.ended().await.unwrap();
     scene.sidecar.until("client_connections", &[], 0.0).await;
-    assert_eq!(scene.sidecar.metric("http_rejected_total", &[]).await, 0.0);
+    assert_eq!(scene.sidecar.metric("rejections_total", &[]).await, 0.0);
 }
 
 #[tokio::test]

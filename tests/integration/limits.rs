@@ -41,7 +41,7 @@ fn one() -> Option<NonZeroUsize> {
 
 /// Sends a request and expects a rejection with this status, counted once for this reason.
 async fn assert_rejected(sidecar: &Sidecar, request: &str, status: &str, reason: &str) {
-    let before = sidecar.metric("http_rejected_total", &[("reason", reason)]).await;
+    let before = sidecar.metric("rejections_total", &[("reason", reason)]).await;
     let mut client = sidecar.connect().await;
     client.send(request).await;
     let answer = String::from_utf8(client.rest().await.unwrap()).unwrap();
@@ -52,7 +52,7 @@ async fn assert_rejected(sidecar: &Sidecar, request: &str, status: &str, reason:
     let retry = head.split("\r\nretry-after: ").nth(1).and_then(|rest| rest.lines().next());
     assert!(retry.is_some_and(|seconds| (1..=5).contains(&seconds.parse::<u64>().unwrap())), "{head}");
     assert!(body.starts_with(status), "{body}");
-    let after = sidecar.metric("http_rejected_total", &[("reason", reason)]).await;
+    let after = sidecar.metric("rejections_total", &[("reason", reason)]).await;
     assert_eq!(after, before + 1.0, "{reason}");
 }
 
@@ -91,7 +91,7 @@ async fn by_default_neither_address_nor_handshake_limits_apply() {
     for _session in 0..100 {
         sessions.push(sidecar.stream(&app).await);
     }
-    assert_eq!(sidecar.metric("http_rejected_total", &[]).await, 0.0);
+    assert_eq!(sidecar.metric("rejections_total", &[]).await, 0.0);
     assert_eq!(sidecar.metric("client_connections", &[]).await, 100.0);
     assert!(sidecar.metric("client_connections_limit", &[]).await > 100.0);
 }
@@ -146,7 +146,7 @@ async fn silent_clients_over_the_limit_are_disconnected_and_do_not_delay_others(
     for _client in 0..ANSWERS {
         silent.push(sidecar.connect().await);
     }
-    sidecar.until("http_rejected_total", &[("reason", "connections")], ANSWERS as f64).await;
+    sidecar.until("rejections_total", &[("reason", "connections")], ANSWERS as f64).await;
     let mut next = sidecar.connect().await;
     assert_eq!(next.rest().await.unwrap(), b"", "closed at once while all answers are under way");
     assert!(sidecar.admin("/livez").await.0.starts_with("HTTP/1.1 200 "));
@@ -195,7 +195,7 @@ async fn a_handshake_over_the_session_limit_gets_503() {
     assert_rejected(&sidecar, &handshake(STREAM, ""), "503", "sessions").await;
     forward_request(&app, sidecar.connect().await, "").await;
     close_session(session).await;
-    sidecar.until("connections", &[], 0.0).await;
+    sidecar.until("sessions", &[], 0.0).await;
     let mut browser = sidecar.connect().await;
     browser.send(handshake(STREAM, "")).await;
     let mut upstream = app.accept().await;
@@ -219,7 +219,7 @@ async fn a_reconnect_at_the_session_limit_replaces_its_own_session() {
     old.app.send(plain(CLOSE, 1001u16.to_be_bytes())).await;
     app.shake_hands("").await;
     assert!(browser.head().await.starts_with("HTTP/1.1 101 "));
-    assert_eq!(sidecar.metric("http_rejected_total", &[]).await, 0.0);
+    assert_eq!(sidecar.metric("rejections_total", &[]).await, 0.0);
 }
 
 /// Whether a handshake passes the limits; with the app gone, that is a 502.
@@ -256,7 +256,7 @@ async fn handshakes_of_an_address_pass_in_a_burst_and_then_at_the_configured_rat
         "the token of the first one is back after {:?}",
         begun.elapsed()
     );
-    assert!(sidecar.metric("http_rejected_total", &[("reason", "handshakes_per_second")]).await >= 1.0);
+    assert!(sidecar.metric("rejections_total", &[("reason", "handshakes_per_second")]).await >= 1.0);
 }
 
 /// How many of fifty immediate handshakes pass.

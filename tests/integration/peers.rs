@@ -23,12 +23,12 @@ async fn with(settings: impl FnOnce(&mut SessionSettings)) -> (Sidecar, Session)
 
 /// Expects that the sidecar closed the session for this reason, and that nothing is left.
 async fn is_cut(sidecar: &Sidecar, reason: &str) {
-    sidecar.until("connections", &[], 0.0).await;
+    sidecar.until("sessions", &[], 0.0).await;
     assert_eq!(sidecar.metric("peers_lost_total", &[("reason", reason)]).await, 1.0);
     assert_eq!(sidecar.metric("peers_lost_total", &[]).await, 1.0, "for no other reason");
     let closed = [("initiator", "sidecar"), ("code", "1006")];
-    assert_eq!(sidecar.metric("connections_closed_total", &closed).await, 1.0);
-    assert_eq!(sidecar.metric("connections_closed_total", &[]).await, 1.0);
+    assert_eq!(sidecar.metric("sessions_closed_total", &closed).await, 1.0);
+    assert_eq!(sidecar.metric("sessions_closed_total", &[]).await, 1.0);
 }
 
 #[tokio::test]
@@ -105,7 +105,7 @@ async fn a_half_closed_session_ends_if_the_app_stays_silent() {
     let (sidecar, mut session) = with(|session| session.write_stall_timeout = SHORT).await;
     session.browser.finish().await;
     session.browser.end().await;
-    sidecar.until("connections", &[], 0.0).await;
+    sidecar.until("sessions", &[], 0.0).await;
     session.app.end().await;
     assert_eq!(sidecar.metric("peers_lost_total", &[]).await, 0.0);
 }
@@ -167,7 +167,7 @@ async fn a_browser_that_reads_in_bursts_is_not_a_dead_peer() {
     browser.exactly(10).await;
     let _app = sent.await.unwrap();
     assert_eq!(sidecar.metric("peers_lost_total", &[]).await, 0.0);
-    assert_eq!(sidecar.metric("connections", &[]).await, 1.0);
+    assert_eq!(sidecar.metric("sessions", &[]).await, 1.0);
 }
 
 #[tokio::test]

@@ -92,8 +92,8 @@ async fn after_a_reload_new_sessions_use_the_new_app_and_live_ones_stay() {
         lives(session).await;
     }
     assert_eq!((running.reloads("accepted").await, running.reloads("refused").await), (2.0, 0.0));
-    assert_eq!(running.sidecar.metric("connections", &[("upstream", "default")]).await, 2.0);
-    assert_eq!(running.sidecar.metric("connections", &[("upstream", "a")]).await, 1.0);
+    assert_eq!(running.sidecar.metric("sessions", &[("upstream", "default")]).await, 2.0);
+    assert_eq!(running.sidecar.metric("sessions", &[("upstream", "a")]).await, 1.0);
 }
 
 #[tokio::test]
@@ -205,7 +205,7 @@ async fn new_sessions_use_the_reloaded_heartbeat_settings_and_limits() {
     third.send(handshake(STREAM, "")).await;
     assert!(third.head().await.starts_with("HTTP/1.1 503 "), "the first counts, though it started without a limit");
     drop(first);
-    running.sidecar.until("connections", &[], 1.0).await;
+    running.sidecar.until("sessions", &[], 1.0).await;
     lives(&mut running.sidecar.stream(&app).await).await;
 }
 
@@ -230,7 +230,7 @@ async fn an_app_with_a_new_address_keeps_one_session_quota_and_one_gauge() {
     assert_eq!(running.sidecar.metric("upstream_acks_natively", &[]).await, 0.0, "the new address is still unknown");
 
     drop(before);
-    running.sidecar.until("connections", &[], 0.0).await;
+    running.sidecar.until("sessions", &[], 0.0).await;
     let mut after = running.sidecar.stream(&new).await;
     says_its_version(&mut after).await;
     assert_eq!(running.sidecar.metric("upstream_acks_natively", &[]).await, 1.0);

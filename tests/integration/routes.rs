@@ -78,7 +78,7 @@ async fn a_request_that_matches_no_route_is_a_404() {
         let answer = String::from_utf8(browser.rest().await.unwrap()).unwrap();
         assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
         assert!(answer.ends_with("404 Not Found: no route for this host and path\n"), "{answer}");
-        let rejected = sidecar.metric("http_rejected_total", &[("reason", "route")]).await;
+        let rejected = sidecar.metric("rejections_total", &[("reason", "route")]).await;
         assert_eq!(rejected, (count + 1) as f64);
     }
     assert!(app.is_untouched());

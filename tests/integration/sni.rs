@@ -45,7 +45,7 @@ async fn each_name_gets_its_certificate_and_unknown_names_the_first() {
     assert_eq!(shown(&pki, &sidecar, "wild.example").await, Some(wild));
     assert_eq!(shown(&pki, &sidecar, "deep.green.apps.test").await, None, "the first, which is not for this name");
     // The earliest expiry.
-    assert_eq!(sidecar.metric("tls_certificate_not_after_seconds", &[]).await, 2_177_452_800.0);
+    assert_eq!(sidecar.metric("tls_certificate_not_after_timestamp_seconds", &[]).await, 2_177_452_800.0);
 }
 
 #[tokio::test]
@@ -64,13 +64,13 @@ async fn certificates_are_reloaded_together_and_a_broken_one_keeps_all_old_ones(
     sidecar.until("tls_reloads_total", &[("result", "accepted")], 1.0).await;
     let renewed = all().await;
     assert!(renewed[..2] == before[..2] && renewed[2] != before[2]);
-    assert_eq!(sidecar.metric("tls_certificate_not_after_seconds", &[]).await, 2_145_916_800.0);
+    assert_eq!(sidecar.metric("tls_certificate_not_after_timestamp_seconds", &[]).await, 2_145_916_800.0);
 
     fs::write(pki.path("blue.key"), "none").unwrap();
     pki.issue_for("tls", &["app.test"], 2045);
     sidecar.until("tls_reloads_total", &[("result", "refused")], 1.0).await;
     assert!(all().await == renewed);
-    assert_eq!(sidecar.metric("tls_certificate_not_after_seconds", &[]).await, 2_145_916_800.0);
+    assert_eq!(sidecar.metric("tls_certificate_not_after_timestamp_seconds", &[]).await, 2_145_916_800.0);
 }
 
 #[test]

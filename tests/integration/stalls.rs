@@ -82,7 +82,7 @@ impl Scene {
     }
 
     async fn stalled(&self) -> f64 {
-        self.sidecar.metric("http_rejected_total", &[("reason", "stalled")]).await
+        self.sidecar.metric("rejections_total", &[("reason", "stalled")]).await
     }
 }
 

@@ -70,8 +70,8 @@ async fn the_old_connection_to_the_app_is_closed_before_the_new_handshake() {
     let _new = joins(&app, browser).await;
     assert_eq!((takeovers(&sidecar, "closed").await, takeovers(&sidecar, "timeout").await), (1.0, 0.0));
     let closed = [("initiator", "sidecar"), ("code", "1001")];
-    assert_eq!(sidecar.metric("connections_closed_total", &closed).await, 1.0);
-    assert_eq!(sidecar.metric("connections", &[]).await, 1.0);
+    assert_eq!(sidecar.metric("sessions_closed_total", &closed).await, 1.0);
+    assert_eq!(sidecar.metric("sessions", &[]).await, 1.0);
 }
 
 #[tokio::test]
@@ -187,7 +187,7 @@ async fn a_newer_reconnect_first_ends_the_pending_handshake_of_an_older_one() {
         newer.expect(plain(TEXT, "hello")).await;
         assert_eq!(takeovers(&sidecar, "closed").await, if held { 2.0 } else { 1.0 });
         assert_eq!(sidecar.metric("handshakes_total", &[("result", "superseded")]).await, 1.0);
-        sidecar.until("connections", &[], 1.0).await;
+        sidecar.until("sessions", &[], 1.0).await;
     }
 }
 
@@ -241,7 +241,7 @@ async fn a_connection_that_receives_the_session_id_of_another_closes_that_one() 
     older.app.send(plain(CLOSE, GOING_AWAY)).await;
     older.app.end().await;
     let _new = joins(&app, browser).await;
-    sidecar.until("connections", &[], 1.0).await;
+    sidecar.until("sessions", &[], 1.0).await;
 }
 
 /// An app that answers at once. Panics if a connection arrives while an earlier one is open. Sends "hello" to the last
@@ -295,7 +295,7 @@ async fn a_burst_of_reconnects_leaves_one_and_the_app_never_has_two_open() {
         });
     }
     sidecar.until("handshakes_total", &[], f64::from(RECONNECTS)).await;
-    sidecar.until("connections", &[], 1.0).await;
+    sidecar.until("sessions", &[], 1.0).await;
     drive.send(()).unwrap();
     let lived = browsers.join_all().await;
     assert_eq!(lived.iter().filter(|lived| **lived).count(), 1);
@@ -327,5 +327,5 @@ async fn with_takeover_disabled_the_old_connection_stays_open() {
     let _new = joins(&app, browser).await;
     old.app.send(plain(TEXT, "still here")).await;
     old.browser.expect(plain(TEXT, "still here")).await;
-    assert_eq!(sidecar.metric("connections", &[]).await, 2.0);
+    assert_eq!(sidecar.metric("sessions", &[]).await, 2.0);
 }

@@ -125,7 +125,7 @@ async fn a_browser_that_reads_nothing_is_disconnected() {
         let more_than_sockets_hold = [header(BINARY, 1 << 40, false), vec![0; 32 * MIB]].concat();
         let refused = soon(session.app.stream.write_all(&more_than_sockets_hold)).await;
         assert!(refused.is_err(), "the app's side is reset");
-        sidecar.until("connections", &[], 0.0).await;
+        sidecar.until("sessions", &[], 0.0).await;
         assert_eq!(sidecar.metric("peers_lost_total", &[("reason", "browser_stalled")]).await, 1.0);
     }
 }
@@ -176,7 +176,7 @@ async fn eof_inside_a_tls_record_resets_the_other_side() {
     socket.shutdown().await.unwrap();
     upstream.expect(masked(TEXT, "whole")).await;
     assert!(upstream.rest().await.is_err(), "a reset, not an end");
-    sidecar.until("connections", &[], 0.0).await;
+    sidecar.until("sessions", &[], 0.0).await;
 }
 
 #[tokio::test]
@@ -193,7 +193,7 @@ async fn a_forged_tls_record_resets_the_session_after_the_data_before_it() {
         socket.write_all(&[&[23, 3, 3, 0, 40][..], &[7; 40]].concat().repeat(3)).await.unwrap();
         upstream.expect(masked(TEXT, "true")).await;
         assert!(upstream.rest().await.is_err(), "a reset, not an end");
-        sidecar.until("connections", &[], 0.0).await;
+        sidecar.until("sessions", &[], 0.0).await;
     }
 }
 
@@ -218,7 +218,7 @@ async fn a_corrupt_client_hello_does_not_affect_other_connections() {
     }
     assert!(hello.len() > 100);
     // A handshake that panicked would not be counted.
-    sidecar.until("http_rejected_total", &[("reason", "tls")], hello.len() as f64).await;
+    sidecar.until("rejections_total", &[("reason", "tls")], hello.len() as f64).await;
     assert!(ask(&pki, &app, &sidecar).await.starts_with("HTTP/1.1 200 "));
 }
 
@@ -233,7 +233,7 @@ async fn a_reset_reaches_the_other_side() {
     upstream.reset();
     let error = browser.rest().await.expect_err("a reset, not an end");
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
-    sidecar.until("connections", &[], 0.0).await;
+    sidecar.until("sessions", &[], 0.0).await;
 }
 
 #[tokio::test]
@@ -301,15 +301,15 @@ async fn plain_http_on_the_tls_port_gets_400_and_is_counted() {
     browser.send(REQUEST).await;
     assert!(browser.head().await.starts_with("HTTP/1.1 400 "));
     assert!(browser.rest().await.unwrap().starts_with(b"400 Bad Request: this port speaks HTTPS"));
-    sidecar.until("http_rejected_total", &[("reason", "tls")], 1.0).await;
+    sidecar.until("rejections_total", &[("reason", "tls")], 1.0).await;
     let mut stranger = sidecar.connect().await;
     stranger.send([22, 3, 1, 0, 5, 1, 0, 0, 1, 0]).await;
     // A TLS alert.
     assert_eq!(stranger.rest().await.unwrap()[..2], [21, 3]);
-    sidecar.until("http_rejected_total", &[("reason", "tls")], 2.0).await;
+    sidecar.until("rejections_total", &[("reason", "tls")], 2.0).await;
     drop(sidecar.connect().await);
     assert_eq!(
-        sidecar.metric("http_rejected_total", &[("reason", "tls")]).await,
+        sidecar.metric("rejections_total", &[("reason", "tls")]).await,
         2.0,
         "a bare connection is not an error"
     );
@@ -325,7 +325,7 @@ async fn a_tls_handshake_that_times_out_is_closed_and_counted() {
     let mut silent = sidecar.connect().await;
     silent.send([22, 3, 1]).await;
     assert!(silent.rest().await.is_ok_and(|said| said.is_empty()));
-    sidecar.until("http_rejected_total", &[("reason", "tls")], 1.0).await;
+    sidecar.until("rejections_total", &[("reason", "tls")], 1.0).await;
 }
 
 #[tokio::test]
@@ -352,7 +352,7 @@ async fn a_connection_over_the_limit_is_closed_without_a_tls_handshake() {
     let sidecar = Sidecar::start(config).await;
     let _first = pki.connect(sidecar.address).await;
     assert!(!sidecar.connect().await.rest().await.is_ok_and(|said| !said.is_empty()), "nothing in plain text");
-    sidecar.until("http_rejected_total", &[("reason", "connections")], 1.0).await;
+    sidecar.until("rejections_total", &[("reason", "connections")], 1.0).await;
 }
 
 #[tokio::test]
@@ -386,7 +386,7 @@ async fn with_client_ca_set_clients_without_its_certificate_are_rejected() {
         assert_eq!(served.await.is_ok(), welcome);
     }
     assert!(app.is_untouched());
-    sidecar.until("http_rejected_total", &[("reason", "tls")], 3.0).await;
+    sidecar.until("rejections_total", &[("reason", "tls")], 3.0).await;
 }
 
 #[tokio::test]
@@ -482,7 +482,7 @@ async fn valid_certificates_are_reloaded_under_live_sessions_and_broken_ones_are
     browser.send(handshake(STREAM, "")).await;
     let (_head, mut upstream) = app.shake_hands("").await;
     browser.head().await;
-    let expires = async || sidecar.metric("tls_certificate_not_after_seconds", &[]).await;
+    let expires = async || sidecar.metric("tls_certificate_not_after_timestamp_seconds", &[]).await;
     let shown = async || {
         let wire = pki.connect(sidecar.address).await;
         wire.stream.get_ref().1.peer_certificates().unwrap()[0].to_vec()

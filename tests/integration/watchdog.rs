@@ -296,7 +296,7 @@ async fn an_unknown_or_closed_socket_is_a_404() {
     assert_eq!(alive(&sidecar, "0").await.0, "404");
     let (_head, session) = tagged(&app, &sidecar, "", "").await;
     drop(session);
-    sidecar.until("connections", &[], 0.0).await;
+    sidecar.until("sessions", &[], 0.0).await;
     assert_eq!(alive(&sidecar, "0").await.0, "404");
 }
 
@@ -311,7 +311,7 @@ async fn watchdog_reconnects_are_counted_separately() {
         session.app
     };
     drop(first);
-    sidecar.until("connections", &[], 0.0).await;
+    sidecar.until("sessions", &[], 0.0).await;
     let _second = tagged(&app, &sidecar, "", &resume).await;
     assert_eq!(sidecar.metric("reconnects_total", &[("cause", "watchdog")]).await, 1.0);
     assert_eq!(sidecar.metric("reconnects_total", &[("cause", "other")]).await, 1.0);

@@ -80,7 +80,7 @@ async fn a_rejected_handshake_reaches_the_browser_unchanged() {
         browser.expect("forbidden").await;
         sidecar.until("handshakes_total", &[("result", "refused")], refusals).await;
     }
-    sidecar.until("connections", &[], 0.0).await;
+    sidecar.until("sessions", &[], 0.0).await;
 }
 
 #[tokio::test]
@@ -110,7 +110,7 @@ async fn a_handshake_to_an_upstream_that_is_down_is_a_502() {
     let head = browser.head().await;
     assert!(head.starts_with("HTTP/1.1 502 "), "{head}");
     sidecar.until("handshakes_total", &[("result", "unreachable")], 1.0).await;
-    assert_eq!(sidecar.metric("connections", &[]).await, 0.0);
+    assert_eq!(sidecar.metric("sessions", &[]).await, 0.0);
 }
 
 #[tokio::test]
@@ -220,7 +220,7 @@ async fn websockets_at_other_paths_are_relayed_untapped() {
     assert!(browser.frame().await.is(TEXT, "nothing before this"));
     assert_eq!(sidecar.metric("heartbeats_total", &[]).await, 0.0);
     assert_eq!(sidecar.metric("acks_total", &[]).await, 0.0);
-    assert_eq!(sidecar.metric("tap_disabled_total", &[]).await, 0.0);
+    assert_eq!(sidecar.metric("sessions_unparsable_total", &[]).await, 0.0);
 }
 
 #[tokio::test]
@@ -233,8 +233,8 @@ async fn a_session_with_an_unknown_extension_is_relayed_untapped_and_counted() {
     upstream.expect([compressed, heartbeat()].concat()).await;
     upstream.send(plain(0xc2, [0x0a, 0x60, 0x00])).await;
     browser.expect(plain(0xc2, [0x0a, 0x60, 0x00])).await;
-    assert_eq!(sidecar.metric("tap_disabled_total", &[("reason", "extension")]).await, 1.0);
-    assert_eq!(sidecar.metric("tap_disabled_total", &[]).await, 1.0);
+    assert_eq!(sidecar.metric("sessions_unparsable_total", &[("reason", "extension")]).await, 1.0);
+    assert_eq!(sidecar.metric("sessions_unparsable_total", &[]).await, 1.0);
     assert_eq!(sidecar.metric("heartbeats_total", &[]).await, 0.0);
 }
 
@@ -274,8 +274,8 @@ async fn every_kind_of_message_passes_in_both_directions() {
     drop(upstream);
     assert!(soon(browser.next()).await.is_none());
     drop(browser);
-    sidecar.until("connections_closed_total", &[("initiator", "browser"), ("code", "other")], 1.0).await;
-    sidecar.until("connections", &[], 0.0).await;
+    sidecar.until("sessions_closed_total", &[("initiator", "browser"), ("code", "other")], 1.0).await;
+    sidecar.until("sessions", &[], 0.0).await;
 }
 
 #[tokio::test]
@@ -295,9 +295,9 @@ async fn sessions_do_not_mix() {
             session.browser.expect(plain(TEXT, &said)).await;
         }
     }
-    sidecar.until("connections", &[], 2.0).await;
+    sidecar.until("sessions", &[], 2.0).await;
     drop(first);
-    sidecar.until("connections", &[], 1.0).await;
+    sidecar.until("sessions", &[], 1.0).await;
     second.app.send(plain(TEXT, "still here")).await;
     assert!(second.browser.frame().await.is(TEXT, "still here"));
 }
@@ -313,7 +313,7 @@ async fn a_half_closed_session_goes_on_in_the_other_direction() {
         assert!(browser.frame().await.is(TEXT, "late"));
         upstream.finish().await;
         browser.end().await;
-        sidecar.until("connections", &[], 0.0).await;
+        sidecar.until("sessions", &[], 0.0).await;
 
         let Session { mut browser, app: mut upstream } = sidecar.open(&app, path).await;
         upstream.finish().await;
@@ -322,7 +322,7 @@ async fn a_half_closed_session_goes_on_in_the_other_direction() {
         assert!(upstream.frame().await.is(TEXT, "late"));
         browser.finish().await;
         upstream.end().await;
-        sidecar.until("connections", &[], 0.0).await;
+        sidecar.until("sessions", &[], 0.0).await;
     }
 }
 
@@ -336,8 +336,8 @@ async fn a_reset_in_the_middle_of_a_message_reaches_the_other_side() {
     upstream.reset();
     let error = browser.rest().await.expect_err("a reset, not an end");
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
-    sidecar.until("connections", &[], 0.0).await;
-    sidecar.until("connections_closed_total", &[("initiator", "upstream"), ("code", "1006")], 1.0).await;
+    sidecar.until("sessions", &[], 0.0).await;
+    sidecar.until("sessions_closed_total", &[("initiator", "upstream"), ("code", "1006")], 1.0).await;
 
     let Session { mut browser, app: mut upstream } = sidecar.stream(&app).await;
     let part = [header(BINARY, 1_000_000, true), vec![7; 1000]].concat();
@@ -346,8 +346,8 @@ async fn a_reset_in_the_middle_of_a_message_reaches_the_other_side() {
     browser.reset();
     let error = upstream.rest().await.expect_err("a reset, not an end");
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
-    sidecar.until("connections", &[], 0.0).await;
-    sidecar.until("connections_closed_total", &[("initiator", "browser"), ("code", "1006")], 1.0).await;
+    sidecar.until("sessions", &[], 0.0).await;
+    sidecar.until("sessions_closed_total", &[("initiator", "browser"), ("code", "1006")], 1.0).await;
 }
 
 #[tokio::test]
@@ -363,29 +363,29 @@ async fn closes_are_counted_by_initiator_and_code() {
     upstream.finish().await;
     browser.end().await;
     drop(browser);
-    sidecar.until("connections_closed_total", &closes("browser", "1000"), 1.0).await;
+    sidecar.until("sessions_closed_total", &closes("browser", "1000"), 1.0).await;
 
     let Session { mut browser, app: mut upstream } = sidecar.stream(&app).await;
     upstream.send(plain(CLOSE, [&1011u16.to_be_bytes()[..], b"oh no"].concat())).await;
     browser.expect(plain(CLOSE, [&1011u16.to_be_bytes()[..], b"oh no"].concat())).await;
     drop((browser, upstream));
-    sidecar.until("connections_closed_total", &closes("upstream", "1011"), 1.0).await;
+    sidecar.until("sessions_closed_total", &closes("upstream", "1011"), 1.0).await;
 
     let Session { mut browser, app: upstream } = sidecar.stream(&app).await;
     drop(upstream);
     browser.end().await;
     drop(browser);
-    sidecar.until("connections_closed_total", &closes("upstream", "1006"), 1.0).await;
+    sidecar.until("sessions_closed_total", &closes("upstream", "1006"), 1.0).await;
 
     let Session { mut browser, app: mut upstream } = sidecar.stream(&app).await;
     browser.send(masked(CLOSE, "")).await;
     upstream.expect(masked(CLOSE, "")).await;
     drop((browser, upstream));
-    sidecar.until("connections_closed_total", &closes("browser", "1005"), 1.0).await;
+    sidecar.until("sessions_closed_total", &closes("browser", "1005"), 1.0).await;
 
-    assert_eq!(sidecar.metric("connections_closed_total", &[]).await, 4.0);
-    assert_eq!(sidecar.metric("connection_duration_seconds_count", &[]).await, 4.0);
-    sidecar.until("connections", &[], 0.0).await;
+    assert_eq!(sidecar.metric("sessions_closed_total", &[]).await, 4.0);
+    assert_eq!(sidecar.metric("session_duration_seconds_count", &[]).await, 4.0);
+    sidecar.until("sessions", &[], 0.0).await;
 }
 
 /// Bytes; more than the kernel's buffers on both hops hold together.
@@ -462,7 +462,7 @@ async fn live_sessions_are_listed_without_secrets() {
     assert!(sessions.contains("1.53.1") && sessions.contains("\"tapped\":true"), "{sessions}");
     let (_head, metrics) = sidecar.admin("/metrics").await;
     drop((browser, upstream));
-    sidecar.until("connections", &[], 0.0).await;
+    sidecar.until("sessions", &[], 0.0).await;
     let (_head, status) = sidecar.admin("/status.json").await;
     assert!(status.contains("\"initiator\":"), "{status}");
     for secret in ["SECRET", id, "/_stcore"] {

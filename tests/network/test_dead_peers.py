@@ -35,7 +35,7 @@ HANDSHAKE = (
 
 
 def _lost(metrics: Metrics, reason: str) -> bool:
-    return metrics.value("peers_lost_total", reason=reason) == 1 and metrics.value("connections") == 0
+    return metrics.value("peers_lost_total", reason=reason) == 1 and metrics.value("sessions") == 0
 
 
 @pytest.mark.parametrize("version", sorted(BROWSERS, key=lambda version: version.line), ids=lambda v: v.name)
@@ -49,8 +49,8 @@ def test_a_vanished_browser_is_detected_and_its_session_is_closed(
         metrics = sidecar.wait_for_metrics(lambda metrics: _lost(metrics, "browser_dead"), TIMEOUT * MAX_FACTOR + 1)
         # An app with a short ping timeout has already sent a close frame, which never reached the browser.
         closed = ("upstream", "1000") if version.has_short_ping_timeout else ("sidecar", "1006")
-        assert metrics.value("connections_closed_total", initiator=closed[0], code=closed[1]) == 1
-        assert metrics.value("connections_closed_total") == 1
+        assert metrics.value("sessions_closed_total", initiator=closed[0], code=closed[1]) == 1
+        assert metrics.value("sessions_closed_total") == 1
         network.reset()
         visitor.click_until_answered(60)
 

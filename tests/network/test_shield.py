@@ -34,7 +34,7 @@ def _row(line: str, visitor: Visitor) -> dict[str, str]:
         "line": line,
         "page": str(visitor.plan),
         "sockets": str(len(visitor.page.stream.opened)),
-        "closed by the app": f"{metrics.value('connections_closed_total', initiator='upstream'):.0f}",
+        "closed by the app": f"{metrics.value('sessions_closed_total', initiator='upstream'):.0f}",
     }
 
 
@@ -57,5 +57,5 @@ def test_a_shielded_session_survives_a_bad_line(chromium, host, network, request
             expect(visitor.page.dialogs).to_have_count(0)
         if LINES[line] is FAR_AWAY:
             for visitor in unshielded:
-                closed = visitor.page.sidecar.metrics().value("connections_closed_total", initiator="upstream")
+                closed = visitor.page.sidecar.metrics().value("sessions_closed_total", initiator="upstream")
                 assert closed >= 1, f"{visitor.plan}: the app kept the connection even without the shield"

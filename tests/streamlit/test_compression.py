@@ -56,7 +56,7 @@ def test_every_heartbeat_is_acked_and_every_message_is_decoded(sidecar, version,
     assert metrics.value("acks_total", origin="sidecar") == HEARTBEATS
     assert metrics.value("upstream_acks_natively") == version.acks_natively
     assert metrics.value("native_acks_missed_total") == 0
-    assert metrics.value("tap_disabled_total") == 0
+    assert metrics.value("sessions_unparsable_total") == 0
 
 
 def test_a_frozen_server_gets_no_ack(server, start_sidecar, version) -> None:

@@ -55,7 +55,7 @@ def test_of_two_concurrent_reconnects_one_gets_the_session_and_the_other_gets_40
         except InvalidStatus as rejected:
             return [str(rejected.response.status_code)]
 
-    wait_for_count("connections", 0)
+    wait_for_count("sessions", 0)
     with ThreadPoolExecutor() as pool:
         with server.frozen():
             attempts = [pool.submit(reconnect) for _ in range(2)]

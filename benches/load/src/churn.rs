@@ -125,14 +125,14 @@ impl Churn {
     async fn left(&self, process: Process, handles: usize) -> anyhow::Result<Value> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let (connections, sessions) =
-                (admin::metric(self.admin, "connections").await?, admin::ask(self.admin, "/sessions").await?);
+            let (open, listed) =
+                (admin::metric(self.admin, "sessions").await?, admin::ask(self.admin, "/sessions").await?);
             let more = process.handles()?.saturating_sub(handles);
-            if connections == 0 && sessions == "[]" && more == 0 {
+            if open == 0 && listed == "[]" && more == 0 {
                 return Ok(Value::Null);
             }
             if Instant::now() > deadline {
-                return Ok(json!({"connections": connections, "handles": more}));
+                return Ok(json!({"sessions": open, "handles": more}));
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }

@@ -163,7 +163,7 @@ impl Model {
                     let line = format!("\nheartbeat_sidecar_{gauge}{{{label}}} {value}\n");
                     assert!(text.contains(&line), "no {line} in {text}");
                 };
-                has_line("connections", self.sessions_of(|at| at.0 == name));
+                has_line("sessions", self.sessions_of(|at| at.0 == name));
                 has_line("upstream_acks_natively", self.gauges[name].1.into());
             }
         }
