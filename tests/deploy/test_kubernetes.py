@@ -71,7 +71,7 @@ def test_the_component_adds_the_sidecar_of_the_plain_manifests(bundled: Bundled,
     assert pod["spec"]["containers"][0]["image"] == "sales-report:2024.1"
 
 
-def test_the_documented_kustomization_names_the_image_and_turns_the_watchdog_on(bundled: Bundled, tmp_path: Path) -> None:
+def test_the_documented_kustomization_sets_image_and_watchdog(bundled: Bundled, tmp_path: Path) -> None:
     page = (REPOSITORY / "docs" / "kubernetes.md").read_text()
     [kustomization] = re.findall(r"^```yaml\n# kustomization.yaml\n(.*?)^```$", page, flags=re.MULTILINE | re.DOTALL)
     shutil.copytree(DEPLOY / "kubernetes", tmp_path / "kubernetes")
