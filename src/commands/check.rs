@@ -204,7 +204,7 @@ mod tests {
             ("log_level", _) => select(&["debug", "info,heartbeat_sidecar=debug", "warn,a[b{c=\"d\"}]=trace"]),
             ("trusted_proxies", _) => select(&["none", "private", "10.0.0.0/8, 2001:db8::/32"]),
             ("allowed_origins", _) => select(&["any", "https://a.example, http://[::1]:8500"]),
-            // Needs existing files: see `tests/integration/tls.rs`.
+            // Needs existing files: see `tests/integration/tls_certificates.rs`.
             (_, "FILE") => Just(String::new()).boxed(),
             (_, "NAME") => select(&["", "app.example", "2001:db8::1"]),
             (_, "DURATION") => duration().boxed(),

@@ -4,14 +4,9 @@ use heartbeat_sidecar::heartbeat::{Mode, Proof};
 use tokio::io::AsyncWriteExt as _;
 
 use crate::support::frame::{BINARY, COMPATIBLE_ACK, TEXT, header, heartbeat, masked, plain};
-use crate::support::{App, Session, Sidecar, soon};
+use crate::support::{App, Session, Sidecar, pattern, soon};
 
 const MIB: usize = 1 << 20;
-
-/// Bytes whose period is not a power of two, so that a misplaced piece shows.
-fn pattern(length: usize) -> Vec<u8> {
-    (0..length).map(|at| (at % 251) as u8).collect()
-}
 
 /// A session whose heartbeats are acked at once.
 async fn answering() -> (Sidecar, Session) {

@@ -1,68 +1,11 @@
 //! Heartbeats over real sockets: which side acks, with which bytes, when, and what is counted.
 
-use std::time::Duration;
-
-use heartbeat_sidecar::config::Config;
 use heartbeat_sidecar::heartbeat::{Mode, Proof};
 use heartbeat_sidecar::streamlit::ack::AckForm;
 
-use crate::support::frame::{
-    BINARY, CLOSE, COMPATIBLE_ACK, Frame, HEARTBEAT, PING, PLAIN_ACK, PONG, TEXT, header, heartbeat, masked,
-    new_session, plain,
-};
-use crate::support::{App, Session, Sidecar, Wire};
-
-const SILENT: &str = "1.53.1";
-const NATIVE: &str = "1.67.0";
-const SOON: Duration = Duration::from_millis(50);
-const FOR_EVER: Duration = Duration::from_secs(600);
-
-async fn start(settings: impl FnOnce(&mut Config)) -> (App, Sidecar) {
-    let app = App::bind().await;
-    let mut config = app.config();
-    config.heartbeat.native_deadline = FOR_EVER;
-    config.heartbeat.stall_after = FOR_EVER;
-    settings(&mut config);
-    let sidecar = Sidecar::start(config).await;
-    (app, sidecar)
-}
-
-/// A session whose upstream has sent its version.
-async fn session(sidecar: &Sidecar, app: &App, version: &str) -> Session {
-    let mut session = sidecar.stream(app).await;
-    session.app.send(new_session(version)).await;
-    session.browser.expect(new_session(version)).await;
-    session
-}
-
-impl Wire {
-    /// Expects a ping from the sidecar; returns its payload.
-    async fn ping(&mut self) -> Vec<u8> {
-        let Frame { first, masked, payload } = self.frame().await;
-        assert_eq!((first, masked, payload.len()), (PING, true, 16), "{payload:02x?}");
-        payload
-    }
-
-    async fn pong(&mut self, payload: &[u8]) {
-        self.send(plain(PONG, payload)).await;
-    }
-
-    /// Sends a marker that shows what came before it.
-    async fn mark(&mut self) {
-        self.send(plain(TEXT, "mark")).await;
-    }
-
-    /// Expects the marker, and nothing before it.
-    async fn expect_mark(&mut self) {
-        self.expect(plain(TEXT, "mark")).await;
-    }
-}
-
-impl Sidecar {
-    async fn acks(&self, origin: &str) -> f64 {
-        self.metric("acks_total", &[("origin", origin)]).await
-    }
-}
+use crate::support::frame::{BINARY, CLOSE, COMPATIBLE_ACK, PLAIN_ACK, PONG, TEXT, heartbeat, masked, plain};
+use crate::support::heartbeat::{NATIVE, SILENT, SOON, session, start};
+use crate::support::{App, Session};
 
 #[tokio::test]
 async fn a_silent_upstream_is_pinged_and_never_receives_the_heartbeat() {
@@ -206,7 +149,7 @@ async fn mode_forward_never_acks() {
 }
 
 #[tokio::test]
-async fn an_open_connection_is_proof_enough_if_told_so() {
+async fn with_connection_proof_an_open_connection_releases_the_ack() {
     let (app, sidecar) = start(|config| config.heartbeat.proof = Proof::Connection).await;
     let Session { mut browser, app: mut upstream } = session(&sidecar, &app, SILENT).await;
     browser.send(heartbeat()).await;
@@ -279,51 +222,6 @@ async fn the_learned_version_is_forgotten_when_the_upstream_refuses_connections(
 }
 
 #[tokio::test]
-async fn an_ack_waits_for_the_end_of_a_fragmented_message() {
-    let (app, sidecar) = start(|_config| {}).await;
-    let Session { mut browser, app: mut upstream } = session(&sidecar, &app, SILENT).await;
-    upstream.send(plain(0x02, "one")).await;
-    browser.expect(plain(0x02, "one")).await;
-    browser.send(heartbeat()).await;
-    let tag = upstream.ping().await;
-    let rest = [plain(0x00, "two"), plain(PING, "between"), plain(0x00, ""), plain(0x80, "three")].concat();
-    upstream.pong(&tag).await;
-    upstream.send([&rest[..], &plain(TEXT, "mark")].concat()).await;
-    browser.expect(&rest).await;
-    assert!(browser.frame().await.is(BINARY, COMPATIBLE_ACK));
-    browser.expect_mark().await;
-}
-
-#[tokio::test]
-async fn an_ack_waits_for_the_end_of_a_large_frame() {
-    let (app, sidecar) = start(|config| config.heartbeat.proof = Proof::Connection).await;
-    let Session { mut browser, app: mut upstream } = session(&sidecar, &app, SILENT).await;
-    let frame = plain(BINARY, vec![0x2a; 300_000]);
-    upstream.send(&frame[..100_000]).await;
-    browser.expect(&frame[..100_000]).await;
-    browser.send([heartbeat(), masked(TEXT, "read")].concat()).await;
-    upstream.expect(masked(TEXT, "read")).await;
-    upstream.send(&frame[100_000..]).await;
-    browser.expect(&frame[100_000..]).await;
-    assert!(browser.frame().await.is(BINARY, COMPATIBLE_ACK));
-}
-
-#[tokio::test]
-async fn a_ping_waits_for_the_end_of_the_browsers_frame() {
-    let (app, sidecar) = start(|config| config.heartbeat.native_deadline = SOON).await;
-    let Session { mut browser, app: mut upstream } = session(&sidecar, &app, NATIVE).await;
-    let frame = masked(BINARY, vec![7; 10_000]);
-    browser.send([&heartbeat()[..], &frame[..5000]].concat()).await;
-    upstream.expect(heartbeat()).await;
-    upstream.expect(&frame[..5000]).await;
-    // The deadline passes in the middle of the frame.
-    assert!(upstream.is_silent_for(4 * SOON).await);
-    browser.send(&frame[5000..]).await;
-    upstream.expect(&frame[5000..]).await;
-    upstream.ping().await;
-}
-
-#[tokio::test]
 async fn heartbeats_while_a_ping_is_outstanding_share_the_next_one() {
     let (app, sidecar) = start(|_config| {}).await;
     let Session { mut browser, app: mut upstream } = session(&sidecar, &app, SILENT).await;
@@ -344,28 +242,6 @@ async fn heartbeats_while_a_ping_is_outstanding_share_the_next_one() {
 }
 
 #[tokio::test]
-async fn nothing_is_sent_after_a_close_frame() {
-    for browser_closes in [true, false] {
-        let (app, sidecar) = start(|_config| {}).await;
-        let Session { mut browser, app: mut upstream } = session(&sidecar, &app, SILENT).await;
-        browser.send(heartbeat()).await;
-        let tag = upstream.ping().await;
-        if browser_closes {
-            browser.send(masked(CLOSE, 1000u16.to_be_bytes())).await;
-            upstream.expect(masked(CLOSE, 1000u16.to_be_bytes())).await;
-            upstream.pong(&tag).await;
-            upstream.send(plain(CLOSE, 1000u16.to_be_bytes())).await;
-        } else {
-            upstream.send([plain(CLOSE, 1000u16.to_be_bytes()), plain(PONG, &tag)].concat()).await;
-        }
-        upstream.finish().await;
-        browser.expect(plain(CLOSE, 1000u16.to_be_bytes())).await;
-        browser.end().await;
-        assert_eq!(sidecar.metric("acks_total", &[]).await, 0.0);
-    }
-}
-
-#[tokio::test]
 async fn a_heartbeat_to_a_frozen_upstream_is_not_acked_and_counted_once() {
     let (app, sidecar) = start(|config| config.heartbeat.stall_after = SOON).await;
     let Session { mut browser, app: mut upstream } = session(&sidecar, &app, SILENT).await;
@@ -375,7 +251,7 @@ async fn a_heartbeat_to_a_frozen_upstream_is_not_acked_and_counted_once() {
     upstream.mark().await;
     browser.expect_mark().await;
     assert_eq!(sidecar.metric("acks_total", &[]).await, 0.0);
-    // It thaws: the ack is late, as a busy server's own would be.
+    // The app continues: the ack is late, as its own would be.
     upstream.pong(&tag).await;
     assert!(browser.frame().await.is(BINARY, COMPATIBLE_ACK));
     assert_eq!(sidecar.metric("acks_withheld_total", &[]).await, 1.0);
@@ -424,78 +300,11 @@ async fn a_flood_of_heartbeats_causes_one_ping_at_a_time_and_few_acks() {
     while browser.frame().await.is(BINARY, COMPATIBLE_ACK) {
         acks += 1;
     }
-    assert!((2..=16).contains(&acks), "{acks} acks for what came during one ping");
+    assert!((2..=16).contains(&acks), "{acks} acks for the heartbeats during one ping");
     assert_eq!(sidecar.acks("sidecar").await, f64::from(acks));
-    // Then it works as before.
+    // Later heartbeats are acked as usual.
     browser.send(heartbeat()).await;
     tag = upstream.ping().await;
     upstream.pong(&tag).await;
     assert!(browser.frame().await.is(BINARY, COMPATIBLE_ACK));
-}
-
-#[tokio::test]
-async fn messages_that_only_resemble_a_heartbeat_pass_unanswered() {
-    let (app, sidecar) = start(|_config| {}).await;
-    let Session { mut browser, app: mut upstream } = session(&sidecar, &app, SILENT).await;
-    let long = [&HEARTBEAT[..], &[0x6a, 62], &[b'x'; 62]].concat();
-    let lookalikes = [
-        masked(TEXT, HEARTBEAT),
-        masked(BINARY, [0x88, 0x01]),
-        masked(BINARY, [0x88, 0x01, 0x01, 0x5a, 0x00]),
-        masked(BINARY, [0x8a, 0x01, 0x00]),
-        masked(BINARY, ""),
-        masked(BINARY, &long),
-        [masked(0x02, [0x88, 0x01]), masked(0x80, [0x01])].concat(),
-        masked(PING, HEARTBEAT),
-        masked(PONG, HEARTBEAT),
-    ]
-    .concat();
-    browser.send(&lookalikes).await;
-    upstream.expect(&lookalikes).await;
-    upstream.mark().await;
-    browser.expect_mark().await;
-    assert_eq!(sidecar.metric("heartbeats_total", &[]).await, 0.0);
-}
-
-#[tokio::test]
-async fn unusual_encodings_of_a_heartbeat_are_answered() {
-    let (app, sidecar) = start(|config| config.heartbeat.proof = Proof::Connection).await;
-    let Session { mut browser, app: mut upstream } = session(&sidecar, &app, SILENT).await;
-    let spellings: [&[u8]; 4] = [
-        &[0x88, 0x01, 0x00],
-        &[0x88, 0x01, 0x81, 0x00],
-        &[0x6a, 0x01, b'x', 0x88, 0x01, 0x01],
-        &[0x5a, 0x00, 0x88, 0x01, 0x01],
-    ];
-    for spelling in spellings {
-        browser.send(masked(BINARY, spelling)).await;
-        assert!(browser.frame().await.is(BINARY, COMPATIBLE_ACK), "{spelling:02x?}");
-    }
-    // A length in more bytes than necessary is accepted too.
-    let mut padded = vec![0x82, 0xfe, 0x00, 0x03, 0, 0, 0, 0];
-    padded.extend(HEARTBEAT);
-    browser.send([padded, masked(TEXT, "after")].concat()).await;
-    assert!(browser.frame().await.is(BINARY, COMPATIBLE_ACK));
-    upstream.expect(masked(TEXT, "after")).await;
-}
-
-#[tokio::test]
-async fn a_stream_that_cannot_be_parsed_is_relayed_and_counted() {
-    let (app, sidecar) = start(|_config| {}).await;
-    for (reason, broken) in [
-        ("reserved_bits", masked(0xc2, "x")),
-        ("masking", plain(BINARY, "x")),
-        ("fragmentation", masked(0x80, "x")),
-        ("length", header(BINARY, 1 << 63, true)),
-    ] {
-        let Session { mut browser, app: mut upstream } = session(&sidecar, &app, SILENT).await;
-        let sent = [&broken[..], &heartbeat(), b"whatever comes then"].concat();
-        browser.send(&sent).await;
-        upstream.expect(&sent).await;
-        assert_eq!(sidecar.metric("sessions_unparsable_total", &[("reason", reason)]).await, 1.0, "{reason}");
-        upstream.mark().await;
-        browser.expect_mark().await;
-    }
-    assert_eq!(sidecar.metric("heartbeats_total", &[]).await, 0.0);
-    assert_eq!(sidecar.metric("sessions_unparsable_total", &[]).await, 4.0);
 }

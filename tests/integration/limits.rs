@@ -1,16 +1,14 @@
 //! Limits of connections, sessions and handshakes: what is rejected, how, and that slots become free again.
 
-use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
-use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use heartbeat_sidecar::config::Limits;
 use tokio::net::TcpSocket;
 
-use crate::support::frame::{CLOSE, SESSION_ID, masked, new_session, plain};
+use crate::support::frame::{CLOSE, SESSION_ID, new_session, plain};
+use crate::support::http::assert_rejected;
 use crate::support::{App, Session, Sidecar, Wire, handshake, soon};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: app.test\r\n\r\n";
@@ -39,23 +37,6 @@ fn one() -> Option<NonZeroUsize> {
     NonZeroUsize::new(1)
 }
 
-/// Sends a request and expects a rejection with this status, counted once for this reason.
-async fn assert_rejected(sidecar: &Sidecar, request: &str, status: &str, reason: &str) {
-    let before = sidecar.metric("rejections_total", &[("reason", reason)]).await;
-    let mut client = sidecar.connect().await;
-    client.send(request).await;
-    let answer = String::from_utf8(client.rest().await.unwrap()).unwrap();
-    assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    let head = head.to_ascii_lowercase();
-    assert!(head.contains("\r\nconnection: close"), "{head}");
-    let retry = head.split("\r\nretry-after: ").nth(1).and_then(|rest| rest.lines().next());
-    assert!(retry.is_some_and(|seconds| (1..=5).contains(&seconds.parse::<u64>().unwrap())), "{head}");
-    assert!(body.starts_with(status), "{body}");
-    let after = sidecar.metric("rejections_total", &[("reason", reason)]).await;
-    assert_eq!(after, before + 1.0, "{reason}");
-}
-
 /// A client that got a response and keeps its connection.
 async fn forward_request(app: &App, mut client: Wire, opening: &str) -> (Wire, Wire) {
     client.send(format!("{opening}{GET}")).await;
@@ -69,16 +50,6 @@ async fn forward_request(app: &App, mut client: Wire, opening: &str) -> (Wire, W
 
 async fn closed(sidecar: &Sidecar, open: f64) {
     sidecar.until("client_connections", &[], open).await;
-}
-
-/// App and browser close the session with close frames.
-async fn close_session(Session { mut browser, mut app }: Session) {
-    browser.send(masked(CLOSE, 1000u16.to_be_bytes())).await;
-    app.expect(masked(CLOSE, 1000u16.to_be_bytes())).await;
-    app.send(plain(CLOSE, 1000u16.to_be_bytes())).await;
-    app.finish().await;
-    browser.expect(plain(CLOSE, 1000u16.to_be_bytes())).await;
-    browser.end().await;
 }
 
 #[tokio::test]
@@ -119,7 +90,7 @@ async fn a_websocket_counts_as_a_connection_until_its_socket_closes() {
     let session = sidecar.stream(&app).await;
     assert_eq!(sidecar.metric("client_connections", &[]).await, 1.0);
     assert_rejected(&sidecar, GET, "503", "connections").await;
-    close_session(session).await;
+    session.close().await;
     closed(&sidecar, 0.0).await;
     let Session { browser, app: upstream } = sidecar.stream(&app).await;
     browser.reset();
@@ -154,7 +125,7 @@ async fn silent_clients_over_the_limit_are_disconnected_and_do_not_delay_others(
         assert_eq!(client.rest().await.unwrap(), b"");
     }
     assert_rejected(&sidecar, GET, "503", "connections").await;
-    close_session(session).await;
+    session.close().await;
     closed(&sidecar, 0.0).await;
     forward_request(&app, sidecar.connect().await, "").await;
 }
@@ -168,7 +139,7 @@ async fn a_client_over_its_connection_quota_gets_429() {
     socket.bind(SocketAddr::from(([127, 0, 0, 2], 0))).unwrap();
     let neighbour = Wire::new(soon(socket.connect(sidecar.address)).await.unwrap());
     forward_request(&app, neighbour, "").await;
-    close_session(session).await;
+    session.close().await;
     closed(&sidecar, 0.0).await;
     forward_request(&app, sidecar.connect().await, "").await;
 }
@@ -194,7 +165,7 @@ async fn a_handshake_over_the_session_limit_gets_503() {
     let session = sidecar.stream(&app).await;
     assert_rejected(&sidecar, &handshake(STREAM, ""), "503", "sessions").await;
     forward_request(&app, sidecar.connect().await, "").await;
-    close_session(session).await;
+    session.close().await;
     sidecar.until("sessions", &[], 0.0).await;
     let mut browser = sidecar.connect().await;
     browser.send(handshake(STREAM, "")).await;
@@ -239,27 +210,23 @@ fn one_a_second(limits: &mut Limits) {
 async fn handshakes_of_an_address_pass_in_a_burst_and_then_at_the_configured_rate() {
     let (app, sidecar) = limited(one_a_second).await;
     drop(app);
-    let begun = Instant::now();
+    let started = Instant::now();
     let mut passed = 0;
     while passed < 10 {
         assert!(passes(&sidecar, "", "").await, "{passed} passed");
         passed += 1;
     }
-    let burst = begun.elapsed();
+    let burst = started.elapsed();
     if burst < Duration::from_millis(900) {
         assert_rejected(&sidecar, &handshake(STREAM, ""), "429", "handshakes_per_second").await;
     }
     let recovered = async { while !passes(&sidecar, "", "").await {} };
     soon(recovered).await;
-    assert!(
-        begun.elapsed() >= Duration::from_secs(1),
-        "the token of the first one is back after {:?}",
-        begun.elapsed()
-    );
+    assert!(started.elapsed() >= Duration::from_secs(1), "the first token is back after {:?}", started.elapsed());
     assert!(sidecar.metric("rejections_total", &[("reason", "handshakes_per_second")]).await >= 1.0);
 }
 
-/// How many of fifty immediate handshakes pass.
+/// The number that pass, of fifty handshakes in a row.
 async fn count_passed(sidecar: &Sidecar, opening: &str, lines: &str) -> usize {
     let mut passed = 0;
     for _attempt in 0..50 {
@@ -294,113 +261,4 @@ async fn x_forwarded_for_of_a_client_behind_the_proxy_protocol_is_ignored() {
     let opening = "PROXY TCP4 203.0.113.7 10.0.0.1 1 80\r\n";
     assert!((10..40).contains(&count_passed(&sidecar, opening, "X-Forwarded-For: 192.0.2.1\r\n").await));
     assert!(count_passed(&sidecar, opening, "X-Forwarded-For: 192.0.2.2\r\n").await < 10);
-}
-
-/// A sidecar process with a file descriptor limit.
-struct Process {
-    child: Child,
-    sidecar: Sidecar,
-    log: Arc<Mutex<Vec<String>>>,
-}
-
-impl Process {
-    fn start(app: &App, handles: u32) -> Self {
-        let mut child = Command::new("sh")
-            .args(["-c", &format!("ulimit -n {handles}; exec \"$0\" \"$@\"")])
-            .args([env!("CARGO_BIN_EXE_heartbeat-sidecar"), "run", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
-            .args(["--upstream", &format!("http://{}", app.address())])
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map_while(Result::ok);
-        let mut bound = |what: &str| -> SocketAddr {
-            let line = lines.find(|line| line.contains(what)).expect("it says where it is bound");
-            line.rsplit(' ').next().unwrap().parse().unwrap()
-        };
-        let (address, admin) = (bound("listening on "), bound("admin on "));
-        let log = Arc::new(Mutex::new(Vec::new()));
-        let kept = log.clone();
-        std::thread::spawn(move || lines.for_each(|line| kept.lock().unwrap().push(line)));
-        Self { child, sidecar: Sidecar::elsewhere(address, admin), log }
-    }
-
-    fn lines_with(&self, text: &str) -> usize {
-        self.log.lock().unwrap().iter().filter(|line| line.contains(text)).count()
-    }
-
-    /// CPU ticks that it has used (proc(5): 100 a second).
-    fn ticks(&self) -> u64 {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
-        let fields: Vec<_> = stat.rsplit(") ").next().unwrap().split(' ').collect();
-        fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _gone_already = self.child.kill();
-        let _status = self.child.wait();
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_low_descriptor_limit_lowers_the_connection_limit_and_leaves_a_reserve() {
-    let app = App::bind().await;
-    let process = Process::start(&app, 64);
-    let sidecar = &process.sidecar;
-    let mut sessions = vec![sidecar.stream(&app).await];
-    let most = sidecar.metric("client_connections_limit", &[]).await;
-    assert!((10.0..=24.0).contains(&most), "{most}");
-    for _session in 1..most as usize {
-        sessions.push(sidecar.stream(&app).await);
-    }
-    for _attempt in 0..100 {
-        assert_rejected(sidecar, GET, "503", "connections").await;
-    }
-    let open = sidecar.metric("client_connections", &[]).await;
-    assert_eq!(open, most);
-    close_session(sessions.pop().unwrap()).await;
-    sidecar.until("client_connections", &[], most - 1.0).await;
-    sessions.push(sidecar.stream(&app).await);
-    assert_eq!(process.lines_with("cannot accept"), 0);
-    let warnings = process.lines_with("limits.connections reached");
-    assert!((1..=2).contains(&warnings), "{warnings} lines, 100 rejections: {:?}", process.log.lock().unwrap());
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn running_out_of_descriptors_neither_spins_nor_floods_the_log_and_recovers() {
-    const REST: Duration = Duration::from_millis(1500);
-    let app = App::bind().await;
-    let process = Process::start(&app, 64);
-    let sidecar = &process.sidecar;
-    let mut sessions = vec![sidecar.stream(&app).await];
-    let most = sidecar.metric("client_connections_limit", &[]).await as usize;
-    for _session in 1..most - 2 {
-        sessions.push(sidecar.stream(&app).await);
-    }
-    // Admin connections do not count as clients, and use the remaining descriptors.
-    let mut hogs = Vec::new();
-    for _hog in 0..64 {
-        hogs.push(Wire::connect(sidecar.admin).await);
-    }
-    let exhausted = async {
-        while process.lines_with("cannot accept") == 0 {
-            tokio::task::yield_now().await
-        }
-    };
-    soon(exhausted).await;
-    let (mut waiting, before) = (sidecar.connect().await, process.ticks());
-    waiting.send(handshake(STREAM, "")).await;
-    // Nothing may happen meanwhile.
-    assert!(waiting.is_silent_for(REST).await, "no descriptor is free");
-    let used = process.ticks() - before;
-    assert!(used <= 30, "{used} ticks in {REST:?}");
-    let lines = process.lines_with("cannot accept");
-    assert!((1..=4).contains(&lines), "{lines} lines");
-    drop(hogs);
-    let (_head, mut upstream) = app.shake_hands("").await;
-    assert!(waiting.head().await.starts_with("HTTP/1.1 101 "));
-    upstream.send(plain(CLOSE, [])).await;
-    waiting.expect(plain(CLOSE, [])).await;
-    assert!(sidecar.admin("/livez").await.0.starts_with("HTTP/1.1 200 "));
 }

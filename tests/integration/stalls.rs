@@ -12,7 +12,7 @@ use crate::support::http2::{
     Browser, END_HEADERS, END_STREAM, Frames, HEADERS, PREFACE, RST_STREAM, SETTINGS, frame, get, request,
 };
 use crate::support::tls::{Any, Pki, Sides};
-use crate::support::{App, Sidecar, Wire, soon};
+use crate::support::{App, Sidecar, Wire, pattern, soon};
 
 const MIB: usize = 1 << 20;
 const GET: &str = "GET / HTTP/1.1\r\nHost: app.test\r\n\r\n";
@@ -84,10 +84,6 @@ impl Scene {
     async fn stalled(&self) -> f64 {
         self.sidecar.metric("rejections_total", &[("reason", "stalled")]).await
     }
-}
-
-fn pattern(length: usize) -> Vec<u8> {
-    (0..length).map(|at| (at % 251) as u8).collect()
 }
 
 /// A client that has sent a request and stops reading; connected until dropped.

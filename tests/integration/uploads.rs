@@ -124,7 +124,7 @@ async fn an_http_2_client_receives_an_early_response_too() {
     for _request in 0..CLIENTS {
         let mut browser = Browser::connect(&pki, sidecar.address).await;
         let request = http::Request::put("https://app.test/upload").body(()).unwrap();
-        let (answer, mut body) = browser.begin(request);
+        let (answer, mut body) = browser.start(request);
         body.reserve_capacity(64 * 1024);
         body.send_data(vec![b'x'; 64 * 1024].into(), false).unwrap();
         let mut answer = answer.await.unwrap();

@@ -5,13 +5,14 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 use h2::client::SendRequest;
 use h2::{RecvStream, SendStream};
-use http::{Request, Response};
+use heartbeat_sidecar::config::Config;
+use http::{Request, Response, StatusCode};
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio_rustls::client::TlsStream;
 
-use super::tls::Pki;
-use super::{Wire, soon};
+use super::tls::{Pki, Sides};
+use super::{App, Sidecar, Wire, soon};
 
 pub(crate) const DATA: u8 = 0;
 pub(crate) const HEADERS: u8 = 1;
@@ -41,7 +42,7 @@ impl Browser {
 
     /// Sends a request's head; returns the response and the body's sender.
     #[track_caller]
-    pub(crate) fn begin(
+    pub(crate) fn start(
         &mut self,
         request: Request<()>,
     ) -> (impl Future<Output = Result<Response<RecvStream>, h2::Error>> + use<>, SendStream<Bytes>) {
@@ -135,5 +136,53 @@ impl Frames {
                 return (stream, payload);
             }
         }
+    }
+}
+
+/// An app, and a sidecar with TLS for browsers in front of it.
+pub(crate) struct Scene {
+    pub(crate) pki: Pki,
+    pub(crate) app: App,
+    pub(crate) sidecar: Sidecar,
+}
+
+impl Scene {
+    pub(crate) async fn new() -> Self {
+        Self::with(|_config| {}).await
+    }
+
+    pub(crate) async fn with(settings: impl FnOnce(&mut Config)) -> Self {
+        let (pki, app) = (Pki::new(), App::bind().await);
+        let mut config = app.config();
+        pki.configure(Sides::Browser, &mut config);
+        settings(&mut config);
+        let sidecar = Sidecar::start(config).await;
+        Self { pki, app, sidecar }
+    }
+
+    pub(crate) async fn browser(&self) -> Browser {
+        Browser::connect(&self.pki, self.sidecar.address).await
+    }
+
+    pub(crate) async fn frames(&self) -> Frames {
+        Frames::connect(&self.pki, self.sidecar.address).await
+    }
+
+    pub(crate) async fn rejected(&self, reason: &str) -> f64 {
+        self.sidecar.metric("rejections_total", &[("reason", reason)]).await
+    }
+
+    /// The head of a request as the app receives it; the app answers 200.
+    pub(crate) async fn forwarded(&self, browser: &mut Browser, request: Request<()>) -> String {
+        let (answer, head) = tokio::join!(browser.ask(request), async {
+            let mut upstream = self.app.accept().await;
+            let head = upstream.head().await;
+            upstream.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok").await;
+            head
+        });
+        let mut answer = answer.unwrap();
+        assert_eq!(answer.status(), StatusCode::OK);
+        assert_eq!(whole(answer.body_mut()).await.unwrap(), b"ok");
+        head
     }
 }

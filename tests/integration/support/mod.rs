@@ -4,6 +4,8 @@
 
 pub(crate) mod draw;
 pub(crate) mod frame;
+pub(crate) mod heartbeat;
+pub(crate) mod http;
 pub(crate) mod http2;
 pub(crate) mod process;
 pub(crate) mod tls;
@@ -19,6 +21,7 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+use self::frame::{CLOSE, masked, plain};
 pub(crate) use self::wire::Wire;
 
 /// Longer than any wait here takes on a busy machine.
@@ -39,6 +42,11 @@ pub(crate) fn soon<T>(future: impl Future<Output = T>) -> impl Future<Output = T
             Err(_elapsed) => panic!("{place}: still waiting after {PATIENCE:?}"),
         }
     }
+}
+
+/// Bytes whose period is not a power of two, so that a misplaced piece shows.
+pub(crate) fn pattern(length: usize) -> Vec<u8> {
+    (0..length).map(|at| (at % 251) as u8).collect()
 }
 
 /// An app server whose bytes are all written by the test.
@@ -96,6 +104,19 @@ impl App {
         let head = app.head().await;
         app.send(switching(lines)).await;
         (head, app)
+    }
+}
+
+impl Session {
+    /// Closes it normally, the browser first.
+    pub(crate) async fn close(self) {
+        let Self { mut browser, mut app } = self;
+        browser.send(masked(CLOSE, 1000u16.to_be_bytes())).await;
+        app.expect(masked(CLOSE, 1000u16.to_be_bytes())).await;
+        app.send(plain(CLOSE, 1000u16.to_be_bytes())).await;
+        app.finish().await;
+        browser.expect(plain(CLOSE, 1000u16.to_be_bytes())).await;
+        browser.end().await;
     }
 }
 

@@ -18,6 +18,9 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
 
 use super::{App, Sidecar, Wire, handshake, soon, switching};
 
+pub(crate) const REQUEST: &str = "GET / HTTP/1.1\r\nHost: app.test\r\nConnection: close\r\n\r\n";
+pub(crate) const ANSWER: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+
 /// Which sides of the sidecar use TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sides {
@@ -161,6 +164,16 @@ impl Pki {
     pub(crate) async fn accept(&self, app: &App) -> Wire<server::TlsStream<TcpStream>> {
         let acceptor = TlsAcceptor::from(Arc::new(self.server(false)));
         Wire::new(soon(acceptor.accept(app.accept().await.stream)).await.unwrap())
+    }
+
+    /// The head of the response to a request, which the app answers with 200.
+    pub(crate) async fn ask(&self, app: &App, sidecar: &Sidecar) -> String {
+        let mut browser = self.connect(sidecar.address).await;
+        browser.send(REQUEST).await;
+        let mut upstream = app.accept().await;
+        upstream.head().await;
+        upstream.send(ANSWER).await;
+        browser.head().await
     }
 
     /// A session through a new sidecar, with a browser of these TLS versions.

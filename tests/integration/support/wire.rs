@@ -55,7 +55,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
             while self.ahead.len() < length {
                 assert!(self.more().await.unwrap() > 0, "ended after {:?}", self.ahead.escape_ascii());
             }
-            // Splitting off frees the memory that reading took: `tests/memory.rs` measures idle endpoints.
+            // Splitting off frees the memory that reading took: `tests/memory` measures idle endpoints.
             let rest = self.ahead.split_off(length);
             std::mem::replace(&mut self.ahead, rest)
         })
