@@ -244,7 +244,7 @@ async fn run_drain(drain: &Drain, sessions: &Sessions, settings: DrainSettings, 
 /// Resolves when the app is gone: no session is left, and every app refuses connections. Both are needed: a terminating
 /// app, and a Kubernetes Service without ready endpoints, refuse connections while sessions continue.
 async fn app_gone(sessions: &Sessions, reloading: &Reloading) {
-    while !(sessions.is_empty() && reloading.every_app_refuses().await) {
+    while !(sessions.is_empty() && reloading.all_apps_refuse_connections().await) {
         tokio::time::sleep(APP_CHECK_INTERVAL).await;
     }
 }

@@ -7,7 +7,7 @@ use super::run::worker_threads;
 use crate::config::{self, Effective, Loaded, Problems, SETTINGS, Sources, TomlType, load};
 
 /// Prints the effective configuration on stdout and warnings or errors on stderr. The exit code is 1 if there are
-/// errors, which is the answer to the command, or if the output cannot be written.
+/// errors, which is the result of the command, or if the output cannot be written.
 pub fn check(sources: &Sources) -> ExitCode {
     match report(sources, &mut io::stdout().lock(), &mut io::stderr().lock()) {
         Ok(true) => ExitCode::SUCCESS,

@@ -62,7 +62,7 @@ pub fn healthcheck(sources: &Sources, args: &HealthcheckArgs) -> ExitCode {
     })
 }
 
-/// Waits until every app answers its health page with 200. Exit code 1 if one does not in time.
+/// Waits until every app's health page returns 200. Exit code 1 if one does not in time.
 pub fn wait(sources: &Sources, args: &WaitArgs) -> ExitCode {
     run(async {
         let started = Instant::now();
@@ -74,7 +74,7 @@ pub fn wait(sources: &Sources, args: &WaitArgs) -> ExitCode {
 }
 
 /// Starts the drain of a running sidecar; with `--wait`, waits until it is gone. Exit code 1 if it cannot be reached,
-/// refuses, or is not gone in time.
+/// rejects the request, or is not gone in time.
 pub fn drain(sources: &Sources, args: &DrainArgs) -> ExitCode {
     run(async {
         let admin = Server::admin(sources)?;

@@ -109,26 +109,26 @@ fn raise_descriptor_limit() {
 }
 
 async fn serve(
-    running: config::Loaded,
+    loaded: config::Loaded,
     sockets: Sockets,
     reloader: Reloader,
     filter: telemetry::Filter,
 ) -> anyhow::Result<ExitCode> {
     let mut signals = StopSignals::new().context("cannot listen for signals")?;
     let hangups = signal(SignalKind::hangup()).context("cannot listen for signals")?;
-    let drain_timeout = running.config.drain.timeout;
-    let sidecar = Sidecar::bind_with(running.config.clone(), sockets).await?;
+    let drain_timeout = loaded.config.drain.timeout;
+    let sidecar = Sidecar::bind_with(loaded.config.clone(), sockets).await?;
     tracing::info!("listening on {}", sidecar.address()?);
     tracing::info!("admin on {}", sidecar.admin_address()?);
     let version = env!("CARGO_PKG_VERSION");
-    for app in running.config.apps() {
+    for app in loaded.config.apps() {
         tracing::info!(version, upstream = app.name, address = %app.upstream, "relaying");
     }
 
     let over = CancellationToken::new();
     let notifier = systemd::notify_until(over.clone(), sidecar.drain(), sidecar.sessions(), drain_timeout);
     let notifier = AbortOnDropHandle::new(tokio::spawn(notifier));
-    let reloader = ConfigReloader { reloader, running, reloading: sidecar.reloading(), filter };
+    let reloader = ConfigReloader { reloader, active: loaded, reloading: sidecar.reloading(), filter };
     let _reloading = AbortOnDropHandle::new(tokio::spawn(reload::run(reloader, hangups)));
     let stop = CancellationToken::new();
     let second_signal = async {

@@ -6,7 +6,7 @@ use rlimit::Resource;
 
 /// The sidecar's own (listeners, epoll, signals, the log) and the admin port's 60 connections.
 const OWN: u64 = 80;
-/// Concurrent rejections that are answered.
+/// Concurrent rejections that send a response.
 const RESPONSES: u64 = 64;
 /// Idle connections to the app, kept for the next request.
 const IDLE_UPSTREAM: u64 = 1024;
@@ -18,7 +18,7 @@ pub struct Capacity {
     pub connections: usize,
     /// Idle connections to an app.
     pub idle_upstream: usize,
-    /// Concurrent rejections that are answered.
+    /// Concurrent rejections that send a response.
     pub responses: usize,
 }
 
@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn some_handles_stay_free_under_any_limit() {
+    fn some_descriptors_stay_free_under_any_limit() {
         for descriptors in [0, 1, 3, 16, 64, 256, 1024, 4096, 20_000, 1 << 20, u64::MAX] {
             let Capacity { connections, idle_upstream, responses } = Capacity::of(descriptors);
             assert!(connections >= 1, "{descriptors}");

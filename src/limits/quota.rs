@@ -170,7 +170,7 @@ mod tests {
         assert!(first.count_for(client(1), one));
         let mut second = quota.take().expect("free");
         assert!(!second.count_for(client(1), one));
-        assert!(second.count_for(client(2), one), "a slot refused to one client can count for another");
+        assert!(second.count_for(client(2), one), "a slot that one client may not have can count for another");
         drop(first);
         let mut third = quota.take().expect("free");
         assert!(third.count_for(client(1), one));

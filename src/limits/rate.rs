@@ -15,7 +15,7 @@ const BURST: u32 = 10;
 const MAX_CLIENTS: usize = 1 << 16;
 
 /// How often full buckets are removed.
-const SWEEP: Duration = Duration::from_secs(1);
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A rate per second, with bursts of ten times as many.
 #[derive(Debug)]
@@ -66,7 +66,7 @@ impl Rate {
 
 impl Buckets {
     fn sweep(&mut self, now: Instant) {
-        if self.swept.is_some_and(|swept| now.saturating_duration_since(swept) < SWEEP) {
+        if self.swept.is_some_and(|swept| now.saturating_duration_since(swept) < SWEEP_INTERVAL) {
             return;
         }
         self.swept = Some(now);

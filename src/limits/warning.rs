@@ -44,10 +44,10 @@ impl LimitWarning {
         Self { setting, limiter: RateLimitedWarning::default() }
     }
 
-    /// Counts a refusal by the limit, and logs it if a line is due.
+    /// Counts a rejection by the limit, and logs it if a line is due.
     pub fn warn(&self) {
-        if let Some(refused) = self.limiter.on_event(Instant::now()) {
-            tracing::warn!(refused, "{} reached", self.setting);
+        if let Some(rejected) = self.limiter.on_event(Instant::now()) {
+            tracing::warn!(rejected, "{} reached", self.setting);
         }
     }
 }

@@ -18,7 +18,7 @@ use crate::metrics::Rejected;
 pub(super) struct Rejection {
     pub(super) status: StatusCode,
     pub(super) reason: Rejected,
-    /// The body of the answer.
+    /// The body of the response.
     pub(super) text: &'static str,
     /// `Retry-After`, in seconds.
     pub(super) retry_after: Option<u64>,
@@ -71,7 +71,7 @@ impl Rejection {
 /// Whether a request may be forwarded.
 ///
 /// # Errors
-/// The answer that it gets instead; its connection is then closed.
+/// The response that it gets instead; its connection is then closed.
 pub(super) fn check<B>(request: &Request<B>, limits: &Limits, origins: &AllowedOrigins) -> Result<(), Rejection> {
     method(request.method())?;
     size(request, limits)?;
@@ -111,24 +111,24 @@ fn size<B>(request: &Request<B>, limits: &Limits) -> Result<(), Rejection> {
 
 /// Exactly one valid host, which the target does not contradict (RFC 9112 §3.2). `Host` is optional in HTTP/1.0.
 fn host<B>(request: &Request<B>) -> Result<(), Rejection> {
-    const REFUSED: Rejection = rejection(
+    const INVALID_HOST: Rejection = rejection(
         StatusCode::BAD_REQUEST,
         Rejected::Host,
         "400 Bad Request: exactly one valid Host is required, and the target must match it\n",
     );
     let target = request.uri();
     if target.authority().is_some() && target.scheme().is_none() {
-        return Err(REFUSED);
+        return Err(INVALID_HOST);
     }
     let mut hosts = request.headers().get_all(header::HOST).iter();
     let host = match (hosts.next(), hosts.next()) {
-        (Some(host), None) => host.to_str().map_err(|_not_ascii| REFUSED)?,
+        (Some(host), None) => host.to_str().map_err(|_not_ascii| INVALID_HOST)?,
         (None, _) if request.version() == Version::HTTP_10 => return Ok(()),
-        _ => return Err(REFUSED),
+        _ => return Err(INVALID_HOST),
     };
     let valid = host.parse::<Authority>().is_ok() && !host.contains('@');
     let agrees = target.authority().is_none_or(|authority| authority.as_str().eq_ignore_ascii_case(host));
-    if valid && agrees { Ok(()) } else { Err(REFUSED) }
+    if valid && agrees { Ok(()) } else { Err(INVALID_HOST) }
 }
 
 /// A length that all parsers read alike (RFC 9112 §6). hyper drops a length beside chunked coding.

@@ -21,7 +21,7 @@ const MAX_DISCARDED_BYTES: usize = 64 << 20;
 pub struct RequestBody {
     /// `None` if it is empty or has ended.
     body: Option<Incoming>,
-    /// The longest pause before the next bytes.
+    /// Maximum pause before the next bytes.
     pub(super) pause_timeout: Duration,
     /// The client waits for a 100 (RFC 9110 §10.1.1). Reading the body would send it.
     pub(super) expects_continue: bool,
@@ -67,9 +67,9 @@ impl From<Incoming> for RequestBody {
     }
 }
 
-/// Some of the body may not be needed: the app has answered early, or not at all, or the request is rejected. If the
-/// client's connection were closed with unread bytes, the reset could overtake the answer (RFC 9112 §9.6). So these are
-/// read and discarded, within bounds.
+/// Some of the body may not be needed: the app has responded early, or not at all, or the request is rejected. If the
+/// client's connection were closed with unread bytes, the reset could overtake the response (RFC 9112 §9.6). So these
+/// are read and discarded, within bounds.
 impl Drop for RequestBody {
     fn drop(&mut self) {
         let unread = self.body.take().filter(|body| !self.expects_continue && !body.is_end_stream());

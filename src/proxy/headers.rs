@@ -66,12 +66,12 @@ pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap, has_body: bool) {
     }
 }
 
-/// An answer has a transfer coding that its client would not decode.
+/// A response has a transfer coding that its client would not decode.
 #[derive(Debug, thiserror::Error)]
 #[error("the response has a transfer coding other than chunked")]
 pub(super) struct UnknownCoding;
 
-/// Adapts an app's answer to the client's hop: its version, and at most one field that frames its body.
+/// Adapts an app's response to the client's hop: its version, and at most one field that frames its body.
 ///
 /// Chunked coding overrides a length (RFC 9112 §6.3), and equal lengths become one. hyper has rejected other lengths,
 /// except where no body follows; those are removed.
@@ -79,7 +79,7 @@ pub(super) struct UnknownCoding;
 /// # Errors
 /// The body has a coding other than `chunked`. No request asked for one (RFC 9112 §7.4), and the client may not accept
 /// it. So this is a 502, as with nginx and Envoy.
-pub(super) fn settle_answer<B: Body>(response: &mut Response<B>) -> Result<(), UnknownCoding> {
+pub(super) fn normalize_response<B: Body>(response: &mut Response<B>) -> Result<(), UnknownCoding> {
     *response.version_mut() = Version::HTTP_11;
     let (has_body, has_length) = (!response.body().is_end_stream(), response.status() != StatusCode::NO_CONTENT);
     let headers = response.headers_mut();

@@ -1,6 +1,6 @@
 //! A connection to the app that carries HTTP.
 //!
-//! It keeps an answer readable after the app has stopped reading the request, and it records whether a request may be
+//! It keeps a response readable after the app has stopped reading the request, and it records whether a request may be
 //! sent again.
 
 use std::io;
@@ -15,57 +15,57 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// A connection over which hyper sends requests.
 ///
-/// An app may answer an upload before it has read all of it, and close. A write then fails, and hyper would close the
-/// connection although the response waits in the kernel's receive queue. So bytes that the app refuses are discarded and
-/// reported as written. The end of the exchange is what is read: the answer, the end of the stream, or an error.
+/// An app may respond to an upload before it has read all of it, and close. A write then fails, and hyper would close
+/// the connection although the response waits in the kernel's receive queue. So bytes that cannot be written any more
+/// are discarded and reported as written. What is read ends the exchange: the response, EOF, or an error.
 #[derive(Debug)]
 pub struct Link<S> {
     stream: S,
-    history: History,
+    state: ExchangeState,
     /// A burst of writes has started and is not flushed yet.
     is_writing: bool,
     /// The app has stopped reading.
     peer_closed: bool,
 }
 
-/// What happened on a connection; its clones share it. A request without a body is one burst of writes, after which
-/// hyper flushes.
+/// State of the last exchange on a connection; clones share it. A request without a body is one burst of writes, after
+/// which hyper flushes.
 #[derive(Clone, Debug, Default)]
-struct History(Arc<AtomicU8>);
+struct ExchangeState(Arc<AtomicU8>);
 
 /// Nothing was written.
-const NEW: u8 = 0;
+const UNUSED: u8 = 0;
 /// Something was written, and nothing was ever read.
-const FIRST: u8 = 1;
+const FIRST_REQUEST: u8 = 1;
 /// Something was read since the last burst started.
-const RESPONDED: u8 = 2;
+const RESPONSE: u8 = 2;
 /// A further burst started, and nothing was read since.
-const REUSED: u8 = 3;
+const LATER_REQUEST: u8 = 3;
 
-/// Whether a request failed on a connection that had served another one before, and no byte of an answer was read. The
+/// Whether a request failed on a connection that had served another one before, and no byte of a response was read. The
 /// app has probably closed the connection before the request reached it (RFC 9112 §9.3.1).
-pub(super) fn hit_a_closed_connection(error: &ClientError) -> bool {
+pub(super) fn failed_on_reused_connection(error: &ClientError) -> bool {
     let mut extras = http::Extensions::new();
     if let Some(connected) = error.connect_info() {
         connected.get_extras(&mut extras);
     }
-    extras.get().is_some_and(|History(history)| history.load(Relaxed) == REUSED)
+    extras.get().is_some_and(|ExchangeState(state)| state.load(Relaxed) == LATER_REQUEST)
 }
 
 impl<S> Link<S> {
     /// A connection over which nothing has been sent.
     pub(super) fn new(stream: S) -> Self {
-        Self { stream, history: History::default(), is_writing: false, peer_closed: false }
+        Self { stream, state: ExchangeState::default(), is_writing: false, peer_closed: false }
     }
 
     fn on_write(&mut self) {
         if !self.is_writing {
             self.is_writing = true;
-            let state = match self.history.0.load(Relaxed) {
-                NEW | FIRST => FIRST,
-                _ => REUSED,
+            let state = match self.state.0.load(Relaxed) {
+                UNUSED | FIRST_REQUEST => FIRST_REQUEST,
+                _ => LATER_REQUEST,
             };
-            self.history.0.store(state, Relaxed);
+            self.state.0.store(state, Relaxed);
         }
     }
 
@@ -92,7 +92,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Link<S> {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut this.stream).poll_read(cx, buffer))?;
         if buffer.filled().len() > before {
-            this.history.0.store(RESPONDED, Relaxed);
+            this.state.0.store(RESPONSE, Relaxed);
         }
         Poll::Ready(Ok(()))
     }
@@ -145,6 +145,6 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Link<S> {
 
 impl<S> Connection for Link<S> {
     fn connected(&self) -> Connected {
-        Connected::new().extra(self.history.clone())
+        Connected::new().extra(self.state.clone())
     }
 }

@@ -101,7 +101,7 @@ impl Proxy {
         self.active.store(Arc::new(active));
     }
 
-    /// Answers one request of a client.
+    /// Responds to one request of a client.
     pub async fn handle(&self, mut request: Request<RequestBody>, client: IpAddr) -> Reply {
         let active = self.active.load_full();
         request.body_mut().pause_timeout = active.limits.body_timeout;
@@ -161,7 +161,7 @@ impl RequestContext<'_> {
                 self.fail_upstream(UpstreamFailure::InvalidResponse, &"unexpected 101 Switching Protocols")
             }
             Ok(mut response) => {
-                if let Err(error) = headers::settle_answer(&mut response) {
+                if let Err(error) = headers::normalize_response(&mut response) {
                     return self.fail_upstream(UpstreamFailure::InvalidResponse, &error);
                 }
                 match navigation {
@@ -234,7 +234,7 @@ impl ActiveConfig {
         Self { routes, scheme, limits, trusted_proxies, allowed_origins, handshakes, rate_warning, metrics }
     }
 
-    /// Answers a request that is not forwarded, or not completely; its connection is then closed.
+    /// Responds to a request that is not forwarded, or not completely; its connection is then closed.
     fn reject(&self, rejection: Rejection) -> Response<ResponseBody> {
         self.metrics.rejected(rejection.reason);
         tracing::debug!(status = rejection.status.as_u16(), reason = rejection.text.trim_end(), "request rejected");

@@ -56,7 +56,7 @@ impl Navigation {
         }
     }
 
-    /// Asks the upstream for the whole page, uncompressed: a page in the browser's cache may lack the script, and a
+    /// Requests the whole page, uncompressed: a page in the browser's cache may lack the script, and a
     /// compressed one cannot be searched.
     pub(super) fn request_full_plain(headers: &mut HeaderMap) {
         for name in CONDITIONAL_FIELDS {

@@ -18,11 +18,6 @@ impl Routes {
         Self(routes)
     }
 
-    /// The apps.
-    pub fn upstreams(&self) -> impl Iterator<Item = &Arc<Upstream>> {
-        self.0.iter().map(|(_route, upstream)| upstream)
-    }
-
     /// The app for a request, by its `Host` and its path; `None` if no route matches.
     pub(super) fn find<B>(&self, request: &Request<B>) -> Option<&Arc<Upstream>> {
         let (host, path) = (host(request.headers()), request.uri().path());

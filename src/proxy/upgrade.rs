@@ -245,7 +245,7 @@ async fn send_with_hyper(
         http1::Builder::new().preserve_header_case(true).handshake(TokioIo::new(io)).await?;
     let mut response = drive(&mut connection, sender.send_request(request)).await?.map(ResponseBody::from);
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        headers::settle_answer(&mut response)?;
+        headers::normalize_response(&mut response)?;
         // Delivers the body.
         tokio::spawn(connection);
         return Ok((response, None));

@@ -20,7 +20,7 @@ use socket2::SockRef;
 use tokio::net::{TcpStream, UnixStream};
 
 use super::body::RequestBody;
-use super::link::{Link, hit_a_closed_connection};
+use super::link::{Link, failed_on_reused_connection};
 use super::response::UpstreamFailure;
 use super::watchdog::Watchdog;
 use crate::config::{Config, Route, SessionSettings, UpstreamAddress};
@@ -180,8 +180,8 @@ impl Upstream {
     }
 
     /// Whether nothing listens at its address.
-    pub async fn refuses(&self) -> bool {
-        self.connector.is_refused().await
+    pub async fn is_connection_refused(&self) -> bool {
+        self.connector.is_connection_refused().await
     }
 
     /// Sends a request over a pooled connection. `request` has its target in origin form.
@@ -190,7 +190,7 @@ impl Upstream {
     /// over a new connection (RFC 9110 §9.2.2). hyper-util itself retries only what it has not started to write.
     ///
     /// # Errors
-    /// Those of the connection, and an answer that is not valid HTTP.
+    /// Those of the connection, and a response that is not valid HTTP.
     pub(super) async fn request(&self, mut request: Request<RequestBody>) -> Result<Response<Incoming>, ClientError> {
         let mut target = std::mem::take(request.uri_mut()).into_parts();
         // The pool's key, for one address; it is removed before the request is sent.
@@ -200,8 +200,8 @@ impl Upstream {
         let repeatable = request.method().is_safe() && request.body().is_end_stream();
         let retry = repeatable.then(|| without_body(&request));
         match (self.pool.request(request).await, retry) {
-            (Err(error), Some(retry)) if hit_a_closed_connection(&error) => self.single.request(retry).await,
-            (answer, _) => answer,
+            (Err(error), Some(retry)) if failed_on_reused_connection(&error) => self.single.request(retry).await,
+            (result, _) => result,
         }
     }
 }
@@ -246,7 +246,7 @@ impl Connector {
 
     /// Whether nothing listens there. No other failure shows that: not a timeout, a full queue of a unix socket, a name
     /// that cannot be resolved, a failed TLS handshake, or the limit of file descriptors.
-    pub async fn is_refused(&self) -> bool {
+    pub async fn is_connection_refused(&self) -> bool {
         use io::ErrorKind::{ConnectionRefused, NotFound};
         match self.connect().await {
             Err(ConnectError::Unreachable { source, .. }) => matches!(source.kind(), ConnectionRefused | NotFound),
@@ -296,8 +296,8 @@ mod tests {
 
     use super::*;
 
-    async fn is_refused(address: UpstreamAddress) -> bool {
-        Connector::new(address, Duration::from_secs(5), Duration::from_secs(5)).is_refused().await
+    async fn is_connection_refused(address: UpstreamAddress) -> bool {
+        Connector::new(address, Duration::from_secs(5), Duration::from_secs(5)).is_connection_refused().await
     }
 
     #[tokio::test]
@@ -305,21 +305,21 @@ mod tests {
         let http = |host: &str, port| UpstreamAddress::Http { host: host.to_owned(), port };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        assert!(!is_refused(http("127.0.0.1", port)).await);
+        assert!(!is_connection_refused(http("127.0.0.1", port)).await);
         drop(listener);
-        assert!(is_refused(http("127.0.0.1", port)).await);
+        assert!(is_connection_refused(http("127.0.0.1", port)).await);
         assert!(
-            !is_refused(http("no-such-name.invalid", 80)).await,
+            !is_connection_refused(http("no-such-name.invalid", 80)).await,
             "a name that cannot be resolved does not count as refused"
         );
 
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("app.sock");
-        assert!(is_refused(UpstreamAddress::Unix(path.clone())).await, "no file");
+        assert!(is_connection_refused(UpstreamAddress::Unix(path.clone())).await, "no file");
         let listener = UnixListener::bind(&path).unwrap();
-        assert!(!is_refused(UpstreamAddress::Unix(path.clone())).await);
+        assert!(!is_connection_refused(UpstreamAddress::Unix(path.clone())).await);
         drop(listener);
-        assert!(is_refused(UpstreamAddress::Unix(path)).await, "a socket file without a listener");
+        assert!(is_connection_refused(UpstreamAddress::Unix(path)).await, "a socket file without a listener");
     }
 
     #[tokio::test]
@@ -333,6 +333,6 @@ mod tests {
         while let Ok(stream) = UnixStream::connect(&path).await {
             waiting.push(stream);
         }
-        assert!(!waiting.is_empty() && !is_refused(UpstreamAddress::Unix(path)).await);
+        assert!(!waiting.is_empty() && !is_connection_refused(UpstreamAddress::Unix(path)).await);
     }
 }

@@ -78,7 +78,7 @@ impl Watchdog {
         } else {
             self.alive(request.uri().query().unwrap_or_default()).await
         };
-        // A page must not use an older sidecar's script, nor an older answer, from its cache.
+        // A page must not use an older sidecar's script, nor an older response, from its cache.
         let fresh = if script { "no-cache" } else { "no-store" };
         response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static(fresh));
         response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));

@@ -81,7 +81,7 @@ impl ListenerContext {
     /// The stream for HTTP; `None` if the TLS handshake failed.
     pub(super) async fn open(&self, stream: TcpStream, permit: Permit, client: IpAddr) -> Option<Stream> {
         match &self.acceptor {
-            // Boxed, as everything is that few connections need: otherwise all would be larger.
+            // Boxed: most connections do not need it, and its size would count for all.
             Some(acceptor) => Box::pin(acceptor.accept(stream, permit, client, self.limits.idle_timeout)).await,
             None => Some(Stream::Tcp(stream, Some(permit))),
         }
@@ -118,8 +118,8 @@ fn max_connections(configured: Option<NonZeroUsize>, capacity: Capacity) -> usiz
     max_client_connections
 }
 
-/// Resolves when connections without a request are to be closed. It yields once, since the runtime polls a new socket
-/// only then: its request would be missed.
+/// Resolves when connections without a request are to be closed. Yields once: tokio polls a new socket only then, and
+/// its request must be seen first.
 pub(super) async fn closing(guard: &Guard) {
     guard.closing().await;
     tokio::task::yield_now().await;

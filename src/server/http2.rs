@@ -125,7 +125,7 @@ pub(super) async fn serve(context: Arc<ListenerContext>, stream: Stream, client:
         };
     }
     if let Some(Err(error)) = served {
-        if is_rejected(&error) {
+        if is_protocol_error(&error) {
             context.metrics.rejected(Rejected::Malformed);
         }
         tracing::debug!(%client, %error, "connection ended early");
@@ -147,7 +147,7 @@ async fn idle(open: &mut watch::Receiver<usize>, timeout: Duration) {
 }
 
 /// Whether h2 closed the connection because the client broke the protocol or exceeded a limit.
-fn is_rejected(error: &hyper::Error) -> bool {
+fn is_protocol_error(error: &hyper::Error) -> bool {
     error.source().and_then(|cause| cause.downcast_ref()).is_some_and(|cause: &h2::Error| cause.is_library())
 }
 
@@ -194,8 +194,8 @@ fn join_cookies(headers: &mut HeaderMap) {
 }
 
 impl Connection {
-    /// A request needs a connection to the app, and so a file descriptor. Without an additional slot it waits for another
-    /// request to end: while any waits, one holds the connection's own slot.
+    /// A request needs a connection to the app, and so a file descriptor. Without an additional slot it waits for
+    /// another request to end: while any waits, one holds the connection's own slot.
     async fn acquire_slot(&self) -> Slot {
         loop {
             let slot_freed = self.slot_freed.notified();

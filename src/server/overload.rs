@@ -41,18 +41,18 @@ pub(super) enum Overload {
 /// Rejects clients.
 pub(super) struct Rejector {
     /// Slots for concurrent responses.
-    responses: Arc<Semaphore>,
+    response_slots: Arc<Semaphore>,
     connections: LimitWarning,
     connections_per_address: LimitWarning,
     metrics: Arc<Metrics>,
 }
 
 impl Rejector {
-    /// Sends `responses` responses at a time; other connections are closed at once.
-    pub(super) fn new(responses: usize, metrics: Arc<Metrics>) -> Self {
+    /// Sends at most `max_responses` responses at a time; other connections are closed at once.
+    pub(super) fn new(max_responses: usize, metrics: Arc<Metrics>) -> Self {
         let (connections, connections_per_address) =
             (LimitWarning::new("limits.connections"), LimitWarning::new("limits.connections_per_address"));
-        Self { responses: Arc::new(Semaphore::new(responses)), connections, connections_per_address, metrics }
+        Self { response_slots: Arc::new(Semaphore::new(max_responses)), connections, connections_per_address, metrics }
     }
 
     /// Counts and rejects a client.
@@ -65,8 +65,8 @@ impl Rejector {
         };
         self.metrics.rejected(reason);
         warning.warn();
-        let slot = self.responses.clone().try_acquire_owned();
-        tracing::debug!(%client, ?overload, answered = slot.is_ok(), "connection rejected");
+        let slot = self.response_slots.clone().try_acquire_owned();
+        tracing::debug!(%client, ?overload, responded = slot.is_ok(), "connection rejected");
         let Ok(slot) = slot else { return };
         tokio::spawn(async move {
             // An error or a timeout needs no handling: the connection closes anyway.

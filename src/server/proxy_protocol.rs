@@ -8,13 +8,13 @@ use std::net::IpAddr;
 use ppp::{HeaderResult, v1, v2};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
-/// The longest line of version 1 (PROXY protocol specification §2.1), CRLF included.
-const LONGEST_LINE: usize = 107;
+/// Maximum line of version 1 (PROXY protocol specification §2.1), CRLF included.
+const MAX_LINE_BYTES: usize = 107;
 /// The fixed part of version 2, with the length of the rest (§2.2).
-const PREFIX: usize = 16;
-/// The longest rest of version 2 that is accepted: addresses take 36 bytes or, for Unix sockets, 216; TLS details may
+const PREFIX_BYTES: usize = 16;
+/// Maximum rest of version 2 that is accepted: addresses take 36 bytes or, for Unix sockets, 216; TLS details may
 /// follow.
-const LONGEST_REST: usize = 4096;
+const MAX_REST_BYTES: usize = 4096;
 
 /// Why the start of a connection is rejected.
 #[derive(Debug, thiserror::Error)]
@@ -69,21 +69,21 @@ async fn read(stream: &mut (impl AsyncRead + Unpin)) -> Result<Vec<u8>, ProxyPro
         b'P' => {
             // Byte by byte: the line has no length field, and what follows must stay unread.
             while !header.ends_with(b"\r\n") {
-                if header.len() == LONGEST_LINE {
+                if header.len() == MAX_LINE_BYTES {
                     return Err(ProxyProtocolError::Malformed);
                 }
                 header.push(stream.read_u8().await?);
             }
         }
         b'\r' => {
-            header.resize(PREFIX, 0);
+            header.resize(PREFIX_BYTES, 0);
             stream.read_exact(&mut header[1..]).await?;
-            let rest = usize::from(u16::from_be_bytes([header[PREFIX - 2], header[PREFIX - 1]]));
-            if rest > LONGEST_REST {
+            let rest = usize::from(u16::from_be_bytes([header[PREFIX_BYTES - 2], header[PREFIX_BYTES - 1]]));
+            if rest > MAX_REST_BYTES {
                 return Err(ProxyProtocolError::Malformed);
             }
-            header.resize(PREFIX + rest, 0);
-            stream.read_exact(&mut header[PREFIX..]).await?;
+            header.resize(PREFIX_BYTES + rest, 0);
+            stream.read_exact(&mut header[PREFIX_BYTES..]).await?;
         }
         _ => return Err(ProxyProtocolError::Malformed),
     }

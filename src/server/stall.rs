@@ -51,7 +51,7 @@ pub(super) struct TimeoutStream {
 }
 
 impl StallLimit {
-    /// At longest `limit`; less while the drain closes.
+    /// At most `limit`; less while the drain closes.
     pub(super) fn new(limit: Duration, closing: CancellationToken, metrics: Arc<Metrics>) -> Arc<Self> {
         Arc::new(Self { limit, closing, blocked: AtomicBool::new(false), metrics })
     }
@@ -219,8 +219,8 @@ mod tests {
         let (stall, _closing) = stall();
         for stops in [0, 1, 50, 500] {
             let waited = waited(&stall, |after| Some(after.as_secs().min(stops))).await;
-            let longest = LIMIT + 2 * stall.interval() + Duration::from_secs(stops);
-            assert!((LIMIT + Duration::from_secs(stops)..=longest).contains(&waited), "{stops}: {waited:?}");
+            let max = LIMIT + 2 * stall.interval() + Duration::from_secs(stops);
+            assert!((LIMIT + Duration::from_secs(stops)..=max).contains(&waited), "{stops}: {waited:?}");
         }
         let any = waited(&stall, |after| Some(after.as_secs() / 119)).await;
         assert_eq!(any.as_secs(), 1200, "the slowest progress is enough");

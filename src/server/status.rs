@@ -312,9 +312,9 @@ mod tests {
             session.ack(AckOrigin::Sidecar, Some(Duration::from_micros(session.id() * 7919 % 5000)));
         }
         let started = Instant::now();
-        let answer = numbers(&state, "sort=last_ack_latency_seconds&order=desc&since=0").unwrap();
-        println!("5000 sessions: {} bytes in {:?}", answer.len(), started.elapsed());
-        assert!(answer.len() < 120_000, "{} bytes", answer.len());
+        let response = numbers(&state, "sort=last_ack_latency_seconds&order=desc&since=0").unwrap();
+        println!("5000 sessions: {} bytes in {:?}", response.len(), started.elapsed());
+        assert!(response.len() < 120_000, "{} bytes", response.len());
         let all = request(&state, "limit=18446744073709551615");
         assert_eq!((ids(&all).len(), &all["matching"]), (MAX_ROWS, &json!(5000)));
         assert!(all["answers"].as_array().unwrap().len() <= recent::KEPT);

@@ -7,10 +7,20 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::time::Instant;
 
-use super::SessionInfo;
 use super::stop::Stop;
 use crate::heartbeat::AckOrigin;
 use crate::metrics::Direction;
+
+/// What is known of a session when it starts.
+#[derive(Clone, Debug)]
+pub struct SessionInfo {
+    /// The configured name of the upstream.
+    pub upstream: Arc<str>,
+    /// Whether the sidecar can see the session's messages.
+    pub tapped: bool,
+    /// Ends it: at a drain, or because of a takeover.
+    pub stop: Stop,
+}
 
 /// Published data of a session.
 #[derive(Clone, Debug, PartialEq, Serialize)]

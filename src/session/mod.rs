@@ -21,7 +21,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use self::data::SessionData;
-pub use self::data::{Acks, SessionView};
+pub use self::data::{Acks, SessionInfo, SessionView};
 use self::ended::{EndedSessions, EndedView};
 use self::recent::{Answer, RecentAnswer, RecentAnswers};
 use self::stop::Stop;
@@ -32,17 +32,6 @@ use crate::metrics::{CloseCode, Direction, Initiator, Loss};
 /// The registry; clones share it.
 #[derive(Clone, Debug, Default)]
 pub struct Sessions(Arc<Registry>);
-
-/// What is known of a session when it starts.
-#[derive(Clone, Debug)]
-pub struct SessionInfo {
-    /// The configured name of the upstream.
-    pub upstream: Arc<str>,
-    /// Whether the sidecar can see the session's messages.
-    pub tapped: bool,
-    /// Ends it: at a drain, or because of a takeover.
-    pub stop: Stop,
-}
 
 /// A live session; leaves the registry when dropped. Its counters are relaxed atomics, no lock.
 #[derive(Debug)]

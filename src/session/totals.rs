@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use serde::Serialize;
 
-use super::Acks;
+use super::data::Acks;
 use crate::heartbeat::{AckOrigin, Withheld};
 
 /// The totals; they may be a few events apart.

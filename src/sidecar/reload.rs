@@ -104,10 +104,10 @@ impl Reloading {
     }
 
     /// Whether every app refuses connections now.
-    pub(super) async fn every_app_refuses(&self) -> bool {
+    pub(super) async fn all_apps_refuse_connections(&self) -> bool {
         let upstreams = self.apps().upstreams.clone();
         for upstream in upstreams {
-            if !upstream.refuses().await {
+            if !upstream.is_connection_refused().await {
                 return false;
             }
         }
@@ -115,7 +115,7 @@ impl Reloading {
     }
 
     fn apps(&self) -> MutexGuard<'_, Apps> {
-        // A panic under the lock leaves the previous list in place.
+        // A panic under the lock leaves the previous list active.
         self.apps.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

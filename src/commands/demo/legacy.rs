@@ -214,15 +214,15 @@ mod tests {
         page.rerun().await.expect("a rerun");
         let request = b"GET /_stcore/health HTTP/1.1\r\nHost: app\r\nConnection: close\r\n\r\n";
         health.write_all(request).await.expect("a request");
-        let mut answer = String::new();
-        // Real sockets: this time only limits how long a wrong answer is waited for.
+        let mut response = String::new();
+        // Real sockets: this time only limits how long a wrong response is waited for.
         let silence = Duration::from_millis(100);
         tokio::time::timeout(silence, page.version()).await.expect_err("a frozen app writes nothing");
-        tokio::time::timeout(silence, health.read_u8()).await.expect_err("a frozen app answers nothing");
+        tokio::time::timeout(silence, health.read_u8()).await.expect_err("a frozen app sends nothing");
         server.thaw();
         assert_eq!(page.version().await.expect("a message"), Some(VERSION.to_owned()));
-        health.read_to_string(&mut answer).await.expect("an answer");
-        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("\r\nok"), "{answer}");
+        health.read_to_string(&mut response).await.expect("a response");
+        assert!(response.starts_with("HTTP/1.1 200 OK\r\n") && response.ends_with("\r\nok"), "{response}");
     }
 
     #[test]

@@ -12,40 +12,40 @@ use crate::telemetry::{self, Filter};
 /// The active configuration and what a reload updates.
 pub(super) struct ConfigReloader {
     pub(super) reloader: Reloader,
-    pub(super) running: Loaded,
+    pub(super) active: Loaded,
     pub(super) reloading: Reloading,
     pub(super) filter: Filter,
 }
 
 /// Polls the file and handles SIGHUP, for ever.
-pub(super) async fn run(mut keeper: ConfigReloader, mut hangups: Signal) {
+pub(super) async fn run(mut reloader: ConfigReloader, mut hangups: Signal) {
     let mut ticks = poll_ticks();
     loop {
-        let asked = tokio::select! {
-            _now = ticks.tick(), if keeper.reloader.has_file() => false,
+        let on_sighup = tokio::select! {
+            _now = ticks.tick(), if reloader.reloader.has_file() => false,
             _signal = hangups.recv() => true,
         };
         // A file system may hang.
-        let looked = tokio::task::spawn_blocking(move || {
-            keeper.look(asked);
-            keeper
+        let checked = tokio::task::spawn_blocking(move || {
+            reloader.check(on_sighup);
+            reloader
         });
-        let Ok(back) = looked.await else { return };
-        keeper = back;
+        let Ok(returned) = checked.await else { return };
+        reloader = returned;
     }
 }
 
 impl ConfigReloader {
-    fn look(&mut self, asked: bool) {
-        if asked {
+    fn check(&mut self, on_sighup: bool) {
+        if on_sighup {
             systemd::reloading();
         }
-        let judged = if asked { Some(self.reloader.read(&self.running)) } else { self.reloader.look(&self.running) };
-        let Some(judged) = judged else { return };
-        let outcome = judged.map_err(told).and_then(|loaded| self.put_in_force(loaded));
-        self.reloading.record(if outcome.is_ok() { Reload::Accepted } else { Reload::Refused });
+        let result = if on_sighup { Some(self.reloader.read(&self.active)) } else { self.reloader.look(&self.active) };
+        let Some(result) = result else { return };
+        let result = result.map_err(messages).and_then(|loaded| self.apply(loaded));
+        self.reloading.record(if result.is_ok() { Reload::Accepted } else { Reload::Refused });
         // Logs last, so that the line is true when it is read.
-        match outcome {
+        match result {
             Ok(changed) => tracing::info!("configuration reloaded: {changed}"),
             Err(problems) => {
                 for problem in problems {
@@ -53,15 +53,15 @@ impl ConfigReloader {
                 }
             }
         }
-        if asked {
+        if on_sighup {
             systemd::reloaded();
         }
     }
 
     /// Applies everything or nothing; returns the changes or the errors.
-    fn put_in_force(&mut self, loaded: Loaded) -> Result<String, Vec<String>> {
+    fn apply(&mut self, loaded: Loaded) -> Result<String, Vec<String>> {
         let level = &loaded.config.log.level;
-        let filter = (*level != self.running.config.log.level).then(|| telemetry::parse_filter(level));
+        let filter = (*level != self.active.config.log.level).then(|| telemetry::parse_filter(level));
         let filter = filter.transpose().map_err(|error| vec![error.to_string()])?;
         // The last step that can fail; it then changes nothing.
         self.reloading.apply(&loaded.config).map_err(|error| vec![error.to_string()])?;
@@ -71,13 +71,13 @@ impl ConfigReloader {
         for warning in &loaded.warnings {
             tracing::warn!("{warning}");
         }
-        let changed = changed(&self.running, &loaded);
-        self.running = loaded;
+        let changed = changed(&self.active, &loaded);
+        self.active = loaded;
         Ok(if changed.is_empty() { "no change".to_owned() } else { changed })
     }
 }
 
-fn told(problems: Problems) -> Vec<String> {
+fn messages(problems: Problems) -> Vec<String> {
     problems.0.iter().map(ToString::to_string).collect()
 }
 
@@ -108,13 +108,13 @@ mod tests {
     use crate::sidecar::Sidecar;
 
     /// The response to a request with a target of 300 bytes.
-    async fn ask(sidecar: SocketAddr) -> String {
+    async fn request(sidecar: SocketAddr) -> String {
         let mut client = TcpStream::connect(sidecar).await.expect("it listens");
-        let request = format!("GET /{} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", "a".repeat(299));
-        client.write_all(request.as_bytes()).await.expect("a connection");
-        let mut answer = String::new();
-        client.read_to_string(&mut answer).await.expect("an answer");
-        answer
+        let head = format!("GET /{} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", "a".repeat(299));
+        client.write_all(head.as_bytes()).await.expect("a connection");
+        let mut response = String::new();
+        client.read_to_string(&mut response).await.expect("a response");
+        response
     }
 
     #[tokio::test]
@@ -123,31 +123,31 @@ mod tests {
         let flags = [("listen", "127.0.0.1:0"), ("admin", "127.0.0.1:0"), ("upstream", "http://127.0.0.1:1")];
         let flags = flags.map(|(key, value)| (setting(key), value.to_owned())).into();
         let sources = Sources { flags, ..Sources::default() };
-        let running = load(&sources).expect("valid");
-        let sidecar = Sidecar::bind(running.config.clone()).await.expect("bound");
+        let active = load(&sources).expect("valid");
+        let sidecar = Sidecar::bind(active.config.clone()).await.expect("bound");
         let (address, reloading) = (sidecar.address().expect("bound"), sidecar.reloading());
         let _run = AbortOnDropHandle::new(tokio::spawn(sidecar.run(std::future::pending())));
         let sets = Arc::new(AtomicUsize::new(0));
         let counted = sets.clone();
         let filter = Filter::new(move |_filter| _ = counted.fetch_add(1, Relaxed));
-        let mut keeper =
-            ConfigReloader { reloader: Reloader::new(sources), running: running.clone(), reloading, filter };
+        let mut reloader =
+            ConfigReloader { reloader: Reloader::new(sources), active: active.clone(), reloading, filter };
 
         // No file can contain such a filter; another source might later.
-        let mut bad = running;
+        let mut bad = active;
         bad.config.limits.uri_bytes = 256;
         bad.config.log.level = "info,relay=loud".to_owned();
         let mut good = bad.clone();
-        let told = keeper.put_in_force(bad).expect_err("no filter");
-        assert!(told[0].contains("info,relay=loud"), "{told:?}");
-        let answer = ask(address).await;
-        assert!(answer.starts_with("HTTP/1.1 502 "), "the rejected limits apply: {answer}");
-        assert_eq!((sets.load(Relaxed), keeper.running.config.log.level.as_str()), (0, "info"));
+        let messages = reloader.apply(bad).expect_err("no filter");
+        assert!(messages[0].contains("info,relay=loud"), "{messages:?}");
+        let response = request(address).await;
+        assert!(response.starts_with("HTTP/1.1 502 "), "the rejected limits apply: {response}");
+        assert_eq!((sets.load(Relaxed), reloader.active.config.log.level.as_str()), (0, "info"));
 
         good.config.log.level = "debug".to_owned();
-        keeper.put_in_force(good).expect("valid");
-        let answer = ask(address).await;
-        assert!(answer.starts_with("HTTP/1.1 414 "), "{answer}");
-        assert_eq!((sets.load(Relaxed), keeper.running.config.log.level.as_str()), (1, "debug"));
+        reloader.apply(good).expect("valid");
+        let response = request(address).await;
+        assert!(response.starts_with("HTTP/1.1 414 "), "{response}");
+        assert_eq!((sets.load(Relaxed), reloader.active.config.log.level.as_str()), (1, "debug"));
     }
 }

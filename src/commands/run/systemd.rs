@@ -122,7 +122,7 @@ fn status(sessions: usize, stopping: bool) -> String {
     format!("{}, sessions: {sessions}", if stopping { "draining" } else { "serving" })
 }
 
-/// Asks for more time: the drain may take longer than `TimeoutStopSec`.
+/// Requests more time: the drain may take longer than `TimeoutStopSec`.
 fn stopping(drain_timeout: Duration) -> String {
     format!("STOPPING=1\nEXTEND_TIMEOUT_USEC={}\n", (drain_timeout + EXIT_TIMEOUT).as_micros())
 }

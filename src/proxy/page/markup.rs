@@ -1,4 +1,4 @@
-//! Finds the place for a script in a Streamlit page, and reads no more of the page than needed.
+//! Finds the position for a script in a Streamlit page, and reads no more of the page than needed.
 
 use memchr::memmem;
 
@@ -12,7 +12,7 @@ const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 /// Result of searching the front of a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Insertion {
-    /// The script goes before this byte, as the first thing in the head.
+    /// The script goes before this byte, first in the head.
     At(usize),
     /// There is one already, from another sidecar behind this one.
     AlreadyPresent,
@@ -22,7 +22,7 @@ pub(super) enum Insertion {
     Unknown,
 }
 
-/// A search for the place of a script whose address ends with `script`, in a page that arrives in pieces.
+/// A search for the position of a script whose address ends with `script`, in a page that arrives in pieces.
 ///
 /// Skips only what may precede a head (WHATWG HTML §13.1: byte order mark, space, comments, doctype, `<html>`). What
 /// follows must look like Streamlit's head up to its end. The search stops at the first byte that shows another page,
@@ -167,7 +167,7 @@ fn end_of_head(bytes: &[u8]) -> Option<usize> {
     memchr::memchr_iter(b'<', bytes).find(|at| bytes.get(*at..at + END_OF_HEAD).is_some_and(is_end))
 }
 
-/// Judges a complete head; a script would go to `at`.
+/// Classifies a complete head; a script would go to `at`.
 fn classify(head: &[u8], at: usize, script: &str) -> Insertion {
     if memmem::find(head, script.as_bytes()).is_some() {
         Insertion::AlreadyPresent
@@ -187,28 +187,28 @@ mod tests {
     const SCRIPT: &str = "/_heartbeat/watchdog.js";
 
     fn found(page: &str) -> Insertion {
-        place(page.as_bytes())
+        position(page.as_bytes())
     }
 
-    fn place(page: &[u8]) -> Insertion {
+    fn position(page: &[u8]) -> Insertion {
         Search::new(SCRIPT).resume(page)
     }
 
-    /// The place in a page that arrives in pieces of these sizes, in turn, and the number of bytes examined.
+    /// The position in a page that arrives in pieces of these sizes, in turn, and the number of bytes examined.
     fn in_pieces(page: &[u8], sizes: &[usize]) -> (Insertion, usize) {
         let (mut search, mut length, mut examined) = (Search::new(SCRIPT), 0, 0);
         let mut sizes = sizes.iter().cycle();
         loop {
             examined += length - search.from;
-            let place = search.resume(&page[..length]);
-            if place != Insertion::Unknown || length == page.len() {
-                return (place, examined);
+            let position = search.resume(&page[..length]);
+            if position != Insertion::Unknown || length == page.len() {
+                return (position, examined);
             }
             length = (length + sizes.next().expect("a size")).min(page.len());
         }
     }
 
-    /// The text before the place.
+    /// The text before the position.
     fn before(page: &str) -> &str {
         match found(page) {
             Insertion::At(at) => &page[..at],
@@ -239,13 +239,13 @@ mod tests {
     }
 
     #[test]
-    fn a_partial_page_is_never_judged_differently_from_the_whole() {
+    fn a_partial_page_is_never_classified_differently_from_the_whole() {
         let page = b"\xef\xbb\xbf<!-- a --><!doctype html>\n<html><head >\n<title>Streamlit</title></head><body>";
-        let place_of_all = place(page);
-        assert!(matches!(place_of_all, Insertion::At(_)));
+        let position_in_all = position(page);
+        assert!(matches!(position_in_all, Insertion::At(_)));
         for length in 0..page.len() {
-            let front = place(&page[..length]);
-            assert!(front == Insertion::Unknown || front == place_of_all, "{front:?} at {length}");
+            let front = position(&page[..length]);
+            assert!(front == Insertion::Unknown || front == position_in_all, "{front:?} at {length}");
         }
     }
 
@@ -273,7 +273,7 @@ mod tests {
     }
     /// Pages that make a search long, or repeat it.
     fn hostile() -> impl Strategy<Value = Vec<u8>> {
-        const BEGINS: [&str; 5] = ["", "\u{feff}", "<!doctype html>", "<html><head>", "<head><title>Streamlit</title>"];
+        const STARTS: [&str; 5] = ["", "\u{feff}", "<!doctype html>", "<html><head>", "<head><title>Streamlit</title>"];
         const PARTS: [&str; 26] = [
             "<!--",
             "-->",
@@ -303,30 +303,30 @@ mod tests {
             SCRIPT,
         ];
         let one = (prop::sample::select(&PARTS[..]).prop_map(str::to_owned), 1..20usize);
-        (prop::sample::select(&BEGINS[..]), prop::collection::vec(one, 0..20)).prop_map(|(begin, parts)| {
+        (prop::sample::select(&STARTS[..]), prop::collection::vec(one, 0..20)).prop_map(|(start, parts)| {
             let parts = parts.into_iter().map(|(part, times)| part.repeat(times));
-            std::iter::once(begin.to_owned()).chain(parts).collect::<String>().into_bytes()
+            std::iter::once(start.to_owned()).chain(parts).collect::<String>().into_bytes()
         })
     }
 
     proptest! {
         #[test]
-        fn splitting_a_page_does_not_change_its_place(
+        fn splitting_a_page_does_not_change_the_position(
             page in hostile(),
             sizes in prop::collection::vec(1..30usize, 1..5),
         ) {
-            let (place_in_pieces, _examined) = in_pieces(&page, &sizes);
-            prop_assert_eq!(place_in_pieces, place(&page), "{}", page.escape_ascii());
+            let (position_in_pieces, _examined) = in_pieces(&page, &sizes);
+            prop_assert_eq!(position_in_pieces, position(&page), "{}", page.escape_ascii());
         }
     }
 
     #[test]
     fn the_bytes_examined_are_bounded_however_the_page_is_split() {
         const LENGTH: usize = 64 * 1024;
-        /// The most bytes examined again per piece: the longest text searched for.
-        const AGAIN: usize = "<!doctype".len();
+        /// Maximum number of bytes examined again per piece: the longest text searched for.
+        const MAX_REPEATED_BYTES: usize = "<!doctype".len();
         let head = "<html><head>";
-        for (begin, filler) in [
+        for (start, filler) in [
             ("<!--", " "),
             ("<!--", "<!--"),
             ("<!--", "-"),
@@ -340,12 +340,15 @@ mod tests {
             (head, "<title>Streamlit</title>"),
             (head, "x"),
         ] {
-            let page = begin.to_owned() + &filler.repeat(LENGTH / filler.len());
+            let page = start.to_owned() + &filler.repeat(LENGTH / filler.len());
             for size in [1, 2, 7, 1460, LENGTH] {
-                let (place, examined) = in_pieces(page.as_bytes(), &[size]);
-                assert_eq!(place, Insertion::Unknown, "{begin}{filler}");
+                let (position, examined) = in_pieces(page.as_bytes(), &[size]);
+                assert_eq!(position, Insertion::Unknown, "{start}{filler}");
                 let pieces = page.len().div_ceil(size);
-                assert!(examined <= page.len() + pieces * AGAIN, "{begin}{filler}, by {size}: {examined} examined");
+                assert!(
+                    examined <= page.len() + pieces * MAX_REPEATED_BYTES,
+                    "{start}{filler}, by {size}: {examined} examined"
+                );
             }
         }
     }
