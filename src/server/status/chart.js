@@ -1,23 +1,23 @@
-// The chart of ack latency: each two seconds of the last five minutes one mark for each side that has acked.
+// The chart of ack latency over the last five minutes: every two seconds have a mark for each side that acked.
 
 /** Milliseconds that the chart spans, and that one mark stands for. */
 const SPAN_MS = 300_000;
 const BIN_MS = 2000;
 const SIDES = ["sidecar", "upstream"];
 
-/** Room around the chart, in pixels: for marks of what was withheld, for minutes, for latencies, and a little. */
+/** Margins of the chart in pixels. At the top are the marks of withheld acks, below the minutes, at the left latencies. */
 const TOP = 18;
 const BOTTOM = 20;
 const LEFT = 52;
 const RIGHT = 6;
 
-/** Seconds at its foot; what was faster stands there too. Each line above is ten times as slow. */
+/** Latency in seconds at the bottom; faster acks are drawn there too. Each line above is ten times as slow. */
 const FLOOR_SECONDS = 1e-4;
 const DECADES = ["0.1 ms", "1 ms", "10 ms", "100 ms", "1 s", "10 s", "100 s"];
 
 const median = (sorted) => sorted[Math.floor(sorted.length / 2)];
 
-/** As many copies of the first child as are needed. */
+/** Adds copies of the first child, or removes children, until there are `number`. */
 const children = (parent, number) => {
   while (parent.childElementCount > number) parent.lastElementChild.remove();
   while (parent.childElementCount < number) parent.append(parent.firstElementChild.cloneNode(true));
@@ -25,7 +25,7 @@ const children = (parent, number) => {
 };
 
 class Chart {
-  /** By the number of the two seconds: the latencies of either side, sorted, and how many acks were withheld. */
+  /** For each two seconds: the sorted latencies of each side, and the number of withheld acks. */
   #bins = new Map();
   /** Milliseconds since the sidecar started, and its start as an epoch. */
   #now = 0;
@@ -40,12 +40,12 @@ class Chart {
   }
 
   /** The sidecar was restarted. */
-  forget() {
+  clear() {
     this.#bins.clear();
     this.#cutAt = -Infinity;
   }
 
-  learn({ now, answers, answers_cut }, startedAt) {
+  add({ now, answers, answers_cut }, startedAt) {
     [this.#now, this.#startedAt] = [now, startedAt];
     const oldest = now - SPAN_MS;
     const changed = new Set();
@@ -89,7 +89,7 @@ class Chart {
       }
     }
     $("withheld").setAttribute("d", marks);
-    this.#tell();
+    this.#describe();
   }
 
   /** Positions and scales. */
@@ -128,9 +128,9 @@ class Chart {
   }
 
   /** The text alternative of the chart. */
-  #tell() {
+  #describe() {
     const inOrder = [...this.#bins].sort(([one], [other]) => one - other).map(([, bin]) => bin);
-    const said = SIDES.map((side) => {
+    const texts = SIDES.map((side) => {
       const acked = inOrder.map((bin) => bin[side]).filter((values) => values.length);
       if (!acked.length) return "none";
       const acks = acked.reduce((sum, values) => sum + values.length, 0);
@@ -138,9 +138,9 @@ class Chart {
       return `${plural(acks, "ack")}, latest ${latency(median(acked.at(-1)))}, slowest ${latency(slowest)}`;
     });
     const withheld = inOrder.reduce((sum, bin) => sum + bin.withheld, 0);
-    SIDES.forEach((side, index) => set($(`of-${side}`), said[index]));
+    SIDES.forEach((side, index) => set($(`of-${side}`), texts[index]));
     set($("of-withheld"), withheld ? count(withheld) : "none");
-    const [sidecar, upstream] = said;
+    const [sidecar, upstream] = texts;
     const label = `Ack latency of the last five minutes. Sidecar: ${sidecar}. Upstream: ${upstream}. Withheld: ${withheld}.`;
     $("chart").setAttribute("aria-label", label);
   }
@@ -153,12 +153,12 @@ class Chart {
     const bin = this.#bins.get(key);
     $("pointer").setAttribute("d", bin ? `M${x((key + 0.5) * BIN_MS).toFixed(1)} ${TOP - 6}V${bottom}` : "");
     if (!bin) return set($("pointed"), "");
-    const said = SIDES.filter((side) => bin[side].length).map((side) => {
+    const texts = SIDES.filter((side) => bin[side].length).map((side) => {
       const [fastest, middling, slowest] = [bin[side][0], median(bin[side]), bin[side].at(-1)].map(latency);
       const values = bin[side].length === 1 ? middling : `${fastest} to ${slowest}, median ${middling}`;
       return `${side} ${plural(bin[side].length, "ack")}, ${values}`;
     });
-    if (bin.withheld) said.push(`${count(bin.withheld)} withheld`);
-    set($("pointed"), `${clock(this.#startedAt + key * BIN_MS)}: ${said.join("; ")}`);
+    if (bin.withheld) texts.push(`${count(bin.withheld)} withheld`);
+    set($("pointed"), `${clock(this.#startedAt + key * BIN_MS)}: ${texts.join("; ")}`);
   }
 }

@@ -67,7 +67,7 @@ const poll = async () => {
   }
 };
 
-/** No response. A single one may be a connection whose lifetime was over. */
+/** Handles a missing response. A single one may be due to a connection whose lifetime ended. */
 const miss = () => {
   const silent = performance.now() - (respondedAt ?? -Infinity);
   if (silent < TIMEOUT_MS) return;
@@ -80,7 +80,7 @@ const miss = () => {
 const show = (status) => {
   if (status.now < now) {
     // The sidecar was restarted.
-    chart.forget();
+    chart.clear();
     samples.length = 0;
     startedAt = 0;
   }
@@ -90,7 +90,7 @@ const show = (status) => {
   startedAt ||= Date.now() - now;
   showState(status);
   showSums(status);
-  chart.learn(status, startedAt);
+  chart.add(status, startedAt);
   chart.draw();
   showUpstreams(status);
   showSessions(status);
@@ -113,7 +113,7 @@ const showState = ({ state, reload, version, live }) => {
   document.title = `${draining ? "draining, " : ""}${plural(live, "session")} – heartbeat-sidecar`;
 };
 
-/** Sums with their times, of the last while: rates are their differences. */
+/** Sums and their times in the last RATE_SPAN_MS: rates are their differences. */
 const samples = [];
 
 const perSecond = (key) => {
@@ -140,7 +140,7 @@ const showSums = ({ live, withheld_now, totals: { opened, heartbeats, acks, with
 
 // --- Tables
 
-/** Makes these the rows of a table's body; what has not changed is not touched, so that it can be selected and read. */
+/** Shows these items as the rows of a table's body. Unchanged cells are not touched: they can be selected and read. */
 const fill = (body, items, cellsOf) => {
   while (body.rows.length > items.length) body.deleteRow(-1);
   items.forEach((item, index) => {
