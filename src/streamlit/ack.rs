@@ -20,14 +20,6 @@ pub enum AckForm {
 }
 
 impl AckForm {
-    /// The ForwardMsg.
-    pub fn message(self) -> &'static [u8] {
-        match self {
-            Self::Compatible => &COMPATIBLE,
-            Self::Plain => &PLAIN,
-        }
-    }
-
     /// The ForwardMsg as one unmasked binary websocket frame (RFC 6455 §5.2).
     pub fn frame(self) -> &'static [u8] {
         match self {

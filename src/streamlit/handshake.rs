@@ -6,9 +6,9 @@ use std::fmt;
 /// ones offer none, and send no heartbeats.
 const SUBPROTOCOL: &str = "streamlit";
 
-/// Whether a request path is an app's message stream, under any base path (1.17: `/stream`).
+/// Whether a request path is an app's message stream under any base path: `/_stcore/stream`, or `/stream` in 1.17.
 pub fn is_stream(path: &str) -> bool {
-    path.ends_with("/_stcore/stream") || path.ends_with("/stream")
+    path.ends_with("/stream")
 }
 
 /// A Streamlit session's id. A secret that is never shown: it is enough to resume the session.

@@ -1,6 +1,6 @@
 //! The log's line buffer: lines are collected in memory, and a thread of its own writes them.
 //!
-//! Invariant: logging never waits for the reader. LineBuffer that do not fit or cannot be written are lost and counted.
+//! Invariant: logging never waits for the reader. Lines that do not fit or cannot be written are lost and counted.
 //!
 //! tracing-appender does not replace this: it does not count lines that cannot be written, and if its queue is full at
 //! exit it prints to stdout, which blocks forever if stdout and stderr are one stuck pipe.

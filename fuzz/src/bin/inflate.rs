@@ -9,7 +9,7 @@ use heartbeat_sidecar_fuzz::input::Input;
 use libfuzzer_sys::fuzz_target;
 
 /// Messages compressed per input. More find nothing more, and zlib is slow.
-const MOST_MESSAGES: usize = 8;
+const MAX_MESSAGES: usize = 8;
 
 /// The end of a compressed message, which its sender removes (RFC 7692 §7.2.1).
 const TAIL: [u8; 4] = [0x00, 0x00, 0xff, 0xff];
@@ -51,7 +51,7 @@ fn compressed(context: DeflateContext, level: u32, sizes: [u8; 2], mut input: In
     let (now, allowance) = (Instant::now(), Allowance { burst_bytes: u64::MAX, bytes_per_second: 0 });
     let mut inflater = Inflater::new(context, allowance);
     let mut compress = Compress::new_with_window_bits(Compression::new(level), false, context.window_bits);
-    for _message in 0..MOST_MESSAGES {
+    for _message in 0..MAX_MESSAGES {
         // Long messages also refer far back.
         let (length, times) = (usize::from(input.byte()), 1 + usize::from(input.byte() % 32));
         let message = input.bytes(length).repeat(times);
