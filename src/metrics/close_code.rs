@@ -1,6 +1,6 @@
 //! The close codes of websocket connections as label values.
 
-use super::family::labels;
+use super::per_label::labels;
 
 labels! {
     /// The status code that a websocket connection ended with (RFC 6455 §7.4.1 and IANA's registry).
@@ -33,8 +33,6 @@ labels! {
         TryAgainLater = "1013",
         /// 1014
         BadGateway = "1014",
-        /// 1015: the TLS handshake failed.
-        TlsHandshake = "1015",
         /// Any other code, including the private ones (3000 to 4999).
         Other = "other",
     }
@@ -65,7 +63,7 @@ impl From<Option<u16>> for CloseCode {
 
 #[cfg(test)]
 mod tests {
-    use super::super::family::{LabelValue as _, assert_consistent};
+    use super::super::per_label::{LabelValue as _, assert_consistent};
     use super::*;
 
     #[test]

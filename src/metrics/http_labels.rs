@@ -1,6 +1,6 @@
 //! The methods and status classes of plain HTTP as label values.
 
-use super::family::labels;
+use super::per_label::labels;
 
 labels! {
     /// The request methods that have a series of their own.
@@ -53,7 +53,7 @@ impl From<http::StatusCode> for StatusClass {
 
 #[cfg(test)]
 mod tests {
-    use super::super::family::{LabelValue as _, assert_consistent};
+    use super::super::per_label::{LabelValue as _, assert_consistent};
     use super::*;
 
     #[test]

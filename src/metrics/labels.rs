@@ -1,6 +1,6 @@
 //! The label values of sessions, rejections and reloads. Their comments are the meanings in `docs/metrics.md`.
 
-use super::family::labels;
+use super::per_label::labels;
 use crate::websocket::scanner::ProtocolError;
 
 labels! {
@@ -33,7 +33,7 @@ labels! {
     }
 
     /// The direction of bytes and messages.
-    pub enum Direction {
+    pub enum DirectionLabel {
         /// From the browser to the app.
         BrowserToUpstream = "browser_to_upstream",
         /// From the app to the browser.
@@ -161,14 +161,14 @@ impl From<ProtocolError> for Unparsable {
 
 #[cfg(test)]
 mod tests {
-    use super::super::family::assert_consistent;
+    use super::super::per_label::assert_consistent;
     use super::*;
 
     #[test]
     fn every_value_has_a_unique_name_and_index() {
         assert_consistent::<Handshake>();
         assert_consistent::<Initiator>();
-        assert_consistent::<Direction>();
+        assert_consistent::<DirectionLabel>();
         assert_consistent::<Takeover>();
         assert_consistent::<Loss>();
         assert_consistent::<Rejected>();

@@ -5,9 +5,9 @@
 #[cfg(test)]
 mod budget;
 mod close_code;
-mod family;
 mod http_labels;
 mod labels;
+mod per_label;
 mod registrar;
 mod scrape;
 mod series;
@@ -23,15 +23,15 @@ use metrics_exporter_prometheus::{PrometheusHandle, PrometheusRecorder};
 use metrics_process::Collector;
 
 pub use close_code::CloseCode;
-pub use family::LabelValue;
 pub use labels::{
-    Direction, Handshake, Initiator, Loss, Reconnect, Rejected, Reload, Takeover, Unparsable, WatchdogPage,
+    DirectionLabel, Handshake, Initiator, Loss, Reconnect, Rejected, Reload, Takeover, Unparsable, WatchdogPage,
 };
+pub use per_label::LabelValue;
 pub use scrape::Scrape;
 pub use series::Detail;
 pub use upstream::UpstreamMetrics;
 
-use family::Family;
+use per_label::PerLabel;
 use registrar::Registrar;
 
 /// Every series of one sidecar.
@@ -42,12 +42,12 @@ pub struct Metrics {
     /// Upstreams whose series are in use, by name.
     upstreams: Mutex<BTreeMap<String, Weak<UpstreamMetrics>>>,
     draining: Gauge,
-    rejections: Family<Rejected, Counter>,
+    rejections: PerLabel<Rejected, Counter>,
     client_connections: Gauge,
     client_connections_limit: Gauge,
-    config_reloads: Family<Reload, Counter>,
+    config_reloads: PerLabel<Reload, Counter>,
     config_reload_successful: Gauge,
-    tls_reloads: Family<Reload, Counter>,
+    tls_reloads: PerLabel<Reload, Counter>,
     certificate_not_after: Gauge,
 }
 
@@ -64,14 +64,14 @@ impl Metrics {
         metrics::with_local_recorder(&registrar.recorder, || process.describe());
         registrar.gauge(&series::BUILD_INFO, &[("version", env!("CARGO_PKG_VERSION"))]).set(1.0);
         let draining = registrar.gauge(&series::DRAINING, &[]);
-        let rejections = Family::new(|r: Rejected| registrar.counter(&series::REJECTIONS, &[("reason", r.name())]));
+        let rejections = PerLabel::new(|r: Rejected| registrar.counter(&series::REJECTIONS, &[("reason", r.name())]));
         let client_connections = registrar.gauge(&series::CLIENT_CONNECTIONS, &[]);
         let client_connections_limit = registrar.gauge(&series::CLIENT_CONNECTIONS_LIMIT, &[]);
         let config_reloads =
-            Family::new(|r: Reload| registrar.counter(&series::CONFIG_RELOADS, &[("result", r.name())]));
+            PerLabel::new(|r: Reload| registrar.counter(&series::CONFIG_RELOADS, &[("result", r.name())]));
         let config_reload_successful = registrar.gauge(&series::CONFIG_LAST_RELOAD_SUCCESSFUL, &[]);
         config_reload_successful.set(1.0);
-        let tls_reloads = Family::new(|r: Reload| registrar.counter(&series::TLS_RELOADS, &[("result", r.name())]));
+        let tls_reloads = PerLabel::new(|r: Reload| registrar.counter(&series::TLS_RELOADS, &[("result", r.name())]));
         let certificate_not_after = registrar.gauge(&series::TLS_CERTIFICATE_NOT_AFTER, &[]);
         Arc::new(Self {
             detail,

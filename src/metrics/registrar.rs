@@ -4,7 +4,7 @@ use metrics::{Counter, Gauge, Histogram, Key, Label, Level, Metadata, Recorder a
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusRecorder};
 
 use super::close_code::CloseCode;
-use super::series::{Detail, HISTOGRAMS, Series};
+use super::series::{Detail, HISTOGRAMS, MetricFamily};
 
 /// Creates the handles. A recorder cannot remove a single series; it is dropped with all of them.
 pub(super) struct Registrar {
@@ -28,32 +28,32 @@ impl Registrar {
         Self { detail, recorder: builder.build_recorder() }
     }
 
-    pub(super) fn counter(&self, series: &Series, labels: &[(&'static str, &'static str)]) -> Counter {
-        if !self.includes(series) {
+    pub(super) fn counter(&self, family: &MetricFamily, labels: &[(&'static str, &'static str)]) -> Counter {
+        if !self.includes(family) {
             return Counter::noop();
         }
-        self.recorder.describe_counter(series.name.into(), None, series.help.into());
-        self.recorder.register_counter(&key(series, labels), &Self::METADATA)
+        self.recorder.describe_counter(family.name.into(), None, family.help.into());
+        self.recorder.register_counter(&key(family, labels), &Self::METADATA)
     }
 
-    pub(super) fn gauge(&self, series: &Series, labels: &[(&'static str, &'static str)]) -> Gauge {
-        if !self.includes(series) {
+    pub(super) fn gauge(&self, family: &MetricFamily, labels: &[(&'static str, &'static str)]) -> Gauge {
+        if !self.includes(family) {
             return Gauge::noop();
         }
-        self.recorder.describe_gauge(series.name.into(), None, series.help.into());
-        self.recorder.register_gauge(&key(series, labels), &Self::METADATA)
+        self.recorder.describe_gauge(family.name.into(), None, family.help.into());
+        self.recorder.register_gauge(&key(family, labels), &Self::METADATA)
     }
 
-    pub(super) fn histogram(&self, series: &Series, labels: &[(&'static str, &'static str)]) -> Histogram {
-        if !self.includes(series) {
+    pub(super) fn histogram(&self, family: &MetricFamily, labels: &[(&'static str, &'static str)]) -> Histogram {
+        if !self.includes(family) {
             return Histogram::noop();
         }
-        self.recorder.describe_histogram(series.name.into(), None, series.help.into());
-        self.recorder.register_histogram(&key(series, labels), &Self::METADATA)
+        self.recorder.describe_histogram(family.name.into(), None, family.help.into());
+        self.recorder.register_histogram(&key(family, labels), &Self::METADATA)
     }
 
-    fn includes(&self, series: &Series) -> bool {
-        self.detail == Detail::Full || series.lean
+    fn includes(&self, family: &MetricFamily) -> bool {
+        self.detail == Detail::Full || family.lean
     }
 
     /// The label value that counts a close code: lean folds rare codes into `other`.
@@ -73,7 +73,7 @@ impl Registrar {
     }
 }
 
-fn key(series: &Series, labels: &[(&'static str, &'static str)]) -> Key {
+fn key(family: &MetricFamily, labels: &[(&'static str, &'static str)]) -> Key {
     let labels = labels.iter().map(|&(key, value)| Label::from_static_parts(key, value));
-    Key::from_parts(series.name, labels.collect::<Vec<_>>())
+    Key::from_parts(family.name, labels.collect::<Vec<_>>())
 }

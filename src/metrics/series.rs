@@ -1,4 +1,4 @@
-//! The name, help and buckets of every series.
+//! The name, help and buckets of every metric family.
 //!
 //! Invariant: a name ends with its unit, and a help text is one line. `docs/metrics.md` is generated from them.
 
@@ -12,8 +12,8 @@ pub enum Detail {
     Lean,
 }
 
-/// One metric family.
-pub(super) struct Series {
+/// A metric family: all series of one name.
+pub(super) struct MetricFamily {
     pub(super) name: &'static str,
     pub(super) help: &'static str,
     /// The upper bounds of a histogram; empty for counters and gauges.
@@ -22,7 +22,7 @@ pub(super) struct Series {
     pub(super) lean: bool,
 }
 
-impl Series {
+impl MetricFamily {
     const fn new(name: &'static str, help: &'static str) -> Self {
         Self { name, help, buckets: &[], lean: false }
     }
@@ -46,145 +46,150 @@ const LIFETIME: &[f64] = &[1., 5., 15., 30., 60., 120., 240., 600., 1800., 3600.
 const REQUEST: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1., 2.5, 10., 60.];
 const SCRIPT: &[f64] = &[0.01, 0.05, 0.1, 0.25, 0.5, 1., 2.5, 5., 10., 30., 60., 300., 1800.];
 
-pub(super) const HEARTBEATS: Series =
-    Series::new("heartbeat_sidecar_heartbeats_total", "Heartbeats received from browsers.").lean();
-pub(super) const ACKS: Series =
-    Series::new("heartbeat_sidecar_acks_total", "Heartbeat acks written to browsers, by origin.").lean();
-pub(super) const ACKS_WITHHELD: Series =
-    Series::new("heartbeat_sidecar_acks_withheld_total", "Heartbeats acked late or not at all, by reason.").lean();
-pub(super) const NATIVE_ACKS_MISSED: Series = Series::new(
+pub(super) const HEARTBEATS: MetricFamily =
+    MetricFamily::new("heartbeat_sidecar_heartbeats_total", "Heartbeats received from browsers.").lean();
+pub(super) const ACKS: MetricFamily =
+    MetricFamily::new("heartbeat_sidecar_acks_total", "Heartbeat acks written to browsers, by origin.").lean();
+pub(super) const ACKS_WITHHELD: MetricFamily =
+    MetricFamily::new("heartbeat_sidecar_acks_withheld_total", "Heartbeats acked late or not at all, by reason.")
+        .lean();
+pub(super) const NATIVE_ACKS_MISSED: MetricFamily = MetricFamily::new(
     "heartbeat_sidecar_native_acks_missed_total",
     "Forwarded heartbeats that the app did not ack within heartbeat.native_deadline.",
 )
 .lean();
-pub(super) const HANDSHAKES: Series =
-    Series::new("heartbeat_sidecar_handshakes_total", "Websocket handshakes, by result.").lean();
-pub(super) const SESSIONS_CLOSED: Series = Series::new(
+pub(super) const HANDSHAKES: MetricFamily =
+    MetricFamily::new("heartbeat_sidecar_handshakes_total", "Websocket handshakes, by result.").lean();
+pub(super) const SESSIONS_CLOSED: MetricFamily = MetricFamily::new(
     "heartbeat_sidecar_sessions_closed_total",
     "Closed sessions, by initiator and close code (1006: no close frame).",
 )
 .lean();
-pub(super) const PEERS_LOST: Series = Series::new(
+pub(super) const PEERS_LOST: MetricFamily = MetricFamily::new(
     "heartbeat_sidecar_peers_lost_total",
     "Sessions aborted because a peer was dead or stalled, by reason.",
 )
 .lean();
-pub(super) const RECONNECTS: Series = Series::new(
+pub(super) const RECONNECTS: MetricFamily = MetricFamily::new(
     "heartbeat_sidecar_reconnects_total",
     "Accepted websocket handshakes that name an earlier session, by cause.",
 )
 .lean();
-pub(super) const WATCHDOG_PAGES: Series = Series::new(
+pub(super) const WATCHDOG_PAGES: MetricFamily = MetricFamily::new(
     "heartbeat_sidecar_watchdog_pages_total",
     "HTML pages served while the watchdog is on, by whether its script was added.",
 );
-pub(super) const TAKEOVERS: Series = Series::new(
+pub(super) const TAKEOVERS: MetricFamily = MetricFamily::new(
     "heartbeat_sidecar_takeovers_total",
     "Reconnects that first closed an older connection of their session, by result.",
 )
 .lean();
-pub(super) const MESSAGES: Series =
-    Series::new("heartbeat_sidecar_messages_total", "Relayed websocket messages, by direction and Streamlit type.");
-pub(super) const MESSAGE_BYTES: Series = Series::new(
+pub(super) const MESSAGES: MetricFamily = MetricFamily::new(
+    "heartbeat_sidecar_messages_total",
+    "Relayed websocket messages, by direction and Streamlit type.",
+);
+pub(super) const MESSAGE_BYTES: MetricFamily = MetricFamily::new(
     "heartbeat_sidecar_message_bytes_total",
     "Payload bytes of relayed websocket messages, by direction and Streamlit type.",
 );
-pub(super) const SCRIPT_RUNS: Series =
-    Series::new("heartbeat_sidecar_script_runs_total", "Finished script runs, by result.");
-pub(super) const SESSIONS_UNPARSABLE: Series = Series::new(
+pub(super) const SCRIPT_RUNS: MetricFamily =
+    MetricFamily::new("heartbeat_sidecar_script_runs_total", "Finished script runs, by result.");
+pub(super) const SESSIONS_UNPARSABLE: MetricFamily = MetricFamily::new(
     "heartbeat_sidecar_sessions_unparsable_total",
     "Sessions whose heartbeats are not answered, by why they cannot be parsed.",
 )
 .lean();
-pub(super) const WRITE_STALLS: Series = Series::new(
+pub(super) const WRITE_STALLS: MetricFamily = MetricFamily::new(
     "heartbeat_sidecar_write_stalls_total",
     "Times that a websocket peer accepted no more bytes, by direction.",
 );
-pub(super) const HTTP_REQUESTS: Series = Series::new(
+pub(super) const HTTP_REQUESTS: MetricFamily = MetricFamily::new(
     "heartbeat_sidecar_http_requests_total",
     "Answered HTTP requests other than websocket handshakes, by method and status class.",
 );
 
-pub(super) const REJECTIONS: Series =
-    Series::new("heartbeat_sidecar_rejections_total", "Requests and connections rejected by the sidecar, by reason.")
-        .lean();
-pub(super) const CLIENT_CONNECTIONS: Series =
-    Series::new("heartbeat_sidecar_client_connections", "Open client connections, including websockets.").lean();
-pub(super) const CLIENT_CONNECTIONS_LIMIT: Series = Series::new(
+pub(super) const REJECTIONS: MetricFamily = MetricFamily::new(
+    "heartbeat_sidecar_rejections_total",
+    "Requests and connections rejected by the sidecar, by reason.",
+)
+.lean();
+pub(super) const CLIENT_CONNECTIONS: MetricFamily =
+    MetricFamily::new("heartbeat_sidecar_client_connections", "Open client connections, including websockets.").lean();
+pub(super) const CLIENT_CONNECTIONS_LIMIT: MetricFamily = MetricFamily::new(
     "heartbeat_sidecar_client_connections_limit",
     "Maximum of open client connections (limits.connections and file descriptors).",
 )
 .lean();
 
-pub(super) const CONFIG_RELOADS: Series =
-    Series::new("heartbeat_sidecar_config_reloads_total", "Configuration reloads, by result.").lean();
-pub(super) const CONFIG_LAST_RELOAD_SUCCESSFUL: Series = Series::new(
+pub(super) const CONFIG_RELOADS: MetricFamily =
+    MetricFamily::new("heartbeat_sidecar_config_reloads_total", "Configuration reloads, by result.").lean();
+pub(super) const CONFIG_LAST_RELOAD_SUCCESSFUL: MetricFamily = MetricFamily::new(
     "heartbeat_sidecar_config_last_reload_successful",
     "1 if the last configuration reload was accepted, 0 if it was refused.",
 )
 .lean();
-pub(super) const TLS_RELOADS: Series =
-    Series::new("heartbeat_sidecar_tls_reloads_total", "Reloads of TLS certificates and keys, by result.").lean();
-pub(super) const TLS_CERTIFICATE_NOT_AFTER: Series = Series::new(
+pub(super) const TLS_RELOADS: MetricFamily =
+    MetricFamily::new("heartbeat_sidecar_tls_reloads_total", "Reloads of TLS certificates and keys, by result.").lean();
+pub(super) const TLS_CERTIFICATE_NOT_AFTER: MetricFamily = MetricFamily::new(
     "heartbeat_sidecar_tls_certificate_not_after_timestamp_seconds",
     "Expiry of the certificate for browsers as Unix time; 0 without TLS.",
 )
 .lean();
 
-pub(super) const SESSIONS: Series =
-    Series::new("heartbeat_sidecar_sessions", "Open sessions (websockets to the app).").lean();
-pub(super) const UPSTREAM_ACKS_NATIVELY: Series = Series::new(
+pub(super) const SESSIONS: MetricFamily =
+    MetricFamily::new("heartbeat_sidecar_sessions", "Open sessions (websockets to the app).").lean();
+pub(super) const UPSTREAM_ACKS_NATIVELY: MetricFamily = MetricFamily::new(
     "heartbeat_sidecar_upstream_acks_natively",
     "1 if the app is known to ack heartbeats itself (Streamlit 1.55 and later), else 0.",
 )
 .lean();
-pub(super) const DRAINING: Series =
-    Series::new("heartbeat_sidecar_draining", "1 while the sidecar drains, else 0.").lean();
-pub(super) const BUILD_INFO: Series =
-    Series::new("heartbeat_sidecar_build_info", "Always 1; the label is the version of the sidecar.").lean();
+pub(super) const DRAINING: MetricFamily =
+    MetricFamily::new("heartbeat_sidecar_draining", "1 while the sidecar drains, else 0.").lean();
+pub(super) const BUILD_INFO: MetricFamily =
+    MetricFamily::new("heartbeat_sidecar_build_info", "Always 1; the label is the version of the sidecar.").lean();
 
-pub(super) const ACK_LATENCY: Series = Series::histogram(
+pub(super) const ACK_LATENCY: MetricFamily = MetricFamily::histogram(
     "heartbeat_sidecar_ack_latency_seconds",
     "Time from reading a heartbeat to writing its ack, by origin.",
     ROUND_TRIP,
 )
 .lean();
-pub(super) const PROOF_RTT: Series = Series::histogram(
+pub(super) const PROOF_RTT: MetricFamily = MetricFamily::histogram(
     "heartbeat_sidecar_proof_rtt_seconds",
     "Time from writing a websocket ping to the app to reading its pong.",
     ROUND_TRIP,
 )
 .lean();
-pub(super) const BROWSER_RTT: Series = Series::histogram(
+pub(super) const BROWSER_RTT: MetricFamily = MetricFamily::histogram(
     "heartbeat_sidecar_browser_rtt_seconds",
     "Smoothed TCP round-trip time to the browser, sampled at each heartbeat.",
     ROUND_TRIP,
 );
-pub(super) const HEARTBEAT_INTERVAL: Series = Series::histogram(
+pub(super) const HEARTBEAT_INTERVAL: MetricFamily = MetricFamily::histogram(
     "heartbeat_sidecar_heartbeat_interval_seconds",
     "Time between two heartbeats of a session.",
     INTERVAL,
 );
-pub(super) const SESSION_DURATION: Series =
-    Series::histogram("heartbeat_sidecar_session_duration_seconds", "Lifetime of closed sessions.", LIFETIME);
-pub(super) const HANDSHAKE_DURATION: Series = Series::histogram(
+pub(super) const SESSION_DURATION: MetricFamily =
+    MetricFamily::histogram("heartbeat_sidecar_session_duration_seconds", "Lifetime of closed sessions.", LIFETIME);
+pub(super) const HANDSHAKE_DURATION: MetricFamily = MetricFamily::histogram(
     "heartbeat_sidecar_handshake_duration_seconds",
     "Time from reading a websocket handshake to answering it.",
     REQUEST,
 );
-pub(super) const SCRIPT_RUN_DURATION: Series = Series::histogram(
+pub(super) const SCRIPT_RUN_DURATION: MetricFamily = MetricFamily::histogram(
     "heartbeat_sidecar_script_run_duration_seconds",
     "Time from relaying new_session to relaying script_finished.",
     SCRIPT,
 );
-pub(super) const HTTP_REQUEST_DURATION: Series = Series::histogram(
+pub(super) const HTTP_REQUEST_DURATION: MetricFamily = MetricFamily::histogram(
     "heartbeat_sidecar_http_request_duration_seconds",
     "Time from reading a request's head to sending its response's head.",
     REQUEST,
 );
 
 /// Every histogram: the recorder must know the buckets before the first one is registered.
-pub(super) const HISTOGRAMS: &[Series] = &[
+pub(super) const HISTOGRAMS: &[MetricFamily] = &[
     ACK_LATENCY,
     PROOF_RTT,
     BROWSER_RTT,

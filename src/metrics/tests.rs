@@ -98,9 +98,9 @@ const LABELLED: [(&str, &str, &[&str]); 11] = [
     ("proof_rtt_seconds_bucket", "le", &["0.0001", "60", "+Inf"]),
 ];
 
-const CODES: [&str; 16] = [
+const CODES: [&str; 15] = [
     "1000", "1001", "1002", "1003", "1005", "1006", "1007", "1008", "1009", "1010", "1011", "1012", "1013", "1014",
-    "1015", "other",
+    "other",
 ];
 
 const HISTOGRAMS: [&str; 7] = [
@@ -154,7 +154,7 @@ fn each_function_counts_in_its_own_series() {
     app.script_run(ScriptResult::EarlyForRerun, None);
     app.script_run(ScriptResult::Success, Some(second));
     app.session_unparsable(ProtocolError::Masking.into());
-    app.write_stall(Direction::UpstreamToBrowser);
+    app.write_stall(DirectionLabel::UpstreamToBrowser);
     app.http_request(&Method::DELETE, StatusCode::NOT_FOUND, second);
     metrics.draining(true);
     metrics.rejected(Rejected::Host);

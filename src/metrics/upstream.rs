@@ -8,9 +8,9 @@ use metrics::{Counter, Gauge, Histogram};
 use metrics_exporter_prometheus::PrometheusHandle;
 
 use super::close_code::CloseCode;
-use super::family::{Family, LabelValue as _};
 use super::http_labels::{Method, StatusClass};
-use super::labels::{Direction, Handshake, Initiator, Loss, Reconnect, Takeover, Unparsable, WatchdogPage};
+use super::labels::{DirectionLabel, Handshake, Initiator, Loss, Reconnect, Takeover, Unparsable, WatchdogPage};
+use super::per_label::{LabelValue as _, PerLabel};
 use super::registrar::Registrar;
 use super::series;
 use crate::heartbeat::{AckOrigin, Capability, Withheld};
@@ -22,34 +22,34 @@ pub struct UpstreamMetrics {
     pub(super) rendered: PrometheusHandle,
     heartbeats: Counter,
     heartbeat_interval: Histogram,
-    acks: Family<AckOrigin, Counter>,
-    ack_latency: Family<AckOrigin, Histogram>,
-    acks_withheld: Family<Withheld, Counter>,
+    acks: PerLabel<AckOrigin, Counter>,
+    ack_latency: PerLabel<AckOrigin, Histogram>,
+    acks_withheld: PerLabel<Withheld, Counter>,
     native_acks_missed: Counter,
     proof_rtt: Histogram,
     browser_rtt: Histogram,
     acks_natively: Gauge,
-    handshakes: Family<Handshake, Counter>,
+    handshakes: PerLabel<Handshake, Counter>,
     handshake_duration: Histogram,
-    reconnects: Family<Reconnect, Counter>,
-    watchdog_pages: Family<WatchdogPage, Counter>,
-    takeovers: Family<Takeover, Counter>,
+    reconnects: PerLabel<Reconnect, Counter>,
+    watchdog_pages: PerLabel<WatchdogPage, Counter>,
+    takeovers: PerLabel<Takeover, Counter>,
     sessions: Gauge,
-    sessions_closed: Family<Initiator, Family<CloseCode, Counter>>,
+    sessions_closed: PerLabel<Initiator, PerLabel<CloseCode, Counter>>,
     session_duration: Histogram,
-    peers_lost: Family<Loss, Counter>,
-    back_messages: Family<BackType, Traffic>,
-    forward_messages: Family<ForwardType, Traffic>,
-    script_runs: Family<ScriptResult, Counter>,
+    peers_lost: PerLabel<Loss, Counter>,
+    back_messages: PerLabel<BackType, MessageCounters>,
+    forward_messages: PerLabel<ForwardType, MessageCounters>,
+    script_runs: PerLabel<ScriptResult, Counter>,
     script_run_duration: Histogram,
-    sessions_unparsable: Family<Unparsable, Counter>,
-    write_stalls: Family<Direction, Counter>,
-    http_requests: Family<Method, Family<StatusClass, Counter>>,
+    sessions_unparsable: PerLabel<Unparsable, Counter>,
+    write_stalls: PerLabel<DirectionLabel, Counter>,
+    http_requests: PerLabel<Method, PerLabel<StatusClass, Counter>>,
     http_request_duration: Histogram,
 }
 
 /// Messages of one type and their payload bytes.
-struct Traffic {
+struct MessageCounters {
     messages: Counter,
     bytes: Counter,
 }
@@ -61,37 +61,45 @@ impl UpstreamMetrics {
             rendered: to.recorder.handle(),
             heartbeats: to.counter(&series::HEARTBEATS, &[]),
             heartbeat_interval: to.histogram(&series::HEARTBEAT_INTERVAL, &[]),
-            acks: Family::new(|o: AckOrigin| to.counter(&series::ACKS, &[("origin", o.name())])),
-            ack_latency: Family::new(|o: AckOrigin| to.histogram(&series::ACK_LATENCY, &[("origin", o.name())])),
-            acks_withheld: Family::new(|w: Withheld| to.counter(&series::ACKS_WITHHELD, &[("reason", w.name())])),
+            acks: PerLabel::new(|o: AckOrigin| to.counter(&series::ACKS, &[("origin", o.name())])),
+            ack_latency: PerLabel::new(|o: AckOrigin| to.histogram(&series::ACK_LATENCY, &[("origin", o.name())])),
+            acks_withheld: PerLabel::new(|w: Withheld| to.counter(&series::ACKS_WITHHELD, &[("reason", w.name())])),
             native_acks_missed: to.counter(&series::NATIVE_ACKS_MISSED, &[]),
             proof_rtt: to.histogram(&series::PROOF_RTT, &[]),
             browser_rtt: to.histogram(&series::BROWSER_RTT, &[]),
             acks_natively: to.gauge(&series::UPSTREAM_ACKS_NATIVELY, &[]),
-            handshakes: Family::new(|h: Handshake| to.counter(&series::HANDSHAKES, &[("result", h.name())])),
+            handshakes: PerLabel::new(|h: Handshake| to.counter(&series::HANDSHAKES, &[("result", h.name())])),
             handshake_duration: to.histogram(&series::HANDSHAKE_DURATION, &[]),
-            reconnects: Family::new(|r: Reconnect| to.counter(&series::RECONNECTS, &[("cause", r.name())])),
-            watchdog_pages: Family::new(|p: WatchdogPage| to.counter(&series::WATCHDOG_PAGES, &[("result", p.name())])),
-            takeovers: Family::new(|t: Takeover| to.counter(&series::TAKEOVERS, &[("result", t.name())])),
+            reconnects: PerLabel::new(|r: Reconnect| to.counter(&series::RECONNECTS, &[("cause", r.name())])),
+            watchdog_pages: PerLabel::new(|p: WatchdogPage| {
+                to.counter(&series::WATCHDOG_PAGES, &[("result", p.name())])
+            }),
+            takeovers: PerLabel::new(|t: Takeover| to.counter(&series::TAKEOVERS, &[("result", t.name())])),
             sessions: to.gauge(&series::SESSIONS, &[]),
-            sessions_closed: Family::new(|initiator: Initiator| {
-                Family::new(|code: CloseCode| {
+            sessions_closed: PerLabel::new(|initiator: Initiator| {
+                PerLabel::new(|code: CloseCode| {
                     let labels = [("initiator", initiator.name()), ("code", to.close_code(code).name())];
                     to.counter(&series::SESSIONS_CLOSED, &labels)
                 })
             }),
             session_duration: to.histogram(&series::SESSION_DURATION, &[]),
-            peers_lost: Family::new(|l: Loss| to.counter(&series::PEERS_LOST, &[("reason", l.name())])),
-            back_messages: Family::new(|t: BackType| Traffic::new(to, Direction::BrowserToUpstream, t.name())),
-            forward_messages: Family::new(|t: ForwardType| Traffic::new(to, Direction::UpstreamToBrowser, t.name())),
-            script_runs: Family::new(|r: ScriptResult| to.counter(&series::SCRIPT_RUNS, &[("result", r.name())])),
+            peers_lost: PerLabel::new(|l: Loss| to.counter(&series::PEERS_LOST, &[("reason", l.name())])),
+            back_messages: PerLabel::new(|t: BackType| {
+                MessageCounters::new(to, DirectionLabel::BrowserToUpstream, t.name())
+            }),
+            forward_messages: PerLabel::new(|t: ForwardType| {
+                MessageCounters::new(to, DirectionLabel::UpstreamToBrowser, t.name())
+            }),
+            script_runs: PerLabel::new(|r: ScriptResult| to.counter(&series::SCRIPT_RUNS, &[("result", r.name())])),
             script_run_duration: to.histogram(&series::SCRIPT_RUN_DURATION, &[]),
-            sessions_unparsable: Family::new(|t: Unparsable| {
+            sessions_unparsable: PerLabel::new(|t: Unparsable| {
                 to.counter(&series::SESSIONS_UNPARSABLE, &[("reason", t.name())])
             }),
-            write_stalls: Family::new(|d: Direction| to.counter(&series::WRITE_STALLS, &[("direction", d.name())])),
-            http_requests: Family::new(|method: Method| {
-                Family::new(|class: StatusClass| {
+            write_stalls: PerLabel::new(|d: DirectionLabel| {
+                to.counter(&series::WRITE_STALLS, &[("direction", d.name())])
+            }),
+            http_requests: PerLabel::new(|method: Method| {
+                PerLabel::new(|class: StatusClass| {
                     to.counter(&series::HTTP_REQUESTS, &[("method", method.name()), ("code", class.name())])
                 })
             }),
@@ -205,7 +213,7 @@ impl UpstreamMetrics {
     }
 
     /// The receiver in this direction accepted no more bytes.
-    pub fn write_stall(&self, direction: Direction) {
+    pub fn write_stall(&self, direction: DirectionLabel) {
         self.write_stalls.get(direction).increment(1);
     }
 
@@ -216,8 +224,8 @@ impl UpstreamMetrics {
     }
 }
 
-impl Traffic {
-    fn new(to: &Registrar, direction: Direction, kind: &'static str) -> Self {
+impl MessageCounters {
+    fn new(to: &Registrar, direction: DirectionLabel, kind: &'static str) -> Self {
         let labels = [("direction", direction.name()), ("type", kind)];
         Self { messages: to.counter(&series::MESSAGES, &labels), bytes: to.counter(&series::MESSAGE_BYTES, &labels) }
     }

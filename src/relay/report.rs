@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::monitor::Timeouts;
 use crate::heartbeat::learning::Learning;
 use crate::heartbeat::{AckOrigin, Capability};
-use crate::metrics::{CloseCode, Direction, Initiator, LabelValue as _, Loss, Unparsable, UpstreamMetrics};
+use crate::metrics::{CloseCode, DirectionLabel, Initiator, LabelValue as _, Loss, Unparsable, UpstreamMetrics};
 use crate::session::Session;
 use crate::session::takeover::Owner;
 use crate::session::trace::TraceIds;
@@ -240,11 +240,11 @@ impl Report {
         let Some(MessageRun { kind, messages, bytes }) = run else { return };
         match kind {
             MessageKind::Back(kind) => {
-                self.session.messages(Direction::BrowserToUpstream, messages.into());
+                self.session.messages(DirectionLabel::BrowserToUpstream, messages.into());
                 self.upstream.metrics.back_messages(kind, messages.into(), bytes);
             }
             MessageKind::Forward(kind) => {
-                self.session.messages(Direction::UpstreamToBrowser, messages.into());
+                self.session.messages(DirectionLabel::UpstreamToBrowser, messages.into());
                 self.upstream.metrics.forward_messages(kind, messages.into(), bytes);
             }
         }
@@ -324,10 +324,10 @@ impl Drop for Report {
     }
 }
 
-fn direction(from: Sender) -> Direction {
+fn direction(from: Sender) -> DirectionLabel {
     match from {
-        Sender::Browser => Direction::BrowserToUpstream,
-        Sender::Upstream => Direction::UpstreamToBrowser,
+        Sender::Browser => DirectionLabel::BrowserToUpstream,
+        Sender::Upstream => DirectionLabel::UpstreamToBrowser,
     }
 }
 

@@ -186,7 +186,7 @@ mod tests {
     use super::query::{COLUMNS, MAX_ROWS};
     use super::*;
     use crate::heartbeat::{AckOrigin, Withheld};
-    use crate::metrics::{CloseCode, Direction, Initiator};
+    use crate::metrics::{CloseCode, DirectionLabel, Initiator};
     use crate::session::stop::Stop;
     use crate::session::{Session, SessionInfo, recent};
 
@@ -259,7 +259,7 @@ mod tests {
         }
         sessions[9].withheld(Withheld::UpstreamStalled);
         sessions[8].version("1.67.0");
-        sessions[7].bytes(Direction::UpstreamToBrowser, 1);
+        sessions[7].bytes(DirectionLabel::UpstreamToBrowser, 1);
         let top = |query: &str| ids(&request(&state, query));
         assert_eq!(top("limit=3"), [1, 2, 3]);
         assert_eq!(top("sort=last_ack_latency_seconds&order=desc&limit=5"), [10, 3, 1, 4, 2]);

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::stop::Stop;
 use crate::heartbeat::AckOrigin;
-use crate::metrics::Direction;
+use crate::metrics::DirectionLabel;
 
 /// What is known of a session when it starts.
 #[derive(Clone, Debug)]
@@ -126,10 +126,10 @@ impl SessionData {
         }
     }
 
-    pub(super) fn traffic(&self, direction: Direction) -> &Traffic {
+    pub(super) fn traffic(&self, direction: DirectionLabel) -> &Traffic {
         match direction {
-            Direction::BrowserToUpstream => &self.to_upstream,
-            Direction::UpstreamToBrowser => &self.to_browser,
+            DirectionLabel::BrowserToUpstream => &self.to_upstream,
+            DirectionLabel::UpstreamToBrowser => &self.to_browser,
         }
     }
 

@@ -27,7 +27,7 @@ use self::recent::{Answer, RecentAnswer, RecentAnswers};
 use self::stop::Stop;
 use self::totals::{Sums, Totals};
 use crate::heartbeat::{AckOrigin, Withheld};
-use crate::metrics::{CloseCode, Direction, Initiator, Loss};
+use crate::metrics::{CloseCode, DirectionLabel, Initiator, Loss};
 
 /// The registry; clones share it.
 #[derive(Clone, Debug, Default)]
@@ -146,12 +146,12 @@ impl Session {
     }
 
     /// Counts bytes written in this direction.
-    pub fn bytes(&self, direction: Direction, bytes: u64) {
+    pub fn bytes(&self, direction: DirectionLabel, bytes: u64) {
         self.data.traffic(direction).bytes.fetch_add(bytes, Relaxed);
     }
 
     /// Counts whole messages relayed in this direction.
-    pub fn messages(&self, direction: Direction, count: u64) {
+    pub fn messages(&self, direction: DirectionLabel, count: u64) {
         self.data.traffic(direction).messages.fetch_add(count, Relaxed);
     }
 

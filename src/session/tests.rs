@@ -21,10 +21,10 @@ async fn a_session_view_contains_its_numbers() {
     session.ack(AckOrigin::Sidecar, Some(Duration::from_millis(125)));
     session.browser_rtt(Duration::from_millis(40));
     session.proof_rtt(Duration::from_millis(2));
-    session.bytes(Direction::BrowserToUpstream, 9);
-    session.bytes(Direction::UpstreamToBrowser, 4096);
-    session.bytes(Direction::UpstreamToBrowser, 1);
-    session.messages(Direction::UpstreamToBrowser, 1);
+    session.bytes(DirectionLabel::BrowserToUpstream, 9);
+    session.bytes(DirectionLabel::UpstreamToBrowser, 4096);
+    session.bytes(DirectionLabel::UpstreamToBrowser, 1);
+    session.messages(DirectionLabel::UpstreamToBrowser, 1);
     session.version("1.39.0");
     session.version("1.55.0");
     tokio::time::advance(Duration::from_secs(5)).await;

@@ -54,7 +54,6 @@ const CODES = {
   1012: "service restart",
   1013: "try again later",
   1014: "bad gateway",
-  1015: "TLS handshake",
 };
 /** Codes of normal closes. */
 const QUIET_CODES = ["1000", "1001", "1005", "1012"];

@@ -18,7 +18,7 @@ pub trait LabelValue: Copy + 'static {
 }
 
 /// One handle per label value; nested, one per pair of values. Reading it is one index operation.
-pub(super) struct Family<L, H> {
+pub(super) struct PerLabel<L, H> {
     handles: Box<[H]>,
     label: PhantomData<L>,
 }
@@ -32,14 +32,14 @@ macro_rules! labels {
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         $visibility enum $label { $($(#[$variant_meta])* $variant,)* }
 
-        $crate::metrics::family::label_names! { $label { $($variant = $name,)* } }
+        $crate::metrics::per_label::label_names! { $label { $($variant = $name,)* } }
     )*};
 }
 
 /// Makes label values of an existing enum, with a name per variant.
 macro_rules! label_names {
     ($label:ty { $($variant:ident = $name:literal,)* }) => {
-        impl $crate::metrics::family::LabelValue for $label {
+        impl $crate::metrics::per_label::LabelValue for $label {
             const ALL: &'static [Self] = &[$(Self::$variant),*];
 
             fn name(self) -> &'static str {
@@ -78,7 +78,7 @@ label_names! {
 }
 listed_labels! { BackType ForwardType ScriptResult }
 
-impl<L: LabelValue, H> Family<L, H> {
+impl<L: LabelValue, H> PerLabel<L, H> {
     /// Makes every handle up front.
     pub(super) fn new(handle: impl FnMut(L) -> H) -> Self {
         Self { handles: L::ALL.iter().copied().map(handle).collect(), label: PhantomData }
