@@ -38,7 +38,7 @@ pub use tls::{TlsSettings, UpstreamTlsSettings};
 pub use upstream::UpstreamAddress;
 pub use values::{DAY, InvalidValue, TomlType, duration};
 
-use crate::heartbeat::Settings;
+use crate::heartbeat::HeartbeatSettings;
 use crate::metrics::Detail;
 
 /// Prefix of every environment variable of the sidecar.
@@ -67,7 +67,7 @@ pub struct Config {
     /// TLS towards an `https://` upstream.
     pub upstream_tls: UpstreamTlsSettings,
     /// What happens to heartbeats.
-    pub heartbeat: Settings,
+    pub heartbeat: HeartbeatSettings,
     /// What happens when a browser reconnects.
     pub session: SessionSettings,
     /// How the sidecar drains.
@@ -162,7 +162,7 @@ impl Default for Config {
             allowed_origins: AllowedOrigins::default(),
             tls: TlsSettings::default(),
             upstream_tls: UpstreamTlsSettings::default(),
-            heartbeat: Settings::default(),
+            heartbeat: HeartbeatSettings::default(),
             session: SessionSettings::default(),
             drain: DrainSettings::default(),
             watchdog: WatchdogSettings::default(),

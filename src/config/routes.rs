@@ -10,7 +10,7 @@ use super::setting::Setting;
 use super::settings::SETTINGS;
 use super::upstream::UpstreamAddress;
 use super::values::InvalidValue;
-use crate::heartbeat::Settings;
+use crate::heartbeat::HeartbeatSettings;
 
 /// The longest name, in bytes; every series of the app contains it.
 const LONGEST_NAME: usize = 63;
@@ -46,7 +46,7 @@ pub struct Route {
     /// The app server.
     pub upstream: UpstreamAddress,
     /// What happens to its heartbeats.
-    pub heartbeat: Settings,
+    pub heartbeat: HeartbeatSettings,
 }
 
 /// A host name, or all names below one: `app.example`, `*.apps.example`.
@@ -276,7 +276,7 @@ mod tests {
             host: (!host.is_empty()).then(|| host.parse().expect(host)),
             path: path.parse().expect(path),
             upstream: Config::default().upstream,
-            heartbeat: Settings::default(),
+            heartbeat: HeartbeatSettings::default(),
         };
         let ascending = [
             route("", "/"),

@@ -33,7 +33,7 @@ pub enum Proof {
 
 /// The heartbeat settings of one upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Settings {
+pub struct HeartbeatSettings {
     /// Which side answers.
     pub mode: Mode,
     /// The proof required before the sidecar answers.
@@ -46,7 +46,7 @@ pub struct Settings {
     pub stall_after: Duration,
 }
 
-impl Default for Settings {
+impl Default for HeartbeatSettings {
     fn default() -> Self {
         Self {
             mode: Mode::default(),

@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use super::liveness::{Liveness, PingTag, Pong};
-use super::{Capability, Mode, Proof, Settings, Withheld};
+use super::{Capability, HeartbeatSettings, Mode, Proof, Withheld};
 
 /// Most heartbeats that await acks at a time. Further ones share the newest's ack, so a flood needs no more memory.
 /// Pages send heartbeats seconds apart: eight are pending only in a flood or a long stall.
@@ -21,7 +21,7 @@ pub enum Disposition {
     /// They pass to the upstream.
     Forward,
     /// They are removed from the stream.
-    Withhold,
+    Remove,
 }
 
 /// What to do next for the heartbeats.
@@ -76,7 +76,7 @@ struct PendingHeartbeat {
 /// The heartbeats of one session.
 #[derive(Debug)]
 pub struct Policy {
-    settings: Settings,
+    settings: HeartbeatSettings,
     liveness: Liveness,
     /// Oldest first, at most [`MAX_PENDING`].
     pending: Vec<PendingHeartbeat>,
@@ -87,33 +87,32 @@ pub struct Policy {
 
 impl Policy {
     /// The policy of a new session; `nonce` must be random.
-    pub fn new(settings: Settings, nonce: u64) -> Self {
+    pub fn new(settings: HeartbeatSettings, nonce: u64) -> Self {
         Self { settings, liveness: Liveness::new(nonce), pending: Vec::new(), missed_acks: 0, is_closing: false }
     }
 
-    /// The browser sent a heartbeat.
+    /// The browser sent a heartbeat. Not called after [`Policy::on_closing`].
     pub fn on_heartbeat(&mut self, now: Instant, capability: Capability) -> Disposition {
-        if self.is_closing {
-            return Disposition::Forward;
-        }
         let answer_here = match (self.settings.mode, capability) {
             (Mode::Answer, _) | (Mode::Auto, Capability::Silent) => true,
             (Mode::Forward, _) | (Mode::Auto, Capability::Unknown | Capability::Native) => false,
         };
         let stage = if answer_here { self.unproved() } else { PendingStage::Native };
         self.await_ack(now, stage, !answer_here);
-        if answer_here { Disposition::Withhold } else { Disposition::Forward }
+        if answer_here { Disposition::Remove } else { Disposition::Forward }
     }
 
     /// The browser sent a heartbeat that passes, and a native ack to it cannot be seen. It is answered as if the
-    /// upstream were silent. A native ack as well does no harm: the page's timer has already stopped.
+    /// upstream were silent. A native ack as well does no harm: the page's timer has already stopped. Not called after
+    /// [`Policy::on_closing`].
     pub fn on_compressed_heartbeat(&mut self, now: Instant) {
-        if !self.is_closing && self.settings.mode != Mode::Forward {
+        if self.settings.mode != Mode::Forward {
             self.await_ack(now, self.unproved(), false);
         }
     }
 
     fn await_ack(&mut self, since: Instant, stage: PendingStage, is_forwarded: bool) {
+        debug_assert!(!self.is_closing, "a heartbeat after a close is an ordinary message");
         let full = self.pending.len() == MAX_PENDING;
         match self.pending.last_mut().filter(|_| full) {
             // It shares the newest one's ack, which therefore must not be released by an older proof.
@@ -129,7 +128,8 @@ impl Policy {
     ///
     /// Acks carry no id, but a server acks in order. This ack belongs to the oldest heartbeat that arrived within half
     /// a second of the newest. An older one has lost its ack (Streamlit 1.55 to 1.67). Matching this ack to it would
-    /// shift the loss from heartbeat to heartbeat.
+    /// shift the loss from heartbeat to heartbeat. Heartbeats that await a native ack come first, then other forwarded
+    /// ones, whose native ack is late.
     pub fn on_native_ack(&mut self, now: Instant) -> Option<Duration> {
         let answered = self.find_answered(|heartbeat| heartbeat.stage == PendingStage::Native);
         let heartbeat =

@@ -150,7 +150,6 @@ labels! {
 impl From<ProtocolError> for Unparsable {
     fn from(error: ProtocolError) -> Self {
         match error {
-            ProtocolError::Compression => Self::Compression,
             ProtocolError::ReservedBits => Self::ReservedBits,
             ProtocolError::Masking => Self::Masking,
             ProtocolError::Length => Self::Length,

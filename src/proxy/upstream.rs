@@ -24,7 +24,7 @@ use super::link::{Link, failed_on_reused_connection};
 use super::response::UpstreamFailure;
 use super::watchdog::Watchdog;
 use crate::config::{Config, Route, SessionSettings, UpstreamAddress};
-use crate::heartbeat::Settings;
+use crate::heartbeat::HeartbeatSettings;
 use crate::limits::{Capacity, LimitWarning, Quota, RateLimitedWarning};
 use crate::metrics::UpstreamMetrics;
 use crate::relay::{Timeouts, UpstreamState};
@@ -41,7 +41,7 @@ const POOL_IDLE: Duration = Duration::from_secs(4);
 pub struct Upstream {
     pub(super) connector: Connector,
     pub(super) handshake_timeout: Duration,
-    pub(super) heartbeat: Settings,
+    pub(super) heartbeat: HeartbeatSettings,
     pub(super) metrics: Arc<UpstreamMetrics>,
     pub(super) state: Arc<UpstreamState>,
     pub(super) name: Arc<str>,

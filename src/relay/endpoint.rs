@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead as _, ReadBuf};
 
-use crate::tap::MAX_REMAINDER_BYTES;
+use crate::tap::MAX_INCOMPLETE_BYTES;
 use crate::transport::{Delivery, PeerState, Stream};
 
 /// Size of a connection's first read in bytes, as a power of two.
@@ -23,7 +23,7 @@ thread_local! {
     /// The read buffer of all sessions of a worker, so that an idle one needs none.
     /// Kept bytes stand before those read. The kernel allocates the pages when they are first written.
     static SCRATCH: RefCell<Box<[u8]>> =
-        RefCell::new(vec![0; MAX_REMAINDER_BYTES + (1 << MAX_READ_SIZE)].into_boxed_slice());
+        RefCell::new(vec![0; MAX_INCOMPLETE_BYTES + (1 << MAX_READ_SIZE)].into_boxed_slice());
 }
 
 /// Lends the worker's scratch.

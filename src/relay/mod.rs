@@ -24,7 +24,7 @@ use self::monitor::Observation;
 pub use self::monitor::Timeouts;
 pub use self::report::{Report, UpstreamState};
 use crate::drain::Guard;
-use crate::heartbeat::Settings;
+use crate::heartbeat::HeartbeatSettings;
 use crate::heartbeat::pings::PingSettings;
 use crate::metrics::Loss;
 use crate::tap::{Inspection, Tap};
@@ -53,7 +53,7 @@ pub struct Relay {
     /// A stop was requested.
     stopped: bool,
     /// Another connection takes the session over; `timer` limits how long the upstream may take to close this one.
-    handing_over: bool,
+    is_taken_over: bool,
     /// Lets the page probe this socket.
     probe: Option<Box<ProbeHandle>>,
     /// Keeps the process running until the session ends.
@@ -65,7 +65,7 @@ pub struct RelayOptions {
     /// How much of it the tap inspects.
     pub inspection: Inspection,
     /// How heartbeats are handled.
-    pub heartbeat: Settings,
+    pub heartbeat: HeartbeatSettings,
     /// How the browser is pinged, if it is.
     pub pings: Option<PingSettings>,
     /// The upstream is on this machine: it may be busy but not silent, because the kernel closes its connections.
@@ -92,7 +92,7 @@ impl Relay {
             timer: None,
             started: false,
             stopped: false,
-            handing_over: false,
+            is_taken_over: false,
             probe: options.probe.map(Box::new),
             guard,
         }
@@ -168,7 +168,7 @@ impl Relay {
 
     /// Handles due timers, and what a receiver had no room for before.
     fn poll_timer(&mut self, cx: &mut Context<'_>) {
-        if self.handing_over {
+        if self.is_taken_over {
             return;
         }
         self.endpoints.start_monitor();
@@ -259,15 +259,15 @@ impl Relay {
             self.tap.close(code, Instant::now(), &mut self.endpoints);
         } else {
             self.endpoints.report.stopped(GOING_AWAY);
-            self.hand_over();
+            self.close_for_takeover();
         }
     }
 
     /// Closes the app's connection at once and abandons the browser's: another connection owns the session now.
-    fn hand_over(&mut self) {
-        self.handing_over = true;
+    fn close_for_takeover(&mut self) {
+        self.is_taken_over = true;
         self.timer = Some(Box::pin(tokio::time::sleep(self.endpoints.report.timeouts().takeover)));
-        if !self.tap.hand_over(GOING_AWAY, &mut self.endpoints) {
+        if !self.tap.close_for_takeover(GOING_AWAY, &mut self.endpoints) {
             self.endpoints.upstream.finish();
         }
         self.endpoints.browser.drop_backlog();
@@ -275,7 +275,7 @@ impl Relay {
 
     /// Ends what can be ended; returns whether the session is over.
     fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
-        if self.handing_over {
+        if self.is_taken_over {
             if self.tap.has_closed(Sender::Upstream) || !self.endpoints.upstream.is_readable() {
                 return true;
             }

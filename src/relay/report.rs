@@ -13,8 +13,8 @@ use crate::session::Session;
 use crate::session::takeover::Owner;
 use crate::session::trace::TraceIds;
 use crate::streamlit::messages::{Announcement, BackType, ForwardContent, ForwardType, ScriptResult};
-use crate::tap::output::TapEvent;
-use crate::websocket::scanner::{ProtocolError, Sender};
+use crate::tap::output::{TapError, TapEvent};
+use crate::websocket::scanner::Sender;
 
 /// Minimum interval between heartbeats that are not a flood. A flood's heartbeats add no samples to the histograms, where
 /// they would accumulate until they are folded.
@@ -209,7 +209,7 @@ impl Report {
                 }
                 self.closed.get_or_insert((initiator(from), CloseCode::from(code)));
             }
-            TapEvent::Unparsable(lost) => self.lost(lost),
+            TapEvent::Unparsable(error) => self.unparsable(error),
         }
     }
 
@@ -289,10 +289,13 @@ impl Report {
         self.upstream.metrics.script_run(result, took);
     }
 
-    fn lost(&self, lost: ProtocolError) {
-        self.upstream.metrics.session_unparsable(Unparsable::from(lost));
+    fn unparsable(&self, error: TapError) {
+        self.upstream.metrics.session_unparsable(match error {
+            TapError::Protocol(error) => error.into(),
+            TapError::Compression => Unparsable::Compression,
+        });
         let upstream = self.session.upstream();
-        tracing::warn!(upstream, reason = %lost, "heartbeats of this session are no longer answered");
+        tracing::warn!(upstream, reason = %error, "heartbeats of this session are no longer answered");
     }
 }
 

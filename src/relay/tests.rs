@@ -37,7 +37,7 @@ const BATCH: usize = 256;
 enum Action {
     Message,
     /// The first bytes of a frame whose rest never comes.
-    TornFrame,
+    IncompleteFrame,
     CloseFrame,
     /// Writes as much as is taken; with steps, until the session takes no more.
     Flood,
@@ -52,7 +52,7 @@ enum Action {
 
 const ACTIONS: [Action; 8] = [
     Action::Message,
-    Action::TornFrame,
+    Action::IncompleteFrame,
     Action::CloseFrame,
     Action::Flood,
     Action::Read,
@@ -97,7 +97,7 @@ impl Peer {
         let key: &[u8] = if self.masked { &[0; 4] } else { &[] };
         match action {
             Action::Message => _ = write(socket, &[&[0x82, mask | 5], key, b"hello"].concat()),
-            Action::TornFrame => _ = write(socket, &[&[0x82, mask | 100], key, b"torn"].concat()),
+            Action::IncompleteFrame => _ = write(socket, &[&[0x82, mask | 100], key, b"part"].concat()),
             Action::CloseFrame => _ = write(socket, &[&[0x88, mask | 2], key, &1000_u16.to_be_bytes()].concat()),
             Action::Flood => {
                 _ = write(socket, &[&[0x82, mask | 127, 0, 0, 0, 0, 0, 8, 0, 0], key, &[7; 1 << 19]].concat())
@@ -208,7 +208,7 @@ impl Fixture {
         let owner = Owner::new(None);
         let session = self.sessions.open(SessionInfo { upstream: "app".into(), tapped: true, stop: owner.stop() });
         let report = Report::new(self.state.clone(), session, owner, None);
-        let heartbeat = Settings::default();
+        let heartbeat = HeartbeatSettings::default();
         let options = RelayOptions {
             inspection: Inspection::Messages,
             heartbeat,

@@ -21,7 +21,7 @@ impl Tap {
 
     /// Closes the upstream with `code` at once, because another connection takes over the session, and the browser if
     /// there is room. Nothing passes afterwards. Returns whether the upstream got a close frame, which needs room.
-    pub fn hand_over(&mut self, code: u16, output: &mut impl TapOutput) -> bool {
+    pub fn close_for_takeover(&mut self, code: u16, output: &mut impl TapOutput) -> bool {
         self.stop_answering(Sender::Browser, output);
         let (room, is_parsed) = (self.room(output), self.inspection != Inspection::Off);
         if is_parsed && room.browser {
@@ -31,8 +31,8 @@ impl Tap {
         if is_close_sent {
             self.close_direction(Sender::Browser, code, output);
         }
-        self.upstream.close_sent = true;
-        self.browser.close_sent = true;
+        self.upstream.is_sealed = true;
+        self.browser.is_sealed = true;
         is_close_sent
     }
 
@@ -43,17 +43,17 @@ impl Tap {
 
     /// Nothing more may be sent in either direction, and `from` has sent a close frame.
     pub fn is_closed(&self, from: Sender) -> bool {
-        self.browser.close_sent && self.upstream.close_sent && self.has_closed(from)
+        self.browser.is_sealed && self.upstream.is_sealed && self.has_closed(from)
     }
 
     /// Closes the browser first: an app server drops its unsent data when it is closed.
     pub(super) fn send_close_frames(&mut self, output: &mut impl TapOutput) {
         let Some(code) = self.close_code.filter(|_code| self.inspection != Inspection::Off) else { return };
         let room = self.room(output);
-        if !self.upstream.close_sent && (self.upstream.close_received || room.browser) {
+        if !self.upstream.is_sealed && (self.upstream.close_received || room.browser) {
             self.close_direction(Sender::Upstream, code, output);
         }
-        if self.upstream.close_sent && !self.browser.close_sent && (self.browser.close_received || room.upstream) {
+        if self.upstream.is_sealed && !self.browser.is_sealed && (self.browser.close_received || room.upstream) {
             self.close_direction(Sender::Browser, code, output);
         }
     }
@@ -64,7 +64,7 @@ impl Tap {
             let key = (from == Sender::Browser).then(|| self.next_key());
             output.insert(from, ControlFrame::close(code, key).as_bytes());
         }
-        self.direction_mut(from).close_sent = true;
+        self.direction_mut(from).is_sealed = true;
     }
 
     /// Stops answering heartbeats and pings. If the upstream is the `closer`, unanswered heartbeats count as withheld.

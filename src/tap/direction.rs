@@ -46,7 +46,7 @@ pub(super) struct Direction {
     /// The sender has sent a close frame.
     pub(super) close_received: bool,
     /// Nothing more may be sent: the sidecar closed the direction, or it ended inside a frame.
-    pub(super) close_sent: bool,
+    pub(super) is_sealed: bool,
     /// The current message, if it arrives in parts.
     partial: Option<Box<PartialMessage>>,
     /// Decompressor; `None` if compression is off, no longer needed, or failed.
@@ -80,7 +80,7 @@ impl Direction {
             is_binary: false,
             is_compressed: false,
             close_received: false,
-            close_sent: false,
+            is_sealed: false,
             partial: None,
             inflater: inflater.map(Box::new),
         }
@@ -134,7 +134,7 @@ impl Direction {
             self.partial.take().and_then(|partial| partial.kind)
         };
         let kind = match kind {
-            // Parts of it have passed already, so it cannot be withheld and is not answered.
+            // Parts of it have passed already, so it cannot be removed and is not answered.
             Some(MessageType::Browser(BackType::AppHeartbeat)) if !self.is_compressed => self.unknown_type(),
             Some(MessageType::Upstream(ForwardContent::NewSession(Some(announcement)))) => {
                 // No other upstream message is worth the cost of inflating.

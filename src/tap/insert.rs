@@ -65,7 +65,7 @@ impl Tap {
     /// Whether a control frame can be inserted after what `from` has sent.
     fn has_frame_room(&self, from: Sender, output: &impl TapOutput) -> bool {
         let direction = self.direction(from);
-        !direction.close_sent && direction.scanner.between_frames() && output.is_clear(from)
+        !direction.is_sealed && direction.scanner.between_frames() && output.is_clear(from)
     }
 
     /// The next masking key. Masking keeps attackers from choosing the bytes that intermediaries see (RFC 6455 §10.3).

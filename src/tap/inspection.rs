@@ -11,7 +11,7 @@ use crate::websocket::scanner::Sender;
 pub enum Inspection {
     /// Messages: heartbeats are answered.
     Messages,
-    /// Messages, some of them compressed. A heartbeat is answered but never withheld: later messages may refer back to
+    /// Messages, some of them compressed. A heartbeat is answered but never removed: later messages may refer back to
     /// it. The upstream is inflated only until it names its version, so its own acks are not seen.
     Compressed(Deflate),
     /// Frames only, to insert control frames at boundaries. Extensions may have been negotiated.
@@ -40,19 +40,28 @@ impl Inspection {
     }
 }
 
+/// Which pings the sidecar sends or answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pinging {
+    /// None.
+    Off,
+    /// It pings the browser.
+    Browser,
+    /// It pings the browser and answers the upstream's pings.
+    Shield,
+}
+
 /// Whether a frame must be complete before it is processed. A heartbeat, a pong to our ping and a shielded ping may be
 /// removed, unless a reserved bit makes them an extension's. A close frame's code is reported.
-///
-/// `shielded` is `Some` if the browser is pinged, and true if the sidecar answers the upstream's pings.
-pub(super) fn must_be_whole(from: Sender, header: &Header, shielded: Option<bool>) -> bool {
+pub(super) fn must_be_whole(from: Sender, header: &Header, pinging: Pinging) -> bool {
     match header.opcode {
         Opcode::Close => header.payload_length <= MAX_CONTROL_BYTES as u64,
         Opcode::Pong => {
-            let is_pinged = from == Sender::Upstream || shielded.is_some();
+            let is_pinged = from == Sender::Upstream || pinging != Pinging::Off;
             is_pinged && header.reserved == 0 && header.payload_length == size_of::<PingTag>() as u64
         }
         Opcode::Ping => {
-            let shielded = from == Sender::Upstream && shielded == Some(true);
+            let shielded = from == Sender::Upstream && pinging == Pinging::Shield;
             shielded && header.reserved == 0 && header.payload_length <= MAX_CONTROL_BYTES as u64
         }
         Opcode::Binary => {

@@ -1,6 +1,6 @@
 //! The tap of one session: parses both directions, and inserts or removes frames as the policy decides.
 //!
-//! Invariant: any chunking of the same bytes gives the same output and the same decisions. Withheld heartbeats, pongs
+//! Invariant: any chunking of the same bytes gives the same output and the same decisions. Answered heartbeats, pongs
 //! to our pings and shielded pings are removed; all other bytes pass unchanged until the sidecar closes the direction.
 //!
 //! # Order of calls
@@ -8,10 +8,10 @@
 //! The tap does no I/O and reads no clock. `relay::Relay` owns it and makes every call; [`TapOutput`] receives the
 //! results. At each wake-up the order is:
 //!
-//! 1. [`Tap::close`] at a drain, or [`Tap::hand_over`] at a takeover; one of them, once.
+//! 1. [`Tap::close`] at a drain, or [`Tap::close_for_takeover`] at a takeover; one of them, once.
 //! 2. For the upstream, then for the browser: [`Tap::on_bytes`] after each read, and [`Tap::on_end`] after EOF or a
 //!    reset. No `on_bytes` follows an `on_end` of the same side.
-//! 3. [`Tap::drive`] unless [`Tap::is_idle`], and whenever [`Tap::deadline`] has passed. Not after `hand_over`.
+//! 3. [`Tap::drive`] unless [`Tap::is_idle`], and whenever [`Tap::deadline`] has passed. Not after `close_for_takeover`.
 //! 4. [`Tap::ping_unanswered_since`] when the peers are checked; `on_end` for a peer that is given up.
 //! 5. [`Tap::has_closed`] and [`Tap::is_closed`], to decide whether the session is over.
 
@@ -27,19 +27,20 @@ use std::time::Instant;
 
 use self::direction::{Direction, MessageType};
 pub use self::inspection::Inspection;
-use self::inspection::must_be_whole;
-use self::output::{TapEvent, TapOutput};
+use self::inspection::{Pinging, must_be_whole};
+use self::output::{TapError, TapEvent, TapOutput};
 use crate::heartbeat::liveness::Pong;
 use crate::heartbeat::pings::{PingSettings, Pings};
 use crate::heartbeat::policy::{Disposition, Policy};
-use crate::heartbeat::{Capability, Settings};
+use crate::heartbeat::{Capability, HeartbeatSettings};
 use crate::streamlit::ack::AckForm;
 use crate::streamlit::messages::{self, BackType, ForwardContent, ForwardType};
 use crate::websocket::frame::{self, Header, MAX_CONTROL_BYTES, Opcode};
 use crate::websocket::scanner::{Mark, ProtocolError, Sender};
 
-/// Longest remainder of [`Tap::on_bytes`]: a frame header and the payload of a frame that must be complete.
-pub const MAX_REMAINDER_BYTES: usize = frame::MAX_HEADER_BYTES + MAX_CONTROL_BYTES;
+/// Longest part of an incomplete frame that [`Tap::on_bytes`] does not process: the header and payload of a frame that
+/// must be complete.
+pub const MAX_INCOMPLETE_BYTES: usize = frame::MAX_HEADER_BYTES + MAX_CONTROL_BYTES;
 
 /// Both directions of one session.
 #[derive(Debug)]
@@ -59,7 +60,7 @@ pub struct Tap {
 
 impl Tap {
     /// A tap for a session after its handshake. `nonce` must be random.
-    pub fn new(inspection: Inspection, settings: Settings, nonce: u64) -> Self {
+    pub fn new(inspection: Inspection, settings: HeartbeatSettings, nonce: u64) -> Self {
         let deflate = match inspection {
             Inspection::Compressed(deflate) => Some(deflate),
             Inspection::Messages | Inspection::Frames | Inspection::Off => None,
@@ -84,12 +85,12 @@ impl Tap {
         self
     }
 
-    /// Handles bytes from `from`. Returns how many were processed. The remainder, at most [`MAX_REMAINDER_BYTES`], must
-    /// be at the front of the next call.
+    /// Handles bytes from `from`. Returns how many were processed. After them comes an incomplete frame, at most
+    /// [`MAX_INCOMPLETE_BYTES`], which must be at the front of the next call.
     pub fn on_bytes(&mut self, from: Sender, bytes: &[u8], now: Instant, output: &mut impl TapOutput) -> usize {
         // Bytes before `passed` are done; those from there to `at` are processed, but not passed on yet.
         let (mut passed, mut at) = (0, 0);
-        let shielded = self.pings.as_ref().map(|pings| pings.shields());
+        let pinging = self.pinging();
         while at < bytes.len() && self.inspection != Inspection::Off {
             if from == Sender::Upstream {
                 at += self.skip_plain_messages(&bytes[at..], output);
@@ -99,7 +100,7 @@ impl Tap {
             }
             let start = at;
             let mark =
-                self.direction_mut(from).scanner.next(&bytes[at..], |header| must_be_whole(from, header, shielded));
+                self.direction_mut(from).scanner.next(&bytes[at..], |header| must_be_whole(from, header, pinging));
             let disposition = match mark {
                 Mark::Incomplete => break,
                 Mark::Error(error) => {
@@ -118,13 +119,7 @@ impl Tap {
                 Mark::Whole(header) => {
                     let payload = &bytes[at + header.length..][..header.payload_length as usize];
                     at += header.length + payload.len();
-                    if must_be_whole(from, &header, shielded) {
-                        self.on_frame(from, header, payload, now, output)
-                    } else {
-                        self.direction_mut(from).on_header(header);
-                        self.on_payload(from, payload, true, now, output);
-                        Disposition::Forward
-                    }
+                    self.on_frame(from, header, payload, now, output)
                 }
                 Mark::Payload { length, ends_frame } => {
                     at += length;
@@ -135,7 +130,7 @@ impl Tap {
                     Disposition::Forward
                 }
             };
-            if disposition == Disposition::Withhold {
+            if disposition == Disposition::Remove {
                 self.pass(from, &bytes[passed..start], output);
                 passed = at;
             }
@@ -153,13 +148,13 @@ impl Tap {
         at
     }
 
-    /// `from` sends no more bytes; `remainder` is its incomplete frame.
-    pub fn on_end(&mut self, from: Sender, remainder: &[u8], output: &mut impl TapOutput) {
-        if !self.direction(from).close_sent {
-            output.pass(from, remainder);
+    /// `from` sends no more bytes; `incomplete` are those of an incomplete frame that were not processed.
+    pub fn on_end(&mut self, from: Sender, incomplete: &[u8], output: &mut impl TapOutput) {
+        if !self.direction(from).is_sealed {
+            output.pass(from, incomplete);
         }
-        // After a truncated frame an inserted one would be read as part of it.
-        self.direction_mut(from).close_sent |= !remainder.is_empty();
+        // A frame inserted after an incomplete one would be read as part of it.
+        self.direction_mut(from).is_sealed |= !incomplete.is_empty();
         self.stop_answering(from, output);
     }
 
@@ -188,6 +183,14 @@ impl Tap {
         self.pings.as_ref()?.unanswered_since()
     }
 
+    fn pinging(&self) -> Pinging {
+        match &self.pings {
+            None => Pinging::Off,
+            Some(pings) if pings.shields() => Pinging::Shield,
+            Some(_) => Pinging::Browser,
+        }
+    }
+
     fn direction(&self, from: Sender) -> &Direction {
         match from {
             Sender::Browser => &self.browser,
@@ -204,7 +207,7 @@ impl Tap {
 
     /// Passes processed bytes on, unless the sidecar closed the direction.
     fn pass(&self, from: Sender, bytes: &[u8], output: &mut impl TapOutput) {
-        if !bytes.is_empty() && !self.direction(from).close_sent {
+        if !bytes.is_empty() && !self.direction(from).is_sealed {
             output.pass(from, bytes);
         }
     }
@@ -228,7 +231,7 @@ impl Tap {
         bytes.len() - rest.len()
     }
 
-    /// Handles a complete frame that [`must_be_whole`] selected.
+    /// Handles a complete frame.
     fn on_frame(
         &mut self,
         from: Sender,
@@ -237,6 +240,11 @@ impl Tap {
         now: Instant,
         output: &mut impl TapOutput,
     ) -> Disposition {
+        if !must_be_whole(from, &header, self.pinging()) {
+            self.direction_mut(from).on_header(header);
+            self.on_payload(from, wire, true, now, output);
+            return Disposition::Forward;
+        }
         let mut payload = [0; MAX_CONTROL_BYTES];
         let payload = &mut payload[..wire.len()];
         payload.copy_from_slice(wire);
@@ -260,18 +268,18 @@ impl Tap {
         }
     }
 
-    /// Withholds a ping that the sidecar answers.
+    /// Removes a ping that the sidecar answers.
     fn on_upstream_ping(&mut self, payload: &[u8]) -> Disposition {
         match &mut self.pings {
             Some(pings) if pings.shields() => {
                 pings.on_upstream_ping(payload);
-                Disposition::Withhold
+                Disposition::Remove
             }
             Some(_) | None => Disposition::Forward,
         }
     }
 
-    /// Withholds a pong to a ping of the sidecar.
+    /// Removes a pong to a ping of the sidecar.
     fn on_pong(&mut self, from: Sender, payload: &[u8], now: Instant, output: &mut impl TapOutput) -> Disposition {
         let pong = match (from, &mut self.pings) {
             (Sender::Upstream, _) => self.policy.on_pong(payload, now),
@@ -283,7 +291,7 @@ impl Tap {
             Pong::Proof(round_trip) if from == Sender::Upstream => output.on_event(TapEvent::Proof(round_trip)),
             Pong::Proof(_) | Pong::Stale => {}
         }
-        Disposition::Withhold
+        Disposition::Remove
     }
 
     fn on_payload(
@@ -297,7 +305,7 @@ impl Tap {
         let is_inspected = self.inspection.sees_messages();
         let message = self.direction_mut(from).on_payload(payload, ends_frame, is_inspected, now);
         if matches!(self.inspection, Inspection::Compressed(_)) && !self.browser.inflates() {
-            output.on_event(TapEvent::Unparsable(ProtocolError::Compression));
+            output.on_event(TapEvent::Unparsable(TapError::Compression));
             self.inspection = Inspection::Frames;
         }
         match message {
@@ -353,7 +361,7 @@ impl Tap {
 
     fn on_protocol_error(&mut self, error: ProtocolError, output: &mut impl TapOutput) {
         if self.inspection.sees_messages() {
-            output.on_event(TapEvent::Unparsable(error));
+            output.on_event(TapEvent::Unparsable(error.into()));
         }
         self.inspection = Inspection::Off;
         self.stop_answering(Sender::Browser, output);

@@ -6,12 +6,23 @@ use crate::heartbeat::{Capability, Withheld};
 use crate::streamlit::messages::{BackType, ForwardContent};
 use crate::websocket::scanner::{ProtocolError, Sender};
 
+/// Why the tap can no longer read a session's messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TapError {
+    /// The stream cannot be parsed.
+    #[error(transparent)]
+    Protocol(#[from] ProtocolError),
+    /// Compressed messages cannot be inflated, or exceed the allowance. Frames can still be parsed.
+    #[error("compressed messages cannot be inflated")]
+    Compression,
+}
+
 /// An event that the tap reports.
 #[derive(Debug, PartialEq, Eq)]
 pub enum TapEvent {
     /// The browser sent a heartbeat.
     Heartbeat,
-    /// A complete browser message passed or was withheld; its payload length in bytes.
+    /// A complete browser message passed or was removed; its payload length in bytes.
     BrowserMessage(BackType, u64),
     /// A complete upstream message passed; its payload length in bytes.
     UpstreamMessage(ForwardContent, u64),
@@ -29,8 +40,8 @@ pub enum TapEvent {
     Withheld(Withheld),
     /// A close frame was received; its sender and its code, if any.
     CloseReceived(Sender, Option<u16>),
-    /// The stream cannot be parsed further; inspection is off, or frames only.
-    Unparsable(ProtocolError),
+    /// Messages can no longer be read; inspection is off, or frames only.
+    Unparsable(TapError),
 }
 
 /// Receives the tap's output. `from` is the sender of the direction.

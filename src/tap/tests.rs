@@ -9,10 +9,10 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use self::compressed::compressed_tap;
-use super::output::{TapEvent, TapOutput};
-use super::{Inspection, MAX_REMAINDER_BYTES, Tap};
+use super::output::{TapError, TapEvent, TapOutput};
+use super::{Inspection, MAX_INCOMPLETE_BYTES, Tap};
 use crate::heartbeat::liveness::PingTag;
-use crate::heartbeat::{Capability, Mode, Proof, Settings};
+use crate::heartbeat::{Capability, HeartbeatSettings, Mode, Proof};
 use crate::streamlit::ack::AckForm;
 use crate::streamlit::messages::{BackType, ForwardContent, ForwardType};
 use crate::websocket::frame::{Header, Opcode, mask};
@@ -103,22 +103,22 @@ fn frame(from: Sender, first: u8, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-fn tap(settings: Settings) -> (Tap, Wires) {
+fn tap(settings: HeartbeatSettings) -> (Tap, Wires) {
     (Tap::new(Inspection::Messages, settings, NONCE), Wires { capability: Capability::Silent, ..Wires::default() })
 }
 
 /// Feeds bytes in reads of these sizes.
 fn feed(tap: &mut Tap, from: Sender, bytes: &[u8], sizes: &[usize], now: Instant, wires: &mut Wires) {
-    let (mut remainder, mut rest, mut sizes) = (Vec::new(), bytes, sizes.iter().cycle());
+    let (mut incomplete, mut rest, mut sizes) = (Vec::new(), bytes, sizes.iter().cycle());
     while !rest.is_empty() {
         let size = (*sizes.next().expect("cycles")).clamp(1, rest.len());
-        remainder.extend_from_slice(&rest[..size]);
+        incomplete.extend_from_slice(&rest[..size]);
         rest = &rest[size..];
-        let processed = tap.on_bytes(from, &remainder, now, wires);
-        remainder.drain(..processed);
-        assert!(remainder.len() <= MAX_REMAINDER_BYTES, "{} bytes kept", remainder.len());
+        let processed = tap.on_bytes(from, &incomplete, now, wires);
+        incomplete.drain(..processed);
+        assert!(incomplete.len() <= MAX_INCOMPLETE_BYTES, "{} bytes kept", incomplete.len());
     }
-    tap.on_end(from, &remainder, wires);
+    tap.on_end(from, &incomplete, wires);
 }
 
 #[test]
@@ -127,7 +127,7 @@ fn heartbeat_after_a_close_frame_passes_and_is_not_counted() {
     for (mode, proof) in SETTINGS {
         for closer in [Sender::Browser, Sender::Upstream] {
             for compressed in [false, true] {
-                let settings = Settings { mode, proof, ..Settings::default() };
+                let settings = HeartbeatSettings { mode, proof, ..HeartbeatSettings::default() };
                 let now = Instant::now();
                 let (mut tap, mut wires) = if compressed { compressed_tap(deflate, settings) } else { tap(settings) };
                 let bytes =
@@ -162,8 +162,12 @@ fn any_frames(from: Sender) -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
-fn any_settings() -> impl Strategy<Value = Settings> {
-    prop::sample::select(&SETTINGS[..]).prop_map(|(mode, proof)| Settings { mode, proof, ..Settings::default() })
+fn any_settings() -> impl Strategy<Value = HeartbeatSettings> {
+    prop::sample::select(&SETTINGS[..]).prop_map(|(mode, proof)| HeartbeatSettings {
+        mode,
+        proof,
+        ..HeartbeatSettings::default()
+    })
 }
 
 /// The frames of a stream without those that `removed` selects.
@@ -208,7 +212,7 @@ proptest! {
         sizes in vec(1..400usize, 1..8),
     ) {
         let (bytes, now) = (frames.concat(), Instant::now());
-        let (mut tap, mut wires) = tap(Settings::default());
+        let (mut tap, mut wires) = tap(HeartbeatSettings::default());
         feed(&mut tap, Sender::Browser, &bytes, &sizes, now, &mut wires);
         let unmasked = |header: &Header, payload: &[u8]| {
             let mut payload = payload.to_vec();
@@ -227,7 +231,7 @@ proptest! {
     #[test]
     fn random_bytes_pass_unchanged(bytes in vec(any::<u8>(), 0..600), sizes in vec(1..50usize, 1..5)) {
         for from in [Sender::Browser, Sender::Upstream] {
-            let settings = Settings { mode: Mode::Forward, ..Settings::default() };
+            let settings = HeartbeatSettings { mode: Mode::Forward, ..HeartbeatSettings::default() };
             for (mut tap, mut wires) in [tap(settings), compressed_tap(Deflate::default(), settings)] {
                 feed(&mut tap, from, &bytes, &sizes, Instant::now(), &mut wires);
                 prop_assert_eq!(&*wires.wire(from), &bytes);
@@ -282,7 +286,7 @@ proptest! {
 
 #[test]
 fn an_ack_waits_for_the_end_of_a_fragmented_message() {
-    let (mut tap, mut wires) = tap(Settings::default());
+    let (mut tap, mut wires) = tap(HeartbeatSettings::default());
     let now = Instant::now();
     let _processed = tap.on_bytes(Sender::Upstream, &[0x02, 0x01, 7], now, &mut wires);
     let _processed = tap.on_bytes(Sender::Browser, &frame(Sender::Browser, 0x82, &HEARTBEAT), now, &mut wires);
@@ -296,7 +300,7 @@ fn an_ack_waits_for_the_end_of_a_fragmented_message() {
 
 #[test]
 fn a_ping_waits_for_the_end_of_a_frame() {
-    let settings = Settings { mode: Mode::Auto, ..Settings::default() };
+    let settings = HeartbeatSettings { mode: Mode::Auto, ..HeartbeatSettings::default() };
     let (mut tap, mut wires) = tap(settings);
     wires.capability = Capability::Native;
     let now = Instant::now();
@@ -313,7 +317,7 @@ fn a_ping_waits_for_the_end_of_a_frame() {
 
 #[test]
 fn stream_that_cannot_be_parsed_passes_without_acks() {
-    let (mut tap, mut wires) = tap(Settings::default());
+    let (mut tap, mut wires) = tap(HeartbeatSettings::default());
     let now = Instant::now();
     let _processed = tap.on_bytes(Sender::Browser, &frame(Sender::Browser, 0x82, &HEARTBEAT), now, &mut wires);
     let pong = frame(Sender::Upstream, 0x8a, &wires.last_tag().expect("a ping went upstream"));
@@ -324,8 +328,21 @@ fn stream_that_cannot_be_parsed_passes_without_acks() {
 }
 
 #[test]
+fn a_heartbeat_behind_an_incomplete_frame_passes_unread() {
+    // A short frame waits in the relay until it is complete; a long one passes at once.
+    for length in [40, 100] {
+        let (mut tap, mut wires) = tap(HeartbeatSettings::default());
+        let incomplete = &frame(Sender::Browser, 0x82, &vec![1; length])[..20];
+        let bytes = [incomplete, &frame(Sender::Browser, 0x82, &HEARTBEAT)].concat();
+        feed(&mut tap, Sender::Browser, &bytes, &[incomplete.len()], Instant::now(), &mut wires);
+        assert_eq!(wires.to_upstream, bytes);
+        assert_eq!(wires.events, [], "neither a heartbeat nor a message");
+    }
+}
+
+#[test]
 fn close_frame_is_sent_to_the_browser_at_a_message_boundary_then_to_the_upstream() {
-    let (mut tap, mut wires) = tap(Settings::default());
+    let (mut tap, mut wires) = tap(HeartbeatSettings::default());
     let now = Instant::now();
     let _processed = tap.on_bytes(Sender::Upstream, &[0x82, 0x03, 1, 2], now, &mut wires);
     tap.close(1001, now, &mut wires);
@@ -340,18 +357,18 @@ fn close_frame_is_sent_to_the_browser_at_a_message_boundary_then_to_the_upstream
 }
 
 #[test]
-fn no_close_frame_is_sent_after_a_truncated_frame() {
-    let (mut tap, mut wires) = tap(Settings::default());
+fn no_close_frame_is_sent_after_an_incomplete_frame() {
+    let (mut tap, mut wires) = tap(HeartbeatSettings::default());
     let now = Instant::now();
-    let torn = [0x82];
-    assert_eq!(tap.on_bytes(Sender::Upstream, &torn, now, &mut wires), 0);
-    tap.on_end(Sender::Upstream, &torn, &mut wires);
+    let incomplete = [0x82];
+    assert_eq!(tap.on_bytes(Sender::Upstream, &incomplete, now, &mut wires), 0);
+    tap.on_end(Sender::Upstream, &incomplete, &mut wires);
     tap.close(1001, now, &mut wires);
-    assert_eq!(wires.to_browser, torn);
+    assert_eq!(wires.to_browser, incomplete);
     assert_eq!(wires.to_upstream.len(), 8, "the other side gets a close frame");
 
-    let (mut tap, mut wires) = self::tap(Settings::default());
-    tap.on_end(Sender::Browser, &torn, &mut wires);
-    assert!(!tap.hand_over(1001, &mut wires), "the upstream got no close frame");
-    assert_eq!(wires.to_upstream, torn);
+    let (mut tap, mut wires) = self::tap(HeartbeatSettings::default());
+    tap.on_end(Sender::Browser, &incomplete, &mut wires);
+    assert!(!tap.close_for_takeover(1001, &mut wires), "the upstream got no close frame");
+    assert_eq!(wires.to_upstream, incomplete);
 }

@@ -28,9 +28,6 @@ pub enum ProtocolError {
     /// A continuation without a message, new data inside one, or a fragmented control frame (RFC 6455 §5.4).
     #[error("a fragment is out of order")]
     Fragmentation,
-    /// Compressed messages that cannot be inflated, or that exceed the allowance. Frames can still be parsed.
-    #[error("compressed messages cannot be inflated")]
-    Compression,
 }
 
 /// What is at the front of the bytes.

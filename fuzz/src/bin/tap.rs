@@ -1,12 +1,12 @@
-//! The tap: in any order of events it removes only withheld heartbeats and pongs to its pings, inserts frames only at
+//! The tap: in any order of events it removes only heartbeats and pongs to its pings, inserts frames only at
 //! boundaries, and sends no ack without a newer proof.
 #![no_main]
 
 use std::time::{Duration, Instant};
 
-use heartbeat_sidecar::heartbeat::{Capability, Mode, Proof, Settings};
+use heartbeat_sidecar::heartbeat::{Capability, HeartbeatSettings, Mode, Proof};
 use heartbeat_sidecar::tap::output::{TapEvent, TapOutput};
-use heartbeat_sidecar::tap::{Inspection, MAX_REMAINDER_BYTES, Tap};
+use heartbeat_sidecar::tap::{Inspection, MAX_INCOMPLETE_BYTES, Tap};
 use heartbeat_sidecar::websocket::scanner::Sender;
 use heartbeat_sidecar_fuzz::input::Input;
 use heartbeat_sidecar_fuzz::protobuf::{BACK, last_member};
@@ -19,10 +19,10 @@ const BOTH: [Sender; 2] = [Sender::Browser, Sender::Upstream];
 fuzz_target!(|bytes: &[u8]| {
     let mut input = Input::new(bytes);
     let flags = input.byte();
-    let settings = Settings {
+    let settings = HeartbeatSettings {
         mode: [Mode::Auto, Mode::Answer, Mode::Forward, Mode::Auto][usize::from(flags & 3)],
         proof: if flags & 4 == 0 { Proof::Pong } else { Proof::Connection },
-        ..Settings::default()
+        ..HeartbeatSettings::default()
     };
     let inspection = if flags & 8 == 0 { Inspection::Messages } else { Inspection::Frames };
     let mut harness = Harness::new(inspection, settings);
@@ -44,8 +44,8 @@ struct Direction {
     passed: Vec<u8>,
     /// Frames of the sidecar, each with the number of bytes that passed before it.
     inserted: Vec<(usize, Vec<u8>)>,
-    /// The remainder of the last call.
-    remainder: Vec<u8>,
+    /// Bytes of an incomplete frame that the last call did not process.
+    incomplete: Vec<u8>,
     ended: bool,
 }
 
@@ -62,7 +62,7 @@ struct Wires {
 struct Harness {
     tap: Tap,
     inspection: Inspection,
-    settings: Settings,
+    settings: HeartbeatSettings,
     wires: Wires,
     now: Instant,
     /// The tag of the last ping, and when it was sent.
@@ -75,7 +75,7 @@ struct Harness {
     acks: usize,
     /// A side has closed or was closed: the sidecar may send only close frames.
     closing: bool,
-    /// `close` or `hand_over` was called.
+    /// `close` or `close_for_takeover` was called.
     stopped: bool,
 }
 
@@ -112,7 +112,7 @@ impl TapOutput for Wires {
 }
 
 impl Harness {
-    fn new(inspection: Inspection, settings: Settings) -> Self {
+    fn new(inspection: Inspection, settings: HeartbeatSettings) -> Self {
         Self {
             tap: Tap::new(inspection, settings, NONCE),
             inspection,
@@ -154,17 +154,17 @@ impl Harness {
         }
     }
 
-    /// Sends bytes in one read, after the remainder of the last one.
+    /// Sends bytes in one read, after the incomplete frame of the last one.
     fn send(&mut self, from: Sender, bytes: &[u8]) {
         let direction = self.wires.direction(from);
         if direction.ended || bytes.is_empty() {
             return;
         }
         direction.sent.extend_from_slice(bytes);
-        let read = [std::mem::take(&mut direction.remainder), bytes.to_vec()].concat();
+        let read = [std::mem::take(&mut direction.incomplete), bytes.to_vec()].concat();
         let processed = self.tap.on_bytes(from, &read, self.now, &mut self.wires);
-        assert!(read.len() - processed <= MAX_REMAINDER_BYTES, "{} bytes remain", read.len() - processed);
-        self.wires.direction(from).remainder = read[processed..].to_vec();
+        assert!(read.len() - processed <= MAX_INCOMPLETE_BYTES, "{} bytes remain", read.len() - processed);
+        self.wires.direction(from).incomplete = read[processed..].to_vec();
     }
 
     /// The upstream answers the last ping, if it is between two frames.
@@ -184,8 +184,8 @@ impl Harness {
                 let direction = self.wires.direction(from);
                 if !direction.ended {
                     direction.ended = true;
-                    let rest = std::mem::take(&mut direction.remainder);
-                    self.tap.on_end(from, &rest, &mut self.wires);
+                    let incomplete = std::mem::take(&mut direction.incomplete);
+                    self.tap.on_end(from, &incomplete, &mut self.wires);
                 }
             }
             // The relay stops a session once.
@@ -197,7 +197,7 @@ impl Harness {
             _ => {
                 self.stopped = true;
                 let before = self.wires.upstream.passed.len();
-                let _close_sent = self.tap.hand_over(1001, &mut self.wires);
+                let _close_sent = self.tap.close_for_takeover(1001, &mut self.wires);
                 assert_eq!(self.wires.upstream.passed.len(), before);
             }
         }
@@ -265,7 +265,7 @@ impl Harness {
         }
     }
 
-    /// All sent bytes pass, except removed frames, the remainder, and what follows a close frame of the sidecar.
+    /// All sent bytes pass, except removed frames, an incomplete frame, and what follows a close frame of the sidecar.
     fn check_passed(&self, from: Sender, direction: &Direction, stream: &Stream) {
         let (mut sent, mut passed) = (0, 0);
         while passed < direction.passed.len() {

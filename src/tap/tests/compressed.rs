@@ -55,7 +55,7 @@ fn new_session(version: &str) -> Vec<u8> {
     prost::Message::encode_to_vec(&ForwardMsg { hash: "0123456789".to_owned(), r#type: kind })
 }
 
-pub(super) fn compressed_tap(deflate: Deflate, settings: Settings) -> (Tap, Wires) {
+pub(super) fn compressed_tap(deflate: Deflate, settings: HeartbeatSettings) -> (Tap, Wires) {
     (
         Tap::new(Inspection::Compressed(deflate), settings, NONCE),
         Wires { capability: Capability::Silent, ..Wires::default() },
@@ -111,7 +111,7 @@ proptest! {
         }
         let run = |sizes: &[usize]| {
             let deflate = Deflate { browser: context, upstream: DeflateContext::default() };
-            let (mut tap, mut wires) = compressed_tap(deflate, Settings { mode, ..Settings::default() });
+            let (mut tap, mut wires) = compressed_tap(deflate, HeartbeatSettings { mode, ..HeartbeatSettings::default() });
             wires.capability = capability;
             feed(&mut tap, Sender::Browser, &bytes, sizes, now, &mut wires);
             wires
@@ -139,7 +139,7 @@ proptest! {
         bytes.extend(deflater.message(2, &new_session("1.53.1"), pieces));
         bytes.extend(deflater.message(2, &delta(10), pieces));
         let deflate = Deflate { browser: DeflateContext::default(), upstream: context };
-        let (mut tap, mut wires) = compressed_tap(deflate, Settings::default());
+        let (mut tap, mut wires) = compressed_tap(deflate, HeartbeatSettings::default());
         feed(&mut tap, Sender::Upstream, &bytes, &sizes, Instant::now(), &mut wires);
         prop_assert_eq!(&wires.to_browser, &bytes);
         let seen: Vec<_> = wires.events.iter().filter_map(|event| match event {
@@ -155,7 +155,7 @@ proptest! {
 
 /// A compressed session after the browser has sent these bytes and then a heartbeat.
 fn after(bytes: &[u8]) -> (Tap, Wires) {
-    let (mut tap, mut wires) = compressed_tap(Deflate::default(), Settings::default());
+    let (mut tap, mut wires) = compressed_tap(Deflate::default(), HeartbeatSettings::default());
     let sent = [bytes, &frame(Sender::Browser, 0x82, &HEARTBEAT)].concat();
     let processed = tap.on_bytes(Sender::Browser, &sent, Instant::now(), &mut wires);
     assert_eq!(processed, sent.len());
@@ -175,7 +175,7 @@ fn invalid_reserved_bits_turn_the_tap_off() {
     ] {
         let (_tap, wires) = after(&invalid);
         assert_eq!(
-            wires.count(|event| *event == TapEvent::Unparsable(ProtocolError::ReservedBits)),
+            wires.count(|event| *event == TapEvent::Unparsable(ProtocolError::ReservedBits.into())),
             1,
             "{invalid:02x?}"
         );
@@ -195,7 +195,7 @@ fn browser_messages_that_cannot_be_inflated_reduce_inspection_to_frames() {
     for bytes in [bomb, frame(Sender::Browser, 0xc2, &[0x06])] {
         let (mut tap, mut wires) = after(&bytes);
         assert_eq!(wires.count(|event| matches!(event, TapEvent::Unparsable(_))), 1);
-        assert_eq!(wires.count(|event| *event == TapEvent::Unparsable(ProtocolError::Compression)), 1);
+        assert_eq!(wires.count(|event| *event == TapEvent::Unparsable(TapError::Compression)), 1);
         assert_eq!(wires.count(|event| *event == TapEvent::Heartbeat), 0);
         tap.close(1001, Instant::now(), &mut wires);
         assert_eq!(wires.to_browser, [0x88, 0x02, 0x03, 0xe9], "frame boundaries are still known");
@@ -204,7 +204,7 @@ fn browser_messages_that_cannot_be_inflated_reduce_inspection_to_frames() {
 
 #[test]
 fn heartbeats_are_acked_even_if_the_upstream_cannot_be_inflated() {
-    let (mut tap, mut wires) = compressed_tap(Deflate::default(), Settings::default());
+    let (mut tap, mut wires) = compressed_tap(Deflate::default(), HeartbeatSettings::default());
     let now = Instant::now();
     let mut deflater = Deflater::new(Sender::Upstream, DeflateContext::default());
     let sent = [frame(Sender::Upstream, 0xc2, &[0x06]), deflater.message(2, &new_session("1.67.0"), 1)].concat();
@@ -219,7 +219,7 @@ fn heartbeats_are_acked_even_if_the_upstream_cannot_be_inflated() {
 
 #[test]
 fn an_ack_waits_for_the_end_of_a_compressed_message() {
-    let (mut tap, mut wires) = compressed_tap(Deflate::default(), Settings::default());
+    let (mut tap, mut wires) = compressed_tap(Deflate::default(), HeartbeatSettings::default());
     let now = Instant::now();
     let message = Deflater::new(Sender::Upstream, DeflateContext::default()).message(2, &new_session("1.53.1"), 2);
     let (front, rest) = message.split_at(40);

@@ -9,7 +9,7 @@ const OTHER_NONCE: u64 = 43;
 const INTERVAL: Duration = Duration::from_secs(30);
 
 fn shielded(start: Instant) -> (Tap, Wires) {
-    let (tap, wires) = tap(Settings::default());
+    let (tap, wires) = tap(HeartbeatSettings::default());
     (tap.with_pings(PingSettings { interval: INTERVAL, shield: true }, OTHER_NONCE, start), wires)
 }
 
@@ -105,7 +105,8 @@ fn unanswered_ping_is_reported_until_a_side_closes() {
 fn pings_and_pongs_with_a_reserved_bit_pass() {
     let start = Instant::now();
     let settings = PingSettings { interval: INTERVAL, shield: true };
-    let mut tap = Tap::new(Inspection::Frames, Settings::default(), NONCE).with_pings(settings, OTHER_NONCE, start);
+    let mut tap =
+        Tap::new(Inspection::Frames, HeartbeatSettings::default(), NONCE).with_pings(settings, OTHER_NONCE, start);
     let tag = [NONCE.to_be_bytes(), [0; 8]].concat();
     let control = |reserved: u8| {
         [(0x8a, &tag[..]), (0x89, b"ping")]
