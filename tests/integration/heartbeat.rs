@@ -120,7 +120,7 @@ async fn a_lost_native_ack_is_replaced_by_the_sidecars() {
 }
 
 #[tokio::test]
-async fn mode_answer_withholds_heartbeats_even_from_native_upstreams() {
+async fn mode_answer_removes_heartbeats_even_to_native_upstreams() {
     let (app, sidecar) = start(|config| config.heartbeat.mode = Mode::Answer).await;
     let Session { mut browser, app: mut upstream } = session(&sidecar, &app, NATIVE).await;
     browser.send([heartbeat(), masked(TEXT, "after")].concat()).await;
