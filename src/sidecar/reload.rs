@@ -27,7 +27,7 @@ use crate::tls::{CertificateReloader, ClientFiles, TlsError};
 /// apart if Prometheus shows no gaps, so the last counts are scraped even if one or two scrapes fail.
 const REMEMBERED_FOR: Duration = Duration::from_secs(600);
 
-/// At most this many unused apps are remembered, or as many as are active if that is more. So reloads with ever new
+/// At most this many unused apps are remembered, or as many as are active if that is more. So reloads with always new
 /// names fill neither memory nor scrapes.
 const MAX_REMEMBERED: usize = 10;
 

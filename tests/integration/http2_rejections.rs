@@ -86,11 +86,9 @@ async fn a_request_without_authority_or_host_is_rejected() {
     assert!(scene.app.accept().await.head().await.contains("host: App.test\r\n"));
 }
 
-#[tokio::test]
-async fn requests_that_http_2_forbids_never_reach_the_app() {
-    let scene = Scene::new().await;
-    let mut frames = scene.frames().await;
-    let bad: Vec<Vec<u8>> = [
+/// The header blocks of requests that HTTP/2 forbids.
+fn forbidden_header_blocks() -> Vec<Vec<u8>> {
+    [
         &[("connection", "close")][..],
         &[("connection", "upgrade"), ("upgrade", "websocket")],
         &[("transfer-encoding", "chunked")],
@@ -128,7 +126,14 @@ async fn requests_that_http_2_forbids_never_reach_the_app() {
             (":path", "/_stcore/stream"),
         ]),
     ])
-    .collect();
+    .collect()
+}
+
+#[tokio::test]
+async fn requests_that_http_2_forbids_never_reach_the_app() {
+    let scene = Scene::new().await;
+    let mut frames = scene.frames().await;
+    let bad = forbidden_header_blocks();
     let mut rejected = 0;
     for (at, block) in bad.iter().enumerate() {
         let stream = at as u32 * 2 + 1;
