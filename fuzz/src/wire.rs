@@ -1,6 +1,6 @@
 //! A plain model of RFC 6455 framing: finds the frames of a whole stream.
 
-use heartbeat_sidecar::websocket::scanner::Sender;
+use heartbeat_sidecar::websocket::scanner::Side;
 
 /// A frame whose header is complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,13 +48,13 @@ impl Frame {
 
 impl Stream {
     /// Parses a stream from its first byte. `extensions`: reserved bits are allowed.
-    pub fn parse(bytes: &[u8], sender: Sender, extensions: bool) -> Self {
+    pub fn parse(bytes: &[u8], sender: Side, extensions: bool) -> Self {
         let (mut frames, mut at, mut in_message) = (Vec::new(), 0, false);
         while let Some((payload, length, mask)) = bytes.get(at..).and_then(header) {
             let first = bytes[at];
             let (fin, reserved, opcode) = (first & 0x80 != 0, first & 0x70, first & 0x0f);
             let fits = if opcode >= 8 { fin } else { (opcode == 0) == in_message };
-            let masked_right = mask.is_some() == (sender == Sender::Browser);
+            let masked_right = mask.is_some() == (sender == Side::Browser);
             if (reserved != 0 && !extensions) || !masked_right || length >= 1 << 63 || !fits {
                 return Self { frames, error_at: Some(at) };
             }
@@ -100,14 +100,14 @@ fn header(bytes: &[u8]) -> Option<(usize, u64, Option<[u8; 4]>)> {
 }
 
 /// A frame as `sender` would send it, with these flags and opcode.
-pub fn frame(sender: Sender, first: u8, payload: &[u8]) -> Vec<u8> {
+pub fn frame(sender: Side, first: u8, payload: &[u8]) -> Vec<u8> {
     const KEY: [u8; 4] = [0x11, 0x22, 0x33, 0x44];
-    let bit = if sender == Sender::Browser { 0x80 } else { 0 };
+    let bit = if sender == Side::Browser { 0x80 } else { 0 };
     let mut bytes = vec![first, bit | payload.len().min(126) as u8];
     if payload.len() > 125 {
         bytes.extend((payload.len() as u16).to_be_bytes());
     }
-    if sender == Sender::Browser {
+    if sender == Side::Browser {
         bytes.extend(KEY);
         bytes.extend(payload.iter().zip(KEY.iter().cycle()).map(|(byte, key)| byte ^ key));
     } else {

@@ -30,7 +30,7 @@ use crate::session::{SessionInfo, Sessions};
 use crate::streamlit::handshake::{self, SessionId};
 use crate::tap::Inspection;
 use crate::transport::replay::Replay;
-use crate::transport::{Side, Stream};
+use crate::transport::{Stream, Upgraded};
 use crate::websocket::inflate::Deflate;
 
 /// Why a handshake failed.
@@ -99,7 +99,7 @@ impl RequestContext<'_> {
             answered = handshake_with_upstream(upstream, request, slot) => answered,
         };
         match answered {
-            Ok((mut response, Some(side))) => {
+            Ok((mut response, Some(connection))) => {
                 attempt.result = Some(Handshake::Accepted);
                 if resumed.is_some() {
                     upstream.metrics.reconnect(tag.map_or(Reconnect::Other, |tag| tag.cause));
@@ -107,7 +107,7 @@ impl RequestContext<'_> {
                 let inspection = self.inspection(is_app_stream, response.headers());
                 let (upstream, sessions) = (upstream.clone(), self.sessions.clone());
                 let token = tag.and_then(|tag| tag.token);
-                let session = PendingSession { side, upstream, sessions, inspection, ids, token, owner };
+                let session = PendingSession { connection, upstream, sessions, inspection, ids, token, owner };
                 headers::keep_upgrade(response.headers_mut());
                 // RFC 9110 §6.6.1. hyper does the same for what it writes.
                 response.headers_mut().entry(header::DATE).or_insert_with(http_date);
@@ -202,29 +202,29 @@ async fn handshake_with_upstream(
     upstream: &Upstream,
     request: Request<RequestBody>,
     slot: Permit,
-) -> Result<(Response<ResponseBody>, Option<Side>), Failure> {
+) -> Result<(Response<ResponseBody>, Option<Upgraded>), Failure> {
     let key = request.headers().get(header::SEC_WEBSOCKET_KEY).cloned();
     let mut stream = upstream.connector.connect().await?;
     stream.hold(slot);
     let timeout = upstream.handshake_timeout;
-    let (response, side) = tokio::time::timeout(timeout, send_handshake(stream, request))
+    let (response, connection) = tokio::time::timeout(timeout, send_handshake(stream, request))
         .await
         .map_err(|_elapsed| Failure::TimedOut(timeout))??;
-    if side.is_some() {
+    if connection.is_some() {
         let expected = key.map(|key| derive_accept_key(key.as_bytes()));
         let accept = response.headers().get(header::SEC_WEBSOCKET_ACCEPT);
         if expected.is_none() || accept.map(|accept| accept.as_bytes()) != expected.as_ref().map(String::as_bytes) {
             return Err(Failure::WrongAccept);
         }
     }
-    Ok((response, side))
+    Ok((response, connection))
 }
 
 /// The upstream's answer, and its connection if the answer is a 101.
 async fn send_handshake(
     mut stream: Stream,
     request: Request<RequestBody>,
-) -> Result<(Response<ResponseBody>, Option<Side>), Failure> {
+) -> Result<(Response<ResponseBody>, Option<Upgraded>), Failure> {
     // hyper's futures are boxed, so that other handshakes stay small.
     let Some(head) = wire::write_handshake(&request) else {
         return Box::pin(send_with_hyper(Replay::new(stream, Bytes::new()), request)).await;
@@ -232,7 +232,7 @@ async fn send_handshake(
     stream.send(&head).await?;
     let early = Bytes::from(poll_fn(|cx| stream.poll_read_some(cx)).await?);
     match wire::read_switch(&early) {
-        Some((response, length)) => Ok((response, Some(Side { stream, early: early[length..].to_vec() }))),
+        Some((response, length)) => Ok((response, Some(Upgraded { stream, early: early[length..].to_vec() }))),
         None => Box::pin(send_with_hyper(Replay::answered(stream, early), request)).await,
     }
 }
@@ -240,7 +240,7 @@ async fn send_handshake(
 async fn send_with_hyper(
     io: Replay,
     request: Request<RequestBody>,
-) -> Result<(Response<ResponseBody>, Option<Side>), Failure> {
+) -> Result<(Response<ResponseBody>, Option<Upgraded>), Failure> {
     let (mut sender, mut connection) =
         http1::Builder::new().preserve_header_case(true).handshake(TokioIo::new(io)).await?;
     let mut response = drive(&mut connection, sender.send_request(request)).await?.map(ResponseBody::from);
@@ -252,7 +252,7 @@ async fn send_with_hyper(
     }
     poll_fn(|cx| connection.poll_without_shutdown(cx)).await?;
     let parts = connection.into_parts();
-    Ok((response, Some(parts.io.into_inner().into_side(&parts.read_buf))))
+    Ok((response, Some(parts.io.into_inner().into_upgraded(&parts.read_buf))))
 }
 
 /// Polls a connection in this task, not in its own, until the answer is read.
@@ -283,22 +283,22 @@ fn subprotocols(headers: &HeaderMap) -> impl Iterator<Item = &str> {
 /// A session whose 101 is being sent to the browser. Dropped instead of started, it closes the app's connection.
 pub struct PendingSession {
     /// The connection to the upstream.
-    side: Side,
+    connection: Upgraded,
     upstream: Arc<Upstream>,
     sessions: Sessions,
     inspection: Inspection,
     ids: Option<TraceIds>,
     /// Identifies the session in the page's delivery probes.
     token: Option<Token>,
-    /// Dropped after `side`.
+    /// Dropped after `connection`.
     owner: Owner,
 }
 
 impl PendingSession {
     /// Starts the session once its 101 is written, in its own task, which is small while idle. `browser` is the
     /// connection with the bytes read after the handshake.
-    pub fn start(self, browser: Side, guard: Guard) {
-        let Self { side, upstream, sessions, inspection, ids, token, owner } = self;
+    pub fn start(self, browser: Upgraded, guard: Guard) {
+        let Self { connection, upstream, sessions, inspection, ids, token, owner } = self;
         let (tapped, stop) = (inspection.sees_messages(), owner.stop());
         let session = sessions.open(SessionInfo { upstream: upstream.name.clone(), tapped, stop: stop.clone() });
         if guard.is_closing() {
@@ -311,6 +311,6 @@ impl PendingSession {
         let probe = watchdog.and_then(|(watchdog, token)| watchdog.probes.register(token));
         let upstream_is_local = upstream.connector.address.is_local();
         let options = RelayOptions { inspection, heartbeat: upstream.heartbeat, pings, upstream_is_local, probe };
-        tokio::spawn(Relay::new(browser, side, options, report, guard));
+        tokio::spawn(Relay::new(browser, connection, options, report, guard));
     }
 }

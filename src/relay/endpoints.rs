@@ -10,7 +10,7 @@ use super::monitor::PeerMonitor;
 use super::report::Report;
 use crate::heartbeat::Capability;
 use crate::tap::output::{TapEvent, TapOutput};
-use crate::websocket::scanner::Sender;
+use crate::websocket::scanner::Side;
 
 /// Both sockets and the report, on which the tap's decisions are carried out.
 pub(super) struct Endpoints {
@@ -23,26 +23,26 @@ pub(super) struct Endpoints {
 }
 
 impl Endpoints {
-    pub(super) fn endpoint(&mut self, peer: Sender) -> &mut Endpoint {
+    pub(super) fn endpoint(&mut self, peer: Side) -> &mut Endpoint {
         match peer {
-            Sender::Browser => &mut self.browser,
-            Sender::Upstream => &mut self.upstream,
+            Side::Browser => &mut self.browser,
+            Side::Upstream => &mut self.upstream,
         }
     }
 
     /// The endpoint that receives what `from` sends.
-    pub(super) fn receiver(&mut self, from: Sender) -> &mut Endpoint {
+    pub(super) fn receiver(&mut self, from: Side) -> &mut Endpoint {
         match from {
-            Sender::Browser => &mut self.upstream,
-            Sender::Upstream => &mut self.browser,
+            Side::Browser => &mut self.upstream,
+            Side::Upstream => &mut self.browser,
         }
     }
 
     /// Nothing that `from` sends can still reach the other side, and none of it is in flight.
-    pub(super) fn is_done(&self, from: Sender) -> bool {
+    pub(super) fn is_done(&self, from: Side) -> bool {
         let (source, receiver) = match from {
-            Sender::Browser => (&self.browser, &self.upstream),
-            Sender::Upstream => (&self.upstream, &self.browser),
+            Side::Browser => (&self.browser, &self.upstream),
+            Side::Upstream => (&self.upstream, &self.browser),
         };
         receiver.is_shut() || (source.is_broken() && receiver.is_clear())
     }
@@ -54,12 +54,12 @@ impl Endpoints {
     }
 
     /// The peer that has left a held-up session.
-    pub(super) fn departed(&self) -> Option<Sender> {
+    pub(super) fn departed(&self) -> Option<Side> {
         if !self.is_held_up() {
             return None;
         }
-        let browser = self.browser.has_left().then_some(Sender::Browser);
-        browser.or_else(|| self.upstream.has_left().then_some(Sender::Upstream))
+        let browser = self.browser.has_left().then_some(Side::Browser);
+        browser.or_else(|| self.upstream.has_left().then_some(Side::Upstream))
     }
 
     /// Monitors the peers once bytes are sent to one that may fall silent, or the session is held up.
@@ -100,11 +100,11 @@ impl Endpoints {
 }
 
 impl TapOutput for Endpoints {
-    fn pass(&mut self, from: Sender, bytes: &[u8]) {
+    fn pass(&mut self, from: Side, bytes: &[u8]) {
         self.insert(from, bytes);
     }
 
-    fn insert(&mut self, from: Sender, bytes: &[u8]) {
+    fn insert(&mut self, from: Side, bytes: &[u8]) {
         self.report.wrote(from, bytes.len());
         if self.receiver(from).write(bytes) {
             self.report.stalled(from);
@@ -112,10 +112,10 @@ impl TapOutput for Endpoints {
         }
     }
 
-    fn is_clear(&self, from: Sender) -> bool {
+    fn is_clear(&self, from: Side) -> bool {
         match from {
-            Sender::Browser => self.upstream.is_clear(),
-            Sender::Upstream => self.browser.is_clear(),
+            Side::Browser => self.upstream.is_clear(),
+            Side::Upstream => self.browser.is_clear(),
         }
     }
 

@@ -28,8 +28,8 @@ use crate::heartbeat::HeartbeatSettings;
 use crate::heartbeat::pings::PingSettings;
 use crate::metrics::Loss;
 use crate::tap::{Inspection, Tap};
-use crate::transport::Side;
-use crate::websocket::scanner::Sender;
+use crate::transport::Upgraded;
+use crate::websocket::scanner::Side;
 
 /// The close code of a takeover: the endpoint is going away (RFC 6455 §7.4.1).
 const GOING_AWAY: u16 = 1001;
@@ -76,7 +76,7 @@ pub struct RelayOptions {
 
 impl Relay {
     /// Joins two connections after their handshakes. `guard` keeps the process running until the session ends.
-    pub fn new(browser: Side, upstream: Side, options: RelayOptions, report: Report, guard: Guard) -> Self {
+    pub fn new(browser: Upgraded, upstream: Upgraded, options: RelayOptions, report: Report, guard: Guard) -> Self {
         let mut tap = Tap::new(options.inspection, options.heartbeat, rand::random());
         if let Some(pings) = options.pings {
             tap = tap.with_pings(pings, rand::random(), Instant::now());
@@ -102,20 +102,20 @@ impl Relay {
     fn start(&mut self) {
         self.started = true;
         let now = Instant::now();
-        for from in [Sender::Upstream, Sender::Browser] {
+        for from in [Side::Upstream, Side::Browser] {
             let early = self.endpoints.endpoint(from).take_kept();
             self.process(from, &early, now);
         }
     }
 
-    fn process(&mut self, from: Sender, bytes: &[u8], now: Instant) {
+    fn process(&mut self, from: Side, bytes: &[u8], now: Instant) {
         let processed = self.tap.on_bytes(from, bytes, now, &mut self.endpoints);
         self.endpoints.endpoint(from).keep(&bytes[processed..]);
         self.endpoints.report.flush_counts();
     }
 
     /// Relays one direction until it would block. Returns whether it stopped only to yield to other sessions.
-    fn poll_direction(&mut self, from: Sender, cx: &mut Context<'_>) -> bool {
+    fn poll_direction(&mut self, from: Side, cx: &mut Context<'_>) -> bool {
         let (mut passed, mut start) = (0, None);
         while passed < MAX_BYTES_PER_POLL {
             if self.endpoints.receiver(from).poll_flush(cx).is_pending() || !self.endpoints.receiver(from).is_writable()
@@ -157,7 +157,7 @@ impl Relay {
         true
     }
 
-    fn on_end(&mut self, from: Sender, rest: &[u8]) {
+    fn on_end(&mut self, from: Side, rest: &[u8]) {
         self.tap.on_end(from, rest, &mut self.endpoints);
         if self.endpoints.endpoint(from).has_timed_out() {
             self.endpoints.report.gave_up(monitor::dead(from));
@@ -205,8 +205,8 @@ impl Relay {
         let timeouts = *self.endpoints.report.timeouts();
         let Some(mut monitor) = self.endpoints.monitor.take_if(|monitor| monitor.due() <= now) else { return };
         let (mut keep_monitoring, mut progressed) = (self.endpoints.is_held_up(), false);
-        for peer in [Sender::Browser, Sender::Upstream] {
-            let unanswered = self.tap.ping_unanswered_since().filter(|_since| peer == Sender::Browser);
+        for peer in [Side::Browser, Side::Upstream] {
+            let unanswered = self.tap.ping_unanswered_since().filter(|_since| peer == Side::Browser);
             let endpoint = self.endpoints.endpoint(peer);
             let received = endpoint.take_received();
             progressed |= received | endpoint.take_accepted();
@@ -227,10 +227,10 @@ impl Relay {
     }
 
     /// Ends a stalled session that one peer has left: orderly if everything was sent, else with resets.
-    fn abandon(&mut self, departed: Sender) {
+    fn abandon(&mut self, departed: Side) {
         let (remaining, loss) = match departed {
-            Sender::Browser => (Sender::Upstream, Loss::UpstreamStalled),
-            Sender::Upstream => (Sender::Browser, Loss::BrowserStalled),
+            Side::Browser => (Side::Upstream, Loss::UpstreamStalled),
+            Side::Upstream => (Side::Browser, Loss::BrowserStalled),
         };
         if self.endpoints.endpoint(remaining).is_shut() && self.endpoints.endpoint(departed).is_clear() {
             self.endpoints.endpoint(remaining).stop_reading();
@@ -242,7 +242,7 @@ impl Relay {
         }
     }
 
-    fn give_up(&mut self, peer: Sender, loss: Loss) {
+    fn give_up(&mut self, peer: Side, loss: Loss) {
         self.endpoints.endpoint(peer).give_up();
         self.tap.on_end(peer, &[], &mut self.endpoints);
         self.endpoints.report.gave_up(loss);
@@ -276,7 +276,7 @@ impl Relay {
     /// Ends what can be ended; returns whether the session is over.
     fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
         if self.is_taken_over {
-            if self.tap.has_closed(Sender::Upstream) || !self.endpoints.upstream.is_readable() {
+            if self.tap.has_closed(Side::Upstream) || !self.endpoints.upstream.is_readable() {
                 return true;
             }
             let timed_out = self.timer.as_mut().is_none_or(|timeout| timeout.as_mut().poll(cx).is_ready());
@@ -286,17 +286,17 @@ impl Relay {
             }
             return timed_out;
         }
-        let closed = [Sender::Browser, Sender::Upstream].into_iter().all(|from| {
+        let closed = [Side::Browser, Side::Upstream].into_iter().all(|from| {
             let closed = self.tap.is_closed(from) || !self.endpoints.endpoint(from).is_readable();
             closed && self.endpoints.endpoint(from).is_clear()
         });
         if closed && self.stopped {
             return true;
         }
-        if !self.endpoints.is_done(Sender::Browser) || !self.endpoints.is_done(Sender::Upstream) {
+        if !self.endpoints.is_done(Side::Browser) || !self.endpoints.is_done(Side::Upstream) {
             return false;
         }
-        for from in [Sender::Browser, Sender::Upstream] {
+        for from in [Side::Browser, Side::Upstream] {
             // A reset is passed on as a reset, but must not overtake a close frame.
             if self.endpoints.endpoint(from).is_broken() && !self.tap.has_closed(from) {
                 self.endpoints.receiver(from).reset_on_drop();
@@ -315,8 +315,8 @@ impl Future for Relay {
             this.start();
         }
         this.poll_stop(cx);
-        let mut wake = this.poll_direction(Sender::Upstream, cx);
-        wake |= this.poll_direction(Sender::Browser, cx);
+        let mut wake = this.poll_direction(Side::Upstream, cx);
+        wake |= this.poll_direction(Side::Browser, cx);
         this.poll_timer(cx);
         if this.is_over(cx) {
             return Poll::Ready(());

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::metrics::Loss;
 use crate::transport::Delivery;
-use crate::websocket::scanner::Sender;
+use crate::websocket::scanner::Side;
 
 /// Number of checks in the shorter timeout. Each may be a little early.
 const CHECKS_PER_TIMEOUT: u32 = 6;
@@ -125,7 +125,7 @@ impl PeerMonitor {
     /// right after a heartbeat gets the shorter timeout in addition.
     pub(super) fn check(
         &mut self,
-        peer: Sender,
+        peer: Side,
         observation: Observation,
         timeouts: &Timeouts,
         now: Instant,
@@ -134,8 +134,8 @@ impl PeerMonitor {
         let sent_by = if self.after_heartbeat { self.due - timeouts.shorter() } else { now };
         let expired = |since: Instant, limit: Duration| now.saturating_duration_since(since) >= limit;
         let state = match peer {
-            Sender::Browser => &mut self.browser,
-            Sender::Upstream => &mut self.upstream,
+            Side::Browser => &mut self.browser,
+            Side::Upstream => &mut self.upstream,
         };
         if state.update(&observation, since_check, sent_by, now) {
             self.progress = now;
@@ -144,7 +144,7 @@ impl PeerMonitor {
             return Err(dead(peer));
         }
         // An app that reads nothing may be busy; heartbeats reveal a stall.
-        if peer == Sender::Browser && expired(state.progress, timeouts.write_stall) {
+        if peer == Side::Browser && expired(state.progress, timeouts.write_stall) {
             return Err(Loss::BrowserStalled);
         }
         if observation.unanswered.is_some_and(|sent| expired(sent.max(state.active), timeouts.dead_peer)) {
@@ -222,9 +222,9 @@ impl PeerState {
 }
 
 /// The loss reported for a peer whose kernel is silent.
-pub(super) fn dead(peer: Sender) -> Loss {
+pub(super) fn dead(peer: Side) -> Loss {
     match peer {
-        Sender::Browser => Loss::BrowserDead,
-        Sender::Upstream => Loss::UpstreamDead,
+        Side::Browser => Loss::BrowserDead,
+        Side::Upstream => Loss::UpstreamDead,
     }
 }

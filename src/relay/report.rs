@@ -14,7 +14,7 @@ use crate::session::takeover::Owner;
 use crate::session::trace::TraceIds;
 use crate::streamlit::messages::{Announcement, BackType, ForwardContent, ForwardType, ScriptResult};
 use crate::tap::output::{TapError, TapEvent};
-use crate::websocket::scanner::Sender;
+use crate::websocket::scanner::Side;
 
 /// Minimum interval between heartbeats that are not a flood. A flood's heartbeats add no samples to the histograms, where
 /// they would accumulate until they are folded.
@@ -129,11 +129,11 @@ impl Report {
         self.upstream.capability()
     }
 
-    pub(super) fn wrote(&self, from: Sender, bytes: usize) {
+    pub(super) fn wrote(&self, from: Side, bytes: usize) {
         self.session.bytes(direction(from), bytes as u64);
     }
 
-    pub(super) fn stalled(&self, from: Sender) {
+    pub(super) fn stalled(&self, from: Side) {
         self.upstream.metrics.write_stall(direction(from));
     }
 
@@ -145,8 +145,8 @@ impl Report {
     }
 
     /// EOF or a reset from `from`. Without an earlier close frame this is an abnormal closure (RFC 6455 §7.1.5).
-    pub(super) fn ended(&mut self, from: Sender) {
-        if self.closed.is_none() && from == Sender::Upstream {
+    pub(super) fn ended(&mut self, from: Side) {
+        if self.closed.is_none() && from == Side::Upstream {
             // Its process may be gone, and another version may come back.
             self.upstream.learn(Learning::on_gone);
         }
@@ -203,7 +203,7 @@ impl Report {
                 self.session.withheld(reason);
             }
             TapEvent::CloseReceived(from, code) => {
-                if from == Sender::Upstream && matches!(code, Some(1001 | 1012)) {
+                if from == Side::Upstream && matches!(code, Some(1001 | 1012)) {
                     // It goes away or restarts (RFC 6455 §7.4.1): another version may come back.
                     self.upstream.learn(Learning::on_gone);
                 }
@@ -327,16 +327,16 @@ impl Drop for Report {
     }
 }
 
-fn direction(from: Sender) -> DirectionLabel {
+fn direction(from: Side) -> DirectionLabel {
     match from {
-        Sender::Browser => DirectionLabel::BrowserToUpstream,
-        Sender::Upstream => DirectionLabel::UpstreamToBrowser,
+        Side::Browser => DirectionLabel::BrowserToUpstream,
+        Side::Upstream => DirectionLabel::UpstreamToBrowser,
     }
 }
 
-fn initiator(from: Sender) -> Initiator {
+fn initiator(from: Side) -> Initiator {
     match from {
-        Sender::Browser => Initiator::Browser,
-        Sender::Upstream => Initiator::Upstream,
+        Side::Browser => Initiator::Browser,
+        Side::Upstream => Initiator::Upstream,
     }
 }

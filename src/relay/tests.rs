@@ -77,7 +77,7 @@ const ENDINGS: [Ending; 4] = [Ending::Leave, Ending::Reset, Ending::ReadOn, Endi
 /// The course of one session. It must end once one peer has gone.
 #[derive(Clone, Debug)]
 struct Script {
-    actions: Vec<(Sender, Action)>,
+    actions: Vec<(Side, Action)>,
     /// The session is polled between two actions; otherwise it sees all of them at once.
     steps: bool,
     /// The browser's ending and the app's.
@@ -216,14 +216,14 @@ impl Fixture {
             upstream_is_local: true,
             probe: None,
         };
-        let side = |stream| Side { stream: Stream::Tcp(stream, None), early: Vec::new() };
-        let session = Relay::new(side(near_browser), side(near_app), options, report, self.drain.guard());
+        let upgraded = |stream| Upgraded { stream: Stream::Tcp(stream, None), early: Vec::new() };
+        let session = Relay::new(upgraded(near_browser), upgraded(near_app), options, report, self.drain.guard());
         let mut session = tokio::spawn(session);
 
         let mut browser = Peer { socket: Some(browser), masked: true };
         let mut app = Peer { socket: Some(app), masked: false };
         for (peer, action) in &script.actions {
-            let peer = if *peer == Sender::Browser { &mut browser } else { &mut app };
+            let peer = if *peer == Side::Browser { &mut browser } else { &mut app };
             match script.steps {
                 true => peer.run_in_steps(*action).await,
                 false => peer.run(*action),
@@ -259,13 +259,13 @@ fn endings() -> impl Iterator<Item = (Ending, Ending)> {
     pairs.filter(move |(browser, app)| goes(*browser) || goes(*app))
 }
 
-fn actions() -> impl Iterator<Item = (Sender, Action)> + Clone {
-    [Sender::Browser, Sender::Upstream].into_iter().flat_map(|peer| ACTIONS.map(|action| (peer, action)))
+fn actions() -> impl Iterator<Item = (Side, Action)> + Clone {
+    [Side::Browser, Side::Upstream].into_iter().flat_map(|peer| ACTIONS.map(|action| (peer, action)))
 }
 
 #[tokio::test]
 async fn a_session_ends_after_every_short_sequence_of_actions() {
-    let mut sequences: Vec<Vec<(Sender, Action)>> = vec![Vec::new()];
+    let mut sequences: Vec<Vec<(Side, Action)>> = vec![Vec::new()];
     sequences.extend(actions().map(|action| vec![action]));
     sequences.extend(actions().flat_map(|first| actions().map(move |second| vec![first, second])));
     let scripts = sequences.into_iter().flat_map(|actions| {

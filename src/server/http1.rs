@@ -25,7 +25,7 @@ use crate::config::Limits;
 use crate::drain::Guard;
 use crate::metrics::Rejected;
 use crate::proxy::{DroppedLength, PendingSession, Reply, RequestBody, wire};
-use crate::transport::{Side, Stream};
+use crate::transport::{Stream, Upgraded};
 
 /// The smallest read buffer that hyper accepts; it panics on a smaller one.
 const LEAST_BUFFER: usize = 8192;
@@ -65,7 +65,7 @@ pub(super) async fn serve(context: Arc<ListenerContext>, mut stream: Stream, cli
             && let Some(session) = reply.session.take()
         {
             return match tokio::time::timeout(context.write_stall, stream.send(&head)).await {
-                Ok(Ok(())) => session.start(Side { stream, early: early[length..].to_vec() }, guard),
+                Ok(Ok(())) => session.start(Upgraded { stream, early: early[length..].to_vec() }, guard),
                 failed => tracing::debug!(?failed, "a connection ended early"),
             };
         }
@@ -95,7 +95,7 @@ async fn serve_with_hyper(
     first: Option<Reply>,
     client: IpAddr,
     guard: &Guard,
-) -> (hyper::Result<()>, Result<(PendingSession, Side), TimeoutStream>) {
+) -> (hyper::Result<()>, Result<(PendingSession, Upgraded), TimeoutStream>) {
     let (first, pending) = (Mutex::new(first), OnceLock::new());
     let service = service_fn(|request: Request<Incoming>| {
         let request = mark_dropped_length(request, heads);
@@ -131,7 +131,7 @@ async fn serve_with_hyper(
     let Parts { io, read_buf, .. } = connection.into_parts();
     let stream = io.into_inner();
     let end = match pending.into_inner() {
-        Some(session) if served.is_ok() => Ok((session, stream.into_side(&read_buf))),
+        Some(session) if served.is_ok() => Ok((session, stream.into_upgraded(&read_buf))),
         Some(_) | None => Err(stream.into_client()),
     };
     (served, end)

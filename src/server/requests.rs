@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::disconnect::DisconnectDetector;
 use super::heads::HeadScanner;
 use super::stall::TimeoutStream;
-use crate::transport::Side;
+use crate::transport::Upgraded;
 
 /// The head scanner of a connection, shared by its reader and its service.
 #[derive(Default)]
@@ -55,8 +55,8 @@ impl<'a> RequestStream<'a> {
     }
 
     /// The connection after its last request; hyper has read `read` beyond that.
-    pub(super) fn into_side(self, read: &[u8]) -> Side {
-        Side { stream: self.client.into_stream(), early: [read, &self.early].concat() }
+    pub(super) fn into_upgraded(self, read: &[u8]) -> Upgraded {
+        Upgraded { stream: self.client.into_stream(), early: [read, &self.early].concat() }
     }
 
     /// hyper has written bytes.

@@ -8,28 +8,28 @@ use super::output::{TapEvent, TapOutput};
 use super::{Inspection, Tap};
 use crate::heartbeat::Withheld;
 use crate::websocket::frame::ControlFrame;
-use crate::websocket::scanner::Sender;
+use crate::websocket::scanner::Side;
 
 impl Tap {
     /// Closes both sides with `code`: the browser at the next message boundary, then the upstream between frames.
     /// A stream that cannot be parsed has no known boundaries: it runs to its end or to the drain timeout.
     pub fn close(&mut self, code: u16, now: Instant, output: &mut impl TapOutput) {
         self.close_code.get_or_insert(code);
-        self.stop_answering(Sender::Browser, output);
+        self.stop_answering(Side::Browser, output);
         self.drive(now, output);
     }
 
     /// Closes the upstream with `code` at once, because another connection takes over the session, and the browser if
     /// there is room. Nothing passes afterwards. Returns whether the upstream got a close frame, which needs room.
     pub fn close_for_takeover(&mut self, code: u16, output: &mut impl TapOutput) -> bool {
-        self.stop_answering(Sender::Browser, output);
+        self.stop_answering(Side::Browser, output);
         let (room, is_parsed) = (self.room(output), self.inspection != Inspection::Off);
         if is_parsed && room.browser {
-            self.close_direction(Sender::Upstream, code, output);
+            self.close_direction(Side::Upstream, code, output);
         }
         let is_close_sent = self.browser.close_received || (is_parsed && room.upstream);
         if is_close_sent {
-            self.close_direction(Sender::Browser, code, output);
+            self.close_direction(Side::Browser, code, output);
         }
         self.upstream.is_sealed = true;
         self.browser.is_sealed = true;
@@ -37,12 +37,12 @@ impl Tap {
     }
 
     /// `from` has sent a close frame.
-    pub fn has_closed(&self, from: Sender) -> bool {
+    pub fn has_closed(&self, from: Side) -> bool {
         self.direction(from).close_received
     }
 
     /// Nothing more may be sent in either direction, and `from` has sent a close frame.
-    pub fn is_closed(&self, from: Sender) -> bool {
+    pub fn is_closed(&self, from: Side) -> bool {
         self.browser.is_sealed && self.upstream.is_sealed && self.has_closed(from)
     }
 
@@ -51,28 +51,28 @@ impl Tap {
         let Some(code) = self.close_code.filter(|_code| self.inspection != Inspection::Off) else { return };
         let room = self.room(output);
         if !self.upstream.is_sealed && (self.upstream.close_received || room.browser) {
-            self.close_direction(Sender::Upstream, code, output);
+            self.close_direction(Side::Upstream, code, output);
         }
         if self.upstream.is_sealed && !self.browser.is_sealed && (self.browser.close_received || room.upstream) {
-            self.close_direction(Sender::Browser, code, output);
+            self.close_direction(Side::Browser, code, output);
         }
     }
 
     /// Closes the direction of `from`, with a close frame unless `from` has sent one.
-    fn close_direction(&mut self, from: Sender, code: u16, output: &mut impl TapOutput) {
+    fn close_direction(&mut self, from: Side, code: u16, output: &mut impl TapOutput) {
         if !self.direction(from).close_received {
-            let key = (from == Sender::Browser).then(|| self.next_key());
+            let key = (from == Side::Browser).then(|| self.next_key());
             output.insert(from, ControlFrame::close(code, key).as_bytes());
         }
         self.direction_mut(from).is_sealed = true;
     }
 
     /// Stops answering heartbeats and pings. If the upstream is the `closer`, unanswered heartbeats count as withheld.
-    pub(super) fn stop_answering(&mut self, closer: Sender, output: &mut impl TapOutput) {
+    pub(super) fn stop_answering(&mut self, closer: Side, output: &mut impl TapOutput) {
         if let Some(pings) = &mut self.pings {
             pings.on_closing();
         }
-        for _unanswered in 0..self.policy.on_closing(closer == Sender::Upstream) {
+        for _unanswered in 0..self.policy.on_closing(closer == Side::Upstream) {
             output.on_event(TapEvent::Withheld(Withheld::UpstreamClosed));
         }
     }

@@ -5,7 +5,7 @@ use std::time::Instant;
 use crate::streamlit::messages::{self, BackType, ForwardContent, ForwardType};
 use crate::websocket::frame::{self, Header, Opcode};
 use crate::websocket::inflate::{Allowance, COMPRESSED, Deflate, InflateError, Inflater};
-use crate::websocket::scanner::{Scanner, Sender};
+use crate::websocket::scanner::{Scanner, Side};
 
 /// Bytes that a browser's messages may inflate to. Real pages send far less. The sustained rate costs at most a tenth
 /// of a core (300 MB/s of JSON, 9 GB/s of a bomb's zeros).
@@ -29,7 +29,7 @@ pub(super) enum MessageType {
 #[derive(Debug)]
 pub(super) struct Direction {
     pub(super) scanner: Scanner,
-    sender: Sender,
+    sender: Side,
     /// The current frame is the last of its message.
     ends_message: bool,
     /// The current frame is a control frame.
@@ -64,10 +64,10 @@ struct PartialMessage {
 
 impl Direction {
     /// `extensions`: reserved bits may be set; `deflate`: the negotiated compression.
-    pub(super) fn new(sender: Sender, extensions: bool, deflate: Option<Deflate>) -> Self {
+    pub(super) fn new(sender: Side, extensions: bool, deflate: Option<Deflate>) -> Self {
         let inflater = deflate.map(|deflate| match sender {
-            Sender::Browser => Inflater::new(deflate.browser, BROWSER_ALLOWANCE),
-            Sender::Upstream => Inflater::new(deflate.upstream, UPSTREAM_ALLOWANCE),
+            Side::Browser => Inflater::new(deflate.browser, BROWSER_ALLOWANCE),
+            Side::Upstream => Inflater::new(deflate.upstream, UPSTREAM_ALLOWANCE),
         });
         Self {
             scanner: Scanner::new(sender, extensions),
@@ -210,13 +210,13 @@ impl Direction {
 
     fn unknown_type(&self) -> MessageType {
         match self.sender {
-            Sender::Browser => MessageType::Browser(BackType::Unknown),
-            Sender::Upstream => MessageType::Upstream(ForwardContent::Other(ForwardType::Unknown)),
+            Side::Browser => MessageType::Browser(BackType::Unknown),
+            Side::Upstream => MessageType::Upstream(ForwardContent::Other(ForwardType::Unknown)),
         }
     }
 }
 
-impl Sender {
+impl Side {
     /// Length in bytes of the prefix that identifies a message.
     fn prefix_bytes(self) -> usize {
         match self {

@@ -9,7 +9,7 @@ use super::output::{TapEvent, TapOutput};
 use crate::heartbeat::pings::PingAction;
 use crate::heartbeat::policy::{Action, Room};
 use crate::websocket::frame::ControlFrame;
-use crate::websocket::scanner::Sender;
+use crate::websocket::scanner::Side;
 
 impl Tap {
     /// Executes the policy's pending actions.
@@ -18,10 +18,10 @@ impl Tap {
             match action {
                 Action::Ping(tag) => {
                     let ping = ControlFrame::ping(tag, Some(self.next_key()));
-                    output.insert(Sender::Browser, ping.as_bytes());
+                    output.insert(Side::Browser, ping.as_bytes());
                 }
                 Action::Ack(waited) => {
-                    output.insert(Sender::Upstream, self.ack.frame());
+                    output.insert(Side::Upstream, self.ack.frame());
                     output.on_event(TapEvent::Ack(waited));
                 }
                 Action::NativeAckOverdue => output.on_event(TapEvent::NativeAckOverdue),
@@ -40,15 +40,15 @@ impl Tap {
             return;
         }
         let room = Room {
-            browser: self.has_frame_room(Sender::Upstream, output),
-            upstream: self.has_frame_room(Sender::Browser, output),
+            browser: self.has_frame_room(Side::Upstream, output),
+            upstream: self.has_frame_room(Side::Browser, output),
         };
         while let Some(action) = self.pings.as_mut().and_then(|pings| pings.next(now, room)) {
             match action {
-                PingAction::Ping(tag) => output.insert(Sender::Upstream, ControlFrame::ping(tag, None).as_bytes()),
+                PingAction::Ping(tag) => output.insert(Side::Upstream, ControlFrame::ping(tag, None).as_bytes()),
                 PingAction::Pong(payload) => {
                     let pong = ControlFrame::pong(&payload, self.next_key());
-                    output.insert(Sender::Browser, pong.as_bytes());
+                    output.insert(Side::Browser, pong.as_bytes());
                 }
             }
         }
@@ -57,13 +57,13 @@ impl Tap {
     /// What can be inserted now: a message to the browser, a control frame to the upstream.
     pub(super) fn room(&self, output: &impl TapOutput) -> Room {
         Room {
-            browser: self.upstream.scanner.between_messages() && self.has_frame_room(Sender::Upstream, output),
-            upstream: self.has_frame_room(Sender::Browser, output),
+            browser: self.upstream.scanner.between_messages() && self.has_frame_room(Side::Upstream, output),
+            upstream: self.has_frame_room(Side::Browser, output),
         }
     }
 
     /// Whether a control frame can be inserted after what `from` has sent.
-    fn has_frame_room(&self, from: Sender, output: &impl TapOutput) -> bool {
+    fn has_frame_room(&self, from: Side, output: &impl TapOutput) -> bool {
         let direction = self.direction(from);
         !direction.is_sealed && direction.scanner.between_frames() && output.is_clear(from)
     }

@@ -4,7 +4,7 @@ use crate::heartbeat::liveness::PingTag;
 use crate::streamlit::messages;
 use crate::websocket::frame::{Header, MAX_CONTROL_BYTES, Opcode};
 use crate::websocket::inflate::{COMPRESSED, Deflate};
-use crate::websocket::scanner::Sender;
+use crate::websocket::scanner::Side;
 
 /// How deep the tap inspects a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,20 +53,20 @@ pub(super) enum Pinging {
 
 /// Whether a frame must be complete before it is processed. A heartbeat, a pong to our ping and a shielded ping may be
 /// removed, unless a reserved bit makes them an extension's. A close frame's code is reported.
-pub(super) fn must_be_whole(from: Sender, header: &Header, pinging: Pinging) -> bool {
+pub(super) fn must_be_whole(from: Side, header: &Header, pinging: Pinging) -> bool {
     match header.opcode {
         Opcode::Close => header.payload_length <= MAX_CONTROL_BYTES as u64,
         Opcode::Pong => {
-            let is_pinged = from == Sender::Upstream || pinging != Pinging::Off;
+            let is_pinged = from == Side::Upstream || pinging != Pinging::Off;
             is_pinged && header.reserved == 0 && header.payload_length == size_of::<PingTag>() as u64
         }
         Opcode::Ping => {
-            let shielded = from == Sender::Upstream && pinging == Pinging::Shield;
+            let shielded = from == Side::Upstream && pinging == Pinging::Shield;
             shielded && header.reserved == 0 && header.payload_length <= MAX_CONTROL_BYTES as u64
         }
         Opcode::Binary => {
             let short = header.payload_length <= messages::MAX_HEARTBEAT_BYTES as u64;
-            from == Sender::Browser && short && header.fin && header.reserved == 0
+            from == Side::Browser && short && header.fin && header.reserved == 0
         }
         Opcode::Continuation | Opcode::Text | Opcode::Reserved(_) => false,
     }

@@ -36,7 +36,7 @@ use crate::heartbeat::{Capability, HeartbeatSettings};
 use crate::streamlit::ack::AckForm;
 use crate::streamlit::messages::{self, BackType, ForwardContent, ForwardType};
 use crate::websocket::frame::{self, Header, MAX_CONTROL_BYTES, Opcode};
-use crate::websocket::scanner::{Mark, ProtocolError, Sender};
+use crate::websocket::scanner::{Mark, ProtocolError, Side};
 
 /// Longest part of an incomplete frame that [`Tap::on_bytes`] does not process: the header and payload of a frame that
 /// must be complete.
@@ -71,8 +71,8 @@ impl Tap {
             ack: settings.ack,
             policy: Policy::new(settings, nonce),
             pings: None,
-            browser: direction(Sender::Browser),
-            upstream: direction(Sender::Upstream),
+            browser: direction(Side::Browser),
+            upstream: direction(Side::Upstream),
             close_code: None,
             key_state: nonce,
         }
@@ -87,12 +87,12 @@ impl Tap {
 
     /// Handles bytes from `from`. Returns how many were processed. After them comes an incomplete frame, at most
     /// [`MAX_INCOMPLETE_BYTES`], which must be at the front of the next call.
-    pub fn on_bytes(&mut self, from: Sender, bytes: &[u8], now: Instant, output: &mut impl TapOutput) -> usize {
+    pub fn on_bytes(&mut self, from: Side, bytes: &[u8], now: Instant, output: &mut impl TapOutput) -> usize {
         // Bytes before `passed` are done; those from there to `at` are processed, but not passed on yet.
         let (mut passed, mut at) = (0, 0);
         let pinging = self.pinging();
         while at < bytes.len() && self.inspection != Inspection::Off {
-            if from == Sender::Upstream {
+            if from == Side::Upstream {
                 at += self.skip_plain_messages(&bytes[at..], output);
                 if at == bytes.len() {
                     break;
@@ -149,7 +149,7 @@ impl Tap {
     }
 
     /// `from` sends no more bytes; `incomplete` are those of an incomplete frame that were not processed.
-    pub fn on_end(&mut self, from: Sender, incomplete: &[u8], output: &mut impl TapOutput) {
+    pub fn on_end(&mut self, from: Side, incomplete: &[u8], output: &mut impl TapOutput) {
         if !self.direction(from).is_sealed {
             output.pass(from, incomplete);
         }
@@ -191,22 +191,22 @@ impl Tap {
         }
     }
 
-    fn direction(&self, from: Sender) -> &Direction {
+    fn direction(&self, from: Side) -> &Direction {
         match from {
-            Sender::Browser => &self.browser,
-            Sender::Upstream => &self.upstream,
+            Side::Browser => &self.browser,
+            Side::Upstream => &self.upstream,
         }
     }
 
-    fn direction_mut(&mut self, from: Sender) -> &mut Direction {
+    fn direction_mut(&mut self, from: Side) -> &mut Direction {
         match from {
-            Sender::Browser => &mut self.browser,
-            Sender::Upstream => &mut self.upstream,
+            Side::Browser => &mut self.browser,
+            Side::Upstream => &mut self.upstream,
         }
     }
 
     /// Passes processed bytes on, unless the sidecar closed the direction.
-    fn pass(&self, from: Sender, bytes: &[u8], output: &mut impl TapOutput) {
+    fn pass(&self, from: Side, bytes: &[u8], output: &mut impl TapOutput) {
         if !bytes.is_empty() && !self.direction(from).is_sealed {
             output.pass(from, bytes);
         }
@@ -234,7 +234,7 @@ impl Tap {
     /// Handles a complete frame.
     fn on_frame(
         &mut self,
-        from: Sender,
+        from: Side,
         header: Header,
         wire: &[u8],
         now: Instant,
@@ -280,28 +280,21 @@ impl Tap {
     }
 
     /// Removes a pong to a ping of the sidecar.
-    fn on_pong(&mut self, from: Sender, payload: &[u8], now: Instant, output: &mut impl TapOutput) -> Disposition {
+    fn on_pong(&mut self, from: Side, payload: &[u8], now: Instant, output: &mut impl TapOutput) -> Disposition {
         let pong = match (from, &mut self.pings) {
-            (Sender::Upstream, _) => self.policy.on_pong(payload, now),
-            (Sender::Browser, Some(pings)) => pings.on_browser_pong(payload, now),
-            (Sender::Browser, None) => Pong::Foreign,
+            (Side::Upstream, _) => self.policy.on_pong(payload, now),
+            (Side::Browser, Some(pings)) => pings.on_browser_pong(payload, now),
+            (Side::Browser, None) => Pong::Foreign,
         };
         match pong {
             Pong::Foreign => return Disposition::Forward,
-            Pong::Proof(round_trip) if from == Sender::Upstream => output.on_event(TapEvent::Proof(round_trip)),
+            Pong::Proof(round_trip) if from == Side::Upstream => output.on_event(TapEvent::Proof(round_trip)),
             Pong::Proof(_) | Pong::Stale => {}
         }
         Disposition::Remove
     }
 
-    fn on_payload(
-        &mut self,
-        from: Sender,
-        payload: &[u8],
-        ends_frame: bool,
-        now: Instant,
-        output: &mut impl TapOutput,
-    ) {
+    fn on_payload(&mut self, from: Side, payload: &[u8], ends_frame: bool, now: Instant, output: &mut impl TapOutput) {
         let is_inspected = self.inspection.sees_messages();
         let message = self.direction_mut(from).on_payload(payload, ends_frame, is_inspected, now);
         if matches!(self.inspection, Inspection::Compressed(_)) && !self.browser.inflates() {
@@ -364,6 +357,6 @@ impl Tap {
             output.on_event(TapEvent::Unparsable(error.into()));
         }
         self.inspection = Inspection::Off;
-        self.stop_answering(Sender::Browser, output);
+        self.stop_answering(Side::Browser, output);
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::heartbeat::{Capability, Withheld};
 use crate::streamlit::messages::{BackType, ForwardContent};
-use crate::websocket::scanner::{ProtocolError, Sender};
+use crate::websocket::scanner::{ProtocolError, Side};
 
 /// Why the tap can no longer read a session's messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -39,7 +39,7 @@ pub enum TapEvent {
     /// A heartbeat counts as withheld.
     Withheld(Withheld),
     /// A close frame was received; its sender and its code, if any.
-    CloseReceived(Sender, Option<u16>),
+    CloseReceived(Side, Option<u16>),
     /// Messages can no longer be read; inspection is off, or frames only.
     Unparsable(TapError),
 }
@@ -47,11 +47,11 @@ pub enum TapEvent {
 /// Receives the tap's output. `from` is the sender of the direction.
 pub trait TapOutput {
     /// Passes bytes of the stream unchanged.
-    fn pass(&mut self, from: Sender, bytes: &[u8]);
+    fn pass(&mut self, from: Side, bytes: &[u8]);
     /// Inserts bytes of the sidecar's own.
-    fn insert(&mut self, from: Sender, bytes: &[u8]);
+    fn insert(&mut self, from: Side, bytes: &[u8]);
     /// Whether nothing waits for the receiver of this direction.
-    fn is_clear(&self, from: Sender) -> bool;
+    fn is_clear(&self, from: Side) -> bool;
     /// Whether the upstream acks heartbeats.
     fn capability(&self) -> Capability;
     /// Receives an event.

@@ -9,7 +9,7 @@ pub use self::stream::{Delivery, PeerState, Stream, keepalive};
 
 /// A connection after its handshake, and the bytes read beyond it.
 #[derive(Debug)]
-pub struct Side {
+pub struct Upgraded {
     /// The socket.
     pub stream: Stream,
     /// Bytes read after the handshake's last byte.

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use bytes::{Buf as _, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{Side, Stream};
+use super::{Stream, Upgraded};
 
 /// A connection that is read again from its start.
 #[derive(Debug)]
@@ -42,8 +42,8 @@ impl Replay {
     }
 
     /// The connection after its last message; `read` are the bytes after it.
-    pub fn into_side(self, read: &[u8]) -> Side {
-        Side { stream: self.stream, early: [read, &self.early].concat() }
+    pub fn into_upgraded(self, read: &[u8]) -> Upgraded {
+        Upgraded { stream: self.stream, early: [read, &self.early].concat() }
     }
 }
 

@@ -4,12 +4,12 @@
 
 use super::frame::{Header, Opcode};
 
-/// Which endpoint sends the bytes: a browser masks every frame, a server none (RFC 6455 §5.1).
+/// A side of a session. A browser masks every frame, an upstream none (RFC 6455 §5.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sender {
-    /// Frames are masked.
+pub enum Side {
+    /// Its frames are masked.
     Browser,
-    /// Frames are not masked.
+    /// Its frames are not masked.
     Upstream,
 }
 
@@ -63,7 +63,7 @@ enum Position {
 /// The parser of one direction.
 #[derive(Clone, Copy, Debug)]
 pub struct Scanner {
-    sender: Sender,
+    sender: Side,
     /// Reserved bits that a negotiated extension may set.
     allowed_reserved: u8,
     position: Position,
@@ -73,7 +73,7 @@ pub struct Scanner {
 
 impl Scanner {
     /// A scanner at the first byte after the handshake. `extensions`: reserved bits may be set.
-    pub fn new(sender: Sender, extensions: bool) -> Self {
+    pub fn new(sender: Side, extensions: bool) -> Self {
         Self {
             sender,
             allowed_reserved: if extensions { 0x7 } else { 0 },
@@ -108,7 +108,7 @@ impl Scanner {
     /// mark it as whole, in five times the instructions. `None` for anything else.
     #[inline]
     pub fn plain_message<'a>(&self, bytes: &'a [u8]) -> Option<(&'a [u8], &'a [u8])> {
-        if self.sender != Sender::Upstream || !self.between_messages() {
+        if self.sender != Side::Upstream || !self.between_messages() {
             return None;
         }
         let (length, rest) = match bytes {
@@ -157,7 +157,7 @@ impl Scanner {
         if header.reserved & !self.allowed_reserved != 0 {
             return Err(ProtocolError::ReservedBits);
         }
-        if header.mask.is_some() != (self.sender == Sender::Browser) {
+        if header.mask.is_some() != (self.sender == Side::Browser) {
             return Err(ProtocolError::Masking);
         }
         if header.payload_length > i64::MAX as u64 {
@@ -176,33 +176,33 @@ impl Scanner {
 mod tests {
     use super::*;
 
-    fn first(sender: Sender, bytes: &[u8]) -> Mark {
+    fn first(sender: Side, bytes: &[u8]) -> Mark {
         Scanner::new(sender, false).next(bytes, |_header| false)
     }
 
     #[test]
     fn protocol_errors_are_reported_with_their_reason() {
-        assert_eq!(first(Sender::Upstream, &[0xc2, 0x00]), Mark::Error(ProtocolError::ReservedBits));
-        assert_eq!(first(Sender::Upstream, &[0x82, 0x80, 0, 0, 0, 0]), Mark::Error(ProtocolError::Masking));
-        assert_eq!(first(Sender::Browser, &[0x82, 0x00]), Mark::Error(ProtocolError::Masking));
+        assert_eq!(first(Side::Upstream, &[0xc2, 0x00]), Mark::Error(ProtocolError::ReservedBits));
+        assert_eq!(first(Side::Upstream, &[0x82, 0x80, 0, 0, 0, 0]), Mark::Error(ProtocolError::Masking));
+        assert_eq!(first(Side::Browser, &[0x82, 0x00]), Mark::Error(ProtocolError::Masking));
         let top_bit = [0x82, 0x7f, 0x80, 0, 0, 0, 0, 0, 0, 0];
-        assert_eq!(first(Sender::Upstream, &top_bit), Mark::Error(ProtocolError::Length));
-        assert_eq!(first(Sender::Upstream, &[0x80, 0x00]), Mark::Error(ProtocolError::Fragmentation));
-        assert_eq!(first(Sender::Upstream, &[0x09, 0x00]), Mark::Error(ProtocolError::Fragmentation));
-        let mut scanner = Scanner::new(Sender::Upstream, false);
+        assert_eq!(first(Side::Upstream, &top_bit), Mark::Error(ProtocolError::Length));
+        assert_eq!(first(Side::Upstream, &[0x80, 0x00]), Mark::Error(ProtocolError::Fragmentation));
+        assert_eq!(first(Side::Upstream, &[0x09, 0x00]), Mark::Error(ProtocolError::Fragmentation));
+        let mut scanner = Scanner::new(Side::Upstream, false);
         assert!(matches!(scanner.next(&[0x02, 0x00], |_header| false), Mark::Whole(_)));
         assert_eq!(scanner.next(&[0x82, 0x00], |_header| false), Mark::Error(ProtocolError::Fragmentation));
     }
 
     #[test]
     fn an_extension_may_set_reserved_bits() {
-        let mut scanner = Scanner::new(Sender::Upstream, true);
+        let mut scanner = Scanner::new(Side::Upstream, true);
         assert!(matches!(scanner.next(&[0xc2, 0x00], |_header| false), Mark::Whole(_)));
     }
 
     #[test]
     fn declared_length_of_2_to_the_63_minus_1_is_not_allocated() {
-        let mut scanner = Scanner::new(Sender::Upstream, false);
+        let mut scanner = Scanner::new(Side::Upstream, false);
         let header = [0x82, 0x7f, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff];
         assert!(matches!(scanner.next(&header, |_header| false), Mark::Start(_)));
         assert_eq!(scanner.next(&[0; 1000], |_header| false), Mark::Payload { length: 1000, ends_frame: false });
@@ -211,7 +211,7 @@ mod tests {
 
     #[test]
     fn frame_that_must_be_whole_is_marked_only_when_complete() {
-        let mut scanner = Scanner::new(Sender::Upstream, false);
+        let mut scanner = Scanner::new(Side::Upstream, false);
         let frame = [0x8a, 0x03, 1, 2, 3];
         for cut in 1..frame.len() {
             assert_eq!(scanner.next(&frame[..cut], |_header| true), Mark::Incomplete, "cut at {cut}");
@@ -232,26 +232,26 @@ mod tests {
             [header, vec![7; length]].concat()
         });
         for (frame, length) in frames.iter().zip(lengths) {
-            let mut scanner = Scanner::new(Sender::Upstream, false);
+            let mut scanner = Scanner::new(Side::Upstream, false);
             let stream = [&frame[..], &[0x82]].concat();
             let (payload, rest) = scanner.plain_message(&stream).expect("complete");
             assert_eq!((payload.len(), rest), (length, &[0x82][..]));
             let mark = scanner.next(&stream, |_header| false);
             assert!(matches!(mark, Mark::Whole(header) if header.payload_length == length as u64));
             assert_eq!(scanner.plain_message(&frame[..frame.len() - 1]), None, "incomplete");
-            assert_eq!(Scanner::new(Sender::Browser, false).plain_message(frame), None);
+            assert_eq!(Scanner::new(Side::Browser, false).plain_message(frame), None);
         }
         for other in [[0x02, 0], [0x80, 0], [0xc2, 0], [0x81, 0], [0x89, 0], [0x82, 0x80]] {
-            assert_eq!(Scanner::new(Sender::Upstream, false).plain_message(&other), None, "{other:02x?}");
+            assert_eq!(Scanner::new(Side::Upstream, false).plain_message(&other), None, "{other:02x?}");
         }
-        let mut inside = Scanner::new(Sender::Upstream, false);
+        let mut inside = Scanner::new(Side::Upstream, false);
         assert!(matches!(inside.next(&[0x02, 0x00], |_header| false), Mark::Whole(_)));
         assert_eq!(inside.plain_message(&frames[0]), None, "inside a message");
     }
 
     #[test]
     fn control_frames_may_come_between_fragments_of_a_message() {
-        let mut scanner = Scanner::new(Sender::Upstream, false);
+        let mut scanner = Scanner::new(Side::Upstream, false);
         let pieces: [(&[u8], bool); 4] =
             [(&[0x02, 0x00], false), (&[0x89, 0x00], false), (&[0x00, 0x00], false), (&[0x80, 0x00], true)];
         for (frame, between_messages) in pieces {

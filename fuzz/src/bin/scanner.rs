@@ -1,7 +1,7 @@
 //! The scanner: any chunking gives the frames of the model, and the protocol error at the same offset.
 #![no_main]
 
-use heartbeat_sidecar::websocket::scanner::{Mark, Scanner, Sender};
+use heartbeat_sidecar::websocket::scanner::{Mark, Scanner, Side};
 use heartbeat_sidecar_fuzz::input::Input;
 use heartbeat_sidecar_fuzz::wire::Stream;
 use libfuzzer_sys::fuzz_target;
@@ -12,7 +12,7 @@ const MAX_PARTIAL_BYTES: u64 = 20;
 fuzz_target!(|bytes: &[u8]| {
     let mut input = Input::new(bytes);
     let (flags, sizes) = (input.byte(), [input.byte(), input.byte()]);
-    let sender = if flags & 1 == 0 { Sender::Browser } else { Sender::Upstream };
+    let sender = if flags & 1 == 0 { Side::Browser } else { Side::Upstream };
     let (extensions, stream) = (flags & 2 != 0, input.rest());
     let mut scanner = Scanner::new(sender, extensions);
     let mut progress = Progress { model: Stream::parse(stream, sender, extensions), frame: 0, at: 0 };

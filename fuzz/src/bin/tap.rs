@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 use heartbeat_sidecar::heartbeat::{Capability, HeartbeatSettings, Mode, Proof};
 use heartbeat_sidecar::tap::output::{TapEvent, TapOutput};
 use heartbeat_sidecar::tap::{Inspection, MAX_INCOMPLETE_BYTES, Tap};
-use heartbeat_sidecar::websocket::scanner::Sender;
+use heartbeat_sidecar::websocket::scanner::Side;
 use heartbeat_sidecar_fuzz::input::Input;
 use heartbeat_sidecar_fuzz::protobuf::{BACK, last_member};
 use heartbeat_sidecar_fuzz::wire::{Frame, Stream, frame};
 use libfuzzer_sys::fuzz_target;
 
 const NONCE: u64 = 0x6e6f_6e63_6521_2121;
-const BOTH: [Sender; 2] = [Sender::Browser, Sender::Upstream];
+const BOTH: [Side; 2] = [Side::Browser, Side::Upstream];
 
 fuzz_target!(|bytes: &[u8]| {
     let mut input = Input::new(bytes);
@@ -80,25 +80,25 @@ struct Harness {
 }
 
 impl Wires {
-    fn direction(&mut self, from: Sender) -> &mut Direction {
+    fn direction(&mut self, from: Side) -> &mut Direction {
         match from {
-            Sender::Browser => &mut self.browser,
-            Sender::Upstream => &mut self.upstream,
+            Side::Browser => &mut self.browser,
+            Side::Upstream => &mut self.upstream,
         }
     }
 }
 
 impl TapOutput for Wires {
-    fn pass(&mut self, from: Sender, bytes: &[u8]) {
+    fn pass(&mut self, from: Side, bytes: &[u8]) {
         self.direction(from).passed.extend_from_slice(bytes);
     }
 
-    fn insert(&mut self, from: Sender, bytes: &[u8]) {
+    fn insert(&mut self, from: Side, bytes: &[u8]) {
         let direction = self.direction(from);
         direction.inserted.push((direction.passed.len(), bytes.to_vec()));
     }
 
-    fn is_clear(&self, from: Sender) -> bool {
+    fn is_clear(&self, from: Side) -> bool {
         !self.blocked[from as usize]
     }
 
@@ -141,9 +141,9 @@ impl Harness {
                 let (first, length) = (input.byte(), input.byte());
                 self.send(from, &frame(from, first, input.bytes(length.into())));
             }
-            6 | 7 => self.send(Sender::Browser, &frame(Sender::Browser, 0x82, &[0x88, 0x01, 0x01])),
+            6 | 7 => self.send(Side::Browser, &frame(Side::Browser, 0x82, &[0x88, 0x01, 0x01])),
             8 | 9 => self.pong(),
-            10 => self.send(Sender::Upstream, &frame(Sender::Upstream, 0x82, &[0xd0, 0x01, 0x01])),
+            10 => self.send(Side::Upstream, &frame(Side::Upstream, 0x82, &[0xd0, 0x01, 0x01])),
             11 | 12 => self.now += Duration::from_millis(input.short().into()),
             13 => self.wires.blocked[from as usize] ^= true,
             14 => {
@@ -155,7 +155,7 @@ impl Harness {
     }
 
     /// Sends bytes in one read, after the incomplete frame of the last one.
-    fn send(&mut self, from: Sender, bytes: &[u8]) {
+    fn send(&mut self, from: Side, bytes: &[u8]) {
         let direction = self.wires.direction(from);
         if direction.ended || bytes.is_empty() {
             return;
@@ -171,14 +171,14 @@ impl Harness {
     fn pong(&mut self) {
         let Some((tag, sent)) = self.pinged.clone() else { return };
         let upstream = &self.wires.upstream;
-        let stream = Stream::parse(&upstream.sent, Sender::Upstream, self.inspection == Inspection::Frames);
+        let stream = Stream::parse(&upstream.sent, Side::Upstream, self.inspection == Inspection::Frames);
         if !upstream.ended && stream.error_at.is_none() && stream.has_room_at(upstream.sent.len(), false) {
             self.proved = self.proved.max(Some(sent));
-            self.send(Sender::Upstream, &frame(Sender::Upstream, 0x8a, &tag));
+            self.send(Side::Upstream, &frame(Side::Upstream, 0x8a, &tag));
         }
     }
 
-    fn end(&mut self, from: Sender, how: u8) {
+    fn end(&mut self, from: Side, how: u8) {
         match how % 4 {
             0 | 1 => {
                 let direction = self.wires.direction(from);
@@ -235,7 +235,7 @@ impl Harness {
             }
         }
         for (_at, bytes) in &self.wires.browser.inserted[pings..] {
-            let ping = Stream::parse(bytes, Sender::Browser, false).frames[0];
+            let ping = Stream::parse(bytes, Side::Browser, false).frames[0];
             if ping.is_plain(0x9) {
                 self.pinged = Some((ping.unmasked(bytes), self.now));
             }
@@ -246,18 +246,18 @@ impl Harness {
     fn check_bytes(&self) {
         let extensions = self.inspection == Inspection::Frames;
         let is_unparsable = self.wires.events.iter().any(|event| matches!(event, TapEvent::Unparsable(_)));
-        for (from, direction) in [(Sender::Browser, &self.wires.browser), (Sender::Upstream, &self.wires.upstream)] {
+        for (from, direction) in [(Side::Browser, &self.wires.browser), (Side::Upstream, &self.wires.upstream)] {
             let stream = Stream::parse(&direction.sent, from, extensions);
             self.check_passed(from, direction, &stream);
             let passed = Stream::parse(&direction.passed, from, extensions);
             for (at, bytes) in &direction.inserted {
                 let ours = Stream::parse(bytes, from, false);
                 assert!(ours.error_at.is_none() && ours.frames.len() == 1 && ours.frames[0].is_whole(bytes));
-                assert!(passed.has_room_at(*at, from == Sender::Upstream), "{bytes:02x?} at {at}");
+                assert!(passed.has_room_at(*at, from == Side::Upstream), "{bytes:02x?} at {at}");
             }
             let acks = direction.inserted.iter().filter(|(_at, bytes)| bytes[0] == 0x82).count();
-            assert_eq!(acks, if from == Sender::Upstream { self.acks } else { 0 });
-            if from == Sender::Browser && !is_unparsable && !self.closing && self.inspection == Inspection::Messages {
+            assert_eq!(acks, if from == Side::Upstream { self.acks } else { 0 });
+            if from == Side::Browser && !is_unparsable && !self.closing && self.inspection == Inspection::Messages {
                 let heartbeats =
                     stream.frames.iter().filter(|frame| is_heartbeat(&stream, frame, &direction.sent)).count();
                 assert_eq!(heartbeats, self.heartbeats);
@@ -266,7 +266,7 @@ impl Harness {
     }
 
     /// All sent bytes pass, except removed frames, an incomplete frame, and what follows a close frame of the sidecar.
-    fn check_passed(&self, from: Sender, direction: &Direction, stream: &Stream) {
+    fn check_passed(&self, from: Side, direction: &Direction, stream: &Stream) {
         let (mut sent, mut passed) = (0, 0);
         while passed < direction.passed.len() {
             let frame = stream.frames.iter().find(|frame| frame.start == sent).copied();
@@ -294,10 +294,10 @@ impl Harness {
         }
     }
 
-    fn may_be_removed(&self, from: Sender, stream: &Stream, frame: &Frame, sent: &[u8]) -> bool {
+    fn may_be_removed(&self, from: Side, stream: &Stream, frame: &Frame, sent: &[u8]) -> bool {
         match from {
-            Sender::Browser => self.inspection == Inspection::Messages && is_heartbeat(stream, frame, sent),
-            Sender::Upstream => {
+            Side::Browser => self.inspection == Inspection::Messages && is_heartbeat(stream, frame, sent),
+            Side::Upstream => {
                 frame.is_plain(0xa) && {
                     let payload = frame.unmasked(sent);
                     payload.len() == 16 && payload.starts_with(&NONCE.to_be_bytes())

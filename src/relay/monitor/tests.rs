@@ -21,14 +21,14 @@ fn aligned() -> Instant {
 }
 
 /// Runs due checks; returns the seconds until a verdict other than to go on, and that verdict.
-fn verdict(peer: Sender, observation: impl Fn(Duration, Instant) -> Observation) -> (u64, Result<bool, Loss>) {
+fn verdict(peer: Side, observation: impl Fn(Duration, Instant) -> Observation) -> (u64, Result<bool, Loss>) {
     let start = aligned();
     watch(PeerMonitor::new(start, &TIMEOUTS), peer, |after| observation(after, start))
 }
 
 fn watch(
     mut monitor: PeerMonitor,
-    peer: Sender,
+    peer: Side,
     observation: impl Fn(Duration) -> Observation,
 ) -> (u64, Result<bool, Loss>) {
     let start = monitor.checked;
@@ -56,60 +56,60 @@ fn sessions_started_apart_share_check_ticks_and_are_checked_in_time() {
 
 #[test]
 fn a_peer_that_acknowledges_nothing_is_dead_after_its_timeout() {
-    assert_eq!(verdict(Sender::Browser, |_after, _start| seen(UNACKED)), (30, Err(Loss::BrowserDead)));
-    assert_eq!(verdict(Sender::Upstream, |_after, _start| seen(UNACKED)), (30, Err(Loss::UpstreamDead)));
+    assert_eq!(verdict(Side::Browser, |_after, _start| seen(UNACKED)), (30, Err(Loss::BrowserDead)));
+    assert_eq!(verdict(Side::Upstream, |_after, _start| seen(UNACKED)), (30, Err(Loss::UpstreamDead)));
 }
 
 #[test]
 fn bytes_sent_late_get_their_whole_timeout() {
     let late = |after: Duration, _start| seen(if after.as_secs() < 50 { SHUT } else { UNACKED });
-    assert_eq!(verdict(Sender::Browser, late), (80, Err(Loss::BrowserDead)));
+    assert_eq!(verdict(Side::Browser, late), (80, Err(Loss::BrowserDead)));
 }
 
 #[test]
 fn any_acknowledgement_keeps_a_peer_alive() {
     let slow = |after: Duration, _start| seen(Delivery { acknowledged: after.as_secs() / 20, ..UNACKED });
-    assert_eq!(verdict(Sender::Browser, slow), (30, Err(Loss::BrowserDead)), "its last packet came 99 s ago");
+    assert_eq!(verdict(Side::Browser, slow), (30, Err(Loss::BrowserDead)), "its last packet came 99 s ago");
     let slow = |after: Duration, _start| {
         let quiet = Duration::from_secs(after.as_secs() % 20);
         seen(Delivery { acknowledged: after.as_secs() / 20, quiet, ..UNACKED })
     };
-    assert_eq!(verdict(Sender::Browser, slow), (1005, Ok(true)));
+    assert_eq!(verdict(Side::Browser, slow), (1005, Ok(true)));
 }
 
 #[test]
 fn a_closed_window_means_a_stalled_browser_but_only_a_busy_upstream() {
-    assert_eq!(verdict(Sender::Browser, |_after, _start| seen(SHUT)), (125, Err(Loss::BrowserStalled)));
-    assert_eq!(verdict(Sender::Upstream, |_after, _start| seen(SHUT)), (1005, Ok(true)));
+    assert_eq!(verdict(Side::Browser, |_after, _start| seen(SHUT)), (125, Err(Loss::BrowserStalled)));
+    assert_eq!(verdict(Side::Upstream, |_after, _start| seen(SHUT)), (1005, Ok(true)));
 }
 
 #[test]
 fn a_slow_reader_is_not_stalled() {
     let slow = |after: Duration, _start| seen(Delivery { acknowledged: after.as_secs() / 100, ..SHUT });
-    assert_eq!(verdict(Sender::Browser, slow), (1005, Ok(true)));
+    assert_eq!(verdict(Side::Browser, slow), (1005, Ok(true)));
 }
 
 #[test]
 fn an_unanswered_ping_ends_the_session_after_the_timeout_unless_bytes_move() {
     let silent = |_after, start| Observation { unanswered: Some(start), ..seen(IDLE) };
     assert_eq!(
-        verdict(Sender::Browser, silent),
+        verdict(Side::Browser, silent),
         (35, Err(Loss::BrowserPongMissed)),
         "its kernel acknowledged the ping first"
     );
     let talking = |_after, start| Observation { unanswered: Some(start), received: true, ..seen(IDLE) };
-    assert_eq!(verdict(Sender::Browser, talking), (1005, Ok(true)));
+    assert_eq!(verdict(Side::Browser, talking), (1005, Ok(true)));
     let loaded = |after: Duration, start| {
         let moving = Delivery { acknowledged: after.as_secs(), quiet: Duration::ZERO, ..UNACKED };
         Observation { unanswered: Some(start), ..seen(moving) }
     };
-    assert_eq!(verdict(Sender::Browser, loaded), (1005, Ok(true)));
+    assert_eq!(verdict(Side::Browser, loaded), (1005, Ok(true)));
 }
 
 /// The verdict on a browser whose heartbeat started the monitor, with 100 bytes acknowledged.
 fn behind_heartbeat(observation: impl Fn(Duration) -> Delivery) -> (u64, Result<bool, Loss>) {
     let monitor = PeerMonitor::after_heartbeat(aligned(), &TIMEOUTS, 100, 0);
-    watch(monitor, Sender::Browser, |after| seen(observation(after)))
+    watch(monitor, Side::Browser, |after| seen(observation(after)))
 }
 
 #[test]
@@ -139,7 +139,7 @@ fn bytes_sent_after_a_heartbeat_get_their_whole_timeout_and_no_more() {
     monitor.on_sent(start + 10 * SECOND, &TIMEOUTS);
     assert_eq!(monitor.due() - start, 15 * SECOND);
     let dead = |after: Duration| seen(Delivery { acknowledged: 107, quiet: after.saturating_sub(SECOND), ..UNACKED });
-    assert_eq!(watch(monitor, Sender::Browser, dead), (45, Err(Loss::BrowserDead)));
+    assert_eq!(watch(monitor, Side::Browser, dead), (45, Err(Loss::BrowserDead)));
     let mut monitor = start_monitor();
     monitor.on_sent(start + 34 * SECOND, &TIMEOUTS);
     assert_eq!(monitor.due() - start, 35 * SECOND, "no check is postponed");
@@ -147,5 +147,5 @@ fn bytes_sent_after_a_heartbeat_get_their_whole_timeout_and_no_more() {
 
 #[test]
 fn monitoring_ends_when_nothing_is_in_flight() {
-    assert_eq!(verdict(Sender::Browser, |_after, _start| seen(IDLE)), (5, Ok(false)));
+    assert_eq!(verdict(Side::Browser, |_after, _start| seen(IDLE)), (5, Ok(false)));
 }

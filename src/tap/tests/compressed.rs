@@ -8,13 +8,13 @@ use crate::websocket::inflate::DeflateContext;
 
 /// One endpoint's compressor, by zlib's own code (RFC 7692 §7.2.1).
 struct Deflater {
-    from: Sender,
+    from: Side,
     context_takeover: bool,
     compress: Compress,
 }
 
 impl Deflater {
-    fn new(from: Sender, DeflateContext { context_takeover, window_bits }: DeflateContext) -> Self {
+    fn new(from: Side, DeflateContext { context_takeover, window_bits }: DeflateContext) -> Self {
         Self {
             from,
             context_takeover,
@@ -99,21 +99,21 @@ proptest! {
         capability in prop::sample::select(vec![Capability::Unknown, Capability::Silent, Capability::Native]),
         mode in prop::sample::select(vec![Mode::Auto, Mode::Answer, Mode::Forward]),
     ) {
-        let mut deflater = Deflater::new(Sender::Browser, context);
+        let mut deflater = Deflater::new(Side::Browser, context);
         let (mut bytes, mut heartbeats, now) = (Vec::new(), 0, Instant::now());
         for BrowserMessage { text, message, pieces, compressed } in &messages {
             let opcode = if *text { 1 } else { 2 };
             heartbeats += usize::from(!text && message.ends_with(&HEARTBEAT));
             bytes.extend(match compressed {
                 true => deflater.message(opcode, message, *pieces),
-                false => frame(Sender::Browser, 0x80 | opcode, message),
+                false => frame(Side::Browser, 0x80 | opcode, message),
             });
         }
         let run = |sizes: &[usize]| {
             let deflate = Deflate { browser: context, upstream: DeflateContext::default() };
             let (mut tap, mut wires) = compressed_tap(deflate, HeartbeatSettings { mode, ..HeartbeatSettings::default() });
             wires.capability = capability;
-            feed(&mut tap, Sender::Browser, &bytes, sizes, now, &mut wires);
+            feed(&mut tap, Side::Browser, &bytes, sizes, now, &mut wires);
             wires
         };
         let wires = run(&sizes);
@@ -133,14 +133,14 @@ proptest! {
         sizes in vec(1..400usize, 1..8),
         context in any_context(),
     ) {
-        let mut deflater = Deflater::new(Sender::Upstream, context);
+        let mut deflater = Deflater::new(Side::Upstream, context);
         let delta = |size: usize| [&[0x2a, 0x80, 0x80, 0x40][..], &vec![7; size]].concat();
         let mut bytes: Vec<u8> = before.iter().flat_map(|size| deflater.message(2, &delta(*size), pieces)).collect();
         bytes.extend(deflater.message(2, &new_session("1.53.1"), pieces));
         bytes.extend(deflater.message(2, &delta(10), pieces));
         let deflate = Deflate { browser: DeflateContext::default(), upstream: context };
         let (mut tap, mut wires) = compressed_tap(deflate, HeartbeatSettings::default());
-        feed(&mut tap, Sender::Upstream, &bytes, &sizes, Instant::now(), &mut wires);
+        feed(&mut tap, Side::Upstream, &bytes, &sizes, Instant::now(), &mut wires);
         prop_assert_eq!(&wires.to_browser, &bytes);
         let seen: Vec<_> = wires.events.iter().filter_map(|event| match event {
             TapEvent::UpstreamMessage(message, _bytes) => Some(message),
@@ -156,8 +156,8 @@ proptest! {
 /// A compressed session after the browser has sent these bytes and then a heartbeat.
 fn after(bytes: &[u8]) -> (Tap, Wires) {
     let (mut tap, mut wires) = compressed_tap(Deflate::default(), HeartbeatSettings::default());
-    let sent = [bytes, &frame(Sender::Browser, 0x82, &HEARTBEAT)].concat();
-    let processed = tap.on_bytes(Sender::Browser, &sent, Instant::now(), &mut wires);
+    let sent = [bytes, &frame(Side::Browser, 0x82, &HEARTBEAT)].concat();
+    let processed = tap.on_bytes(Side::Browser, &sent, Instant::now(), &mut wires);
     assert_eq!(processed, sent.len());
     assert!(wires.to_upstream.starts_with(&sent), "the bytes pass");
     (tap, wires)
@@ -165,13 +165,13 @@ fn after(bytes: &[u8]) -> (Tap, Wires) {
 
 #[test]
 fn invalid_reserved_bits_turn_the_tap_off() {
-    let compressed_start = frame(Sender::Browser, 0x42, &[0xf2]);
+    let compressed_start = frame(Side::Browser, 0x42, &[0xf2]);
     for invalid in [
-        [compressed_start, frame(Sender::Browser, 0xc0, &[0x00])].concat(),
-        frame(Sender::Browser, 0xc9, b"ping"),
-        frame(Sender::Browser, 0xc8, &[0x03, 0xe8]),
-        frame(Sender::Browser, 0xa2, &HEARTBEAT),
-        frame(Sender::Browser, 0xe2, &HEARTBEAT),
+        [compressed_start, frame(Side::Browser, 0xc0, &[0x00])].concat(),
+        frame(Side::Browser, 0xc9, b"ping"),
+        frame(Side::Browser, 0xc8, &[0x03, 0xe8]),
+        frame(Side::Browser, 0xa2, &HEARTBEAT),
+        frame(Side::Browser, 0xe2, &HEARTBEAT),
     ] {
         let (_tap, wires) = after(&invalid);
         assert_eq!(
@@ -181,18 +181,18 @@ fn invalid_reserved_bits_turn_the_tap_off() {
         );
         assert_eq!(wires.count(|event| *event == TapEvent::Heartbeat), 0, "{invalid:02x?}");
     }
-    let (_tap, wires) = after(&frame(Sender::Browser, 0xc1, &[0x00]));
+    let (_tap, wires) = after(&frame(Side::Browser, 0xc1, &[0x00]));
     assert_eq!(wires.count(|event| *event == TapEvent::Heartbeat), 1);
 }
 
 #[test]
 fn browser_messages_that_cannot_be_inflated_reduce_inspection_to_frames() {
-    let mut deflater = Deflater::new(Sender::Browser, DeflateContext::default());
+    let mut deflater = Deflater::new(Side::Browser, DeflateContext::default());
     let mebibyte = deflater.message(2, &vec![0; 1 << 20], 3);
     let (_tap, wires) = after(&mebibyte.repeat(63));
     assert_eq!(wires.count(|event| *event == TapEvent::Heartbeat), 1, "63 MiB is allowed");
     let bomb = mebibyte.repeat(65);
-    for bytes in [bomb, frame(Sender::Browser, 0xc2, &[0x06])] {
+    for bytes in [bomb, frame(Side::Browser, 0xc2, &[0x06])] {
         let (mut tap, mut wires) = after(&bytes);
         assert_eq!(wires.count(|event| matches!(event, TapEvent::Unparsable(_))), 1);
         assert_eq!(wires.count(|event| *event == TapEvent::Unparsable(TapError::Compression)), 1);
@@ -206,13 +206,13 @@ fn browser_messages_that_cannot_be_inflated_reduce_inspection_to_frames() {
 fn heartbeats_are_acked_even_if_the_upstream_cannot_be_inflated() {
     let (mut tap, mut wires) = compressed_tap(Deflate::default(), HeartbeatSettings::default());
     let now = Instant::now();
-    let mut deflater = Deflater::new(Sender::Upstream, DeflateContext::default());
-    let sent = [frame(Sender::Upstream, 0xc2, &[0x06]), deflater.message(2, &new_session("1.67.0"), 1)].concat();
-    let _processed = tap.on_bytes(Sender::Upstream, &sent, now, &mut wires);
-    let heartbeat = Deflater::new(Sender::Browser, DeflateContext::default()).message(2, &HEARTBEAT, 1);
-    let _processed = tap.on_bytes(Sender::Browser, &heartbeat, now, &mut wires);
-    let pong = frame(Sender::Upstream, 0x8a, &wires.last_tag().expect("a ping went upstream"));
-    let _processed = tap.on_bytes(Sender::Upstream, &pong, now, &mut wires);
+    let mut deflater = Deflater::new(Side::Upstream, DeflateContext::default());
+    let sent = [frame(Side::Upstream, 0xc2, &[0x06]), deflater.message(2, &new_session("1.67.0"), 1)].concat();
+    let _processed = tap.on_bytes(Side::Upstream, &sent, now, &mut wires);
+    let heartbeat = Deflater::new(Side::Browser, DeflateContext::default()).message(2, &HEARTBEAT, 1);
+    let _processed = tap.on_bytes(Side::Browser, &heartbeat, now, &mut wires);
+    let pong = frame(Side::Upstream, 0x8a, &wires.last_tag().expect("a ping went upstream"));
+    let _processed = tap.on_bytes(Side::Upstream, &pong, now, &mut wires);
     assert_eq!(wires.to_browser, [&sent, AckForm::Compatible.frame()].concat());
     assert_eq!(wires.count(|event| matches!(event, TapEvent::Unparsable(_))), 0);
 }
@@ -221,12 +221,12 @@ fn heartbeats_are_acked_even_if_the_upstream_cannot_be_inflated() {
 fn an_ack_waits_for_the_end_of_a_compressed_message() {
     let (mut tap, mut wires) = compressed_tap(Deflate::default(), HeartbeatSettings::default());
     let now = Instant::now();
-    let message = Deflater::new(Sender::Upstream, DeflateContext::default()).message(2, &new_session("1.53.1"), 2);
+    let message = Deflater::new(Side::Upstream, DeflateContext::default()).message(2, &new_session("1.53.1"), 2);
     let (front, rest) = message.split_at(40);
-    let _processed = tap.on_bytes(Sender::Upstream, front, now, &mut wires);
-    let heartbeat = Deflater::new(Sender::Browser, DeflateContext::default()).message(2, &HEARTBEAT, 1);
-    let _processed = tap.on_bytes(Sender::Browser, &heartbeat, now, &mut wires);
-    let pong = frame(Sender::Upstream, 0x8a, &wires.last_tag().expect("a ping went upstream"));
-    let _processed = tap.on_bytes(Sender::Upstream, &[rest, &pong].concat(), now, &mut wires);
+    let _processed = tap.on_bytes(Side::Upstream, front, now, &mut wires);
+    let heartbeat = Deflater::new(Side::Browser, DeflateContext::default()).message(2, &HEARTBEAT, 1);
+    let _processed = tap.on_bytes(Side::Browser, &heartbeat, now, &mut wires);
+    let pong = frame(Side::Upstream, 0x8a, &wires.last_tag().expect("a ping went upstream"));
+    let _processed = tap.on_bytes(Side::Upstream, &[rest, &pong].concat(), now, &mut wires);
     assert_eq!(wires.to_browser, [&message, AckForm::Compatible.frame()].concat());
 }

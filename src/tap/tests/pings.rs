@@ -19,7 +19,7 @@ fn is_ping(header: &Header, _payload: &[u8]) -> bool {
 
 /// The payloads of the pongs sent to the upstream.
 fn pongs(wires: &Wires) -> Vec<Vec<u8>> {
-    let to_upstream = wires.inserted.iter().filter(|(from, _frame)| *from == Sender::Browser);
+    let to_upstream = wires.inserted.iter().filter(|(from, _frame)| *from == Side::Browser);
     let frames = to_upstream.map(|(_from, frame)| {
         let header = Header::parse(frame).expect("whole");
         let mut payload = frame[header.length..].to_vec();
@@ -33,7 +33,7 @@ fn pongs(wires: &Wires) -> Vec<Vec<u8>> {
 fn ping_of_ours(tap: &mut Tap, wires: &mut Wires, start: Instant) -> Vec<u8> {
     tap.drive(start + INTERVAL, wires);
     match &wires.inserted[..] {
-        [(Sender::Upstream, frame)] => {
+        [(Side::Upstream, frame)] => {
             assert_eq!(frame[..2], [0x89, 16], "unmasked");
             frame[2..].to_vec()
         }
@@ -44,11 +44,11 @@ fn ping_of_ours(tap: &mut Tap, wires: &mut Wires, start: Instant) -> Vec<u8> {
 proptest! {
     #[test]
     fn shield_removes_and_answers_each_upstream_ping(
-        frames in vec(any_frames(Sender::Upstream), 1..12), sizes in vec(1..300usize, 1..6),
+        frames in vec(any_frames(Side::Upstream), 1..12), sizes in vec(1..300usize, 1..6),
     ) {
         let (start, stream) = (Instant::now(), frames.concat());
         let (mut tap, mut wires) = shielded(start);
-        feed(&mut tap, Sender::Upstream, &stream, &sizes, start, &mut wires);
+        feed(&mut tap, Side::Upstream, &stream, &sizes, start, &mut wires);
         prop_assert_eq!(&wires.to_browser, &without(&stream, is_ping));
         let upstream_pings = RefCell::new(Vec::new());
         let _others = without(&stream, |header, payload| {
@@ -60,14 +60,14 @@ proptest! {
 
     #[test]
     fn all_browser_frames_pass_except_pongs_to_our_pings(
-        frames in vec(any_frames(Sender::Browser), 1..12), sizes in vec(1..300usize, 1..6),
+        frames in vec(any_frames(Side::Browser), 1..12), sizes in vec(1..300usize, 1..6),
     ) {
         let (start, foreign) = (Instant::now(), frames.concat());
         let (mut tap, mut wires) = shielded(start);
         wires.capability = Capability::Native;
         let tag = ping_of_ours(&mut tap, &mut wires, start);
-        let stream = [frame(Sender::Browser, 0x8a, &tag), foreign.clone(), frame(Sender::Browser, 0x8a, &tag)].concat();
-        feed(&mut tap, Sender::Browser, &stream, &sizes, start, &mut wires);
+        let stream = [frame(Side::Browser, 0x8a, &tag), foreign.clone(), frame(Side::Browser, 0x8a, &tag)].concat();
+        feed(&mut tap, Side::Browser, &stream, &sizes, start, &mut wires);
         prop_assert_eq!(&wires.to_upstream, &foreign);
     }
 }
@@ -76,13 +76,13 @@ proptest! {
 fn a_pong_waits_for_the_end_of_the_browsers_frame() {
     let start = Instant::now();
     let (mut tap, mut wires) = shielded(start);
-    let message = frame(Sender::Browser, 0x82, &[7; 1000]);
-    let processed = tap.on_bytes(Sender::Browser, &message[..500], start, &mut wires);
+    let message = frame(Side::Browser, 0x82, &[7; 1000]);
+    let processed = tap.on_bytes(Side::Browser, &message[..500], start, &mut wires);
     assert_eq!(processed, 500);
-    tap.on_bytes(Sender::Upstream, &frame(Sender::Upstream, 0x89, b"old"), start, &mut wires);
-    tap.on_bytes(Sender::Upstream, &frame(Sender::Upstream, 0x89, b"new"), start, &mut wires);
+    tap.on_bytes(Side::Upstream, &frame(Side::Upstream, 0x89, b"old"), start, &mut wires);
+    tap.on_bytes(Side::Upstream, &frame(Side::Upstream, 0x89, b"new"), start, &mut wires);
     assert_eq!((pongs(&wires).len(), tap.is_idle()), (0, false));
-    tap.on_bytes(Sender::Browser, &message[500..], start, &mut wires);
+    tap.on_bytes(Side::Browser, &message[500..], start, &mut wires);
     assert_eq!(pongs(&wires), [b"new"]);
     assert!(wires.to_upstream.starts_with(&message) && wires.to_browser.is_empty());
 }
@@ -94,10 +94,10 @@ fn unanswered_ping_is_reported_until_a_side_closes() {
     assert_eq!(tap.deadline(), Some(start + INTERVAL));
     let _tag = ping_of_ours(&mut tap, &mut wires, start);
     assert_eq!(tap.ping_unanswered_since(), Some(start + INTERVAL));
-    tap.on_bytes(Sender::Upstream, &frame(Sender::Upstream, 0x88, &[3, 0xe8]), start, &mut wires);
+    tap.on_bytes(Side::Upstream, &frame(Side::Upstream, 0x88, &[3, 0xe8]), start, &mut wires);
     assert_eq!((tap.ping_unanswered_since(), tap.deadline()), (None, None));
-    let ping = frame(Sender::Upstream, 0x89, b"after");
-    tap.on_bytes(Sender::Upstream, &ping, start, &mut wires);
+    let ping = frame(Side::Upstream, 0x89, b"after");
+    tap.on_bytes(Side::Upstream, &ping, start, &mut wires);
     assert!(wires.to_browser.ends_with(&ping) && pongs(&wires).is_empty());
 }
 
@@ -110,13 +110,13 @@ fn pings_and_pongs_with_a_reserved_bit_pass() {
     let tag = [NONCE.to_be_bytes(), [0; 8]].concat();
     let control = |reserved: u8| {
         [(0x8a, &tag[..]), (0x89, b"ping")]
-            .map(|(first, payload)| frame(Sender::Upstream, first | reserved, payload))
+            .map(|(first, payload)| frame(Side::Upstream, first | reserved, payload))
             .concat()
     };
     let mut wires = Wires::default();
-    let _processed = tap.on_bytes(Sender::Upstream, &control(0x20), start, &mut wires);
+    let _processed = tap.on_bytes(Side::Upstream, &control(0x20), start, &mut wires);
     assert_eq!((&wires.to_browser, wires.inserted.len()), (&control(0x20), 0));
-    let _processed = tap.on_bytes(Sender::Upstream, &control(0), start, &mut wires);
+    let _processed = tap.on_bytes(Side::Upstream, &control(0), start, &mut wires);
     assert_eq!(
         (&wires.to_browser, pongs(&wires)),
         (&control(0x20), vec![b"ping".to_vec()]),
