@@ -13,7 +13,7 @@ use super::values::InvalidValue;
 use crate::heartbeat::HeartbeatSettings;
 
 /// The longest name, in bytes; every series of the app contains it.
-const LONGEST_NAME: usize = 63;
+const MAX_NAME_BYTES: usize = 63;
 
 /// The array of tables of routes.
 pub(super) const ROUTES: TableArray = TableArray {
@@ -146,9 +146,9 @@ fn top_level(key: &str) -> &'static Setting {
 
 fn parse_name(text: &str) -> Result<String, InvalidValue> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-    if text.is_empty() || text.len() > LONGEST_NAME || !text.bytes().all(allowed) {
+    if text.is_empty() || text.len() > MAX_NAME_BYTES || !text.bytes().all(allowed) {
         return Err(InvalidValue(format!(
-            "{text:?} is not a route name: write at most {LONGEST_NAME} letters, digits, dashes, dots and underscores"
+            "{text:?} is not a route name: write at most {MAX_NAME_BYTES} letters, digits, dashes, dots and underscores"
         )));
     }
     Ok(text.to_owned())

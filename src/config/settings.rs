@@ -12,7 +12,7 @@ use crate::streamlit::ack::AckForm;
 
 const MEBIBYTE: usize = 1024 * 1024;
 /// The HTTP library's limit, in bytes.
-const LONGEST_URI: usize = 65_534;
+const MAX_URI_BYTES: usize = 65_534;
 
 /// One row: the key, the field of [`Config`], the type of its values, and the help.
 macro_rules! row {
@@ -105,7 +105,7 @@ pub static SETTINGS: &[Setting] = &[
         "Ack timeout of the script's own heartbeats"),
     row!("limits.header_bytes", limits.header_bytes, bytes::<1024, MEBIBYTE>(),
         "Largest request header; then 431"),
-    row!("limits.uri_bytes", limits.uri_bytes, bytes::<256, LONGEST_URI>(),
+    row!("limits.uri_bytes", limits.uri_bytes, bytes::<256, MAX_URI_BYTES>(),
         "Longest request target; then 414"),
     row!("limits.idle_timeout", limits.idle_timeout, UP_TO_A_DAY,
         "Time to receive a request's headers, and idle time of a keep-alive connection"),

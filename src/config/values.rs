@@ -104,8 +104,8 @@ pub(super) const fn text<T: FromStr<Err = InvalidValue> + Display>(name: &'stati
 }
 
 /// A number of bytes within bounds.
-pub(super) const fn bytes<const LEAST: usize, const MOST: usize>() -> Type<usize> {
-    let parse = |text: &str| number(text, LEAST..=MOST);
+pub(super) const fn bytes<const MIN: usize, const MAX: usize>() -> Type<usize> {
+    let parse = |text: &str| number(text, MIN..=MAX);
     Type { toml: TomlType::Integer, name: "BYTES", parse, text: ToString::to_string }
 }
 

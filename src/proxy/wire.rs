@@ -19,11 +19,11 @@ use super::body::{RequestBody, ResponseBody};
 use super::headers;
 
 /// The most fields of a head; one with more goes to hyper, which accepts 100.
-const MOST_FIELDS: usize = 64;
+const MAX_FIELDS: usize = 64;
 
 /// Capacity for fields that the proxy adds.
-const FIELDS_OF_OURS: usize = 8;
-const BYTES_OF_OURS: usize = 256;
+const ADDED_FIELDS: usize = 8;
+const ADDED_BYTES: usize = 256;
 
 /// A head as it was read; an extension of its message.
 #[derive(Clone, Debug)]
@@ -36,7 +36,7 @@ struct Head {
 /// The websocket request at the start of `bytes`, and the length of its head; `None` if there is none, or it is
 /// incomplete.
 pub fn read_handshake(bytes: &Bytes) -> Option<(Request<RequestBody>, usize)> {
-    let mut fields = [const { MaybeUninit::uninit() }; MOST_FIELDS];
+    let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
     let mut parsed = httparse::Request::new(&mut []);
     let Ok(Status::Complete(length)) = parsed.parse_with_uninit_headers(bytes, &mut fields) else { return None };
     let target = parsed.path.filter(|target| target.starts_with('/'))?;
@@ -69,7 +69,7 @@ pub(super) fn read_switch(bytes: &Bytes) -> Option<(Response<ResponseBody>, usiz
     if !bytes.starts_with(b"HTTP/1.1 101") {
         return None;
     }
-    let mut fields = [const { MaybeUninit::uninit() }; MOST_FIELDS];
+    let mut fields = [const { MaybeUninit::uninit() }; MAX_FIELDS];
     let mut parsed = httparse::Response::new(&mut []);
     let read = httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut parsed, bytes, &mut fields);
     let Ok(Status::Complete(length)) = read else { return None };
@@ -92,7 +92,7 @@ pub fn write_switch<B>(response: &Response<B>) -> Option<Vec<u8>> {
 
 /// The fields of a head; `None` if they announce a body, or are invalid, which hyper reports.
 fn read_fields(bytes: &Bytes, fields: &[httparse::Header<'_>]) -> Option<(HeaderMap, Head)> {
-    let mut headers = HeaderMap::with_capacity(fields.len() + FIELDS_OF_OURS);
+    let mut headers = HeaderMap::with_capacity(fields.len() + ADDED_FIELDS);
     let mut names = Vec::with_capacity(fields.len());
     for field in fields {
         let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
@@ -109,7 +109,7 @@ fn read_fields(bytes: &Bytes, fields: &[httparse::Header<'_>]) -> Option<(Header
 impl Head {
     /// A head of the same message with this first line and these fields, their names spelled as received.
     fn write(&self, line: &[&[u8]], headers: &HeaderMap) -> Vec<u8> {
-        let mut head = Vec::with_capacity(self.bytes.len() + BYTES_OF_OURS);
+        let mut head = Vec::with_capacity(self.bytes.len() + ADDED_BYTES);
         line.iter().for_each(|part| head.extend_from_slice(part));
         let names: Vec<&[u8]> = self.names.iter().map(|name| &self.bytes[name.clone()]).collect();
         let (mut last, mut left) = (None, names.iter());
@@ -193,7 +193,7 @@ mod tests {
     #[test]
     fn everything_else_is_left_to_hyper() {
         let with = |field: &str| REQUEST.replacen("Host", &format!("{field}\r\nHost"), 1);
-        let many = "X-Many: 1\r\n".repeat(MOST_FIELDS) + "X-Many: 1";
+        let many = "X-Many: 1\r\n".repeat(MAX_FIELDS) + "X-Many: 1";
         let requests = [
             REQUEST.replace("GET", "POST"),
             REQUEST.replace("HTTP/1.1", "HTTP/1.0"),

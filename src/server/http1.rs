@@ -28,9 +28,9 @@ use crate::proxy::{DroppedLength, PendingSession, Reply, RequestBody, wire};
 use crate::transport::{Stream, Upgraded};
 
 /// The smallest read buffer that hyper accepts; it panics on a smaller one.
-const LEAST_BUFFER: usize = 8192;
+const MIN_BUFFER_BYTES: usize = 8192;
 /// Bytes of a head that `limits` do not count: method, version, spaces and empty line.
-const REST_OF_HEAD: usize = 1024;
+const UNCOUNTED_HEAD_BYTES: usize = 1024;
 
 /// hyper's HTTP/1 settings.
 fn builder(limits: &Limits) -> Builder {
@@ -39,7 +39,7 @@ fn builder(limits: &Limits) -> Builder {
     // It must be larger than what `proxy` accepts, which checks the limits themselves.
     http.timer(TokioTimer::new())
         .header_read_timeout(limits.idle_timeout)
-        .max_buf_size((limits.header_bytes + limits.uri_bytes + REST_OF_HEAD).max(LEAST_BUFFER))
+        .max_buf_size((limits.header_bytes + limits.uri_bytes + UNCOUNTED_HEAD_BYTES).max(MIN_BUFFER_BYTES))
         .preserve_header_case(true);
     // A half-closed client still gets its response; `RequestStream` detects one that is gone.
     http.half_close(true);

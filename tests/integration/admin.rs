@@ -43,10 +43,10 @@ async fn admin_pages_are_served_while_the_relays_thread_is_blocked() {
 
 async fn is_probed_in_time(admin: SocketAddr, what: &str) {
     for path in ["/livez", "/readyz"] {
-        let begun = Instant::now();
+        let started = Instant::now();
         let (head, _body) = ask_admin(admin, path).await;
         assert!(head.starts_with("HTTP/1.1 200 "), "{what}: {head}");
-        assert!(begun.elapsed() < PROBE, "{what}: {path} took {:?}", begun.elapsed());
+        assert!(started.elapsed() < PROBE, "{what}: {path} took {:?}", started.elapsed());
     }
 }
 

@@ -144,7 +144,7 @@ async fn a_client_that_reads_slowly_receives_the_whole_response() {
     for encrypted in [false, true] {
         let scene = Scene::new(encrypted).await;
         let mut browser = scene.browser().await;
-        let begun = Instant::now();
+        let started = Instant::now();
         browser.send(GET).await;
         let answer = scene.answers(pattern(LENGTH)).await;
         browser.head().await;
@@ -155,7 +155,7 @@ async fn a_client_that_reads_slowly_receives_the_whole_response() {
             came.extend(browser.exactly((LENGTH - came.len()).min(LENGTH / 50)).await);
         }
         assert!(came == pattern(LENGTH), "encrypted {encrypted}");
-        assert!(begun.elapsed() > LIMIT * 3);
+        assert!(started.elapsed() > LIMIT * 3);
         soon(answer).await.unwrap().unwrap();
         assert_eq!(scene.stalled().await, 0.0);
     }
@@ -256,7 +256,7 @@ async fn a_stream_that_is_read_slowly_arrives_whole() {
     const STEP: usize = LENGTH / 32;
     let scene = Scene::new(true).await;
     let mut browser = Browser::connect(&scene.pki, scene.sidecar.address).await;
-    let begun = Instant::now();
+    let started = Instant::now();
     let asked = browser.ask(get("/"));
     let answer = scene.answers(pattern(LENGTH)).await;
     let mut asked = asked.await.unwrap();
@@ -272,7 +272,7 @@ async fn a_stream_that_is_read_slowly_arrives_whole() {
         asked.body_mut().flow_control().release_capacity(data.len()).unwrap();
     }
     assert!(came == pattern(LENGTH));
-    assert!(begun.elapsed() > LIMIT * 2, "{:?}", begun.elapsed());
+    assert!(started.elapsed() > LIMIT * 2, "{:?}", started.elapsed());
     soon(answer).await.unwrap().unwrap();
     assert_eq!(scene.stalled().await, 0.0);
 }

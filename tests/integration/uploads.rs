@@ -155,17 +155,17 @@ async fn an_early_response_of_an_app_under_tls_is_received_too() {
 
 #[tokio::test]
 async fn a_client_that_keeps_sending_a_rejected_upload_is_disconnected() {
-    const MOST: usize = 100 * MIB;
+    const MAX_BYTES: usize = 100 * MIB;
     let (app, sidecar) = Sidecar::with_app().await;
     let _app = tokio::spawn(reject_upload(app, Ending::Reset));
     let mut browser = sidecar.connect().await;
     browser.send("PUT / HTTP/1.1\r\nHost: app.test\r\nTransfer-Encoding: chunked\r\n\r\n").await;
     let chunk = [&b"10000\r\n"[..], &[b'x'; 0x10000], b"\r\n"].concat();
     let mut sent = 0;
-    while sent < MOST && soon(browser.stream.write_all(&chunk)).await.is_ok() {
+    while sent < MAX_BYTES && soon(browser.stream.write_all(&chunk)).await.is_ok() {
         sent += chunk.len();
     }
-    assert!(sent < MOST, "{sent} bytes of a refused upload");
+    assert!(sent < MAX_BYTES, "{sent} bytes of a refused upload");
     sidecar.until("client_connections", &[], 0.0).await;
 }
 

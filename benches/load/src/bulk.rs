@@ -81,7 +81,7 @@ impl Bulk {
         let messages = self.total.div_ceil(self.size);
         let bytes = messages * (wire::header(self.size).len() + self.size);
         let process = Process::new(self.target.watch);
-        let (before, begun) = (process.cpu()?, Instant::now());
+        let (before, started) = (process.cpu()?, Instant::now());
         stream.write_all(&wire::rerun(20))?;
         let mut left = bytes;
         match self.rate {
@@ -96,11 +96,11 @@ impl Bulk {
                     let limit = left.min(buffer.len());
                     left -= some(stream.read(&mut buffer[..limit])?)?;
                     let due = Duration::from_micros((bytes - left) as u64 / rate);
-                    std::thread::sleep(due.saturating_sub(begun.elapsed()));
+                    std::thread::sleep(due.saturating_sub(started.elapsed()));
                 }
             }
         }
-        let (cpu, seconds) = (process.cpu()? - before, begun.elapsed().as_secs_f64());
+        let (cpu, seconds) = (process.cpu()? - before, started.elapsed().as_secs_f64());
         Ok(json!({
             "seconds_per_gb": cpu.as_secs_f64() / (bytes as f64 / 1e9),
             "cpu_seconds": cpu.as_secs_f64(),
@@ -128,10 +128,10 @@ impl First {
         let mut waited = Vec::with_capacity(self.times);
         for _time in 0..self.times {
             let mut stream = open(&self.target, &path, None)?;
-            let begun = Instant::now();
+            let started = Instant::now();
             stream.write_all(&wire::rerun(20))?;
             some(stream.read(&mut [0; 64])?)?;
-            waited.push(begun.elapsed().as_nanos() as u64);
+            waited.push(started.elapsed().as_nanos() as u64);
             SockRef::from(&stream).set_linger(Some(Duration::ZERO))?;
         }
         waited.sort_unstable();

@@ -69,7 +69,7 @@ impl Churn {
         let before = (process.handles()?, admin::metric(self.admin, "heartbeats_total").await?);
         let acked_before = admin::metric(self.admin, "acks_total").await?;
         let streams = hold::open_all(&self.target, self.sessions).await?;
-        let (cpu, begun) = (process.cpu()?, Instant::now());
+        let (cpu, started) = (process.cpu()?, Instant::now());
         let now = tokio::time::Instant::now();
         let plan = Arc::new(Plan {
             target: self.target.clone(),
@@ -93,7 +93,7 @@ impl Churn {
                 Err(error) => broken.push(format!("{error:#}")),
             }
         }
-        let (cpu, seconds) = (process.cpu()? - cpu, begun.elapsed().as_secs_f64());
+        let (cpu, seconds) = (process.cpu()? - cpu, started.elapsed().as_secs_f64());
         let memory = memory.await??;
         let left = self.left(process, before.0).await?;
         tally.waited.sort_unstable();
@@ -148,10 +148,10 @@ pub(crate) fn latency(sorted: &[u64]) -> Value {
 /// The resident memory, once per second.
 async fn sample(
     process: Process,
-    begin: tokio::time::Instant,
+    start: tokio::time::Instant,
     until: tokio::time::Instant,
 ) -> anyhow::Result<Vec<i64>> {
-    let (mut samples, mut ticks) = (Vec::new(), tokio::time::interval_at(begin, Duration::from_secs(1)));
+    let (mut samples, mut ticks) = (Vec::new(), tokio::time::interval_at(start, Duration::from_secs(1)));
     while ticks.tick().await < until {
         samples.push(process.memory()?.resident);
     }
@@ -201,7 +201,7 @@ impl Plan {
             if leave <= due {
                 return Ok(due);
             }
-            let begun = Instant::now();
+            let started = Instant::now();
             stream.write_all(&HEARTBEAT).await?;
             tally.heartbeats += 1;
             let mut ack = ACK;
@@ -209,7 +209,7 @@ impl Plan {
                 Ok(came) => {
                     came?;
                     ensure!(ack == ACK, "no ack: {ack:02x?}");
-                    tally.waited.push(begun.elapsed().as_nanos() as u64);
+                    tally.waited.push(started.elapsed().as_nanos() as u64);
                 }
                 Err(_elapsed) => tally.missed += 1,
             }

@@ -68,23 +68,23 @@ impl Flood {
         let flood = Torrent::start(&self.target, kind, self.rate).await?;
         let memory = process.memory()?.resident;
         let every = Duration::from_secs_f64(self.every);
-        let begun = tokio::time::Instant::now();
-        let until = begun + Duration::from_secs_f64(self.seconds);
+        let started = tokio::time::Instant::now();
+        let until = started + Duration::from_secs_f64(self.seconds);
         let others = self.others as f64;
         let beating: Vec<_> = (0..)
             .zip(streams)
             .map(|(number, mut stream)| {
-                let mut due = begun + every.mul_f64(f64::from(number) / others);
+                let mut due = started + every.mul_f64(f64::from(number) / others);
                 tokio::spawn(async move {
                     let mut waited = Vec::new();
                     while due < until {
                         tokio::time::sleep_until(due).await;
-                        let begun = Instant::now();
+                        let started = Instant::now();
                         stream.write_all(&HEARTBEAT).await?;
                         let mut ack = ACK;
                         stream.read_exact(&mut ack).await?;
                         anyhow::ensure!(ack == ACK, "no ack: {ack:02x?}");
-                        waited.push(begun.elapsed().as_nanos() as u64);
+                        waited.push(started.elapsed().as_nanos() as u64);
                         due += every;
                     }
                     Ok(waited)
@@ -99,7 +99,7 @@ impl Flood {
         for task in beating {
             waited.extend(task.await??);
         }
-        let seconds = begun.elapsed().as_secs_f64();
+        let seconds = started.elapsed().as_secs_f64();
         waited.sort_unstable();
         let (sent, came) = flood.map_or((0, 0), Torrent::stop);
         Ok(json!({
@@ -133,11 +133,11 @@ impl Torrent {
             (frame.repeat(AT_ONCE), flood.socket.try_clone()?, flood.socket.try_clone()?);
         let (stop, sent, came) = (flood.stop.clone(), flood.sent.clone(), flood.came.clone());
         std::thread::spawn(move || {
-            let begun = Instant::now();
+            let started = Instant::now();
             while !stop.load(Relaxed) && writer.write_all(&many).is_ok() {
                 let sent = sent.fetch_add(AT_ONCE as u64, Relaxed) + AT_ONCE as u64;
                 if let Some(rate) = rate {
-                    std::thread::sleep(Duration::from_secs_f64(sent as f64 / rate).saturating_sub(begun.elapsed()));
+                    std::thread::sleep(Duration::from_secs_f64(sent as f64 / rate).saturating_sub(started.elapsed()));
                 }
             }
         });

@@ -84,7 +84,7 @@ impl Hold {
         let sessions = open_all(&self.target, self.sessions).await?;
         tokio::time::sleep(REST).await;
         let open = process.memory()?.anonymous;
-        let (cpu, begun) = (process.cpu()?, Instant::now());
+        let (cpu, started) = (process.cpu()?, Instant::now());
         let every = Duration::from_secs_f64(self.every);
         let until = tokio::time::Instant::now() + Duration::from_secs_f64(self.seconds);
         let mut tasks = Vec::with_capacity(sessions.len());
@@ -101,7 +101,7 @@ impl Hold {
             acks += acked;
             streams.push(stream);
         }
-        let (cpu, seconds) = (process.cpu()? - cpu, begun.elapsed().as_secs_f64());
+        let (cpu, seconds) = (process.cpu()? - cpu, started.elapsed().as_secs_f64());
         let held = process.memory()?.anonymous;
         drop(streams);
         tokio::time::sleep(Duration::from_secs_f64(self.rest)).await;

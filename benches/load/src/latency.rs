@@ -67,8 +67,8 @@ impl Latency {
                 let session = lane.sessions[cycle % self.sessions].clone();
                 lane.turns.push(tokio::spawn(async move {
                     // The time includes waiting for the session's previous answer.
-                    let begun = Instant::now();
-                    session.lock().await.once(begun).await
+                    let started = Instant::now();
+                    session.lock().await.once(started).await
                 }));
             }
         }
@@ -90,10 +90,10 @@ impl Latency {
 fn slots(rate: f64) -> UnboundedReceiver<()> {
     let (sender, slots) = mpsc::unbounded_channel();
     std::thread::spawn(move || {
-        let (begun, mut due) = (Instant::now(), Duration::ZERO);
+        let (started, mut due) = (Instant::now(), Duration::ZERO);
         while sender.send(()).is_ok() {
             due += Duration::from_secs_f64(1.0 / rate);
-            std::thread::sleep(due.saturating_sub(begun.elapsed()));
+            std::thread::sleep(due.saturating_sub(started.elapsed()));
         }
     });
     slots

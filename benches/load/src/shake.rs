@@ -29,11 +29,11 @@ impl Shake {
     async fn shake(self) -> anyhow::Result<Value> {
         let process = Process::new(self.target.watch);
         self.some(self.times / 10).await?;
-        let (before, begun) = (process.cpu()?, Instant::now());
+        let (before, started) = (process.cpu()?, Instant::now());
         self.some(self.times).await?;
         // The proxy still closes the last ones.
         tokio::time::sleep(Duration::from_millis(50)).await;
-        let (cpu, seconds) = (process.cpu()? - before, begun.elapsed().as_secs_f64());
+        let (cpu, seconds) = (process.cpu()? - before, started.elapsed().as_secs_f64());
         Ok(json!({
             "cpu_us": cpu.as_secs_f64() * 1e6 / self.times as f64,
             "per_second": self.times as f64 / seconds,

@@ -57,14 +57,14 @@ impl Turns {
         }
         let process = Process::new(self.target.watch);
         ready.wait().await;
-        let (before, begun) = (process.cpu()?, Instant::now());
+        let (before, started) = (process.cpu()?, Instant::now());
         let (mut waited, mut talkers) = (Vec::with_capacity(self.turns * self.sessions), Vec::new());
         for task in tasks {
             let (talker, more) = task.await??;
             waited.extend(more);
             talkers.push(talker);
         }
-        let (cpu, seconds) = (process.cpu()? - before, begun.elapsed().as_secs_f64());
+        let (cpu, seconds) = (process.cpu()? - before, started.elapsed().as_secs_f64());
         waited.sort_unstable();
         Ok(json!({
             "cpu_us": cpu.as_secs_f64() * 1e6 / waited.len() as f64,
@@ -113,9 +113,9 @@ impl Talker {
     }
 
     /// Takes one turn; returns the nanoseconds from its due time to its end.
-    pub(crate) async fn once(&mut self, begun: Instant) -> anyhow::Result<u64> {
+    pub(crate) async fn once(&mut self, started: Instant) -> anyhow::Result<u64> {
         self.stream.write_all(&self.said).await?;
         self.stream.read_exact(&mut self.answer).await?;
-        Ok(begun.elapsed().as_nanos() as u64)
+        Ok(started.elapsed().as_nanos() as u64)
     }
 }
