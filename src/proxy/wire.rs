@@ -1,7 +1,7 @@
 //! Reads and writes typical websocket handshakes without hyper (RFC 9112 §2 to §5).
 //!
 //! These are a request for a websocket, and a 101, that arrive whole. With hyper alone a handshake takes 1.3 times the
-//! CPU time, 1.6 times that of HAProxy. [`read_handshake`] and [`read_switch`] are the choice: what they do not return,
+//! CPU time, 1.6 times that of HAProxy. `read_handshake` and `read_switch` are the choice: what they do not return,
 //! hyper reads.
 //!
 //! Invariant: the bytes that are sent are those that hyper would send.

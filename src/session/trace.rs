@@ -18,7 +18,7 @@ const MAX_ID_BYTES: usize = 128;
 pub struct TraceIds(Box<str>);
 
 /// Ensures that a request has one id that every hop can log. A valid id is kept: one word of visible ASCII of at most
-/// [`MAX_ID_BYTES`]. Any other is replaced by 128 random bits.
+/// `MAX_ID_BYTES`. Any other is replaced by 128 random bits.
 pub fn identify(headers: &mut HeaderMap) {
     if request_id(headers).is_none() {
         let id = HeaderValue::try_from(format!("{:032x}", rand::random::<u128>()));
