@@ -47,7 +47,7 @@ pub struct HealthcheckArgs {
 /// The arguments of `wait`.
 #[derive(Args, Clone, Debug, PartialEq, Eq)]
 pub struct WaitArgs {
-    /// Health page of the app; with a base path, write that first
+    /// Health page of the app; without routes, write a base path first
     #[arg(long, value_name = "PATH", default_value = "/_stcore/health", value_parser = path)]
     pub path: PathAndQuery,
     /// Give up after this long
