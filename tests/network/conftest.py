@@ -81,7 +81,7 @@ def open_page(
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Prints the measurements. The tests have already checked them."""
-    reports = terminalreporter.getreports("passed")
+    reports = [report for outcome in ("passed", "xfailed", "failed") for report in terminalreporter.getreports(outcome)]
     rows = [row for report in reports for key, row in report.user_properties if key == "measured"]
     if rows:
         terminalreporter.section("measurements of the pages")

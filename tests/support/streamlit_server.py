@@ -70,6 +70,11 @@ class StreamlitServer:
             time.sleep(0.05)
         return False
 
+    @property
+    def directory(self) -> Path:
+        """The app's working directory, empty at the start."""
+        return Path(self._home.name)
+
     @contextlib.contextmanager
     def frozen(self) -> Iterator[None]:
         """Stops the server's process inside the block. The kernel still accepts bytes for it."""
