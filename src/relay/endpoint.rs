@@ -12,18 +12,18 @@ use tokio::io::{AsyncRead as _, ReadBuf};
 use crate::tap::MAX_INCOMPLETE_BYTES;
 use crate::transport::{Delivery, PeerState, Stream};
 
-/// Size of a connection's first read in bytes, as a power of two.
-const MIN_READ_SIZE: u8 = 14;
+/// Size of a connection's first read: the exponent of a power of two, in bytes.
+const MIN_READ_SHIFT: u8 = 14;
 
-/// Largest read, as a power of two, if much comes and all of it is taken. Measured: fewer and larger system calls gain
+/// Largest read, likewise, if much comes and all of it is taken. Measured: fewer and larger system calls gain
 /// more than overflowing the second-level cache costs; twice the size gains nothing.
-const MAX_READ_SIZE: u8 = 20;
+const MAX_READ_SHIFT: u8 = 20;
 
 thread_local! {
     /// The read buffer of all sessions of a worker, so that an idle one needs none.
     /// Kept bytes stand before those read. The kernel allocates the pages when they are first written.
     static SCRATCH: RefCell<Box<[u8]>> =
-        RefCell::new(vec![0; MAX_INCOMPLETE_BYTES + (1 << MAX_READ_SIZE)].into_boxed_slice());
+        RefCell::new(vec![0; MAX_INCOMPLETE_BYTES + (1 << MAX_READ_SHIFT)].into_boxed_slice());
 }
 
 /// Lends the worker's scratch.
@@ -69,7 +69,7 @@ pub(super) struct Endpoint {
     received: bool,
     /// Size of the next read in bytes, as a power of two. It grows after full reads, and shrinks when the receiver falls
     /// behind, so that little is kept for a slow one.
-    read_size: u8,
+    read_shift: u8,
     /// Read, but too few bytes to parse.
     kept: Box<[u8]>,
     backlog: Option<Box<Backlog>>,
@@ -95,7 +95,7 @@ impl Endpoint {
             wrote: false,
             accepted: false,
             received: false,
-            read_size: MIN_READ_SIZE,
+            read_shift: MIN_READ_SHIFT,
             kept,
             backlog: None,
         }
@@ -176,13 +176,13 @@ impl Endpoint {
 
     /// Reads less at a time: the receiver has fallen behind.
     pub(super) fn slow_down(&mut self) {
-        self.read_size = (self.read_size - 1).max(MIN_READ_SIZE);
+        self.read_shift = (self.read_shift - 1).max(MIN_READ_SHIFT);
     }
 
     /// Reads once, after the kept bytes.
     pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Poll<ReadResult> {
         let start = self.kept.len();
-        let limit = (1_usize << self.read_size).min(scratch.len() - start);
+        let limit = (1_usize << self.read_shift).min(scratch.len() - start);
         let mut buffer = ReadBuf::new(&mut scratch[start..][..limit]);
         if let Err(error) = ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer)) {
             // An error breaks both directions.
@@ -199,7 +199,7 @@ impl Endpoint {
         }
         scratch[..start].copy_from_slice(&kept);
         if length == limit {
-            self.read_size = (self.read_size + 1).min(MAX_READ_SIZE);
+            self.read_shift = (self.read_shift + 1).min(MAX_READ_SHIFT);
         }
         Poll::Ready(ReadResult::Bytes(start + length))
     }

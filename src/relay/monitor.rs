@@ -158,8 +158,7 @@ impl PeerMonitor {
         self.progress = now;
     }
 
-    /// Whether a session that a peer has left has stalled for too long: nothing pending for what the other peer does not
-    /// read or send.
+    /// Whether no byte has moved for `write_stall` in a session that one peer has left.
     pub(super) fn is_stalled(&self, timeouts: &Timeouts, now: Instant) -> bool {
         now.saturating_duration_since(self.progress) >= timeouts.write_stall
     }
