@@ -56,7 +56,8 @@ enum HalfState {
 /// A socket and its buffers; each idle session pays for every byte of this struct.
 #[derive(Debug)]
 pub(super) struct Endpoint {
-    stream: Stream,
+    /// `None` for an absent peer, which sends nothing: what is written to it is dropped, and nothing waits for it.
+    stream: Option<Stream>,
     inbound: HalfState,
     outbound: HalfState,
     /// The kernel gave the connection up because the peer was silent for too long.
@@ -85,25 +86,29 @@ struct Backlog {
 impl Endpoint {
     /// `early` are the bytes read beyond the handshake.
     pub(super) fn new(stream: Stream, early: Vec<u8>, is_local: bool) -> Self {
-        let kept = early.into_boxed_slice();
+        Self { stream: Some(stream), kept: early.into_boxed_slice(), is_local, ..Self::absent() }
+    }
+
+    /// The endpoint of a peer that is away, and may come back over another connection.
+    pub(super) fn absent() -> Self {
         Self {
-            stream,
+            stream: None,
             inbound: HalfState::Open,
             outbound: HalfState::Open,
             timed_out: false,
-            is_local,
+            is_local: false,
             wrote: false,
             accepted: false,
             received: false,
             read_shift: MIN_READ_SHIFT,
-            kept,
+            kept: Box::default(),
             backlog: None,
         }
     }
 
     /// Delivery of written bytes; `None` if the peer cannot fall silent, or the kernel has no state.
     pub(super) fn delivery(&self) -> Option<Delivery> {
-        let mut delivery = self.stream.delivery().filter(|_known| !self.is_local)?;
+        let mut delivery = self.stream.as_ref()?.delivery().filter(|_known| !self.is_local)?;
         delivery.pending |= !self.is_clear();
         Some(delivery)
     }
@@ -120,14 +125,14 @@ impl Endpoint {
 
     /// Nothing waits for the peer.
     pub(super) fn is_clear(&self) -> bool {
-        self.backlog.is_none() && !self.stream.has_unsent()
+        self.backlog.is_none() && !self.has_unsent()
     }
 
     /// Nothing more can be sent to the peer: EOF was sent, or the connection is broken.
     pub(super) fn is_shut(&self) -> bool {
         match self.outbound {
             HalfState::Open => false,
-            HalfState::Ended => !self.stream.has_unsent(),
+            HalfState::Ended => !self.has_unsent(),
             HalfState::Broken => true,
         }
     }
@@ -141,7 +146,7 @@ impl Endpoint {
     pub(super) fn has_left(&self) -> bool {
         self.inbound != HalfState::Open
             || self.outbound == HalfState::Broken
-            || self.stream.peer_state() != PeerState::Open
+            || self.stream.as_ref().is_some_and(|stream| stream.peer_state() != PeerState::Open)
     }
 
     /// The kernel, not the peer, gave the connection up.
@@ -181,10 +186,11 @@ impl Endpoint {
 
     /// Reads once, after the kept bytes.
     pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, scratch: &mut [u8]) -> Poll<ReadResult> {
+        let Some(stream) = &mut self.stream else { return Poll::Pending };
         let start = self.kept.len();
         let limit = (1_usize << self.read_shift).min(scratch.len() - start);
         let mut buffer = ReadBuf::new(&mut scratch[start..][..limit]);
-        if let Err(error) = ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer)) {
+        if let Err(error) = ready!(Pin::new(stream).poll_read(cx, &mut buffer)) {
             // An error breaks both directions.
             self.inbound = HalfState::Broken;
             self.on_error(&error);
@@ -206,7 +212,7 @@ impl Endpoint {
 
     /// Writes after all earlier bytes. Returns whether this write made the peer fall behind.
     pub(super) fn write(&mut self, bytes: &[u8]) -> bool {
-        if self.outbound != HalfState::Open {
+        if self.outbound != HalfState::Open || self.stream.is_none() {
             return false;
         }
         self.wrote = true;
@@ -225,10 +231,12 @@ impl Endpoint {
     /// Writes the backlog; ready once it is empty.
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         while !self.is_clear() {
-            if let Err(error) = ready!(self.stream.poll_write_ready(cx)) {
+            let Some(stream) = &mut self.stream else { return Poll::Ready(()) };
+            let (ready, flushed) = (ready!(stream.poll_write_ready(cx)), stream.try_flush());
+            if let Err(error) = ready {
                 self.on_error(&error);
             }
-            if let Err(error) = self.stream.try_flush()
+            if let Err(error) = flushed
                 && error.kind() != io::ErrorKind::WouldBlock
             {
                 self.on_error(&error);
@@ -250,26 +258,31 @@ impl Endpoint {
     /// Drops what the kernel has not accepted.
     pub(super) fn drop_backlog(&mut self) {
         self.backlog = None;
-        self.stream.drop_unsent();
+        if let Some(stream) = &mut self.stream {
+            stream.drop_unsent();
+        }
     }
 
     /// Gives the peer up: nothing more is read or written, and the drop resets the connection.
     pub(super) fn give_up(&mut self) {
         (self.inbound, self.outbound) = (HalfState::Broken, HalfState::Broken);
         self.drop_backlog();
-        self.stream.reset_on_drop();
+        self.reset_on_drop();
     }
 
     /// Makes the drop reset the connection.
     pub(super) fn reset_on_drop(&mut self) {
-        self.stream.reset_on_drop();
+        if let Some(stream) = &mut self.stream {
+            stream.reset_on_drop();
+        }
     }
 
     /// Sends EOF, after everything that the stream has accepted.
     pub(super) fn finish(&mut self) {
         if self.outbound == HalfState::Open {
             self.wrote = true;
-            self.outbound = if self.stream.shutdown_write().is_ok() { HalfState::Ended } else { HalfState::Broken };
+            let is_shut = self.stream.as_mut().is_none_or(|stream| stream.shutdown_write().is_ok());
+            self.outbound = if is_shut { HalfState::Ended } else { HalfState::Broken };
         }
     }
 
@@ -277,7 +290,8 @@ impl Endpoint {
     fn try_write(&mut self, bytes: &[u8]) -> usize {
         let mut taken = 0;
         while taken < bytes.len() {
-            match self.stream.try_write(&bytes[taken..]) {
+            let Some(stream) = &mut self.stream else { return bytes.len() };
+            match stream.try_write(&bytes[taken..]) {
                 Ok(count) => {
                     taken += count;
                     self.accepted = true;
@@ -291,6 +305,10 @@ impl Endpoint {
             }
         }
         taken
+    }
+
+    fn has_unsent(&self) -> bool {
+        self.stream.as_ref().is_some_and(Stream::has_unsent)
     }
 
     fn on_error(&mut self, error: &io::Error) {
