@@ -169,7 +169,7 @@ mod tests {
         fs::write(&path, "listen = '127.0.0.1:1'").expect("a file");
         let (valid, out, _) = reported(&Sources { config: Some(path), ..Sources::default() });
         assert!(valid);
-        assert_eq!(out.lines().count(), SETTINGS.len() + 16);
+        assert_eq!(out.lines().count(), SETTINGS.len() + 18);
         assert!(out.contains("a?listen = 1?.toml:1\n"), "{out}");
     }
 
@@ -209,6 +209,9 @@ mod tests {
             (_, "NAME") => select(&["", "app.example", "2001:db8::1"]),
             (_, "DURATION") => duration().boxed(),
             (_, "DURATION|off") => prop_oneof![duration(), Just("off".to_owned())].boxed(),
+            ("resume.buffer" | "resume.parked_bytes", _) => {
+                (1 << 20..1 << 24).prop_map(|bytes: u32| bytes.to_string()).boxed()
+            }
             (_, "BYTES" | "NUMBER") => (1024..9999_u32).prop_map(|bytes| bytes.to_string()).boxed(),
             (_, words) => select(&words.split('|').collect::<Vec<_>>()),
         }

@@ -7,6 +7,7 @@ mod loaded;
 mod origins;
 mod proxies;
 mod reload;
+mod resume;
 mod routes;
 mod schema;
 mod session;
@@ -29,6 +30,7 @@ pub use loaded::{Effective, Loaded, Problem, Problems, Source};
 pub use origins::AllowedOrigins;
 pub use proxies::TrustedProxies;
 pub use reload::Reloader;
+pub use resume::ResumeSettings;
 pub use routes::{HostPattern, PathPrefix, Route};
 pub use schema::schema;
 pub use session::SessionSettings;
@@ -74,6 +76,8 @@ pub struct Config {
     pub drain: DrainSettings,
     /// Whether pages get a script that watches for acks.
     pub watchdog: WatchdogSettings,
+    /// What a lost connection costs the user of a page with that script.
+    pub resume: ResumeSettings,
     /// The limits on clients.
     pub limits: Limits,
     /// How many series are exported.
@@ -166,6 +170,7 @@ impl Default for Config {
             session: SessionSettings::default(),
             drain: DrainSettings::default(),
             watchdog: WatchdogSettings::default(),
+            resume: ResumeSettings::default(),
             limits: Limits::default(),
             metrics_detail: Detail::default(),
             log: LogSettings { format: LogFormat::default(), level: "info".to_owned() },

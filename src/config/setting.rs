@@ -20,13 +20,21 @@ pub struct Setting {
 }
 
 /// The headings of help and reference, in their order.
-pub const HEADINGS: [&str; 8] =
-    ["Listen and upstream", "TLS", "Heartbeat", "Session", "Watchdog", "Limits", "Drain", "Logs and metrics"];
+pub const HEADINGS: [&str; 9] =
+    ["Listen and upstream", "TLS", "Heartbeat", "Session", "Watchdog", "Resume", "Limits", "Drain", "Logs and metrics"];
 
 /// Keys that a reload may change, and tables of which it may change every key. All others are bound, opened or shared
 /// for the life of the process.
-const RELOADABLE: [&str; 7] =
-    ["upstream", "heartbeat.", "limits.", "log_level", "trusted_proxies", "allowed_origins", "handshake_timeout"];
+const RELOADABLE: [&str; 8] = [
+    "upstream",
+    "heartbeat.",
+    "resume.",
+    "limits.",
+    "log_level",
+    "trusted_proxies",
+    "allowed_origins",
+    "handshake_timeout",
+];
 
 impl Setting {
     /// The key's table in the file; empty for the top level.

@@ -2,8 +2,8 @@
 
 use super::setting::Setting;
 use super::values::{
-    ADDRESS, CLOSE_CODE, COUNT, FILE, LOG_LEVEL, OPTIONAL_INTERVAL, PAUSE, RATE, SERVER_NAME, SWITCH, UP_TO_A_DAY,
-    UP_TO_AN_HOUR, bytes, text, words,
+    ADDRESS, CLOSE_CODE, COUNT, FILE, LOG_LEVEL, OPTIONAL_INTERVAL, PARKED, PARKED_BYTES, PAUSE, RATE, SERVER_NAME,
+    SWITCH, UP_TO_A_DAY, UP_TO_AN_HOUR, bytes, text, words,
 };
 use super::{AllowedOrigins, Config, LogFormat, TrustedProxies, UpstreamAddress, WatchdogMode};
 use crate::heartbeat::{Mode, Proof};
@@ -11,6 +11,7 @@ use crate::metrics::Detail;
 use crate::streamlit::ack::AckForm;
 
 const MEBIBYTE: usize = 1024 * 1024;
+const MOST_BUFFERED: usize = 64 * MEBIBYTE;
 /// The HTTP library's limit, in bytes.
 const MAX_URI_BYTES: usize = 65_534;
 
@@ -103,6 +104,18 @@ pub static SETTINGS: &[Setting] = &[
         "Interval of the script's own heartbeats"),
     row!("watchdog.ack_timeout", watchdog.ack_timeout, UP_TO_AN_HOUR,
         "Ack timeout of the script's own heartbeats"),
+    row!("resume.enabled", resume.enabled, SWITCH,
+        "Keep the session of a page whose connection is lost; needs the watchdog"),
+    row!("resume.window", resume.window, UP_TO_A_DAY,
+        "Keep a session without a connection this long (it is parked)"),
+    row!("resume.buffer", resume.buffer_bytes, bytes::<65_536, MOST_BUFFERED>(),
+        "Unconfirmed bytes that sidecar and page each keep per session"),
+    row!("resume.parked", resume.parked, PARKED,
+        "Parked sessions per app; above it, the one parked longest is closed"),
+    row!("resume.parked_bytes", resume.parked_bytes, PARKED_BYTES,
+        "Close a parked session after this many bytes of its app"),
+    row!("resume.max_age", resume.max_age, UP_TO_AN_HOUR,
+        "Do not resend input that is older; the page reports it"),
     row!("limits.header_bytes", limits.header_bytes, bytes::<1024, MEBIBYTE>(),
         "Largest request header; then 431"),
     row!("limits.uri_bytes", limits.uri_bytes, bytes::<256, MAX_URI_BYTES>(),

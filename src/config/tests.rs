@@ -98,6 +98,12 @@ fn empty_sources_give_the_defaults_without_a_warning() {
             ("watchdog.mode", "off"),
             ("watchdog.interval", "10s"),
             ("watchdog.ack_timeout", "5s"),
+            ("resume.enabled", "true"),
+            ("resume.window", "5m"),
+            ("resume.buffer", "1048576"),
+            ("resume.parked", "1000"),
+            ("resume.parked_bytes", "16777216"),
+            ("resume.max_age", "1m"),
             ("limits.header_bytes", "65536"),
             ("limits.uri_bytes", "16384"),
             ("limits.idle_timeout", "1m 15s"),
@@ -126,7 +132,10 @@ fn flag_and_variable_are_derived_from_the_key() {
 fn the_keys_of_each_table_are_contiguous_after_the_top_level() {
     let mut tables: Vec<_> = SETTINGS.iter().map(Setting::table).collect();
     tables.dedup();
-    assert_eq!(tables, ["", "tls", "upstream_tls", "heartbeat", "session", "drain", "watchdog", "limits", "metrics"]);
+    assert_eq!(
+        tables,
+        ["", "tls", "upstream_tls", "heartbeat", "session", "drain", "watchdog", "resume", "limits", "metrics"]
+    );
 }
 
 #[test]

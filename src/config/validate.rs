@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::loaded::{Loaded, Source};
-use super::{Config, WatchdogMode, tls, upstream};
+use super::{Config, ResumeSettings, WatchdogMode, tls, upstream};
 use crate::heartbeat::{Mode, Proof};
 use crate::streamlit::ack::AckForm;
 
@@ -84,6 +84,29 @@ pub(super) fn warnings(loaded: &Loaded) -> Vec<String> {
     if watchdog.mode == WatchdogMode::Page && watchdog.ack_timeout < MIN_ACK_TIMEOUT {
         let timeout = setting("watchdog.ack_timeout");
         found.push(format!("{timeout}: below {MIN_ACK_TIMEOUT:?}, pages on slow links reconnect needlessly"));
+    }
+    found.extend(resume_warnings(loaded));
+    found
+}
+
+/// Warnings about `[resume]`, which needs the watchdog.
+fn resume_warnings(loaded: &Loaded) -> Vec<String> {
+    let Config { watchdog, resume, .. } = &loaded.config;
+    let setting = |key| loaded.setting(key);
+    let mut found = Vec::new();
+    if watchdog.mode == WatchdogMode::Off && *resume != ResumeSettings::default() {
+        found.push(format!("{}: pages get no script, so [resume] has no effect", setting("watchdog.mode")));
+    }
+    if watchdog.mode == WatchdogMode::Off || !resume.enabled {
+        return found;
+    }
+    if resume.window <= watchdog.interval + watchdog.ack_timeout {
+        let [window, interval, timeout] = ["resume.window", "watchdog.interval", "watchdog.ack_timeout"].map(setting);
+        found.push(format!("{window} is not above {interval} and {timeout}: sessions end before pages detect a loss"));
+    }
+    if resume.parked_bytes < resume.buffer_bytes as u64 {
+        let (parked, buffer) = (setting("resume.parked_bytes"), setting("resume.buffer"));
+        found.push(format!("{parked} is below {buffer}: parked sessions end before their buffer is full"));
     }
     found
 }

@@ -90,6 +90,15 @@ pub(super) const COUNT: Type<Option<NonZeroUsize>> = Type {
     parse: |text| number(text, 0..=MILLION).map(NonZeroUsize::new),
     text: |count| count.map_or(0, NonZeroUsize::get).to_string(),
 };
+/// A number of sessions; at least one.
+pub(super) const PARKED: Type<usize> = Type { name: "NUMBER", ..bytes::<1, MILLION>() };
+/// From one MiB to 16 GiB.
+pub(super) const PARKED_BYTES: Type<u64> = Type {
+    toml: TomlType::Integer,
+    name: "BYTES",
+    parse: |text| number(text, 1 << 20..=1 << 34),
+    text: ToString::to_string,
+};
 /// A limit per second; 0 is none.
 pub(super) const RATE: Type<Option<NonZeroU32>> = Type {
     toml: TomlType::Integer,
@@ -201,7 +210,10 @@ fn duration_text(value: &Duration) -> String {
 }
 
 /// A number within bounds, in digits.
-fn number(text: &str, bounds: RangeInclusive<usize>) -> Result<usize, InvalidValue> {
+fn number<T>(text: &str, bounds: RangeInclusive<T>) -> Result<T, InvalidValue>
+where
+    T: FromStr + PartialOrd + Display,
+{
     let (least, most) = (bounds.start(), bounds.end());
     let value = text.parse().map_err(|_| InvalidValue(format!("{text:?} is not a number from {least} to {most}")))?;
     if bounds.contains(&value) {

@@ -76,13 +76,13 @@ fn unknown_keys_without_a_near_one_list_the_known_ones() {
         [
             "sidecar.toml:1: colour: unknown key; valid keys: listen, upstream, admin, log_format, log_level, \
              connect_timeout, handshake_timeout, trusted_proxies, proxy_protocol, allowed_origins, \
-             [tls], [upstream_tls], [heartbeat], [session], [drain], [watchdog], [limits], [metrics], [[route]]",
+             [tls], [upstream_tls], [heartbeat], [session], [drain], [watchdog], [resume], [limits], [metrics], [[route]]",
             "sidecar.toml:2: \"a\\nb\": unknown key; valid keys: listen, upstream, admin, log_format, log_level, \
              connect_timeout, handshake_timeout, trusted_proxies, proxy_protocol, allowed_origins, \
-             [tls], [upstream_tls], [heartbeat], [session], [drain], [watchdog], [limits], [metrics], [[route]]",
+             [tls], [upstream_tls], [heartbeat], [session], [drain], [watchdog], [resume], [limits], [metrics], [[route]]",
             "sidecar.toml:4: heartbeat.xyz: unknown key; valid keys: heartbeat.mode, heartbeat.proof, heartbeat.ack, \
              heartbeat.native_deadline, heartbeat.stall_after",
-            "sidecar.toml:5: fish: unknown table; valid tables: tls, upstream_tls, heartbeat, session, drain, watchdog, limits, metrics, route",
+            "sidecar.toml:5: fish: unknown table; valid tables: tls, upstream_tls, heartbeat, session, drain, watchdog, resume, limits, metrics, route",
         ]
     );
 }
@@ -109,6 +109,28 @@ fn a_number_is_unquoted_and_within_bounds() {
     assert_eq!(
         problems(&[("limits-header-bytes", "9999999")], &[]),
         "--limits-header-bytes: 9999999 is out of range: write a number from 1024 to 1048576"
+    );
+}
+
+#[test]
+fn resume_settings_are_within_bounds() {
+    let least = b"[resume]\nwindow = '1s'\nbuffer = 65536\nparked = 1\nparked_bytes = 1048576\nmax_age = '1h'\n";
+    let resume = load_file(least, Sources::default()).expect("valid").config.resume;
+    let (window, max_age) = (Duration::from_secs(1), Duration::from_secs(3600));
+    let expected =
+        ResumeSettings { window, buffer_bytes: 65_536, parked: 1, parked_bytes: 1 << 20, max_age, enabled: true };
+    assert_eq!(resume, expected);
+    assert_eq!(
+        file_problems(
+            "[resume]\nwindow = '0s'\nbuffer = 65535\nparked = 0\nparked_bytes = 17179869185\nmax_age = '2h'\n"
+        ),
+        [
+            "sidecar.toml:2: resume.window: \"0s\" is out of range: write more than 0s and at most 1day",
+            "sidecar.toml:3: resume.buffer: 65535 is out of range: write a number from 65536 to 67108864",
+            "sidecar.toml:4: resume.parked: 0 is out of range: write a number from 1 to 1000000",
+            "sidecar.toml:5: resume.parked_bytes: 17179869185 is out of range: write a number from 1048576 to 17179869184",
+            "sidecar.toml:6: resume.max_age: \"2h\" is out of range: write more than 0s and at most 1h",
+        ]
     );
 }
 

@@ -73,3 +73,31 @@ fn risky_heartbeat_settings_cause_warnings() {
         ]
     );
 }
+
+#[test]
+fn resume_settings_without_effect_cause_warnings() {
+    let warn = |flags: &[(&str, &str)]| warnings(flags, &[]);
+    assert_eq!(
+        warn(&[("resume-window", "10m")]),
+        [r#"watchdog.mode = "off" (default): pages get no script, so [resume] has no effect"#]
+    );
+    assert_eq!(
+        warn(&[("watchdog", "self"), ("resume-window", "15s")]),
+        [
+            r#"resume.window = "15s" (--resume-window) is not above watchdog.interval = "10s" (default) and watchdog.ack_timeout = "5s" (default): sessions end before pages detect a loss"#
+        ]
+    );
+    assert_eq!(
+        warn(&[("watchdog", "self"), ("resume-parked-bytes", "1048576"), ("resume-buffer", "1048577")]),
+        [
+            r#"resume.parked_bytes = "1048576" (--resume-parked-bytes) is below resume.buffer = "1048577" (--resume-buffer): parked sessions end before their buffer is full"#
+        ]
+    );
+    for valid in [
+        &[("watchdog", "self"), ("resume-window", "16s")][..],
+        &[("watchdog", "host"), ("resume-parked-bytes", "1048576")],
+        &[("watchdog", "self"), ("resume-enabled", "false"), ("resume-window", "1s")],
+    ] {
+        assert_eq!(warn(valid), [""; 0], "{valid:?}");
+    }
+}
