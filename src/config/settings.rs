@@ -133,5 +133,5 @@ pub static SETTINGS: &[Setting] = &[
     row!("limits.sessions", limits.sessions, COUNT,
         "Concurrent websocket sessions per app; then 503. 0: no limit"),
     row!("metrics.detail", metrics_detail, words::<Detail>(),
-        "Number of series: full (at most 400) or lean (at most 150, for all alerts but WatchdogLeftOut)"),
+        "Number of series: full (at most 430) or lean (at most 160, for all alerts but WatchdogLeftOut)"),
 ];

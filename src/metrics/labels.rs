@@ -145,6 +145,56 @@ labels! {
         /// The frames of a message are out of order (RFC 6455 §5.4).
         Fragmentation = "fragmentation",
     }
+
+    /// How a session stopped being parked: resumed, or closed.
+    pub enum ParkedEnd {
+        /// Its page came back.
+        Resumed = "resumed",
+        /// Its page opened a new connection to the app instead.
+        TakenOver = "taken_over",
+        /// Its page did not come back within `resume.window`.
+        Expired = "expired",
+        /// The app had more than `resume.parked`, and this one was parked longest.
+        Evicted = "evicted",
+        /// The app sent more than `resume.parked_bytes`.
+        Flooded = "flooded",
+        /// The app ended it.
+        App = "app",
+        /// The sidecar drains.
+        Drained = "drained",
+    }
+
+    /// What a page keeps after it has lost its connection.
+    pub enum Level {
+        /// Its session: app and page notice nothing.
+        One = "one",
+        /// A new connection to the app takes the session over, and no input is lost.
+        Two = "two",
+    }
+
+    /// Why a page could not resume its session.
+    pub enum ResumptionRefused {
+        /// No session has its secret: it ended, or the sidecar was restarted.
+        Unknown = "unknown",
+        /// Its user, origin or route differs from that of the session.
+        Identity = "identity",
+        /// A newer connection of the page serves the session.
+        Stale = "stale",
+        /// Messages are missing: more than `resume.buffer` was not confirmed.
+        Overflow = "overflow",
+        /// Its request is malformed, or its count of messages is impossible.
+        Invalid = "invalid",
+    }
+
+    /// Why input that a page sent while its connection was lost was not sent to the app.
+    pub enum NotSent {
+        /// It is older than `resume.max_age`.
+        Age = "age",
+        /// It was made on another page or in another fragment.
+        Changed = "changed",
+        /// It must not be repeated, such as a stop of the script.
+        Kind = "kind",
+    }
 }
 
 impl From<ProtocolError> for Unparsable {
@@ -175,5 +225,9 @@ mod tests {
         assert_consistent::<Reconnect>();
         assert_consistent::<WatchdogPage>();
         assert_consistent::<Unparsable>();
+        assert_consistent::<ParkedEnd>();
+        assert_consistent::<Level>();
+        assert_consistent::<ResumptionRefused>();
+        assert_consistent::<NotSent>();
     }
 }

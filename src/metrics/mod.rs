@@ -24,7 +24,8 @@ use metrics_process::Collector;
 
 pub use close_code::CloseCode;
 pub use labels::{
-    DirectionLabel, Handshake, Initiator, Loss, Reconnect, Rejected, Reload, Takeover, Unparsable, WatchdogPage,
+    DirectionLabel, Handshake, Initiator, Level, Loss, NotSent, ParkedEnd, Reconnect, Rejected, Reload,
+    ResumptionRefused, Takeover, Unparsable, WatchdogPage,
 };
 pub use per_label::LabelValue;
 pub use scrape::Scrape;

@@ -30,8 +30,8 @@ fn every_series_exists_at_zero_from_the_start() {
     for name in ["tls_reloads_total", "config_reloads_total"] {
         names.extend(["accepted", "refused"].map(|result| format!("{name}{{result=\"{result}\"}}")));
     }
-    names.extend(["heartbeats_total", "native_acks_missed_total"].map(of_app));
-    names.extend(["sessions", "upstream_acks_natively"].map(of_app));
+    names.extend(["heartbeats_total", "native_acks_missed_total", "resume_dropped_bytes_total"].map(of_app));
+    names.extend(["sessions", "parked_sessions", "upstream_acks_natively"].map(of_app));
     for (name, label, values) in LABELLED {
         assert!(!values.is_empty());
         names.extend(values.iter().map(|value| format!("{name}{{upstream=\"app\",{label}=\"{value}\"}}")));
@@ -76,7 +76,7 @@ fn of_app(name: &str) -> String {
     format!("{name}{{upstream=\"app\"}}")
 }
 
-const LABELLED: [(&str, &str, &[&str]); 11] = [
+const LABELLED: [(&str, &str, &[&str]); 17] = [
     ("acks_total", "origin", &["sidecar", "upstream"]),
     ("ack_latency_seconds_count", "origin", &["sidecar", "upstream"]),
     ("acks_withheld_total", "reason", &["upstream_stalled", "upstream_closed", "policy"]),
@@ -95,6 +95,16 @@ const LABELLED: [(&str, &str, &[&str]); 11] = [
     ),
     ("write_stalls_total", "direction", &["browser_to_upstream", "upstream_to_browser"]),
     ("session_duration_seconds_bucket", "le", &["1", "30", "60", "240", "3600", "86400", "+Inf"]),
+    (
+        "parked_sessions_ended_total",
+        "result",
+        &["resumed", "taken_over", "expired", "evicted", "flooded", "app", "drained"],
+    ),
+    ("resumptions_total", "level", &["one", "two"]),
+    ("resumptions_refused_total", "reason", &["unknown", "identity", "stale", "overflow", "invalid"]),
+    ("resent_messages_total", "direction", &["browser_to_upstream", "upstream_to_browser"]),
+    ("inputs_not_sent_total", "reason", &["age", "changed", "kind"]),
+    ("parked_duration_seconds_bucket", "le", &["1", "60", "300", "+Inf"]),
     ("proof_rtt_seconds_bucket", "le", &["0.0001", "60", "+Inf"]),
 ];
 
@@ -103,11 +113,12 @@ const CODES: [&str; 15] = [
     "other",
 ];
 
-const HISTOGRAMS: [&str; 7] = [
+const HISTOGRAMS: [&str; 8] = [
     "proof_rtt_seconds",
     "browser_rtt_seconds",
     "heartbeat_interval_seconds",
     "session_duration_seconds",
+    "parked_duration_seconds",
     "handshake_duration_seconds",
     "script_run_duration_seconds",
     "http_request_duration_seconds",
@@ -149,6 +160,14 @@ fn each_function_counts_in_its_own_series() {
     app.session_opened();
     app.session_opened();
     app.session_closed(Initiator::Sidecar, CloseCode::GoingAway, second);
+    app.parked();
+    app.parked();
+    app.unparked(ParkedEnd::Flooded, second);
+    app.resumption(Level::Two);
+    app.resumption_refused(ResumptionRefused::Stale);
+    app.resent(DirectionLabel::BrowserToUpstream, 3);
+    app.resume_overflow(1 << 20);
+    app.inputs_not_sent(NotSent::Age, 2);
     app.back_messages(BackType::RerunScript, 1, 7);
     app.forward_messages(ForwardType::Unknown, 1, 200_000_000);
     app.script_run(ScriptResult::EarlyForRerun, None);
@@ -196,6 +215,14 @@ const COUNTED: &[(&str, f64)] = &[
     ("sessions{upstream=\"app\"}", 1.0),
     ("sessions_closed_total{upstream=\"app\",initiator=\"sidecar\",code=\"1001\"}", 1.0),
     ("session_duration_seconds_count{upstream=\"app\"}", 1.0),
+    ("parked_sessions{upstream=\"app\"}", 1.0),
+    ("parked_sessions_ended_total{upstream=\"app\",result=\"flooded\"}", 1.0),
+    ("parked_duration_seconds_bucket{upstream=\"app\",le=\"1\"}", 1.0),
+    ("resumptions_total{upstream=\"app\",level=\"two\"}", 1.0),
+    ("resumptions_refused_total{upstream=\"app\",reason=\"stale\"}", 1.0),
+    ("resent_messages_total{upstream=\"app\",direction=\"browser_to_upstream\"}", 3.0),
+    ("resume_dropped_bytes_total{upstream=\"app\"}", 1_048_576.0),
+    ("inputs_not_sent_total{upstream=\"app\",reason=\"age\"}", 2.0),
     ("messages_total{upstream=\"app\",direction=\"browser_to_upstream\",type=\"rerun_script\"}", 1.0),
     ("message_bytes_total{upstream=\"app\",direction=\"browser_to_upstream\",type=\"rerun_script\"}", 7.0),
     ("messages_total{upstream=\"app\",direction=\"upstream_to_browser\",type=\"unknown\"}", 1.0),

@@ -9,7 +9,10 @@ use metrics_exporter_prometheus::PrometheusHandle;
 
 use super::close_code::CloseCode;
 use super::http_labels::{Method, StatusClass};
-use super::labels::{DirectionLabel, Handshake, Initiator, Loss, Reconnect, Takeover, Unparsable, WatchdogPage};
+use super::labels::{
+    DirectionLabel, Handshake, Initiator, Level, Loss, NotSent, ParkedEnd, Reconnect, ResumptionRefused, Takeover,
+    Unparsable, WatchdogPage,
+};
 use super::per_label::{LabelValue as _, PerLabel};
 use super::registrar::Registrar;
 use super::series;
@@ -37,6 +40,14 @@ pub struct UpstreamMetrics {
     sessions: Gauge,
     sessions_closed: PerLabel<Initiator, PerLabel<CloseCode, Counter>>,
     session_duration: Histogram,
+    parked_sessions: Gauge,
+    parked_sessions_ended: PerLabel<ParkedEnd, Counter>,
+    parked_duration: Histogram,
+    resumptions: PerLabel<Level, Counter>,
+    resumptions_refused: PerLabel<ResumptionRefused, Counter>,
+    resent_messages: PerLabel<DirectionLabel, Counter>,
+    resume_dropped_bytes: Counter,
+    inputs_not_sent: PerLabel<NotSent, Counter>,
     peers_lost: PerLabel<Loss, Counter>,
     back_messages: PerLabel<BackType, MessageCounters>,
     forward_messages: PerLabel<ForwardType, MessageCounters>,
@@ -83,6 +94,20 @@ impl UpstreamMetrics {
                 })
             }),
             session_duration: to.histogram(&series::SESSION_DURATION, &[]),
+            parked_sessions: to.gauge(&series::PARKED_SESSIONS, &[]),
+            parked_sessions_ended: PerLabel::new(|e: ParkedEnd| {
+                to.counter(&series::PARKED_SESSIONS_ENDED, &[("result", e.name())])
+            }),
+            parked_duration: to.histogram(&series::PARKED_DURATION, &[]),
+            resumptions: PerLabel::new(|l: Level| to.counter(&series::RESUMPTIONS, &[("level", l.name())])),
+            resumptions_refused: PerLabel::new(|r: ResumptionRefused| {
+                to.counter(&series::RESUMPTIONS_REFUSED, &[("reason", r.name())])
+            }),
+            resent_messages: PerLabel::new(|d: DirectionLabel| {
+                to.counter(&series::RESENT_MESSAGES, &[("direction", d.name())])
+            }),
+            resume_dropped_bytes: to.counter(&series::RESUME_DROPPED_BYTES, &[]),
+            inputs_not_sent: PerLabel::new(|n: NotSent| to.counter(&series::INPUTS_NOT_SENT, &[("reason", n.name())])),
             peers_lost: PerLabel::new(|l: Loss| to.counter(&series::PEERS_LOST, &[("reason", l.name())])),
             back_messages: PerLabel::new(|t: BackType| {
                 MessageCounters::new(to, DirectionLabel::BrowserToUpstream, t.name())
@@ -182,6 +207,43 @@ impl UpstreamMetrics {
         self.sessions.decrement(1.0);
         self.sessions_closed.get(initiator).get(code).increment(1);
         self.session_duration.record(lasted);
+    }
+
+    /// A session is parked; each call needs one [`Self::unparked`].
+    pub fn parked(&self) {
+        self.parked_sessions.increment(1.0);
+    }
+
+    /// A session is no longer parked; it was for `lasted`.
+    pub fn unparked(&self, end: ParkedEnd, lasted: Duration) {
+        self.parked_sessions.decrement(1.0);
+        self.parked_sessions_ended.get(end).increment(1);
+        self.parked_duration.record(lasted);
+    }
+
+    /// A page that lost its connection goes on without a loss.
+    pub fn resumption(&self, level: Level) {
+        self.resumptions.get(level).increment(1);
+    }
+
+    /// A page that lost its connection could not resume its session.
+    pub fn resumption_refused(&self, reason: ResumptionRefused) {
+        self.resumptions_refused.get(reason).increment(1);
+    }
+
+    /// Messages were sent again in this direction.
+    pub fn resent(&self, direction: DirectionLabel, messages: u64) {
+        self.resent_messages.get(direction).increment(messages);
+    }
+
+    /// Copies of unconfirmed messages were dropped: more than `resume.buffer`.
+    pub fn resume_overflow(&self, bytes: u64) {
+        self.resume_dropped_bytes.increment(bytes);
+    }
+
+    /// Inputs of a page did not reach the app.
+    pub fn inputs_not_sent(&self, reason: NotSent, inputs: u64) {
+        self.inputs_not_sent.get(reason).increment(inputs);
     }
 
     /// The sidecar gives up a peer, and with it the connection.
