@@ -91,6 +91,8 @@ struct Status<'a> {
     live: usize,
     /// Of these, how many have had no ack since one was withheld.
     withheld_now: usize,
+    /// Of these, how many wait for their page to reconnect.
+    parked_now: usize,
     /// Live sessions that match the filter.
     matching: usize,
     /// The first of these.
@@ -155,6 +157,7 @@ impl<'a> Status<'a> {
             totals: registry.totals(),
             live: all.len(),
             withheld_now: all.iter().filter(|session| session.withheld).count(),
+            parked_now: all.iter().filter(|session| session.parked).count(),
             matching,
             sessions,
             answers,
@@ -241,7 +244,7 @@ mod tests {
                 "opened": 2, "heartbeats": 1, "acks": {"sidecar": 1, "upstream": 0},
                 "withheld": {"upstream_stalled": 0, "upstream_closed": 1, "policy": 0},
             },
-            "live": 1, "withheld_now": 0, "matching": 1,
+            "live": 1, "withheld_now": 0, "parked_now": 0, "matching": 1,
             "answers": [[3000, "sidecar", 650], [3000, "withheld", 0]], "answers_cut": false,
         });
         assert_eq!(status, expected);
@@ -259,6 +262,8 @@ mod tests {
         }
         sessions[9].withheld(Withheld::UpstreamStalled);
         sessions[8].version("1.67.0");
+        sessions[6].set_parked(true);
+        sessions[5].resumed();
         sessions[7].bytes(DirectionLabel::UpstreamToBrowser, 1);
         let top = |query: &str| ids(&request(&state, query));
         assert_eq!(top("limit=3"), [1, 2, 3]);
@@ -270,10 +275,12 @@ mod tests {
         );
         assert_eq!(top("sort=bytes_to_browser&order=desc&limit=1"), [8]);
         assert_eq!(top("sort=version&limit=1"), [9]);
+        assert_eq!(top("sort=resumed&order=desc&limit=3"), [7, 6, 1], "parked ones come before resumed ones");
         assert_eq!(top("filter=+OTHER%20&sort=id&order=desc"), [10, 9, 8, 7, 6]);
         assert_eq!(top("filter=1.67"), [9]);
         assert_eq!(top("filter=10"), [10]);
         let status = request(&state, "filter=other&limit=2");
+        assert_eq!(status["parked_now"], 1);
         assert_eq!((&status["live"], &status["matching"], &status["withheld_now"]), (&json!(10), &json!(5), &json!(1)));
     }
 

@@ -1,6 +1,6 @@
 //! The data of one live session, and its published view.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -33,6 +33,12 @@ pub struct SessionView {
     pub age_seconds: f64,
     /// Whether the sidecar can see the session's messages.
     pub tapped: bool,
+    /// Whether its page has lost its connection, and may resume the session.
+    pub parked: bool,
+    /// How long it has been parked in all.
+    pub parked_seconds: f64,
+    /// How often its page has resumed it.
+    pub resumed: u32,
     /// Streamlit's version, once it was seen.
     pub version: Option<String>,
     /// Bytes on the wire, framing and the sidecar's own frames included.
@@ -83,6 +89,11 @@ pub(super) struct SessionData {
     pub(super) last_ack_latency: AtomicDuration,
     pub(super) browser_rtt: AtomicDuration,
     pub(super) proof_rtt: AtomicDuration,
+    /// When it was parked, counted from its start; none if it is not.
+    pub(super) parked_at: AtomicDuration,
+    /// Microseconds for which it was parked before.
+    pub(super) parked_before: AtomicU64,
+    pub(super) resumed: AtomicU32,
     pub(super) stop: Stop,
     pub(super) tapped: bool,
     pub(super) withheld: AtomicBool,
@@ -113,6 +124,9 @@ impl SessionData {
             last_ack_latency: AtomicDuration::default(),
             browser_rtt: AtomicDuration::default(),
             proof_rtt: AtomicDuration::default(),
+            parked_at: AtomicDuration::default(),
+            parked_before: AtomicU64::new(0),
+            resumed: AtomicU32::new(0),
             stop: info.stop,
             tapped: info.tapped,
             withheld: AtomicBool::new(false),
@@ -135,11 +149,16 @@ impl SessionData {
 
     pub(super) fn view(&self, id: u64) -> SessionView {
         let age = self.started.elapsed();
+        let parked = self.parked_at.get().map(|at| age.saturating_sub(at));
+        let parked_before = Duration::from_micros(self.parked_before.load(Relaxed));
         SessionView {
             id,
             upstream: self.upstream.to_string(),
             age_seconds: age.as_secs_f64(),
             tapped: self.tapped,
+            parked: parked.is_some(),
+            parked_seconds: (parked_before + parked.unwrap_or_default()).as_secs_f64(),
+            resumed: self.resumed.load(Relaxed),
             version: self.version(),
             bytes_to_browser: self.to_browser.bytes.load(Relaxed),
             bytes_to_upstream: self.to_upstream.bytes.load(Relaxed),
@@ -168,6 +187,11 @@ impl AtomicDuration {
 
     pub(super) fn get(&self) -> Option<Duration> {
         self.0.load(Relaxed).checked_sub(1).map(Duration::from_micros)
+    }
+
+    /// Its value, which it no longer has then.
+    pub(super) fn take(&self) -> Option<Duration> {
+        self.0.swap(0, Relaxed).checked_sub(1).map(Duration::from_micros)
     }
 
     fn seconds(&self) -> Option<f64> {

@@ -203,6 +203,22 @@ impl Session {
         self.data.proof_rtt.set(rtt);
     }
 
+    /// Sets whether its page has lost its connection.
+    pub fn set_parked(&self, parked: bool) {
+        let (now, before) = (self.age(), self.data.parked_at.take());
+        if let Some(lasted) = before.map(|at| now.saturating_sub(at)) {
+            self.data.parked_before.fetch_add(lasted.as_micros() as u64, Relaxed);
+        }
+        if parked {
+            self.data.parked_at.set(now);
+        }
+    }
+
+    /// Counts that its page has resumed it.
+    pub fn resumed(&self) {
+        self.data.resumed.fetch_add(1, Relaxed);
+    }
+
     /// Records its end, among the last ended sessions.
     pub fn ended(&self, initiator: Initiator, code: CloseCode, gave_up: Option<Loss>) {
         self.sessions.0.ended.record(EndedView {

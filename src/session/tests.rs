@@ -30,6 +30,7 @@ async fn a_session_view_contains_its_numbers() {
     tokio::time::advance(Duration::from_secs(5)).await;
     let expected = json!([{
         "id": session.id(), "upstream": "app", "age_seconds": 15.0, "tapped": true, "version": "1.39.0",
+        "parked": false, "parked_seconds": 0.0, "resumed": 0,
         "bytes_to_browser": 4097, "bytes_to_upstream": 9, "messages_to_browser": 1, "messages_to_upstream": 0,
         "heartbeats": 1, "acks": {"sidecar": 2, "upstream": 1},
         "last_heartbeat_seconds_ago": 5.0, "last_ack_latency_seconds": 0.125, "withheld": false,
@@ -46,6 +47,32 @@ async fn a_new_session_has_zero_counts_and_no_times() {
     assert_eq!((view.heartbeats, view.acks), (0, Acks::default()));
     assert_eq!((view.last_heartbeat_seconds_ago, view.last_ack_latency_seconds), (None, None));
     assert_eq!(view.version, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_is_parked_again_adds_up_its_parked_time() {
+    let sessions = Sessions::new();
+    let session = sessions.open(info());
+    let parked = || {
+        let view = session.view();
+        (view.parked, view.parked_seconds, view.resumed)
+    };
+    tokio::time::advance(Duration::from_secs(10)).await;
+    session.set_parked(true);
+    tokio::time::advance(Duration::from_secs(3)).await;
+    assert_eq!(parked(), (true, 3.0, 0));
+    session.set_parked(false);
+    session.resumed();
+    tokio::time::advance(Duration::from_secs(20)).await;
+    assert_eq!(parked(), (false, 3.0, 1));
+    session.set_parked(true);
+    tokio::time::advance(Duration::from_secs(1)).await;
+    session.set_parked(true);
+    tokio::time::advance(Duration::from_secs(1)).await;
+    assert_eq!(parked(), (true, 5.0, 1));
+    session.set_parked(false);
+    session.set_parked(false);
+    assert_eq!(parked(), (false, 5.0, 1));
 }
 
 #[test]
@@ -97,5 +124,5 @@ fn a_zero_duration_is_not_none() {
 #[test]
 fn a_session_is_small() {
     let size = size_of::<SessionData>() + size_of::<Session>();
-    assert!(size <= 192, "{size} bytes");
+    assert!(size <= 200, "{size} bytes");
 }

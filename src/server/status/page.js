@@ -121,11 +121,12 @@ const perSecond = (key) => {
   return last.at > first.at ? rate(((last[key] - first[key]) * 1000) / (last.at - first.at)) : "–";
 };
 
-const showSums = ({ live, withheld_now, totals: { opened, heartbeats, acks, withheld } }) => {
+const showSums = ({ live, parked_now, withheld_now, totals: { opened, heartbeats, acks, withheld } }) => {
   samples.push({ at: now, heartbeats, acks: acks.sidecar + acks.upstream });
   while (samples[0].at < now - RATE_SPAN_MS) samples.shift();
   set($("live"), count(live));
-  set($("opened"), `${count(opened)} opened since the start`);
+  const parked = parked_now ? `, ${count(parked_now)} parked now` : "";
+  set($("opened"), `${count(opened)} opened since the start${parked}`);
   set($("heartbeats"), perSecond("heartbeats"));
   set($("heartbeats-sum"), `${count(heartbeats)} since the start`);
   set($("acks"), perSecond("acks"));
@@ -179,6 +180,7 @@ const showSessions = ({ sessions, live, matching }) => {
     session.withheld ? ["withheld", "bad"] : [latency(session.last_ack_latency_seconds)],
     [latency(session.browser_rtt_seconds)],
     [latency(session.proof_rtt_seconds)],
+    session.parked ? ["parked", "warn"] : [count(session.resumed)],
     [bytes(session.bytes_to_browser)],
     [bytes(session.bytes_to_upstream)],
     [count(session.messages_to_browser)],

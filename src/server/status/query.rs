@@ -18,6 +18,10 @@ pub(super) const COLUMNS: &[(&str, Column)] = &[
     }),
     ("browser_rtt_seconds", |session| session.browser_rtt_seconds.map(Key::Number)),
     ("proof_rtt_seconds", |session| session.proof_rtt_seconds.map(Key::Number)),
+    ("resumed", |session| match session.parked {
+        true => Some(Key::Number(f64::INFINITY)),
+        false => Some(Key::Number(session.resumed.into())),
+    }),
     ("bytes_to_browser", |session| Some(Key::Number(session.bytes_to_browser as f64))),
     ("bytes_to_upstream", |session| Some(Key::Number(session.bytes_to_upstream as f64))),
     ("messages_to_browser", |session| Some(Key::Number(session.messages_to_browser as f64))),
