@@ -23,7 +23,7 @@ use super::body::RequestBody;
 use super::link::{Link, failed_on_reused_connection};
 use super::response::UpstreamFailure;
 use super::watchdog::Watchdog;
-use crate::config::{Config, Route, SessionSettings, UpstreamAddress};
+use crate::config::{Config, ResumeSettings, Route, SessionSettings, UpstreamAddress};
 use crate::heartbeat::HeartbeatSettings;
 use crate::limits::{Capacity, LimitWarning, Quota, RateLimitedWarning};
 use crate::metrics::UpstreamMetrics;
@@ -46,6 +46,8 @@ pub struct Upstream {
     pub(super) state: Arc<UpstreamState>,
     pub(super) name: Arc<str>,
     pub(super) session: SessionSettings,
+    #[expect(dead_code)]
+    pub(super) resume: ResumeSettings,
     pub(super) owners: Owners,
     /// The slots for its sessions.
     pub(super) slots: Quota,
@@ -142,6 +144,7 @@ impl Upstream {
             metrics,
             name: app.name.as_str().into(),
             session,
+            resume: config.resume,
             owners: Owners::default(),
             slots: Quota::new(max_sessions(config)),
             session_warning: Arc::new(LimitWarning::new("limits.sessions")),
@@ -158,7 +161,8 @@ impl Upstream {
         let same = *self.name == *app.name && *self.connector.address == app.upstream;
         same.then(|| {
             self.slots.resize(max_sessions(config));
-            Self { handshake_timeout: config.handshake_timeout, heartbeat: app.heartbeat, ..self.clone() }
+            let (handshake_timeout, resume) = (config.handshake_timeout, config.resume);
+            Self { handshake_timeout, heartbeat: app.heartbeat, resume, ..self.clone() }
         })
     }
 
