@@ -24,6 +24,7 @@ pub mod session;
 pub mod telemetry;
 pub mod tls;
 
+pub mod resume;
 pub mod tap;
 
 pub mod heartbeat;

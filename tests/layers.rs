@@ -11,9 +11,9 @@ const IMPORTS: &[(&str, &str)] = &[
     ("cli", "config"),
     ("sidecar", "server proxy config relay transport session tls metrics drain"),
     ("server", "proxy config transport session limits metrics drain heartbeat"),
-    ("proxy", "config relay transport session limits metrics drain tap heartbeat streamlit websocket"),
+    ("proxy", "config relay transport session limits metrics drain resume tap heartbeat streamlit websocket"),
     ("config", "tls metrics file_watch heartbeat streamlit"),
-    ("relay", "transport session metrics drain tap heartbeat streamlit websocket"),
+    ("relay", "transport session metrics drain resume tap heartbeat streamlit websocket"),
     ("transport", "limits"),
     ("session", "metrics heartbeat streamlit"),
     ("limits", "metrics"),
@@ -22,6 +22,7 @@ const IMPORTS: &[(&str, &str)] = &[
     ("drain", ""),
     ("telemetry", ""),
     ("file_watch", ""),
+    ("resume", "websocket"),
     ("tap", "heartbeat streamlit websocket"),
     ("heartbeat", "streamlit websocket"),
     ("streamlit", ""),
@@ -29,7 +30,7 @@ const IMPORTS: &[(&str, &str)] = &[
 ];
 
 /// They take bytes and `now`, and return values.
-const PURE: [&str; 4] = ["tap", "heartbeat", "streamlit", "websocket"];
+const PURE: [&str; 5] = ["resume", "tap", "heartbeat", "streamlit", "websocket"];
 
 /// Runtime, clocks, locks, logs, metrics and the outside world.
 const IMPURE: [&str; 17] = [

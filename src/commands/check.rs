@@ -210,7 +210,7 @@ mod tests {
             (_, "DURATION") => duration().boxed(),
             (_, "DURATION|off") => prop_oneof![duration(), Just("off".to_owned())].boxed(),
             ("resume.buffer" | "resume.parked_bytes", _) => {
-                (1 << 20..1 << 24).prop_map(|bytes: u32| bytes.to_string()).boxed()
+                (1_u32 << 20..1 << 24).prop_map(|bytes: u32| bytes.to_string()).boxed()
             }
             (_, "BYTES" | "NUMBER") => (1024..9999_u32).prop_map(|bytes| bytes.to_string()).boxed(),
             (_, words) => select(&words.split('|').collect::<Vec<_>>()),

@@ -40,11 +40,12 @@ impl Default for SessionSettings {
 
 impl SessionSettings {
     /// The pings of a session; `None` if all of them pass through. A shielded browser gets the sidecar's pings, so that
-    /// a dead one is detected.
-    pub fn pings(&self) -> Option<PingSettings> {
+    /// a dead one is detected. The page of a `resumable` session is shielded too, and sends messages of its own.
+    pub fn pings(&self, resumable: bool) -> Option<PingSettings> {
         let shielded = self.shield_pings.then_some(SHIELDED_INTERVAL);
-        let interval = self.browser_ping_interval.or(shielded)?;
-        Some(PingSettings { interval, shield: self.shield_pings })
+        let interval = self.browser_ping_interval.or(shielded);
+        let shield = self.shield_pings || resumable;
+        (shield || interval.is_some()).then_some(PingSettings { interval, shield })
     }
 }
 
@@ -55,11 +56,12 @@ mod tests {
     #[test]
     fn a_shielded_browser_is_pinged_by_the_sidecar() {
         let default = SessionSettings::default();
-        assert_eq!(default.pings(), None);
+        assert_eq!(default.pings(false), None);
+        assert_eq!(default.pings(true), Some(PingSettings { interval: None, shield: true }));
         let shield = SessionSettings { shield_pings: true, ..default };
-        assert_eq!(shield.pings(), Some(PingSettings { interval: SHIELDED_INTERVAL, shield: true }));
+        assert_eq!(shield.pings(false), Some(PingSettings { interval: Some(SHIELDED_INTERVAL), shield: true }));
         let interval = Duration::from_secs(10);
         let both = SessionSettings { browser_ping_interval: Some(interval), ..shield };
-        assert_eq!(both.pings(), Some(PingSettings { interval, shield: true }));
+        assert_eq!(both.pings(false), Some(PingSettings { interval: Some(interval), shield: true }));
     }
 }

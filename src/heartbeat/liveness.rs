@@ -30,6 +30,12 @@ impl Liveness {
         Self { nonce, count: 0, outstanding: None }
     }
 
+    /// The same, without the outstanding ping: its pong can no longer come.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self { outstanding: None, ..self }
+    }
+
     /// A ping awaits its pong.
     pub fn is_outstanding(&self) -> bool {
         self.outstanding.is_some()

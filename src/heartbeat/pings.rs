@@ -11,8 +11,8 @@ use crate::websocket::frame::MAX_CONTROL_BYTES;
 /// The ping settings of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PingSettings {
-    /// Time between pings to the browser.
-    pub interval: Duration,
+    /// Time between pings to the browser; `None` if it gets none.
+    pub interval: Option<Duration>,
     /// The upstream's pings are answered here: the browser's pong may take longer than the upstream waits.
     pub shield: bool,
 }
@@ -33,7 +33,7 @@ pub struct Pings {
     settings: PingSettings,
     browser: Liveness,
     /// When the next ping to the browser is due.
-    next_ping: Instant,
+    next_ping: Option<Instant>,
     /// When the unanswered ping was sent.
     unanswered_since: Option<Instant>,
     /// The upstream's newest ping, until its pong is sent; older ones need none (RFC 6455 §5.5.3).
@@ -44,7 +44,7 @@ pub struct Pings {
 impl Pings {
     /// The pings of a session that starts `now`. `nonce` must be random and differ from that of its heartbeats.
     pub fn new(settings: PingSettings, nonce: u64, now: Instant) -> Self {
-        let (browser, next_ping) = (Liveness::new(nonce), now + settings.interval);
+        let (browser, next_ping) = (Liveness::new(nonce), settings.interval.map(|interval| now + interval));
         Self { settings, browser, next_ping, unanswered_since: None, pending_pong: None, is_closing: false }
     }
 
@@ -74,6 +74,11 @@ impl Pings {
         (self.pending_pong, self.unanswered_since) = (None, None);
     }
 
+    /// The browser uses a new connection: the pong to an earlier ping is lost.
+    pub fn on_new_leg(&mut self) {
+        (self.browser, self.unanswered_since) = (self.browser.next(), None);
+    }
+
     /// When the unanswered ping was sent.
     pub fn unanswered_since(&self) -> Option<Instant> {
         self.unanswered_since
@@ -86,7 +91,7 @@ impl Pings {
 
     /// When [`Pings::next`] must be called at the latest.
     pub fn deadline(&self) -> Option<Instant> {
-        (!self.is_closing).then_some(self.next_ping)
+        self.next_ping.filter(|_due| !self.is_closing)
     }
 
     /// The next frame to send; call until it returns `None`.
@@ -96,11 +101,9 @@ impl Pings {
         {
             return Some(PingAction::Pong(payload));
         }
-        if self.is_closing || now < self.next_ping {
-            return None;
-        }
+        let interval = self.settings.interval.filter(|_interval| self.deadline().is_some_and(|due| due <= now))?;
         // Without room, or while the previous ping is unanswered, this ping is skipped.
-        self.next_ping = now + self.settings.interval;
+        self.next_ping = Some(now + interval);
         if !room.browser || self.browser.is_outstanding() {
             return None;
         }
@@ -115,7 +118,7 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
     const ROOM: Room = Room { browser: true, upstream: true };
-    const SETTINGS: PingSettings = PingSettings { interval: Duration::from_secs(30), shield: true };
+    const SETTINGS: PingSettings = PingSettings { interval: Some(Duration::from_secs(30)), shield: true };
 
     fn ping(pings: &mut Pings, now: Instant) -> PingTag {
         match pings.next(now, ROOM) {

@@ -113,6 +113,11 @@ pub(super) fn keep_upgrade(headers: &mut HeaderMap) {
     headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
 }
 
+/// The `Sec-WebSocket-Protocol` lines of a handshake or its answer.
+pub(super) fn subprotocols(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+    headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|line| line.to_str().ok())
+}
+
 /// Sets X-Forwarded-*: appends to a trusted peer's values, replaces anyone else's. `scheme` is the one that the peer
 /// uses.
 pub(super) fn add_forwarded(headers: &mut HeaderMap, peer: IpAddr, trusted: bool, scheme: &'static str) {

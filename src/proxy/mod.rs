@@ -9,6 +9,7 @@ mod headers;
 mod link;
 mod page;
 mod response;
+mod resume;
 pub mod routes;
 mod upgrade;
 pub mod upstream;

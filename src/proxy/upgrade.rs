@@ -14,16 +14,22 @@ use hyper_util::rt::TokioIo;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use super::admission::Rejection;
+use super::headers::subprotocols;
+use super::resume::PendingLeg;
 use super::upstream::{ConnectError, Upstream};
+use super::watchdog::Tag;
 use super::{
     Chain, Reply, RequestBody, RequestContext, ResponseBody, UpstreamFailure, headers, plain_text, watchdog, wire,
 };
+use crate::config::ResumeSettings;
 use crate::drain::Guard;
 use crate::heartbeat::learning::Learning;
 use crate::limits::Permit;
 use crate::metrics::{Handshake, Reconnect, Unparsable};
-use crate::relay::delivery_probe::Token;
-use crate::relay::{Relay, RelayOptions, Report};
+use crate::relay::legs::LegHandle;
+use crate::relay::{ParkingLimits, Relay, RelayOptions, Report};
+use crate::resume::control::Secret;
+use crate::session::identity::Identity;
 use crate::session::takeover::{Owner, Superseded};
 use crate::session::trace::TraceIds;
 use crate::session::{SessionInfo, Sessions};
@@ -80,6 +86,11 @@ impl RequestContext<'_> {
         let resumed = handshake::resumed_session(subprotocols(request.headers())).filter(|_id| is_app_stream);
         let tagged = is_app_stream && upstream.watchdog.is_some();
         let tag = if tagged { watchdog::take_tag(request.uri_mut()) } else { None };
+        let identity = Identity::of(&upstream.name, request.headers());
+        if let Some((response, leg)) = tag.and_then(|tag| self.answer_leg(&request, tag, identity)) {
+            attempt.result = Some(Handshake::Accepted);
+            return Reply { response, session: Some(PendingSession::Leg(leg)) };
+        }
         // Dropped after the handshake's connection.
         let mut owner = Owner::new(upstream.session.takeover.then(|| upstream.owners.clone()));
         if let Err(failure) = self.claim(&mut owner, resumed).await {
@@ -106,14 +117,13 @@ impl RequestContext<'_> {
                 }
                 let inspection = self.inspection(is_app_stream, response.headers());
                 let (upstream, sessions) = (upstream.clone(), self.sessions.clone());
-                let token = tag.and_then(|tag| tag.token);
-                let session = PendingSession { connection, upstream, sessions, inspection, ids, token, owner };
+                let session = NewSession { connection, upstream, sessions, inspection, ids, tag, identity, owner };
                 headers::keep_upgrade(response.headers_mut());
                 // RFC 9110 §6.6.1. hyper does the same for what it writes.
                 response.headers_mut().entry(header::DATE).or_insert_with(http_date);
                 // The version is that of the hop (RFC 9112 §2.3), not of the app's 101.
                 *response.version_mut() = Version::HTTP_11;
-                Reply { response, session: Some(session) }
+                Reply { response, session: Some(PendingSession::New(Box::new(session))) }
             }
             Ok((response, None)) => {
                 attempt.result = Some(Handshake::Refused);
@@ -275,30 +285,43 @@ fn http_date() -> HeaderValue {
     HeaderValue::try_from(httpdate::fmt_http_date(SystemTime::now())).expect("a date is ASCII")
 }
 
-/// The `Sec-WebSocket-Protocol` lines of a handshake or its answer.
-fn subprotocols(headers: &HeaderMap) -> impl Iterator<Item = &str> {
-    headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|line| line.to_str().ok())
+/// What starts once a 101 is sent to the browser.
+pub enum PendingSession {
+    /// A session with a new connection to the app.
+    New(Box<NewSession>),
+    /// Another leg of a session.
+    Leg(PendingLeg),
 }
 
-/// A session whose 101 is being sent to the browser. Dropped instead of started, it closes the app's connection.
-pub struct PendingSession {
+/// A session that has not started. Dropped, it closes the app's connection.
+pub struct NewSession {
     /// The connection to the upstream.
     connection: Upgraded,
     upstream: Arc<Upstream>,
     sessions: Sessions,
     inspection: Inspection,
     ids: Option<TraceIds>,
-    /// Identifies the session in the page's delivery probes.
-    token: Option<Token>,
+    tag: Option<Tag>,
+    identity: Identity,
     /// Dropped after `connection`.
     owner: Owner,
 }
 
 impl PendingSession {
-    /// Starts the session once its 101 is written, in its own task, which is small while idle. `browser` is the
-    /// connection with the bytes read after the handshake.
+    /// Starts it once the 101 is written. `browser` is the connection with the bytes read after the handshake.
     pub fn start(self, browser: Upgraded, guard: Guard) {
-        let Self { connection, upstream, sessions, inspection, ids, token, owner } = self;
+        match self {
+            Self::New(session) => session.start(browser, guard),
+            Self::Leg(leg) => leg.start(browser),
+        }
+    }
+}
+
+impl NewSession {
+    /// Starts the session in its own task, which is small while idle.
+    fn start(self, browser: Upgraded, guard: Guard) {
+        let resumable = self.resumable();
+        let Self { connection, upstream, sessions, inspection, ids, tag, owner, .. } = self;
         let (tapped, stop) = (inspection.sees_messages(), owner.stop());
         let session = sessions.open(SessionInfo { upstream: upstream.name.clone(), tapped, stop: stop.clone() });
         if guard.is_closing() {
@@ -306,11 +329,27 @@ impl PendingSession {
             stop.request();
         }
         let report = Report::new(upstream.state.clone(), session, owner, ids);
-        let pings = upstream.session.pings();
-        let watchdog = upstream.watchdog.as_ref().zip(token);
+        // A parked session has no browser that could answer the app's pings.
+        let pings = upstream.session.pings(resumable.is_some());
+        let watchdog = upstream.watchdog.as_ref().zip(tag.and_then(|tag| tag.token));
         let probe = watchdog.and_then(|(watchdog, token)| watchdog.probes.register(token));
         let upstream_is_local = upstream.connector.address.is_local();
-        let options = RelayOptions { inspection, heartbeat: upstream.heartbeat, pings, upstream_is_local, probe };
+        let heartbeat = upstream.heartbeat;
+        let options = RelayOptions { inspection, heartbeat, pings, upstream_is_local, probe, resumable };
         tokio::spawn(Relay::new(browser, connection, options, report, guard));
+    }
+
+    /// The session's place among the resumable ones, if it is one: its page offers it, and its messages can be counted.
+    fn resumable(&self) -> Option<(LegHandle, ParkingLimits)> {
+        let Self { upstream, tag, inspection, identity, .. } = self;
+        let ResumeSettings { enabled, window, buffer_bytes, parked, parked_bytes, .. } = upstream.resume;
+        if !enabled || *inspection != Inspection::Messages || !tag.is_some_and(|tag| tag.resumes) {
+            return None;
+        }
+        let secret = Secret::new(rand::random(), rand::random());
+        Some((
+            upstream.resumable.register(secret, *identity),
+            ParkingLimits { buffer_bytes, window, parked, parked_bytes },
+        ))
     }
 }

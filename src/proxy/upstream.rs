@@ -27,6 +27,7 @@ use crate::config::{Config, ResumeSettings, Route, SessionSettings, UpstreamAddr
 use crate::heartbeat::HeartbeatSettings;
 use crate::limits::{Capacity, LimitWarning, Quota, RateLimitedWarning};
 use crate::metrics::UpstreamMetrics;
+use crate::relay::legs::ResumableSessions;
 use crate::relay::{Timeouts, UpstreamState};
 use crate::session::takeover::Owners;
 use crate::transport::tls::Tls;
@@ -46,8 +47,8 @@ pub struct Upstream {
     pub(super) state: Arc<UpstreamState>,
     pub(super) name: Arc<str>,
     pub(super) session: SessionSettings,
-    #[expect(dead_code)]
     pub(super) resume: ResumeSettings,
+    pub(super) resumable: ResumableSessions,
     pub(super) owners: Owners,
     /// The slots for its sessions.
     pub(super) slots: Quota,
@@ -145,6 +146,7 @@ impl Upstream {
             name: app.name.as_str().into(),
             session,
             resume: config.resume,
+            resumable: ResumableSessions::default(),
             owners: Owners::default(),
             slots: Quota::new(max_sessions(config)),
             session_warning: Arc::new(LimitWarning::new("limits.sessions")),
@@ -166,11 +168,13 @@ impl Upstream {
         })
     }
 
-    /// Shares the session slots of `other`, the same app at another address: its sessions still count.
+    /// Shares the session slots of `other`, the same app at another address: its sessions still count, and their pages may
+    /// resume them.
     #[must_use]
     pub fn sharing_slots(self, config: &Config, other: &Self) -> Self {
         other.slots.resize(max_sessions(config));
-        Self { slots: other.slots.clone(), session_warning: other.session_warning.clone(), ..self }
+        let (slots, resumable) = (other.slots.clone(), other.resumable.clone());
+        Self { slots, resumable, session_warning: other.session_warning.clone(), ..self }
     }
 
     /// What is known about it; each of its sessions holds it too.

@@ -24,6 +24,8 @@ const ALIVE_PATH: &str = "/_heartbeat/alive";
 const TAG: &str = "_heartbeat=";
 /// Follows the token of a websocket that was opened to replace a dead one.
 const REPLACES: &str = ".watchdog";
+/// Follows the token, or what follows that, of a websocket whose page can resume it.
+const RESUMES: &str = ".resume";
 
 /// The watchdog of one upstream's pages.
 pub(super) struct Watchdog {
@@ -39,6 +41,8 @@ pub(super) struct Tag {
     pub(super) token: Option<Token>,
     /// Why it was opened.
     pub(super) cause: Reconnect,
+    /// The page can resume it.
+    pub(super) resumes: bool,
 }
 
 impl Watchdog {
@@ -136,11 +140,12 @@ pub(super) fn take_tag(target: &mut Uri) -> Option<Tag> {
 
 impl Tag {
     fn parse(value: &str) -> Self {
+        let (value, resumes) = value.strip_suffix(RESUMES).map_or((value, false), |value| (value, true));
         let (token, cause) = match value.strip_suffix(REPLACES) {
             Some(token) => (token, Reconnect::Watchdog),
             None => (value, Reconnect::Other),
         };
-        Self { token: Token::parse(token), cause }
+        Self { token: Token::parse(token), cause, resumes }
     }
 }
 
@@ -150,19 +155,25 @@ mod tests {
 
     const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
-    fn taken(target: &str) -> (String, Option<(bool, Reconnect)>) {
+    fn taken(target: &str) -> (String, Option<(bool, Reconnect, bool)>) {
         let mut uri = target.parse().expect("a target");
         let tag = take_tag(&mut uri);
-        (uri.to_string(), tag.map(|tag| (tag.token.is_some(), tag.cause)))
+        (uri.to_string(), tag.map(|tag| (tag.token.is_some(), tag.cause, tag.resumes)))
     }
 
     #[test]
     fn only_the_tag_is_removed_from_the_query() {
-        let own = Some((true, Reconnect::Other));
+        let own = Some((true, Reconnect::Other, false));
         assert_eq!(taken(&format!("/b/_stcore/stream?_heartbeat={TOKEN}")), ("/b/_stcore/stream".to_owned(), own));
         assert_eq!(taken(&format!("/s?a=%20&_heartbeat={TOKEN}&b&c=")), ("/s?a=%20&b&c=".to_owned(), own));
-        let replacing = Some((true, Reconnect::Watchdog));
-        assert_eq!(taken(&format!("/s?_heartbeat={TOKEN}.watchdog")), ("/s".to_owned(), replacing));
+        for (suffix, cause, resumes) in [
+            (".watchdog", Reconnect::Watchdog, false),
+            (".resume", Reconnect::Other, true),
+            (".watchdog.resume", Reconnect::Watchdog, true),
+        ] {
+            let tag = Some((true, cause, resumes));
+            assert_eq!(taken(&format!("/s?_heartbeat={TOKEN}{suffix}")), ("/s".to_owned(), tag));
+        }
         for other in ["/s", "/s?", "/s?x_heartbeat=1", "/s?a=_heartbeat=1&_heartbeats=2"] {
             assert_eq!(taken(other), (other.to_owned(), None));
         }
@@ -170,6 +181,6 @@ mod tests {
 
     #[test]
     fn an_invalid_tag_is_removed_too() {
-        assert_eq!(taken("/s?_heartbeat=1&_heartbeat="), ("/s".to_owned(), Some((false, Reconnect::Other))));
+        assert_eq!(taken("/s?_heartbeat=1&_heartbeat="), ("/s".to_owned(), Some((false, Reconnect::Other, false))));
     }
 }

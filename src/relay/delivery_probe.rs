@@ -8,10 +8,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::Context;
 use std::time::Duration;
 
-use futures_util::task::AtomicWaker;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::mailbox::Mailbox;
 use crate::transport::Delivery;
 
 /// Minimum time between probes of one socket.
@@ -38,6 +38,9 @@ pub struct ProbeHandle {
     requests: Arc<Requests>,
 }
 
+/// Carries requests for the TCP state to the session's task.
+type Requests = Mailbox<oneshot::Sender<Delivery>>;
+
 /// Result of a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
@@ -62,13 +65,6 @@ pub enum ProbeError {
 struct Target {
     requests: Weak<Requests>,
     last_probe: Option<Instant>,
-}
-
-/// Carries requests for the TCP state to the session task, which owns the socket.
-#[derive(Default)]
-struct Requests {
-    session: AtomicWaker,
-    pending: Mutex<Option<oneshot::Sender<Delivery>>>,
 }
 
 impl Token {
@@ -128,8 +124,7 @@ impl DeliveryProbes {
             let requests = requests.ok_or(ProbeError::Unknown)?;
             let (request, response) = oneshot::channel();
             // A pending request of another probe is dropped, and that probe fails.
-            *requests.pending.lock().unwrap_or_else(PoisonError::into_inner) = Some(request);
-            requests.session.wake();
+            requests.post(request);
             response
         };
         response.await.map_err(|_session_is_over| ProbeError::Unknown)
@@ -144,9 +139,7 @@ impl DeliveryProbes {
 impl ProbeHandle {
     /// Serves a pending request, and registers the task to be woken by the next.
     pub(super) fn poll_request(&self, cx: &Context<'_>, delivery: impl FnOnce() -> Delivery) {
-        self.requests.session.register(cx.waker());
-        let request = self.requests.pending.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(request) = request {
+        if let Some(request) = self.requests.poll(cx) {
             // Fails if the page has disconnected.
             let _page_is_gone = request.send(delivery());
         }

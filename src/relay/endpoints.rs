@@ -8,6 +8,7 @@ use std::time::Instant;
 use super::endpoint::Endpoint;
 use super::monitor::PeerMonitor;
 use super::report::Report;
+use super::resumable::Resumable;
 use crate::heartbeat::Capability;
 use crate::tap::output::{TapEvent, TapOutput};
 use crate::websocket::scanner::Side;
@@ -20,6 +21,8 @@ pub(super) struct Endpoints {
     pub(super) report: Report,
     /// Set while the peers are monitored.
     pub(super) monitor: Option<Box<PeerMonitor>>,
+    /// Set while the session can be resumed.
+    pub(super) resumable: Option<Box<Resumable>>,
 }
 
 impl Endpoints {
@@ -78,6 +81,32 @@ impl Endpoints {
         }
     }
 
+    /// Sends the first message to the page of a resumable session.
+    pub(super) fn greet(&mut self) {
+        if let Some(resumable) = &self.resumable {
+            let greeting = resumable.greeting();
+            self.report.wrote(Side::Upstream, greeting.len());
+            self.browser.write(&greeting);
+        }
+    }
+
+    /// The page of a resumable session has this many messages.
+    pub(super) fn on_confirmed(&mut self, received: u64) {
+        if let Some(resumable) = &mut self.resumable {
+            resumable.outbox.on_confirmed(received);
+        }
+    }
+
+    /// Keeps what goes to the page of a resumable session. Returns whether that is all: there is no leg to send it over.
+    fn keep_for_page(&mut self, bytes: &[u8]) -> bool {
+        let Some(resumable) = &mut self.resumable else { return false };
+        let dropped = resumable.on_output(bytes);
+        if dropped > 0 {
+            self.report.resume_overflow(dropped);
+        }
+        resumable.is_parked()
+    }
+
     /// Observes the peers before anything is sent for a heartbeat.
     fn on_heartbeat(&mut self) {
         if self.report.heartbeat() {
@@ -105,6 +134,9 @@ impl TapOutput for Endpoints {
     }
 
     fn insert(&mut self, from: Side, bytes: &[u8]) {
+        if from == Side::Upstream && self.keep_for_page(bytes) {
+            return;
+        }
         self.report.wrote(from, bytes.len());
         if self.receiver(from).write(bytes) {
             self.report.stalled(from);

@@ -5,8 +5,12 @@
 pub mod delivery_probe;
 mod endpoint;
 mod endpoints;
+pub mod legs;
+mod mailbox;
 mod monitor;
+mod parking;
 mod report;
+mod resumable;
 #[cfg(test)]
 mod tests;
 
@@ -20,13 +24,17 @@ use tokio::time::Sleep;
 use self::delivery_probe::ProbeHandle;
 use self::endpoint::{Endpoint, ReadResult, with_scratch};
 use self::endpoints::Endpoints;
+use self::legs::LegHandle;
 use self::monitor::Observation;
 pub use self::monitor::Timeouts;
 pub use self::report::{Report, UpstreamState};
+pub use self::resumable::ParkingLimits;
+use self::resumable::Resumable;
 use crate::drain::Guard;
 use crate::heartbeat::HeartbeatSettings;
 use crate::heartbeat::pings::PingSettings;
-use crate::metrics::Loss;
+use crate::metrics::{Loss, ParkedEnd};
+use crate::resume::{PageInput, PageStream};
 use crate::tap::{Inspection, Tap};
 use crate::transport::Upgraded;
 use crate::websocket::scanner::Side;
@@ -56,6 +64,8 @@ pub struct Relay {
     is_taken_over: bool,
     /// Lets the page probe this socket.
     probe: Option<Box<ProbeHandle>>,
+    /// What comes from the page of a resumable session.
+    page: Option<Box<PageStream>>,
     /// Keeps the process running until the session ends.
     guard: Guard,
 }
@@ -72,6 +82,8 @@ pub struct RelayOptions {
     pub upstream_is_local: bool,
     /// Lets the page probe the browser's socket.
     pub probe: Option<ProbeHandle>,
+    /// Makes the session resumable. Its messages are inspected, and the app's pings are answered here.
+    pub resumable: Option<(LegHandle, ParkingLimits)>,
 }
 
 impl Relay {
@@ -81,6 +93,7 @@ impl Relay {
         if let Some(pings) = options.pings {
             tap = tap.with_pings(pings, rand::random(), Instant::now());
         }
+        let page = options.resumable.as_ref().map(|(_, limits)| Box::new(PageStream::new(limits.buffer_bytes)));
         Self {
             tap,
             endpoints: Endpoints {
@@ -88,12 +101,14 @@ impl Relay {
                 upstream: Endpoint::new(upstream.stream, upstream.early, options.upstream_is_local),
                 report,
                 monitor: None,
+                resumable: options.resumable.map(|(handle, limits)| Box::new(Resumable::new(handle, limits))),
             },
             timer: None,
             started: false,
             stopped: false,
             is_taken_over: false,
             probe: options.probe.map(Box::new),
+            page,
             guard,
         }
     }
@@ -102,6 +117,7 @@ impl Relay {
     fn start(&mut self) {
         self.started = true;
         let now = Instant::now();
+        self.endpoints.greet();
         for from in [Side::Upstream, Side::Browser] {
             let early = self.endpoints.endpoint(from).take_kept();
             self.process(from, &early, now);
@@ -109,9 +125,30 @@ impl Relay {
     }
 
     fn process(&mut self, from: Side, bytes: &[u8], now: Instant) {
-        let processed = self.tap.on_bytes(from, bytes, now, &mut self.endpoints);
-        self.endpoints.endpoint(from).keep(&bytes[processed..]);
+        match self.page.take_if(|_page| from == Side::Browser) {
+            Some(page) => self.process_page(page, bytes, now),
+            None => {
+                let processed = self.tap.on_bytes(from, bytes, now, &mut self.endpoints);
+                self.endpoints.endpoint(from).keep(&bytes[processed..]);
+            }
+        }
         self.endpoints.report.flush_counts();
+    }
+
+    /// Handles bytes of a resumable session's leg. The tap gets whole frames, so it leaves none incomplete.
+    fn process_page(&mut self, mut page: Box<PageStream>, bytes: &[u8], now: Instant) {
+        let (tap, endpoints) = (&mut self.tap, &mut self.endpoints);
+        let mut is_given_up = false;
+        page.on_bytes(bytes, |input| match input {
+            PageInput::Pass(bytes) => _ = tap.on_bytes(Side::Browser, bytes, now, endpoints),
+            PageInput::Confirmed(received) => endpoints.on_confirmed(received),
+            PageInput::GivenUp => is_given_up = true,
+        });
+        self.page = Some(page);
+        if is_given_up {
+            self.endpoints.browser.give_up();
+            self.on_end(Side::Browser, &[]);
+        }
     }
 
     /// Relays one direction until it would block. Returns whether it stopped only to yield to other sessions.
@@ -158,6 +195,9 @@ impl Relay {
     }
 
     fn on_end(&mut self, from: Side, rest: &[u8]) {
+        if from == Side::Browser && self.park() {
+            return;
+        }
         self.tap.on_end(from, rest, &mut self.endpoints);
         if self.endpoints.endpoint(from).has_timed_out() {
             self.endpoints.report.gave_up(monitor::dead(from));
@@ -190,6 +230,10 @@ impl Relay {
             let now = Instant::now();
             self.tap.drive(now, &mut self.endpoints);
             self.observe_peers(now);
+            self.check_parked(now);
+            if self.is_taken_over {
+                return;
+            }
         }
         self.timer = None;
     }
@@ -197,7 +241,8 @@ impl Relay {
     /// When [`Relay::poll_timer`] is due next.
     fn deadline(&self) -> Option<Instant> {
         let monitor = self.endpoints.monitor.as_ref().map(|monitor| monitor.due());
-        self.tap.deadline().into_iter().chain(monitor).min()
+        let parked = self.endpoints.resumable.as_ref().and_then(|resumable| resumable.expires());
+        [self.tap.deadline(), monitor, parked].into_iter().flatten().min()
     }
 
     /// Checks, if due, whether the peers are alive, and gives up those that are not.
@@ -243,6 +288,9 @@ impl Relay {
     }
 
     fn give_up(&mut self, peer: Side, loss: Loss) {
+        if peer == Side::Browser && self.park() {
+            return;
+        }
         self.endpoints.endpoint(peer).give_up();
         self.tap.on_end(peer, &[], &mut self.endpoints);
         self.endpoints.report.gave_up(loss);
@@ -253,18 +301,21 @@ impl Relay {
             return;
         }
         self.stopped = true;
-        if self.guard.is_closing() {
+        if self.is_parked() {
+            self.end_parked(if self.guard.is_closing() { ParkedEnd::Drained } else { ParkedEnd::TakenOver });
+        } else if self.guard.is_closing() {
             let code = self.guard.close_code();
             self.endpoints.report.stopped(code);
             self.tap.close(code, Instant::now(), &mut self.endpoints);
         } else {
-            self.endpoints.report.stopped(GOING_AWAY);
-            self.close_for_takeover();
+            self.close_upstream();
         }
     }
 
-    /// Closes the app's connection at once and abandons the browser's: another connection owns the session now.
-    fn close_for_takeover(&mut self) {
+    /// Closes the app's connection at once and abandons the browser's: another connection owns the session now, or the
+    /// page has not come back.
+    fn close_upstream(&mut self) {
+        self.endpoints.report.stopped(GOING_AWAY);
         self.is_taken_over = true;
         self.timer = Some(Box::pin(tokio::time::sleep(self.endpoints.report.timeouts().takeover)));
         if !self.tap.close_for_takeover(GOING_AWAY, &mut self.endpoints) {
@@ -315,8 +366,12 @@ impl Future for Relay {
             this.start();
         }
         this.poll_stop(cx);
+        this.poll_leg(cx);
         let mut wake = this.poll_direction(Side::Upstream, cx);
         wake |= this.poll_direction(Side::Browser, cx);
+        if this.page.is_some() {
+            wake |= this.drive_leg();
+        }
         this.poll_timer(cx);
         if this.is_over(cx) {
             return Poll::Ready(());

@@ -8,7 +8,10 @@ use std::time::{Duration, Instant};
 use super::monitor::Timeouts;
 use crate::heartbeat::learning::Learning;
 use crate::heartbeat::{AckOrigin, Capability};
-use crate::metrics::{CloseCode, DirectionLabel, Initiator, LabelValue as _, Loss, Unparsable, UpstreamMetrics};
+use crate::metrics::{
+    CloseCode, DirectionLabel, Initiator, LabelValue as _, Level, Loss, ParkedEnd, ResumptionRefused, Unparsable,
+    UpstreamMetrics,
+};
 use crate::session::Session;
 use crate::session::takeover::Owner;
 use crate::session::trace::TraceIds;
@@ -161,6 +164,34 @@ impl Report {
             self.upstream.learn(Learning::on_gone);
         }
         self.closed.get_or_insert((Initiator::Sidecar, CloseCode::Abnormal));
+    }
+
+    /// The session waits for its page.
+    pub(super) fn parked(&self) {
+        self.upstream.metrics.parked();
+        self.session.set_parked(true);
+    }
+
+    /// The session has waited for its page until now.
+    pub(super) fn unparked(&self, end: ParkedEnd, waited: Duration) {
+        self.upstream.metrics.unparked(end, waited);
+        self.session.set_parked(false);
+    }
+
+    /// Its page continues the session; `messages` were sent again.
+    pub(super) fn resumed(&self, messages: u64) {
+        self.upstream.metrics.resumption(Level::One);
+        self.upstream.metrics.resent(DirectionLabel::UpstreamToBrowser, messages);
+        self.session.resumed();
+    }
+
+    pub(super) fn resumption_refused(&self, reason: ResumptionRefused) {
+        self.upstream.metrics.resumption_refused(reason);
+    }
+
+    /// Bytes that were kept for the page were dropped.
+    pub(super) fn resume_overflow(&self, bytes: usize) {
+        self.upstream.metrics.resume_overflow(bytes as u64);
     }
 
     /// The sidecar ends the session.

@@ -215,6 +215,7 @@ impl Fixture {
             pings: None,
             upstream_is_local: true,
             probe: None,
+            resumable: None,
         };
         let upgraded = |stream| Upgraded { stream: Stream::Tcp(stream, None), early: Vec::new() };
         let session = Relay::new(upgraded(near_browser), upgraded(near_app), options, report, self.drain.guard());

@@ -4,6 +4,7 @@
 
 mod data;
 pub mod ended;
+pub mod identity;
 pub mod recent;
 pub mod stop;
 pub mod takeover;

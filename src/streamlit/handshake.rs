@@ -4,7 +4,7 @@ use std::fmt;
 
 /// The subprotocol of Streamlit's messages. Frontends from 1.14 on offer it first, and the server selects it. Older
 /// ones offer none, and send no heartbeats.
-const SUBPROTOCOL: &str = "streamlit";
+pub const SUBPROTOCOL: &str = "streamlit";
 
 /// Whether a request path is an app's message stream under any base path: `/_stcore/stream`, or `/stream` in 1.17.
 pub fn is_stream(path: &str) -> bool {
@@ -43,15 +43,16 @@ pub fn selects_streamlit<'a>(lines: impl IntoIterator<Item = &'a str>) -> bool {
     subprotocols(lines).eq([SUBPROTOCOL])
 }
 
+/// The subprotocols of a handshake or its response, given its `Sec-WebSocket-Protocol` lines.
+pub fn subprotocols<'a>(lines: impl IntoIterator<Item = &'a str>) -> impl Iterator<Item = &'a str> {
+    lines.into_iter().flat_map(|line| line.split(',')).map(str::trim)
+}
+
 /// The id of the session that a handshake resumes: the subprotocol that is a UUID.
 ///
 /// The entry is the third from Streamlit 1.29 on and the second in 1.18 to 1.28.
 pub fn resumed_session<'a>(lines: impl IntoIterator<Item = &'a str>) -> Option<SessionId> {
     subprotocols(lines).find_map(SessionId::parse)
-}
-
-fn subprotocols<'a>(lines: impl IntoIterator<Item = &'a str>) -> impl Iterator<Item = &'a str> {
-    lines.into_iter().flat_map(|line| line.split(',')).map(str::trim)
 }
 
 #[cfg(test)]

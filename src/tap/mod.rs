@@ -158,6 +158,13 @@ impl Tap {
         self.stop_answering(from, output);
     }
 
+    /// The browser's connection is replaced. Its next bytes start a frame: none was left incomplete.
+    pub fn on_new_leg(&mut self) {
+        if let Some(pings) = &mut self.pings {
+            pings.on_new_leg();
+        }
+    }
+
     /// Does what is due after time has passed or a receiver has caught up.
     pub fn drive(&mut self, now: Instant, output: &mut impl TapOutput) {
         if !self.policy.is_idle() {

@@ -30,6 +30,7 @@ mod peers;
 mod probe;
 mod reload;
 mod resend;
+mod resume;
 mod routes;
 mod sni;
 mod stalls;

@@ -10,7 +10,7 @@ const INTERVAL: Duration = Duration::from_secs(30);
 
 fn shielded(start: Instant) -> (Tap, Wires) {
     let (tap, wires) = tap(HeartbeatSettings::default());
-    (tap.with_pings(PingSettings { interval: INTERVAL, shield: true }, OTHER_NONCE, start), wires)
+    (tap.with_pings(PingSettings { interval: Some(INTERVAL), shield: true }, OTHER_NONCE, start), wires)
 }
 
 fn is_ping(header: &Header, _payload: &[u8]) -> bool {
@@ -104,7 +104,7 @@ fn unanswered_ping_is_reported_until_a_side_closes() {
 #[test]
 fn pings_and_pongs_with_a_reserved_bit_pass() {
     let start = Instant::now();
-    let settings = PingSettings { interval: INTERVAL, shield: true };
+    let settings = PingSettings { interval: Some(INTERVAL), shield: true };
     let mut tap =
         Tap::new(Inspection::Frames, HeartbeatSettings::default(), NONCE).with_pings(settings, OTHER_NONCE, start);
     let tag = [NONCE.to_be_bytes(), [0; 8]].concat();
