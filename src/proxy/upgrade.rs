@@ -25,9 +25,9 @@ use crate::config::ResumeSettings;
 use crate::drain::Guard;
 use crate::heartbeat::learning::Learning;
 use crate::limits::Permit;
-use crate::metrics::{Handshake, Reconnect, Unparsable};
+use crate::metrics::{Handshake, Reconnect, Takeover, Unparsable};
 use crate::relay::legs::LegHandle;
-use crate::relay::{ParkingLimits, Relay, RelayOptions, Report};
+use crate::relay::{ParkingOptions, Relay, RelayOptions, Report};
 use crate::resume::control::Secret;
 use crate::session::identity::Identity;
 use crate::session::takeover::{Owner, Superseded};
@@ -93,9 +93,10 @@ impl RequestContext<'_> {
         }
         // Dropped after the handshake's connection.
         let mut owner = Owner::new(upstream.session.takeover.then(|| upstream.owners.clone()));
-        if let Err(failure) = self.claim(&mut owner, resumed).await {
-            return self.fail(&mut attempt, &failure).into();
-        }
+        let taken = match self.claim(&mut owner, resumed).await {
+            Ok(takeover) => takeover == Some(Takeover::Closed),
+            Err(failure) => return self.fail(&mut attempt, &failure).into(),
+        };
         // Only now: a takeover has just freed its slot.
         let Some(slot) = upstream.slots.take() else {
             attempt.result = None;
@@ -117,7 +118,8 @@ impl RequestContext<'_> {
                 }
                 let inspection = self.inspection(is_app_stream, response.headers());
                 let (upstream, sessions) = (upstream.clone(), self.sessions.clone());
-                let session = NewSession { connection, upstream, sessions, inspection, ids, tag, identity, owner };
+                let session =
+                    NewSession { connection, upstream, sessions, inspection, ids, tag, identity, taken, owner };
                 headers::keep_upgrade(response.headers_mut());
                 // RFC 9110 §6.6.1. hyper does the same for what it writes.
                 response.headers_mut().entry(header::DATE).or_insert_with(http_date);
@@ -135,18 +137,19 @@ impl RequestContext<'_> {
 
     /// Waits until the older connections and handshakes of the session are over. The app then resumes it. Before
     /// Streamlit 1.61 it would start an empty one while an older connection, dead or not, is open.
-    async fn claim(&self, owner: &mut Owner, resumed: Option<SessionId>) -> Result<(), Failure> {
-        let Some(id) = resumed else { return Ok(()) };
+    async fn claim(&self, owner: &mut Owner, resumed: Option<SessionId>) -> Result<Option<Takeover>, Failure> {
+        let Some(id) = resumed else { return Ok(None) };
         let takeover_timeout = self.upstream.session.takeover_timeout;
         // An older session is reset after `takeover_timeout`; a drain closes it in its own order. The rest is for a 101
         // that its browser does not read.
         let timeout = takeover_timeout + self.upstream.handshake_timeout;
         let claimed = tokio::time::timeout(timeout, owner.claim(id, takeover_timeout)).await;
         let claimed = claimed.map_err(|_elapsed| Failure::ClaimTimedOut(timeout))?;
-        if let Some(result) = claimed.map_err(|Superseded| Failure::Superseded)? {
+        let takeover = claimed.map_err(|Superseded| Failure::Superseded)?;
+        if let Some(result) = takeover {
             self.upstream.metrics.takeover(result);
         }
-        Ok(())
+        Ok(takeover)
     }
 
     /// Answers a failed handshake.
@@ -303,6 +306,8 @@ pub struct NewSession {
     ids: Option<TraceIds>,
     tag: Option<Tag>,
     identity: Identity,
+    /// The handshake has closed an older connection of the session.
+    taken: bool,
     /// Dropped after `connection`.
     owner: Owner,
 }
@@ -339,17 +344,16 @@ impl NewSession {
         tokio::spawn(Relay::new(browser, connection, options, report, guard));
     }
 
-    /// The session's place among the resumable ones, if it is one: its page offers it, and its messages can be counted.
-    fn resumable(&self) -> Option<(LegHandle, ParkingLimits)> {
-        let Self { upstream, tag, inspection, identity, .. } = self;
-        let ResumeSettings { enabled, window, buffer_bytes, parked, parked_bytes, .. } = upstream.resume;
-        if !enabled || *inspection != Inspection::Messages || !tag.is_some_and(|tag| tag.resumes) {
+    /// Lets the session be parked, and resumed if that is on: its page offers it, and its frames can be counted.
+    fn resumable(&self) -> Option<(LegHandle, ParkingOptions)> {
+        let Self { upstream, tag, inspection, identity, taken, .. } = self;
+        if *inspection != Inspection::Messages || !tag.is_some_and(|tag| tag.resumes) {
             return None;
         }
+        let ResumeSettings { enabled, window, buffer_bytes, parked, parked_bytes, .. } = upstream.resume;
+        let buffer_bytes = if enabled { buffer_bytes } else { 0 };
+        let options = ParkingOptions { buffer_bytes, window, parked, parked_bytes, taken: *taken };
         let secret = Secret::new(rand::random(), rand::random());
-        Some((
-            upstream.resumable.register(secret, *identity),
-            ParkingLimits { buffer_bytes, window, parked, parked_bytes },
-        ))
+        Some((upstream.resumable.register(secret, *identity), options))
     }
 }

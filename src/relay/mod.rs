@@ -28,7 +28,7 @@ use self::legs::LegHandle;
 use self::monitor::Observation;
 pub use self::monitor::Timeouts;
 pub use self::report::{Report, UpstreamState};
-pub use self::resumable::ParkingLimits;
+pub use self::resumable::ParkingOptions;
 use self::resumable::Resumable;
 use crate::drain::Guard;
 use crate::heartbeat::HeartbeatSettings;
@@ -83,7 +83,7 @@ pub struct RelayOptions {
     /// Lets the page probe the browser's socket.
     pub probe: Option<ProbeHandle>,
     /// Makes the session resumable. Its messages are inspected, and the app's pings are answered here.
-    pub resumable: Option<(LegHandle, ParkingLimits)>,
+    pub resumable: Option<(LegHandle, ParkingOptions)>,
 }
 
 impl Relay {

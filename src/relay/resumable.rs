@@ -10,8 +10,9 @@ use crate::resume::control;
 
 /// How long sessions may be parked, and how many.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ParkingLimits {
-    /// Bytes that each end keeps for the other.
+pub struct ParkingOptions {
+    /// Bytes that each end keeps for the other; 0 if no other leg may continue the session. It is parked all the same, so
+    /// that the app runs on until the page has opened another session.
     pub buffer_bytes: usize,
     /// Time that a session stays parked.
     pub window: Duration,
@@ -19,13 +20,15 @@ pub struct ParkingLimits {
     pub parked: usize,
     /// Bytes that the app may send to a parked session.
     pub parked_bytes: u64,
+    /// The session's handshake has closed an older connection of it, in an orderly way.
+    pub taken: bool,
 }
 
 /// What makes a session resumable.
 pub(super) struct Resumable {
     pub(super) outbox: Outbox,
     pub(super) handle: LegHandle,
-    pub(super) limits: ParkingLimits,
+    pub(super) limits: ParkingOptions,
     pub(super) parked: Option<Parked>,
 }
 
@@ -38,14 +41,17 @@ pub(super) struct Parked {
 }
 
 impl Resumable {
-    pub(super) fn new(handle: LegHandle, limits: ParkingLimits) -> Self {
+    pub(super) fn new(handle: LegHandle, limits: ParkingOptions) -> Self {
         Self { outbox: Outbox::new(limits.buffer_bytes), handle, limits, parked: None }
     }
 
     /// The first message to the page.
     pub(super) fn greeting(&self) -> Vec<u8> {
-        let ParkingLimits { buffer_bytes, window, .. } = self.limits;
-        control::greeting(self.handle.secret(), buffer_bytes, window.as_millis(), false)
+        let ParkingOptions { buffer_bytes, window, taken, .. } = self.limits;
+        if buffer_bytes == 0 {
+            return control::plain_greeting(taken);
+        }
+        control::greeting(self.handle.secret(), buffer_bytes, window.as_millis(), taken)
     }
 
     pub(super) fn is_parked(&self) -> bool {

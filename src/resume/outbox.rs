@@ -36,7 +36,7 @@ enum Copying {
     On,
     /// The limit was reached: none is, until the page has confirmed everything.
     Overflowed,
-    /// The stream cannot be parsed: none ever is.
+    /// The stream cannot be parsed, or the limit is 0: none ever is.
     Broken,
 }
 
@@ -69,7 +69,7 @@ impl Outbox {
             lengths: VecDeque::new(),
             incomplete: 0,
             sent: 0,
-            copying: Copying::On,
+            copying: if limit > 0 { Copying::On } else { Copying::Broken },
             limit,
             leg: 0,
         }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use heartbeat_sidecar::config::{Config, WatchdogMode, WatchdogSettings};
 
-use crate::support::frame::{BINARY, CLOSE, PING, PONG, TEXT, masked, plain};
+use crate::support::frame::{BINARY, CLOSE, PING, PONG, SESSION_ID, TEXT, masked, new_session, plain};
 use crate::support::{App, Sidecar, Wire, handshake};
 
 const STREAM: &str = "/_stcore/stream";
@@ -355,4 +355,44 @@ async fn a_page_that_does_not_offer_it_gets_no_greeting() {
     plain_page.browser.expect(plain(BINARY, "delta 1")).await;
     plain_page.browser.reset();
     plain_page.app.rest().await.expect_err("the reset is passed on");
+}
+
+#[tokio::test]
+async fn with_resumption_off_a_lost_session_runs_on_until_its_page_reconnects() {
+    let (app, sidecar) = start(|config| config.resume.enabled = false).await;
+    let mut old = sidecar.connect().await;
+    old.send(offer("")).await;
+    let (_head, mut upstream) = app.shake_hands("").await;
+    assert!(old.head().await.starts_with("HTTP/1.1 101 "));
+    old.expect(control("plain")).await;
+    upstream.send(new_session("1.53.1")).await;
+    old.expect(new_session("1.53.1")).await;
+    old.send(masked(CLOSE, GIVEN_UP)).await;
+    sidecar.until("parked_sessions", &[], 1.0).await;
+    assert!(upstream.is_silent_for(Duration::from_millis(100)).await, "the script goes on");
+    let mut next = sidecar.connect().await;
+    next.send(offer(&format!("Sec-WebSocket-Protocol: streamlit, xsrf, {SESSION_ID}\r\n"))).await;
+    expect_app_closed(upstream).await;
+    let (_head, _upstream) = app.shake_hands("").await;
+    assert!(next.head().await.starts_with("HTTP/1.1 101 "));
+    next.expect(control("plain taken")).await;
+    assert_eq!(parked_ended(&sidecar, "taken_over").await, 1.0);
+}
+
+#[tokio::test]
+async fn a_page_that_reconnects_by_itself_learns_that_its_session_was_taken_over() {
+    let (app, sidecar) = start(|_config| {}).await;
+    let mut page = open(&app, &sidecar, "").await;
+    page.app.send(new_session("1.53.1")).await;
+    page.leg.expect(new_session("1.53.1")).await;
+    page.leg.reset();
+    sidecar.until("parked_sessions", &[], 1.0).await;
+    let mut next = sidecar.connect().await;
+    next.send(offer(&format!("Sec-WebSocket-Protocol: streamlit, xsrf, {SESSION_ID}\r\n"))).await;
+    expect_app_closed(page.app).await;
+    let (_head, _upstream) = app.shake_hands("").await;
+    assert!(next.head().await.starts_with("HTTP/1.1 101 "));
+    let greeting = String::from_utf8(next.frame().await.payload).unwrap();
+    assert!(greeting.starts_with("_heartbeat resumable ") && greeting.ends_with(" taken"), "{greeting}");
+    expect_refused(leg(&sidecar, resume(&page.secret, 1, 1, "")).await, UNKNOWN).await;
 }
