@@ -229,6 +229,7 @@ async fn run_drain(drain: &Drain, sessions: &Sessions, settings: DrainSettings, 
         drain.close();
         let (count, http_connections) = remaining(drain, sessions);
         tracing::info!(sessions = count, http_connections, window = %of(window), "listener closed: sessions are being closed");
+        sessions.stop_parked();
         let _spread = AbortOnDropHandle::new(tokio::spawn(stop_sessions(sessions.stops(), window)));
         drain.finished().await;
     };

@@ -89,9 +89,9 @@ pub(super) fn warnings(loaded: &Loaded) -> Vec<String> {
     found
 }
 
-/// Warnings about `[resume]`, which needs the watchdog.
+/// Warnings about `[resume]`, which needs the watchdog and takeovers.
 fn resume_warnings(loaded: &Loaded) -> Vec<String> {
-    let Config { watchdog, resume, .. } = &loaded.config;
+    let Config { watchdog, resume, session, .. } = &loaded.config;
     let setting = |key| loaded.setting(key);
     let mut found = Vec::new();
     if watchdog.mode == WatchdogMode::Off && *resume != ResumeSettings::default() {
@@ -99,6 +99,10 @@ fn resume_warnings(loaded: &Loaded) -> Vec<String> {
     }
     if watchdog.mode == WatchdogMode::Off || !resume.enabled {
         return found;
+    }
+    if !session.takeover {
+        let (enabled, takeover) = (setting("resume.enabled"), setting("session.takeover"));
+        found.push(format!("{enabled} has no effect: it needs session.takeover, but {takeover}"));
     }
     if resume.window <= watchdog.interval + watchdog.ack_timeout {
         let [window, interval, timeout] = ["resume.window", "watchdog.interval", "watchdog.ack_timeout"].map(setting);

@@ -347,7 +347,9 @@ impl NewSession {
     /// Lets the session be parked, and resumed if that is on: its page offers it, and its frames can be counted.
     fn resumable(&self) -> Option<(LegHandle, ParkingOptions)> {
         let Self { upstream, tag, inspection, identity, taken, .. } = self;
-        if *inspection != Inspection::Messages || !tag.is_some_and(|tag| tag.resumes) {
+        let is_offered = *inspection == Inspection::Messages && tag.is_some_and(|tag| tag.resumes);
+        // Without takeover a page that opens another connection would get an empty session beside the parked one.
+        if !is_offered || !upstream.session.takeover {
             return None;
         }
         let ResumeSettings { enabled, window, buffer_bytes, parked, parked_bytes, .. } = upstream.resume;

@@ -82,6 +82,13 @@ impl Sessions {
         self.lock().values().map(|live| live.stop.clone()).collect()
     }
 
+    /// Requests the end of the sessions that are parked: no page sees it.
+    pub fn stop_parked(&self) {
+        for parked in self.lock().values().filter(|live| live.parked_at.get().is_some()) {
+            parked.stop.request();
+        }
+    }
+
     /// Number of live sessions.
     pub fn len(&self) -> usize {
         self.lock().len()

@@ -337,14 +337,33 @@ async fn the_apps_end_ends_a_parked_session() {
 }
 
 #[tokio::test]
-async fn a_drain_ends_parked_sessions() {
-    let (app, mut sidecar) = start(|config| config.drain.delay = Duration::ZERO).await;
+async fn a_drain_ends_parked_sessions_at_once() {
+    let hour = Duration::from_secs(3600);
+    let (app, mut sidecar) = start(|config| {
+        (config.drain.delay, config.drain.window, config.drain.timeout) = (Duration::ZERO, hour, hour);
+    })
+    .await;
     let page = open(&app, &sidecar, "").await;
+    let _live = open(&app, &sidecar, "").await;
     page.leg.reset();
     sidecar.until("parked_sessions", &[], 1.0).await;
     sidecar.stop();
     expect_app_closed(page.app).await;
-    sidecar.stopped().await;
+    sidecar.until("parked_sessions_ended_total", &[("result", "drained")], 1.0).await;
+    assert_eq!(sidecar.metric("sessions", &[]).await, 1.0, "the others are closed within drain.window");
+}
+
+#[tokio::test]
+async fn without_takeover_no_session_is_parked() {
+    let (app, sidecar) = start(|config| config.session.takeover = false).await;
+    let mut page = sidecar.connect().await;
+    page.send(offer("")).await;
+    let (_head, mut upstream) = app.shake_hands("").await;
+    assert!(page.head().await.starts_with("HTTP/1.1 101 "));
+    upstream.send(plain(BINARY, "delta 1")).await;
+    page.expect(plain(BINARY, "delta 1")).await;
+    page.reset();
+    upstream.rest().await.expect_err("the reset is passed on");
 }
 
 #[tokio::test]

@@ -88,6 +88,12 @@ fn resume_settings_without_effect_cause_warnings() {
         ]
     );
     assert_eq!(
+        warn(&[("watchdog", "self"), ("session-takeover", "false")]),
+        [
+            r#"resume.enabled = "true" (default) has no effect: it needs session.takeover, but session.takeover = "false" (--session-takeover)"#
+        ]
+    );
+    assert_eq!(
         warn(&[("watchdog", "self"), ("resume-parked-bytes", "1048576"), ("resume-buffer", "1048577")]),
         [
             r#"resume.parked_bytes = "1048576" (--resume-parked-bytes) is below resume.buffer = "1048577" (--resume-buffer): parked sessions end before their buffer is full"#
