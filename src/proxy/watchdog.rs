@@ -15,7 +15,17 @@ use crate::metrics::{Reconnect, WatchdogPage};
 use crate::relay::delivery_probe::{DeliveryProbes, ProbeError, Progress, Token};
 
 /// The script, as served.
-const SCRIPT: &str = include_str!("watchdog.js");
+const SCRIPT: &str = concat!(
+    "(() => {\n\"use strict\";\n",
+    include_str!("watchdog/settings.js"),
+    include_str!("watchdog/end.js"),
+    include_str!("watchdog/delivery.js"),
+    include_str!("watchdog/events.js"),
+    include_str!("watchdog/notice.js"),
+    include_str!("watchdog/socket.js"),
+    include_str!("watchdog/main.js"),
+    "})();\n",
+);
 /// Its path, under the app's base path.
 const SCRIPT_PATH: &str = "/_heartbeat/watchdog.js";
 /// The path of its probe.
@@ -150,37 +160,4 @@ impl Tag {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const TOKEN: &str = "0123456789abcdef0123456789abcdef";
-
-    fn taken(target: &str) -> (String, Option<(bool, Reconnect, bool)>) {
-        let mut uri = target.parse().expect("a target");
-        let tag = take_tag(&mut uri);
-        (uri.to_string(), tag.map(|tag| (tag.token.is_some(), tag.cause, tag.resumes)))
-    }
-
-    #[test]
-    fn only_the_tag_is_removed_from_the_query() {
-        let own = Some((true, Reconnect::Other, false));
-        assert_eq!(taken(&format!("/b/_stcore/stream?_heartbeat={TOKEN}")), ("/b/_stcore/stream".to_owned(), own));
-        assert_eq!(taken(&format!("/s?a=%20&_heartbeat={TOKEN}&b&c=")), ("/s?a=%20&b&c=".to_owned(), own));
-        for (suffix, cause, resumes) in [
-            (".watchdog", Reconnect::Watchdog, false),
-            (".resume", Reconnect::Other, true),
-            (".watchdog.resume", Reconnect::Watchdog, true),
-        ] {
-            let tag = Some((true, cause, resumes));
-            assert_eq!(taken(&format!("/s?_heartbeat={TOKEN}{suffix}")), ("/s".to_owned(), tag));
-        }
-        for other in ["/s", "/s?", "/s?x_heartbeat=1", "/s?a=_heartbeat=1&_heartbeats=2"] {
-            assert_eq!(taken(other), (other.to_owned(), None));
-        }
-    }
-
-    #[test]
-    fn an_invalid_tag_is_removed_too() {
-        assert_eq!(taken("/s?_heartbeat=1&_heartbeat="), ("/s".to_owned(), Some((false, Reconnect::Other, false))));
-    }
-}
+mod tests;

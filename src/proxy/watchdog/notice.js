@@ -1,0 +1,3 @@
+// What the page shows while its connection is lost: nothing yet.
+
+const notice = { lost() {}, resumed() {}, ended() {}, unsent() {} };
