@@ -27,6 +27,7 @@ use crate::config::{Config, ResumeSettings, Route, SessionSettings, UpstreamAddr
 use crate::heartbeat::HeartbeatSettings;
 use crate::limits::{Capacity, LimitWarning, Quota, RateLimitedWarning};
 use crate::metrics::UpstreamMetrics;
+use crate::relay::delivery_probe::DeliveryProbes;
 use crate::relay::legs::ResumableSessions;
 use crate::relay::{Timeouts, UpstreamState};
 use crate::session::takeover::Owners;
@@ -151,7 +152,7 @@ impl Upstream {
             slots: Quota::new(max_sessions(config)),
             session_warning: Arc::new(LimitWarning::new("limits.sessions")),
             failure_warning: Arc::default(),
-            watchdog: Watchdog::new(&config.watchdog).map(Arc::new),
+            watchdog: Watchdog::new(&config.watchdog, config.resume.max_age, DeliveryProbes::default()).map(Arc::new),
             pool,
             single,
         }
@@ -164,7 +165,12 @@ impl Upstream {
         same.then(|| {
             self.slots.resize(max_sessions(config));
             let (handshake_timeout, resume) = (config.handshake_timeout, config.resume);
-            Self { handshake_timeout, heartbeat: app.heartbeat, resume, ..self.clone() }
+            // Pages that are loaded from now on get the new age.
+            let renewed = |watchdog: &Arc<Watchdog>| {
+                Watchdog::new(&config.watchdog, resume.max_age, watchdog.probes.clone()).map(Arc::new)
+            };
+            let watchdog = self.watchdog.as_ref().and_then(renewed);
+            Self { handshake_timeout, heartbeat: app.heartbeat, resume, watchdog, ..self.clone() }
         })
     }
 

@@ -56,21 +56,22 @@ pub(super) struct Tag {
 }
 
 impl Watchdog {
-    /// `None` if it is off.
-    pub(super) fn new(settings: &WatchdogSettings) -> Option<Self> {
+    /// `None` if it is off. `probes` are those of the app's sessions.
+    pub(super) fn new(settings: &WatchdogSettings, max_age: Duration, probes: DeliveryProbes) -> Option<Self> {
         let mode = match settings.mode {
             WatchdogMode::Off => return None,
             WatchdogMode::Host => "host",
             WatchdogMode::Page => "self",
         };
-        let (interval, ack_timeout) = (settings.interval.as_millis(), settings.ack_timeout.as_millis());
+        let [interval, ack_timeout, max_age] =
+            [settings.interval, settings.ack_timeout, max_age].map(|time| time.as_millis());
         // Relative, as the page's own scripts are.
         let element = format!(
             "<script src=\".{SCRIPT_PATH}\" data-mode=\"{mode}\" data-interval=\"{interval}\" \
-             data-ack-timeout=\"{ack_timeout}\"></script>"
+             data-ack-timeout=\"{ack_timeout}\" data-max-age=\"{max_age}\"></script>"
         );
         let script = Script { element: element.into(), path: SCRIPT_PATH };
-        Some(Self { script, probes: DeliveryProbes::default(), policy_warned: AtomicBool::new(false) })
+        Some(Self { script, probes, policy_warned: AtomicBool::new(false) })
     }
 
     /// The response to a request for one of the watchdog's own paths; `None` for all others.

@@ -11,7 +11,7 @@ use crate::support::{App, Session, Sidecar, Wire, handshake, soon};
 const PAGE: &str =
     "<!DOCTYPE html>\n<html lang=\"en\">\n  <head>\n    <title>Streamlit</title></head><body></body></html>";
 const SCRIPT: &str = "<script src=\"./_heartbeat/watchdog.js\" data-mode=\"self\" data-interval=\"10000\" \
-                      data-ack-timeout=\"5000\"></script>";
+                      data-ack-timeout=\"5000\" data-max-age=\"60000\"></script>";
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
 /// A browser's request for a page, with these additional lines.
