@@ -25,6 +25,10 @@ class AnswerTimer {
     this.#onDead = onDead;
   }
 
+  get isRunning() {
+    return this.#timer !== undefined;
+  }
+
   // The timer starts at the first question without an answer. Later questions do not restart it.
   start(timeout) {
     if (this.#timer !== undefined) return;

@@ -71,6 +71,8 @@ class StreamSocket extends WebSocketEvents {
     if (this.#readyState !== NativeWebSocket.OPEN) return;
     this.#carryOut(this.#end.send(typeof data === "object" ? data : String(data), Date.now()));
     if (isHeartbeat(data)) this.#expectAck(hostTimeout);
+    // The user waits for an answer: a dead leg must not be noticed only at the next tick.
+    else if (this.#end.state === "live" && !this.#answer.isRunning) this.#carryOut(this.#end.check());
   }
 
   close(...reason) {

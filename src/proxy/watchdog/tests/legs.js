@@ -22,7 +22,7 @@ test("a lost leg is replaced at once and the frontend sees nothing", async () =>
   equal(sockets[1].sent, [bytes(1), HEARTBEAT, bytes(2)]);
   sockets[1].receive(bytes(8));
   socket.send(bytes(3));
-  equal(sockets[1].sent.at(-1), bytes(3));
+  equal(sockets[1].sent.slice(-2), [bytes(3), CHECK(2)]);
   await advance(4000);
   equal(sockets.length, 2, "it is not given up");
   equal(events, [["message", bytes(7)], ["message", bytes(8)]]);
@@ -43,6 +43,18 @@ test("a lost leg's later events are ignored", async () => {
   leg.end(1000);
   resume();
   equal(events, []);
+});
+
+test("a leg that does not answer a message of the frontend is given up", async () => {
+  const { socket, leg } = live();
+  await advance(1000);
+  socket.send(bytes(1));
+  socket.send(bytes(2));
+  equal(leg.sent, [bytes(1), CHECK(0), bytes(2)], "one check at a time");
+  await advance(4999);
+  equal(sockets.length, 1);
+  await advance(1);
+  equal([sockets.length, leg.closed], [2, [4000]]);
 });
 
 test("a live leg is checked each interval and given up if the answer stays out", async () => {
@@ -275,7 +287,7 @@ test("the frontend may close and send within its handlers", async () => {
   const { socket, leg } = live();
   socket.onmessage = ({ data }) => (data instanceof ArrayBuffer ? socket.send(bytes(9)) : socket.close());
   leg.receive(bytes(1));
-  equal(leg.sent, [HEARTBEAT, bytes(9)]);
+  equal(leg.sent, [HEARTBEAT, bytes(9), CHECK(1)]);
   leg.receive("close now");
   equal(leg.closed, []);
   socket.onclose = () => socket.close();
