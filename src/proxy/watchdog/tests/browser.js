@@ -165,6 +165,16 @@ function fetch(url, options) {
 const crypto = { getRandomValues: (bytes) => bytes.map(() => Math.floor(256 * Math.random())) };
 const document = new EventTarget();
 Object.assign(document, { hidden: false, baseURI: "http://app.test", currentScript: { src: "/watchdog.js", dataset: {} } });
+// Whatever the script shows exists, and has no effect.
+const anything = new Proxy(function () {}, {
+  get: (_, name) => (name === Symbol.toPrimitive ? () => 0 : name === "parentElement" ? null : anything),
+  set: () => true,
+  apply: () => anything,
+  construct: () => anything,
+});
+Object.assign(document, { createElement: anything, querySelector: anything, querySelectorAll: anything });
+Object.assign(document, { documentElement: anything, activeElement: anything, body: anything, hasFocus: anything });
+const [getComputedStyle, CSSStyleSheet] = [anything, anything];
 const window = new EventTarget();
 Object.assign(window, { WebSocket, fetch });
 

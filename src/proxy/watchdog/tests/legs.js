@@ -203,7 +203,7 @@ test("after the window the frontend gets a close event and the next connection c
   leg.end();
   await advance(75_000);
   equal([events, socket.readyState], [[["close", 1006, false]], 3]);
-  equal(window.listenerCount() + document.listenerCount(), 1, "the message listener remains");
+  equal(window.listenerCount() + document.listenerCount(), 3, "those of main.js and of the notice remain");
   equal(clock.timers, []);
   connect();
   equal(sockets.at(-1).url.endsWith(".watchdog.resume"), true);
