@@ -40,12 +40,14 @@ labels! {
         UpstreamToBrowser = "upstream_to_browser",
     }
 
-    /// How the old connection or handshake of a taken-over session ended.
+    /// How the older connection or handshake of a reconnect's session ended.
     pub enum Takeover {
         /// The upstream closed it.
         Closed = "closed",
         /// The upstream did not close it in time; the sidecar aborted it.
         Timeout = "timeout",
+        /// It stayed open: the reconnect is another user's, and the app decides about it.
+        OtherUser = "other_user",
     }
 
     /// Why the sidecar gave up a websocket peer that had not closed the connection.

@@ -83,7 +83,7 @@ pub(super) const WATCHDOG_PAGES: MetricFamily = MetricFamily::new(
 );
 pub(super) const TAKEOVERS: MetricFamily = MetricFamily::new(
     "heartbeat_sidecar_takeovers_total",
-    "Reconnects that first closed an older connection of their session, by result.",
+    "Reconnects to a session that had an older connection, by what became of that one.",
 )
 .lean();
 pub(super) const MESSAGES: MetricFamily = MetricFamily::new(

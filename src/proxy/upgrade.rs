@@ -92,7 +92,7 @@ impl RequestContext<'_> {
             return Reply { response, session: Some(PendingSession::Leg(leg)) };
         }
         // Dropped after the handshake's connection.
-        let mut owner = Owner::new(upstream.session.takeover.then(|| upstream.owners.clone()));
+        let mut owner = Owner::new(upstream.session.takeover.then(|| (upstream.owners.clone(), identity)));
         let taken = match self.claim(&mut owner, resumed).await {
             Ok(takeover) => takeover == Some(Takeover::Closed),
             Err(failure) => return self.fail(&mut attempt, &failure).into(),

@@ -1,7 +1,8 @@
 //! Which connection to the app owns which Streamlit session, so that a reconnect replaces an older one.
 //!
 //! Invariants: of the connections and handshakes of a session at most one is not stopped, the newest. A handshake that
-//! names a session starts after all older ones are closed. An id is kept only while it has an owner, and never shown.
+//! names a session starts after all older ones are closed. All of them have one identity: another user's handshake ends
+//! none and owns nothing. An id is kept only while it has an owner, and never shown.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -12,6 +13,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::identity::Identity;
 use super::stop::Stop;
 use crate::metrics::Takeover;
 use crate::streamlit::handshake::SessionId;
@@ -21,8 +23,9 @@ use crate::streamlit::handshake::SessionId;
 pub struct Owners(Arc<Mutex<HashMap<SessionId, Claim>>>);
 
 /// The claim to one session.
-#[derive(Default)]
 struct Claim {
+    /// That of all owners.
+    identity: Identity,
     /// Stops the newest owner; `None` if that is gone.
     newest: Option<Stop>,
     /// Owners whose handshake or session is not over, stopped ones included.
@@ -33,8 +36,8 @@ struct Claim {
 
 /// A connection to the app, and the session it owns. Must be dropped after the connection is closed.
 pub struct Owner {
-    /// `None` if `session.takeover` is off.
-    owners: Option<Owners>,
+    /// With the identity of the handshake. `None` if `session.takeover` is off, or the session is another user's.
+    owners: Option<(Owners, Identity)>,
     stop: Stop,
     session: Option<SessionId>,
     /// Counted in [`Claim::open`].
@@ -53,6 +56,12 @@ impl Owners {
 }
 
 impl Claim {
+    /// The claim to this session; `None` if it is another user's.
+    fn of(claims: &mut HashMap<SessionId, Self>, id: SessionId, identity: Identity) -> Option<&mut Self> {
+        let claim = claims.entry(id).or_insert(Self { identity, newest: None, open: 0, ending_since: None });
+        (claim.identity == identity).then_some(claim)
+    }
+
     /// Opens the newest owner's handshake if no other is open. Returns how long it had to wait for older ones.
     fn poll_open(&mut self) -> Poll<Option<Duration>> {
         if self.open > 0 {
@@ -65,7 +74,7 @@ impl Claim {
 
 impl Owner {
     /// Owns no session yet. Without `owners` it never will.
-    pub fn new(owners: Option<Owners>) -> Self {
+    pub fn new(owners: Option<(Owners, Identity)>) -> Self {
         Self { owners, stop: Stop::default(), session: None, open: false }
     }
 
@@ -75,16 +84,21 @@ impl Owner {
     }
 
     /// Claims the session that a handshake names: stops its owner and waits until that is over. The owner ends within
-    /// `timeout`, or is aborted then; the result is which, `None` if there was none.
+    /// `timeout`, or is aborted then; the result is which, `None` if there was none. The session of another user is left
+    /// alone: up to Streamlit 1.60 its id is the only proof of who may resume it.
     ///
     /// # Errors
     /// A newer claim came while this one waited.
     pub async fn claim(&mut self, id: SessionId, timeout: Duration) -> Result<Option<Takeover>, Superseded> {
-        let Some(owners) = &self.owners else { return Ok(None) };
-        self.session = Some(id);
+        let Some((owners, identity)) = &self.owners else { return Ok(None) };
         let older = {
             let mut claims = owners.lock();
-            let claim = claims.entry(id).or_default();
+            let Some(claim) = Claim::of(&mut claims, id, *identity) else {
+                drop(claims);
+                self.owners = None;
+                return Ok(Some(Takeover::OtherUser));
+            };
+            self.session = Some(id);
             if claim.open > 0 {
                 claim.ending_since.get_or_insert_with(Instant::now);
             }
@@ -97,7 +111,8 @@ impl Owner {
             if self.stop.poll_requested(cx) {
                 return Poll::Ready(Err(Superseded));
             }
-            owners.lock().entry(id).or_default().poll_open().map(Ok)
+            // Until it is superseded, this claim keeps the entry.
+            owners.lock().get_mut(&id).map_or(Poll::Pending, |claim| claim.poll_open().map(Ok))
         });
         let waited = waited.await?;
         self.open = true;
@@ -109,17 +124,22 @@ impl Owner {
         poll_fn(|cx| if self.stop.poll_requested(cx) { Poll::Ready(()) } else { Poll::Pending }).await;
     }
 
-    /// The app has named the session of this connection: it owns only that one from now on. Another owner is stopped.
+    /// The app has named the session of this connection: it owns only that one from now on. Another owner is stopped,
+    /// unless it is another user's.
     pub fn name(&mut self, id: SessionId) {
         if self.session == Some(id) {
             return;
         }
         self.leave();
-        let Some(owners) = &self.owners else { return };
-        (self.session, self.open) = (Some(id), true);
+        let Some((owners, identity)) = &self.owners else { return };
         let older = {
             let mut claims = owners.lock();
-            let claim = claims.entry(id).or_default();
+            let Some(claim) = Claim::of(&mut claims, id, *identity) else {
+                drop(claims);
+                self.owners = None;
+                return;
+            };
+            (self.session, self.open) = (Some(id), true);
             claim.open += 1;
             // A stopped owner does not stop others.
             if self.stop.is_requested() { None } else { claim.newest.replace(self.stop.clone()) }
@@ -130,7 +150,7 @@ impl Owner {
     }
 
     fn leave(&mut self) {
-        let (Some(owners), Some(id)) = (&self.owners, self.session.take()) else { return };
+        let (Some((owners, _identity)), Some(id)) = (&self.owners, self.session.take()) else { return };
         let mut claims = owners.lock();
         let Entry::Occupied(mut claim) = claims.entry(id) else { return };
         claim.get_mut().open -= usize::from(std::mem::take(&mut self.open));

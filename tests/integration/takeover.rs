@@ -29,8 +29,13 @@ async fn resume(sidecar: &Sidecar, id: &str) -> Wire {
 }
 
 /// The same over this connection.
-async fn resume_over(mut browser: Wire, id: &str) -> Wire {
-    browser.send(handshake(STREAM, &format!("Sec-WebSocket-Protocol: streamlit, xsrf, {id}\r\n"))).await;
+async fn resume_over(browser: Wire, id: &str) -> Wire {
+    resume_with(browser, id, "").await
+}
+
+/// The same with these header lines.
+async fn resume_with(mut browser: Wire, id: &str, lines: &str) -> Wire {
+    browser.send(handshake(STREAM, &format!("Sec-WebSocket-Protocol: streamlit, xsrf, {id}\r\n{lines}"))).await;
     browser
 }
 
@@ -314,6 +319,38 @@ async fn an_unknown_or_malformed_session_id_closes_no_connection() {
     old.app.send(plain(TEXT, "still here")).await;
     old.browser.expect(plain(TEXT, "still here")).await;
     assert_eq!((takeovers(&sidecar, "closed").await, takeovers(&sidecar, "timeout").await), (0.0, 0.0));
+}
+
+#[tokio::test]
+async fn a_reconnect_of_another_user_closes_no_connection() {
+    let (app, sidecar) = Sidecar::with_app().await;
+    let page = "Cookie: a=1; _streamlit_user=one\r\nAuthorization: Basic b25lOjE=\r\nX-Forwarded-Proto: https\r\n";
+    let browser = resume_with(sidecar.connect().await, SESSION_ID, page).await;
+    let mut old = joins(&app, browser).await;
+    let others = [
+        String::new(),
+        page.replace("user=one", "user=two"),
+        page.replace("b25l", "dHdv"),
+        page.replace("https", "http"),
+        format!("{page}Origin: https://other.example\r\n"),
+        format!("{page}X-Forwarded-Email: two@app.example\r\n"),
+    ];
+    let count = others.len() as f64;
+    for lines in others {
+        let browser = resume_with(sidecar.connect().await, SESSION_ID, &lines).await;
+        let mut other = joins(&app, browser).await;
+        // The app gives it the session too: that does not make it the owner.
+        other.app.send(new_session("1.53.1")).await;
+        other.browser.expect(new_session("1.53.1")).await;
+    }
+    old.app.send(plain(TEXT, "still here")).await;
+    old.browser.expect(plain(TEXT, "still here")).await;
+    assert_eq!((takeovers(&sidecar, "other_user").await, takeovers(&sidecar, "closed").await), (count, 0.0));
+    let same = page.replace("a=1; _streamlit_user=one", "_streamlit_user=one; b=2");
+    let browser = resume_with(sidecar.connect().await, SESSION_ID, &same).await;
+    close(old.app).await;
+    let _new = joins(&app, browser).await;
+    assert_eq!(takeovers(&sidecar, "closed").await, 1.0);
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use futures_util::future::join_all;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt as _, StreamExt as _};
+use http::HeaderMap;
 use proptest::prelude::*;
 use tokio::time::{sleep, sleep_until, timeout};
 
@@ -19,7 +20,11 @@ fn id(number: u8) -> SessionId {
 }
 
 fn owner(owners: &Owners) -> Owner {
-    Owner::new(Some(owners.clone()))
+    owner_of(0, owners)
+}
+
+fn owner_of(user: u8, owners: &Owners) -> Owner {
+    Owner::new(Some((owners.clone(), Identity::of(&user.to_string(), &HeaderMap::new()))))
 }
 
 /// The owner of session 0.
@@ -121,9 +126,38 @@ async fn naming_a_session_twice_ends_its_older_connection() {
     assert_eq!(claim.now_or_never(), Some(Ok(Some(Takeover::Closed))));
 }
 
+#[tokio::test]
+async fn another_user_neither_ends_an_owner_nor_owns_the_session() {
+    let owners = Owners::default();
+    let (older, mut other, mut named) = (established(&owners), owner_of(1, &owners), owner_of(1, &owners));
+    assert_eq!(other.claim(id(0), TIMEOUT).now_or_never(), Some(Ok(Some(Takeover::OtherUser))));
+    named.name(id(1));
+    named.name(id(0));
+    assert!(!older.stop().is_requested() && other.session.is_none() && named.session.is_none());
+    let mut newer = owner(&owners);
+    {
+        let mut claim = pin!(newer.claim(id(0), TIMEOUT));
+        assert!(claim.as_mut().now_or_never().is_none());
+        drop(older);
+        assert_eq!(claim.now_or_never(), Some(Ok(Some(Takeover::Closed))), "others are not waited for");
+    }
+    assert!(!other.stop().is_requested() && !named.stop().is_requested());
+    drop(newer);
+    assert!(is_empty(&owners));
+}
+
+#[tokio::test]
+async fn a_session_without_an_owner_is_any_users() {
+    let owners = Owners::default();
+    drop(established(&owners));
+    let mut other = owner_of(1, &owners);
+    assert_eq!(other.claim(id(0), TIMEOUT).now_or_never(), Some(Ok(None)));
+}
+
 /// What one browser and the app do. Times are in milliseconds.
 #[derive(Clone, Debug)]
 struct Scenario {
+    user: u8,
     arrives: u64,
     /// The session that the handshake names.
     requests: Option<u8>,
@@ -143,8 +177,8 @@ struct Scenario {
 #[derive(Default)]
 struct App {
     open: Vec<Open>,
-    /// The newest owner of each session, by the scenario's number.
-    newest: HashMap<u8, usize>,
+    /// The newest owner of each session, by the scenario's number, and its user.
+    newest: HashMap<u8, (usize, u8)>,
     /// When the last connection of each session was over.
     over: HashMap<u8, Instant>,
 }
@@ -164,24 +198,25 @@ impl App {
         if let Some(session) = session {
             let others = self.open.iter().filter(|other| other.session == Some(session)).count();
             assert_eq!(others, 0, "a handshake starts while another connection of its session is open");
-            assert_eq!(self.newest[&session], number, "only the newest proceeds");
+            assert_eq!(self.newest[&session].0, number, "only the newest proceeds");
         }
         self.open.push(Open { number, session, stop });
     }
 
-    fn name(&mut self, number: usize, session: u8) {
+    /// `session` is what it owns now.
+    fn name(&mut self, number: usize, user: u8, session: Option<u8>) {
         let open = self.open.iter_mut().find(|open| open.number == number).expect("it is open");
-        if let Some(before) = open.session.replace(session) {
+        if let Some(before) = std::mem::replace(&mut open.session, session) {
             self.over.insert(before, Instant::now());
         }
-        if !open.stop.is_requested() {
-            self.newest.insert(session, number);
+        if let Some(session) = session.filter(|_session| !open.stop.is_requested()) {
+            self.newest.insert(session, (number, user));
         }
     }
 
     fn on_superseded(&mut self, number: usize, session: Option<u8>) {
         let session = session.expect("only one that owns a session");
-        assert_ne!(self.newest[&session], number, "the newest is not stopped");
+        assert_ne!(self.newest[&session].0, number, "the newest is not stopped");
     }
 
     fn close(&mut self, number: usize) {
@@ -216,34 +251,40 @@ impl Scenario {
     }
 
     async fn connect(&self, number: usize, owners: &Owners, app: &RefCell<App>) {
-        let mut owner = owner(owners);
+        let (mut owner, mut session) = (owner_of(self.user, owners), self.requests);
         if let Some(requested) = self.requests {
-            app.borrow_mut().newest.insert(requested, number);
+            let before = app.borrow_mut().newest.insert(requested, (number, self.user));
             let start = Instant::now();
             match owner.claim(id(requested), TIMEOUT).await {
-                Err(Superseded) => return app.borrow_mut().on_superseded(number, self.requests),
+                Err(Superseded) => return app.borrow_mut().on_superseded(number, session),
                 Ok(None) => assert_eq!(start.elapsed(), Duration::ZERO),
+                Ok(Some(Takeover::OtherUser)) => {
+                    let before = before.expect("an owner");
+                    assert!(before.1 != self.user && start.elapsed() == Duration::ZERO);
+                    app.borrow_mut().newest.insert(requested, before);
+                    session = None;
+                }
                 Ok(Some(_)) => {
                     assert_eq!(app.borrow().over[&requested], Instant::now(), "it waits no longer than it must")
                 }
             }
         }
-        app.borrow_mut().open(number, self.requests, owner.stop());
+        app.borrow_mut().open(number, session, owner.stop());
         let _connection = Connection(app, number);
         app.borrow().check();
         tokio::select! {
             biased;
-            () = owner.superseded() => return app.borrow_mut().on_superseded(number, self.requests),
+            () = owner.superseded() => return app.borrow_mut().on_superseded(number, session),
             () = sleep(Duration::from_millis(self.handshake)) => {}
         }
         if self.accepted {
-            self.live(number, &mut owner, app).await;
+            self.live(number, session, &mut owner, app).await;
         }
     }
 
-    async fn live(&self, number: usize, owner: &mut Owner, app: &RefCell<App>) {
+    async fn live(&self, number: usize, mut session: Option<u8>, owner: &mut Owner, app: &RefCell<App>) {
         let start = Instant::now();
-        let (mut session, mut named, mut superseded) = (self.requests, self.named, false);
+        let (mut named, mut superseded) = (self.named, false);
         let mut end = start + Duration::from_millis(self.lasts);
         loop {
             let naming = named.map_or(end, |(after, _session)| start + Duration::from_millis(after));
@@ -258,8 +299,10 @@ impl Scenario {
                 () = sleep_until(naming), if named.is_some() => {
                     let (_after, given) = named.take().expect("checked");
                     owner.name(id(given));
-                    session = Some(given);
-                    app.borrow_mut().name(number, given);
+                    session = owner.session.map(|_owned| given);
+                    let newest = app.borrow().newest.get(&given).copied();
+                    assert!(session.is_some() || newest.is_some_and(|(_number, user)| user != self.user));
+                    app.borrow_mut().name(number, self.user, session);
                 }
             }
             app.borrow().check();
@@ -272,10 +315,20 @@ fn scenarios() -> impl Strategy<Value = Vec<Scenario>> {
     let requests = proptest::option::weighted(0.8, session.clone());
     let named = proptest::option::of((0..40_u64, session));
     let (closing, leaves) = (0..40_u64, proptest::option::weighted(0.3, 0..80_u64));
-    let scenario = (0..60_u64, requests, 0..30_u64, proptest::bool::weighted(0.9), named, 0..80_u64, closing, leaves);
-    let scenario = scenario.prop_map(|(arrives, requests, handshake, accepted, named, lasts, closing, leaves)| {
-        Scenario { arrives, requests, handshake, accepted, named, lasts, closing, leaves }
-    });
+    let who = (proptest::bool::weighted(0.3).prop_map(u8::from), 0..60_u64, requests);
+    let scenario = (who, 0..30_u64, proptest::bool::weighted(0.9), named, 0..80_u64, closing, leaves);
+    let scenario =
+        scenario.prop_map(|((user, arrives, requests), handshake, accepted, named, lasts, closing, leaves)| Scenario {
+            user,
+            arrives,
+            requests,
+            handshake,
+            accepted,
+            named,
+            lasts,
+            closing,
+            leaves,
+        });
     proptest::collection::vec(scenario, 1..24)
 }
 
