@@ -27,7 +27,7 @@ use crate::heartbeat::learning::Learning;
 use crate::limits::Permit;
 use crate::metrics::{Handshake, Reconnect, Takeover, Unparsable};
 use crate::relay::legs::LegHandle;
-use crate::relay::{ParkingOptions, Relay, RelayOptions, Report};
+use crate::relay::{ParkingOptions, Relay, RelayOptions, Report, TAKEOVER_GRACE};
 use crate::resume::control::Secret;
 use crate::session::identity::Identity;
 use crate::session::takeover::{Owner, Superseded};
@@ -139,11 +139,10 @@ impl RequestContext<'_> {
     /// Streamlit 1.61 it would start an empty one while an older connection, dead or not, is open.
     async fn claim(&self, owner: &mut Owner, resumed: Option<SessionId>) -> Result<Option<Takeover>, Failure> {
         let Some(id) = resumed else { return Ok(None) };
-        let takeover_timeout = self.upstream.session.takeover_timeout;
-        // An older session is reset after `takeover_timeout`; a drain closes it in its own order. The rest is for a 101
-        // that its browser does not read.
-        let timeout = takeover_timeout + self.upstream.handshake_timeout;
-        let claimed = tokio::time::timeout(timeout, owner.claim(id, takeover_timeout)).await;
+        // An older session is reset after the first two; a drain closes it in its own order. The rest is for a 101 that its
+        // browser does not read.
+        let timeout = TAKEOVER_GRACE + self.upstream.session.takeover_timeout + self.upstream.handshake_timeout;
+        let claimed = tokio::time::timeout(timeout, owner.claim(id)).await;
         let claimed = claimed.map_err(|_elapsed| Failure::ClaimTimedOut(timeout))?;
         let takeover = claimed.map_err(|Superseded| Failure::Superseded)?;
         if let Some(result) = takeover {

@@ -10,7 +10,9 @@ mod mailbox;
 mod monitor;
 mod parking;
 mod report;
+mod rerun;
 mod resumable;
+mod takeover;
 #[cfg(test)]
 mod tests;
 
@@ -28,6 +30,7 @@ use self::legs::LegHandle;
 use self::monitor::Observation;
 pub use self::monitor::Timeouts;
 pub use self::report::{Report, UpstreamState};
+pub use self::rerun::TAKEOVER_GRACE;
 pub use self::resumable::ParkingOptions;
 use self::resumable::Resumable;
 use crate::drain::Guard;
@@ -38,9 +41,6 @@ use crate::resume::{PageInput, PageStream};
 use crate::tap::{Inspection, Tap};
 use crate::transport::Upgraded;
 use crate::websocket::scanner::Side;
-
-/// The close code of a takeover: the endpoint is going away (RFC 6455 §7.4.1).
-const GOING_AWAY: u16 = 1001;
 
 /// Bytes of one direction after which the task yields to other sessions.
 const MAX_BYTES_PER_POLL: usize = 1 << 20;
@@ -62,6 +62,8 @@ pub struct Relay {
     stopped: bool,
     /// Another connection takes the session over; `timer` limits how long the upstream may take to close this one.
     is_taken_over: bool,
+    /// The end of the time in which a takeover waits for a script run; the browser's endpoint is absent meanwhile.
+    grace: Option<Pin<Box<Sleep>>>,
     /// Lets the page probe this socket.
     probe: Option<Box<ProbeHandle>>,
     /// What comes from the page of a resumable session.
@@ -107,6 +109,7 @@ impl Relay {
             started: false,
             stopped: false,
             is_taken_over: false,
+            grace: None,
             probe: options.probe.map(Box::new),
             page,
             guard,
@@ -312,18 +315,6 @@ impl Relay {
         }
     }
 
-    /// Closes the app's connection at once and abandons the browser's: another connection owns the session now, or the
-    /// page has not come back.
-    fn close_upstream(&mut self) {
-        self.endpoints.report.stopped(GOING_AWAY);
-        self.is_taken_over = true;
-        self.timer = Some(Box::pin(tokio::time::sleep(self.endpoints.report.timeouts().takeover)));
-        if !self.tap.close_for_takeover(GOING_AWAY, &mut self.endpoints) {
-            self.endpoints.upstream.finish();
-        }
-        self.endpoints.browser.drop_backlog();
-    }
-
     /// Ends what can be ended; returns whether the session is over.
     fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
         if self.is_taken_over {
@@ -334,6 +325,7 @@ impl Relay {
             if timed_out {
                 // An EOF would wait behind bytes that the app has not read.
                 self.endpoints.upstream.reset_on_drop();
+                self.endpoints.report.takeover_timed_out();
             }
             return timed_out;
         }
@@ -372,6 +364,7 @@ impl Future for Relay {
         if this.page.is_some() {
             wake |= this.drive_leg();
         }
+        this.poll_grace(cx);
         this.poll_timer(cx);
         if this.is_over(cx) {
             return Poll::Ready(());

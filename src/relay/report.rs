@@ -6,6 +6,7 @@ use std::task::Context;
 use std::time::{Duration, Instant};
 
 use super::monitor::Timeouts;
+use super::rerun::Rerun;
 use crate::heartbeat::learning::Learning;
 use crate::heartbeat::{AckOrigin, Capability};
 use crate::metrics::{
@@ -56,6 +57,7 @@ pub struct Report {
     /// For the log line; `None` if none will be written.
     ids: Option<TraceIds>,
     script_started: Option<Instant>,
+    rerun: Rerun,
     /// Not counted yet.
     run: Option<MessageRun>,
     /// Which side ended the session first, and how.
@@ -113,6 +115,7 @@ impl Report {
             owner,
             ids: ids.filter(|_ids| tracing::enabled!(tracing::Level::INFO)),
             script_started: None,
+            rerun: Rerun::default(),
             run: None,
             closed: None,
             gave_up: None,
@@ -126,6 +129,16 @@ impl Report {
 
     pub(super) fn timeouts(&self) -> &Timeouts {
         &self.upstream.timeouts
+    }
+
+    /// The last run that the browser has requested.
+    pub(super) fn rerun(&self) -> Rerun {
+        self.rerun
+    }
+
+    /// The app did not close the taken-over session in time.
+    pub(super) fn takeover_timed_out(&self) {
+        self.owner.on_timeout();
     }
 
     pub(super) fn capability(&self) -> Capability {
@@ -212,7 +225,12 @@ impl Report {
     fn on_note(&mut self, note: TapEvent) {
         match note {
             TapEvent::Heartbeat => _ = self.heartbeat(),
-            TapEvent::BrowserMessage(kind, bytes) => self.count(MessageKind::Back(kind), bytes),
+            TapEvent::BrowserMessage(kind, bytes) => {
+                if kind == BackType::RerunScript {
+                    self.rerun.on_requested(Instant::now());
+                }
+                self.count(MessageKind::Back(kind), bytes);
+            }
             TapEvent::UpstreamMessage(message, bytes) => self.forward(message, bytes),
             TapEvent::Ack(waited) => self.ack(AckOrigin::Sidecar, Some(waited)),
             TapEvent::NativeAck(waited) => {
@@ -305,6 +323,7 @@ impl Report {
 
     fn new_session(&mut self, announcement: Option<Box<Announcement>>) {
         self.script_started = Some(Instant::now());
+        self.rerun.on_started();
         if let Some(announcement) = announcement {
             let Announcement { version, session_id } = *announcement;
             if let Some(id) = session_id {
@@ -316,6 +335,7 @@ impl Report {
     }
 
     fn script_finished(&mut self, result: ScriptResult) {
+        self.rerun.on_finished(result);
         let took = self.script_started.take().map(|started| started.elapsed());
         self.upstream.metrics.script_run(result, took);
     }

@@ -9,9 +9,6 @@ use std::collections::hash_map::Entry;
 use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
-use std::time::Duration;
-
-use tokio::time::Instant;
 
 use super::identity::Identity;
 use super::stop::Stop;
@@ -30,13 +27,13 @@ struct Claim {
     newest: Option<Stop>,
     /// Owners whose handshake or session is not over, stopped ones included.
     open: usize,
-    /// When these were stopped for a newer one that waits.
-    ending_since: Option<Instant>,
+    /// How these end, which were stopped for a newer one that waits.
+    ending: Option<Takeover>,
 }
 
 /// A connection to the app, and the session it owns. Must be dropped after the connection is closed.
 pub struct Owner {
-    /// With the identity of the handshake. `None` if `session.takeover` is off, or the session is another user's.
+    /// With the identity of the handshake. `None` if `session.takeover` is off.
     owners: Option<(Owners, Identity)>,
     stop: Stop,
     session: Option<SessionId>,
@@ -58,17 +55,17 @@ impl Owners {
 impl Claim {
     /// The claim to this session; `None` if it is another user's.
     fn of(claims: &mut HashMap<SessionId, Self>, id: SessionId, identity: Identity) -> Option<&mut Self> {
-        let claim = claims.entry(id).or_insert(Self { identity, newest: None, open: 0, ending_since: None });
+        let claim = claims.entry(id).or_insert(Self { identity, newest: None, open: 0, ending: None });
         (claim.identity == identity).then_some(claim)
     }
 
-    /// Opens the newest owner's handshake if no other is open. Returns how long it had to wait for older ones.
-    fn poll_open(&mut self) -> Poll<Option<Duration>> {
+    /// Opens the newest owner's handshake if no other is open. Returns how the older ones ended, if it had to wait.
+    fn poll_open(&mut self) -> Poll<Option<Takeover>> {
         if self.open > 0 {
             return Poll::Pending;
         }
         self.open = 1;
-        Poll::Ready(self.ending_since.take().map(|since| since.elapsed()))
+        Poll::Ready(self.ending.take())
     }
 }
 
@@ -83,40 +80,44 @@ impl Owner {
         self.stop.clone()
     }
 
-    /// Claims the session that a handshake names: stops its owner and waits until that is over. The owner ends within
-    /// `timeout`, or is aborted then; the result is which, `None` if there was none. The session of another user is left
-    /// alone: up to Streamlit 1.60 its id is the only proof of who may resume it.
+    /// Claims the session that a handshake names: stops its owner and waits until that is over. Returns how it ended,
+    /// `None` if there was none. The session of another user is left alone: up to Streamlit 1.60 its id is the only proof
+    /// of who may resume it.
     ///
     /// # Errors
     /// A newer claim came while this one waited.
-    pub async fn claim(&mut self, id: SessionId, timeout: Duration) -> Result<Option<Takeover>, Superseded> {
+    pub async fn claim(&mut self, id: SessionId) -> Result<Option<Takeover>, Superseded> {
         let Some((owners, identity)) = &self.owners else { return Ok(None) };
         let older = {
             let mut claims = owners.lock();
-            let Some(claim) = Claim::of(&mut claims, id, *identity) else {
-                drop(claims);
-                self.owners = None;
-                return Ok(Some(Takeover::OtherUser));
-            };
+            let Some(claim) = Claim::of(&mut claims, id, *identity) else { return Ok(Some(Takeover::OtherUser)) };
             self.session = Some(id);
             if claim.open > 0 {
-                claim.ending_since.get_or_insert_with(Instant::now);
+                claim.ending.get_or_insert(Takeover::Closed);
             }
             claim.newest.replace(self.stop.clone())
         };
         if let Some(older) = older {
             older.request();
         }
-        let waited = poll_fn(|cx| {
+        let ended = poll_fn(|cx| {
             if self.stop.poll_requested(cx) {
                 return Poll::Ready(Err(Superseded));
             }
             // Until it is superseded, this claim keeps the entry.
             owners.lock().get_mut(&id).map_or(Poll::Pending, |claim| claim.poll_open().map(Ok))
         });
-        let waited = waited.await?;
+        let ended = ended.await?;
         self.open = true;
-        Ok(waited.map(|waited| if waited < timeout { Takeover::Closed } else { Takeover::Timeout }))
+        Ok(ended)
+    }
+
+    /// The app did not close this connection in time; it is aborted.
+    pub fn on_timeout(&self) {
+        let (Some((owners, _identity)), Some(id)) = (&self.owners, self.session) else { return };
+        if let Some(ending) = owners.lock().get_mut(&id).and_then(|claim| claim.ending.as_mut()) {
+            *ending = Takeover::Timeout;
+        }
     }
 
     /// Resolves when a newer connection claims the session.
@@ -134,11 +135,7 @@ impl Owner {
         let Some((owners, identity)) = &self.owners else { return };
         let older = {
             let mut claims = owners.lock();
-            let Some(claim) = Claim::of(&mut claims, id, *identity) else {
-                drop(claims);
-                self.owners = None;
-                return;
-            };
+            let Some(claim) = Claim::of(&mut claims, id, *identity) else { return };
             (self.session, self.open) = (Some(id), true);
             claim.open += 1;
             // A stopped owner does not stop others.

@@ -19,19 +19,24 @@ impl Tap {
         self.drive(now, output);
     }
 
-    /// Closes the upstream with `code` at once, because another connection takes over the session, and the browser if
-    /// there is room. Nothing passes afterwards. Returns whether the upstream got a close frame, which needs room.
-    pub fn close_for_takeover(&mut self, code: u16, output: &mut impl TapOutput) -> bool {
+    /// Closes the browser with `code` if there is room, because another connection takes over the session. Nothing passes
+    /// to it afterwards; the upstream's messages are still reported.
+    pub fn leave_browser(&mut self, code: u16, output: &mut impl TapOutput) {
         self.stop_answering(Side::Browser, output);
-        let (room, is_parsed) = (self.room(output), self.inspection != Inspection::Off);
-        if is_parsed && room.browser {
+        if self.inspection != Inspection::Off && self.room(output).browser {
             self.close_direction(Side::Upstream, code, output);
         }
-        let is_close_sent = self.browser.close_received || (is_parsed && room.upstream);
+        self.upstream.is_sealed = true;
+    }
+
+    /// Closes the upstream with `code` at once, after [`Tap::leave_browser`]. Nothing passes afterwards. Returns whether
+    /// the upstream got a close frame, which needs room.
+    pub fn close_for_takeover(&mut self, code: u16, output: &mut impl TapOutput) -> bool {
+        let has_room = self.inspection != Inspection::Off && self.room(output).upstream;
+        let is_close_sent = self.browser.close_received || has_room;
         if is_close_sent {
             self.close_direction(Side::Browser, code, output);
         }
-        self.upstream.is_sealed = true;
         self.browser.is_sealed = true;
         is_close_sent
     }

@@ -8,7 +8,8 @@
 //! The tap does no I/O and reads no clock. `relay::Relay` owns it and makes every call; [`TapOutput`] receives the
 //! results. At each wake-up the order is:
 //!
-//! 1. [`Tap::close`] at a drain, or [`Tap::close_for_takeover`] at a takeover; one of them, once.
+//! 1. [`Tap::close`] at a drain, or [`Tap::leave_browser`] at a takeover; one of them, once. Between `leave_browser` and
+//!    [`Tap::close_for_takeover`] the browser sends nothing.
 //! 2. For the upstream, then for the browser: [`Tap::on_bytes`] after each read, and [`Tap::on_end`] after EOF or a
 //!    reset. No `on_bytes` follows an `on_end` of the same side.
 //! 3. [`Tap::drive`] unless [`Tap::is_idle`], and whenever [`Tap::deadline`] has passed. Not after `close_for_takeover`.

@@ -368,6 +368,7 @@ fn no_close_frame_is_sent_after_an_incomplete_frame() {
 
     let (mut tap, mut wires) = self::tap(HeartbeatSettings::default());
     tap.on_end(Side::Browser, &incomplete, &mut wires);
+    tap.leave_browser(1001, &mut wires);
     assert!(!tap.close_for_takeover(1001, &mut wires), "the upstream got no close frame");
     assert_eq!(wires.to_upstream, incomplete);
 }

@@ -38,6 +38,7 @@ mod subprotocol;
 mod support;
 mod systemd;
 mod takeover;
+mod takeover_grace;
 mod tls;
 mod tls_certificates;
 mod trace;

@@ -197,6 +197,7 @@ impl Harness {
             _ => {
                 self.stopped = true;
                 let before = self.wires.upstream.passed.len();
+                self.tap.leave_browser(1001, &mut self.wires);
                 let _close_sent = self.tap.close_for_takeover(1001, &mut self.wires);
                 assert_eq!(self.wires.upstream.passed.len(), before);
             }

@@ -3,16 +3,18 @@
 use std::cell::RefCell;
 use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt as _, StreamExt as _};
 use http::HeaderMap;
 use proptest::prelude::*;
-use tokio::time::{sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::*;
 
+/// After which the app's connection is aborted.
 const TIMEOUT: Duration = Duration::from_millis(20);
 
 fn id(number: u8) -> SessionId {
@@ -30,7 +32,7 @@ fn owner_of(user: u8, owners: &Owners) -> Owner {
 /// The owner of session 0.
 fn established(owners: &Owners) -> Owner {
     let mut owner = owner(owners);
-    assert_eq!(owner.claim(id(0), TIMEOUT).now_or_never(), Some(Ok(None)), "nothing to wait for");
+    assert_eq!(owner.claim(id(0)).now_or_never(), Some(Ok(None)), "nothing to wait for");
     owner
 }
 
@@ -43,7 +45,7 @@ async fn a_claim_waits_until_the_older_connection_is_over() {
     let owners = Owners::default();
     let (older, mut newer) = (established(&owners), owner(&owners));
     {
-        let mut claim = pin!(newer.claim(id(0), TIMEOUT));
+        let mut claim = pin!(newer.claim(id(0)));
         assert!(claim.as_mut().now_or_never().is_none());
         assert!(older.stop().is_requested());
         drop(older);
@@ -55,24 +57,24 @@ async fn a_claim_waits_until_the_older_connection_is_over() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_older_connection_that_uses_its_whole_timeout_is_counted_as_a_timeout() {
+async fn an_older_connection_that_is_aborted_is_counted_as_a_timeout() {
     let owners = Owners::default();
     let (older, mut newer) = (established(&owners), owner(&owners));
-    let cut = async {
+    let abort = async {
         older.superseded().await;
-        sleep(TIMEOUT).await;
+        older.on_timeout();
         drop(older);
     };
-    assert_eq!(tokio::join!(newer.claim(id(0), TIMEOUT), cut).0, Ok(Some(Takeover::Timeout)));
+    assert_eq!(tokio::join!(newer.claim(id(0)), abort).0, Ok(Some(Takeover::Timeout)));
 }
 
 #[tokio::test]
 async fn only_the_newest_waiting_claim_proceeds() {
     let owners = Owners::default();
     let (older, mut one, mut two) = (established(&owners), owner(&owners), owner(&owners));
-    let mut first = Box::pin(one.claim(id(0), TIMEOUT));
+    let mut first = Box::pin(one.claim(id(0)));
     assert!(first.as_mut().now_or_never().is_none());
-    let mut second = pin!(two.claim(id(0), TIMEOUT));
+    let mut second = pin!(two.claim(id(0)));
     assert!(second.as_mut().now_or_never().is_none());
     assert_eq!(first.await, Err(Superseded));
     drop(one);
@@ -85,8 +87,8 @@ async fn only_the_newest_waiting_claim_proceeds() {
 async fn a_claim_dropped_while_it_waits_leaves_no_entry() {
     let owners = Owners::default();
     let (older, mut one, mut two) = (established(&owners), owner(&owners), owner(&owners));
-    assert!(one.claim(id(0), TIMEOUT).now_or_never().is_none());
-    assert!(two.claim(id(0), TIMEOUT).now_or_never().is_none());
+    assert!(one.claim(id(0)).now_or_never().is_none());
+    assert!(two.claim(id(0)).now_or_never().is_none());
     drop((one, two));
     assert!(!is_empty(&owners), "the oldest is not over");
     drop(older);
@@ -96,7 +98,7 @@ async fn a_claim_dropped_while_it_waits_leaves_no_entry() {
 #[tokio::test]
 async fn without_takeover_no_session_is_owned() {
     let mut off = Owner::new(None);
-    assert_eq!(off.claim(id(0), TIMEOUT).await, Ok(None));
+    assert_eq!(off.claim(id(0)).await, Ok(None));
     off.name(id(0));
     assert!(off.superseded().now_or_never().is_none());
 }
@@ -108,7 +110,7 @@ async fn the_session_named_by_the_app_replaces_the_requested_one() {
     older.name(id(1));
     let (_zero, mut one) = (established(&owners), owner(&owners));
     assert!(!older.stop().is_requested());
-    assert!(one.claim(id(1), TIMEOUT).now_or_never().is_none());
+    assert!(one.claim(id(1)).now_or_never().is_none());
     assert!(older.stop().is_requested());
 }
 
@@ -118,7 +120,7 @@ async fn naming_a_session_twice_ends_its_older_connection() {
     let (older, mut newer, mut newest) = (established(&owners), owner(&owners), owner(&owners));
     newer.name(id(0));
     assert!(older.stop().is_requested() && !newer.stop().is_requested());
-    let mut claim = pin!(newest.claim(id(0), TIMEOUT));
+    let mut claim = pin!(newest.claim(id(0)));
     assert!(claim.as_mut().now_or_never().is_none());
     drop(newer);
     assert!(claim.as_mut().now_or_never().is_none(), "the claim waits for both");
@@ -130,13 +132,13 @@ async fn naming_a_session_twice_ends_its_older_connection() {
 async fn another_user_neither_ends_an_owner_nor_owns_the_session() {
     let owners = Owners::default();
     let (older, mut other, mut named) = (established(&owners), owner_of(1, &owners), owner_of(1, &owners));
-    assert_eq!(other.claim(id(0), TIMEOUT).now_or_never(), Some(Ok(Some(Takeover::OtherUser))));
+    assert_eq!(other.claim(id(0)).now_or_never(), Some(Ok(Some(Takeover::OtherUser))));
     named.name(id(1));
     named.name(id(0));
     assert!(!older.stop().is_requested() && other.session.is_none() && named.session.is_none());
     let mut newer = owner(&owners);
     {
-        let mut claim = pin!(newer.claim(id(0), TIMEOUT));
+        let mut claim = pin!(newer.claim(id(0)));
         assert!(claim.as_mut().now_or_never().is_none());
         drop(older);
         assert_eq!(claim.now_or_never(), Some(Ok(Some(Takeover::Closed))), "others are not waited for");
@@ -151,7 +153,7 @@ async fn a_session_without_an_owner_is_any_users() {
     let owners = Owners::default();
     drop(established(&owners));
     let mut other = owner_of(1, &owners);
-    assert_eq!(other.claim(id(0), TIMEOUT).now_or_never(), Some(Ok(None)));
+    assert_eq!(other.claim(id(0)).now_or_never(), Some(Ok(None)));
 }
 
 /// What one browser and the app do. Times are in milliseconds.
@@ -177,8 +179,10 @@ struct Scenario {
 #[derive(Default)]
 struct App {
     open: Vec<Open>,
-    /// The newest owner of each session, by the scenario's number, and its user.
-    newest: HashMap<u8, (usize, u8)>,
+    /// The newest owner of each session, by the scenario's number.
+    newest: HashMap<u8, usize>,
+    /// The user of the last owner of each session.
+    users: HashMap<u8, u8>,
     /// When the last connection of each session was over.
     over: HashMap<u8, Instant>,
 }
@@ -198,7 +202,7 @@ impl App {
         if let Some(session) = session {
             let others = self.open.iter().filter(|other| other.session == Some(session)).count();
             assert_eq!(others, 0, "a handshake starts while another connection of its session is open");
-            assert_eq!(self.newest[&session].0, number, "only the newest proceeds");
+            assert_eq!(self.newest[&session], number, "only the newest proceeds");
         }
         self.open.push(Open { number, session, stop });
     }
@@ -209,14 +213,22 @@ impl App {
         if let Some(before) = std::mem::replace(&mut open.session, session) {
             self.over.insert(before, Instant::now());
         }
-        if let Some(session) = session.filter(|_session| !open.stop.is_requested()) {
-            self.newest.insert(session, (number, user));
+        let is_stopped = open.stop.is_requested();
+        match session {
+            Some(session) if is_stopped => _ = self.users.insert(session, user),
+            Some(session) => self.own(number, user, session),
+            None => {}
         }
+    }
+
+    fn own(&mut self, number: usize, user: u8, session: u8) {
+        self.newest.insert(session, number);
+        self.users.insert(session, user);
     }
 
     fn on_superseded(&mut self, number: usize, session: Option<u8>) {
         let session = session.expect("only one that owns a session");
-        assert_ne!(self.newest[&session].0, number, "the newest is not stopped");
+        assert_ne!(self.newest[&session], number, "the newest is not stopped");
     }
 
     fn close(&mut self, number: usize) {
@@ -253,17 +265,22 @@ impl Scenario {
     async fn connect(&self, number: usize, owners: &Owners, app: &RefCell<App>) {
         let (mut owner, mut session) = (owner_of(self.user, owners), self.requests);
         if let Some(requested) = self.requests {
-            let before = app.borrow_mut().newest.insert(requested, (number, self.user));
             let start = Instant::now();
-            match owner.claim(id(requested), TIMEOUT).await {
+            let mut claim = Box::pin(owner.claim(id(requested)));
+            let first = claim.as_mut().now_or_never();
+            if first == Some(Ok(Some(Takeover::OtherUser))) {
+                assert_ne!(app.borrow().users[&requested], self.user);
+                session = None;
+            } else {
+                app.borrow_mut().own(number, self.user, requested);
+            }
+            let claimed = match first {
+                Some(claimed) => claimed,
+                None => claim.await,
+            };
+            match claimed {
                 Err(Superseded) => return app.borrow_mut().on_superseded(number, session),
-                Ok(None) => assert_eq!(start.elapsed(), Duration::ZERO),
-                Ok(Some(Takeover::OtherUser)) => {
-                    let before = before.expect("an owner");
-                    assert!(before.1 != self.user && start.elapsed() == Duration::ZERO);
-                    app.borrow_mut().newest.insert(requested, before);
-                    session = None;
-                }
+                Ok(None | Some(Takeover::OtherUser)) => assert_eq!(start.elapsed(), Duration::ZERO),
                 Ok(Some(_)) => {
                     assert_eq!(app.borrow().over[&requested], Instant::now(), "it waits no longer than it must")
                 }
@@ -300,8 +317,7 @@ impl Scenario {
                     let (_after, given) = named.take().expect("checked");
                     owner.name(id(given));
                     session = owner.session.map(|_owned| given);
-                    let newest = app.borrow().newest.get(&given).copied();
-                    assert!(session.is_some() || newest.is_some_and(|(_number, user)| user != self.user));
+                    assert!(session.is_some() || app.borrow().users[&given] != self.user);
                     app.borrow_mut().name(number, self.user, session);
                 }
             }
@@ -357,7 +373,7 @@ async fn across_threads_the_app_has_one_connection_of_a_session_and_every_claim_
     let claims = (0..CLAIMS).map(|number| {
         let (mut owner, open, lived) = (owner(&owners), open.clone(), lived.clone());
         tokio::spawn(async move {
-            if owner.claim(id(0), TIMEOUT).await.is_err() {
+            if owner.claim(id(0)).await.is_err() {
                 return;
             }
             assert_eq!(open.fetch_add(1, SeqCst), 0, "two are open");
