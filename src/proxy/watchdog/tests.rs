@@ -74,3 +74,8 @@ fn the_script_shows_the_frontend_a_websocket_and_watches_a_plain_one() {
 fn the_script_resumes_a_connection_over_other_legs() {
     assert_all_pass(&[BROWSER, include_str!("tests/page.js"), include_str!("tests/legs.js")]);
 }
+
+#[test]
+fn the_script_repeats_what_a_dead_connection_lost_once_and_nothing_else() {
+    assert_all_pass(&[BROWSER, include_str!("rerun.js"), include_str!("tests/rerun.js")]);
+}
