@@ -196,6 +196,10 @@ labels! {
         Changed = "changed",
         /// It must not be repeated, such as a stop of the script.
         Kind = "kind",
+        /// A later input of the same widget replaces it.
+        Replaced = "replaced",
+        /// It is not known whether it reached the app.
+        Unknown = "unknown",
     }
 }
 

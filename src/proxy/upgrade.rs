@@ -30,7 +30,7 @@ use crate::relay::legs::LegHandle;
 use crate::relay::{ParkingOptions, Relay, RelayOptions, Report, TAKEOVER_GRACE};
 use crate::resume::control::Secret;
 use crate::session::identity::Identity;
-use crate::session::takeover::{Owner, Superseded};
+use crate::session::takeover::{Ended, Owner, Superseded};
 use crate::session::trace::TraceIds;
 use crate::session::{SessionInfo, Sessions};
 use crate::streamlit::handshake::{self, SessionId};
@@ -94,7 +94,7 @@ impl RequestContext<'_> {
         // Dropped after the handshake's connection.
         let mut owner = Owner::new(upstream.session.takeover.then(|| (upstream.owners.clone(), identity)));
         let taken = match self.claim(&mut owner, resumed).await {
-            Ok(takeover) => takeover == Some(Takeover::Closed),
+            Ok(ended) => ended.filter(|ended| ended.result == Takeover::Closed).and_then(|ended| ended.received),
             Err(failure) => return self.fail(&mut attempt, &failure).into(),
         };
         // Only now: a takeover has just freed its slot.
@@ -137,18 +137,18 @@ impl RequestContext<'_> {
 
     /// Waits until the older connections and handshakes of the session are over. The app then resumes it. Before
     /// Streamlit 1.61 it would start an empty one while an older connection, dead or not, is open.
-    async fn claim(&self, owner: &mut Owner, resumed: Option<SessionId>) -> Result<Option<Takeover>, Failure> {
+    async fn claim(&self, owner: &mut Owner, resumed: Option<SessionId>) -> Result<Option<Ended>, Failure> {
         let Some(id) = resumed else { return Ok(None) };
         // An older session is reset after the first two; a drain closes it in its own order. The rest is for a 101 that its
         // browser does not read.
         let timeout = TAKEOVER_GRACE + self.upstream.session.takeover_timeout + self.upstream.handshake_timeout;
         let claimed = tokio::time::timeout(timeout, owner.claim(id)).await;
         let claimed = claimed.map_err(|_elapsed| Failure::ClaimTimedOut(timeout))?;
-        let takeover = claimed.map_err(|Superseded| Failure::Superseded)?;
-        if let Some(result) = takeover {
-            self.upstream.metrics.takeover(result);
+        let ended = claimed.map_err(|Superseded| Failure::Superseded)?;
+        if let Some(ended) = ended {
+            self.upstream.metrics.takeover(ended.result);
         }
-        Ok(takeover)
+        Ok(ended)
     }
 
     /// Answers a failed handshake.
@@ -305,8 +305,8 @@ pub struct NewSession {
     ids: Option<TraceIds>,
     tag: Option<Tag>,
     identity: Identity,
-    /// The handshake has closed an older connection of the session.
-    taken: bool,
+    /// How many data messages the older connection had passed to the app, if the handshake has closed one.
+    taken: Option<u64>,
     /// Dropped after `connection`.
     owner: Owner,
 }

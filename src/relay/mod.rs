@@ -145,6 +145,7 @@ impl Relay {
         page.on_bytes(bytes, |input| match input {
             PageInput::Pass(bytes) => _ = tap.on_bytes(Side::Browser, bytes, now, endpoints),
             PageInput::Confirmed(received) => endpoints.on_confirmed(received),
+            PageInput::Unsent(reason, inputs) => endpoints.report.inputs_not_sent(reason, inputs),
             PageInput::GivenUp => is_given_up = true,
         });
         self.page = Some(page);

@@ -10,8 +10,8 @@ use super::rerun::Rerun;
 use crate::heartbeat::learning::Learning;
 use crate::heartbeat::{AckOrigin, Capability};
 use crate::metrics::{
-    CloseCode, DirectionLabel, Initiator, LabelValue as _, Level, Loss, ParkedEnd, ResumptionRefused, Unparsable,
-    UpstreamMetrics,
+    CloseCode, DirectionLabel, Initiator, LabelValue as _, Level, Loss, NotSent, ParkedEnd, ResumptionRefused,
+    Unparsable, UpstreamMetrics,
 };
 use crate::session::Session;
 use crate::session::takeover::Owner;
@@ -134,6 +134,18 @@ impl Report {
     /// The last run that the browser has requested.
     pub(super) fn rerun(&self) -> Rerun {
         self.rerun
+    }
+
+    /// The session is being closed, and has passed this many data messages of its page to the app.
+    pub(super) fn closing(&self, received: u64) {
+        self.owner.on_closing(received);
+    }
+
+    /// Inputs of the page did not reach the app; `reason` is the page's word.
+    pub(super) fn inputs_not_sent(&self, reason: &str, inputs: u64) {
+        if let Some(reason) = NotSent::ALL.iter().find(|known| known.name() == reason) {
+            self.upstream.metrics.inputs_not_sent(*reason, inputs);
+        }
     }
 
     /// The app did not close the taken-over session in time.

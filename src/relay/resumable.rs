@@ -20,8 +20,9 @@ pub struct ParkingOptions {
     pub parked: usize,
     /// Bytes that the app may send to a parked session.
     pub parked_bytes: u64,
-    /// The session's handshake has closed an older connection of it, in an orderly way.
-    pub taken: bool,
+    /// The session's handshake has closed an older connection of it, which had passed this many data messages of the page
+    /// to the app.
+    pub taken: Option<u64>,
 }
 
 /// What makes a session resumable.

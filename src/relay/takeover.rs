@@ -23,6 +23,9 @@ impl Relay {
         let is_open = !self.tap.has_closed(Side::Browser) && self.endpoints.upstream.is_writable();
         let is_recent = self.endpoints.report.rerun().is_recent(Instant::now());
         self.endpoints.report.stopped(GOING_AWAY);
+        if let Some(page) = &self.page {
+            self.endpoints.report.closing(page.received());
+        }
         self.tap.leave_browser(GOING_AWAY, &mut self.endpoints);
         self.endpoints.browser = Endpoint::absent();
         if is_open && is_recent && self.is_run_pending() {

@@ -93,15 +93,19 @@ impl ResumeRequest {
 }
 
 /// The greeting of a new connection that can be resumed. `buffer_bytes` are those that either end keeps; `window_ms`
-/// is how long the session stays parked; `taken`: the handshake has closed an older connection of its session.
-pub fn greeting(secret: &Secret, buffer_bytes: usize, window_ms: u128, taken: bool) -> Vec<u8> {
-    let taken = if taken { " taken" } else { "" };
-    text_frame(&format!("{PREFIX}resumable {} {buffer_bytes} {window_ms}{taken}", secret.text()))
+/// is how long the session stays parked. `taken`: the handshake has closed an older connection of its session, which had
+/// passed this many data messages to the app.
+pub fn greeting(secret: &Secret, buffer_bytes: usize, window_ms: u128, taken: Option<u64>) -> Vec<u8> {
+    text_frame(&format!("{PREFIX}resumable {} {buffer_bytes} {window_ms}{}", secret.text(), taken_text(taken)))
 }
 
 /// The greeting of a new connection that cannot be resumed.
-pub fn plain_greeting(taken: bool) -> Vec<u8> {
-    text_frame(&format!("{PREFIX}plain{}", if taken { " taken" } else { "" }))
+pub fn plain_greeting(taken: Option<u64>) -> Vec<u8> {
+    text_frame(&format!("{PREFIX}plain{}", taken_text(taken)))
+}
+
+fn taken_text(taken: Option<u64>) -> String {
+    taken.map(|received| format!(" taken {received}")).unwrap_or_default()
 }
 
 /// The first message of a leg that continues a session: how many data messages came from the page.
@@ -123,6 +127,13 @@ pub fn is_control(payload: &[u8]) -> bool {
 pub fn confirmed(payload: &[u8]) -> Option<u64> {
     let text = std::str::from_utf8(payload).ok()?.strip_prefix(PREFIX)?;
     number(text.strip_prefix("received ")?)
+}
+
+/// Which inputs a page's control message reports as not sent: its reason, and how many.
+pub fn unsent(payload: &[u8]) -> Option<(&str, u64)> {
+    let text = std::str::from_utf8(payload).ok()?.strip_prefix(PREFIX)?;
+    let (reason, inputs) = text.strip_prefix("unsent ")?.split_once(' ')?;
+    Some((reason, number(inputs)?))
 }
 
 fn number(text: &str) -> Option<u64> {
@@ -178,13 +189,17 @@ mod tests {
 
     #[test]
     fn control_messages_are_short_text_frames() {
-        for taken in [false, true] {
-            let longest = greeting(&SECRET, usize::MAX, u128::from(u64::MAX), taken);
+        for taken in [None, Some(u64::from(u32::MAX))] {
+            let longest = greeting(&SECRET, usize::MAX >> 1, u128::from(u32::MAX), taken);
             assert_eq!((longest[0], usize::from(longest[1])), (0x81, longest.len() - 2));
             assert!(longest.len() <= 2 + 125 && is_control(&longest[2..]));
         }
         assert_eq!(resumed(7), b"\x81\x14_heartbeat resumed 7"[..].to_vec());
         assert_eq!(confirmed(&received(9)[2..]), Some(9));
+        assert_eq!(unsent(b"_heartbeat unsent age 2"), Some(("age", 2)));
+        for other in ["_heartbeat unsent age", "_heartbeat unsent age x", "_heartbeat unsent 2", "unsent age 2"] {
+            assert_eq!(unsent(other.as_bytes()), None, "{other}");
+        }
         for other in ["_heartbeat received", "_heartbeat received x", "_heartbeat received 1 2", "received 1"] {
             assert_eq!(confirmed(other.as_bytes()), None, "{other}");
         }

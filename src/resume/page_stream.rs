@@ -39,6 +39,8 @@ pub enum PageInput<'a> {
     Pass(&'a [u8]),
     /// The page has received this many data messages.
     Confirmed(u64),
+    /// The page has not sent this many inputs, for this reason.
+    Unsent(&'a str, u64),
     /// The page gave the leg up: nothing of it follows.
     GivenUp,
 }
@@ -175,6 +177,8 @@ impl PageStream {
         if let Some(received) = control::confirmed(payload) {
             self.owes_confirmation = true;
             sink(PageInput::Confirmed(received));
+        } else if let Some((reason, inputs)) = control::unsent(payload) {
+            sink(PageInput::Unsent(reason, inputs));
         }
     }
 }

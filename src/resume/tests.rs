@@ -34,6 +34,7 @@ fn page_frame(first: u8, payload: &[u8]) -> Vec<u8> {
 struct Given {
     passed: Vec<u8>,
     confirmed: Vec<u64>,
+    unsent: Vec<(String, u64)>,
     given_up: bool,
 }
 
@@ -43,6 +44,7 @@ fn feed(stream: &mut PageStream, bytes: &[u8], size: usize) -> Given {
         stream.on_bytes(part, |input| match input {
             PageInput::Pass(bytes) => given.passed.extend_from_slice(bytes),
             PageInput::Confirmed(received) => given.confirmed.push(received),
+            PageInput::Unsent(reason, inputs) => given.unsent.push((reason.to_owned(), inputs)),
             PageInput::GivenUp => given.given_up = true,
         });
     }
@@ -59,15 +61,18 @@ fn control_messages_do_not_reach_the_app_and_are_not_counted() {
         page_frame(0x82, b"one"),
         page_frame(0x81, b"_heartbeat received 5"),
         page_frame(0x81, b"a text of the page"),
+        page_frame(0x81, b"_heartbeat unsent age 2"),
         page_frame(0x81, b"_heartbeat something new"),
         page_frame(0x8a, b"pong"),
         page_frame(0x82, &[]),
     ];
-    let passed = [0, 2, 4, 5].map(|at: usize| &wire[at][..]).concat();
+    let passed = [0, 2, 5, 6].map(|at: usize| &wire[at][..]).concat();
     for size in 1..80 {
         let mut stream = PageStream::new(LIMIT);
         let given = feed(&mut stream, &wire.concat(), size);
-        assert_eq!(given, Given { passed: passed.clone(), confirmed: vec![5], given_up: false }, "reads of {size}");
+        let unsent = vec![("age".to_owned(), 2)];
+        let expected = Given { passed: passed.clone(), confirmed: vec![5], unsent, given_up: false };
+        assert_eq!(given, expected, "reads of {size}");
         assert_eq!(stream.received(), 3);
         assert_eq!(stream.next_confirmation(), Some(control::received(3)));
         assert_eq!(stream.next_confirmation(), None);
@@ -80,7 +85,7 @@ fn nothing_of_a_leg_passes_after_the_page_gave_it_up() {
     let message = page_frame(0x82, b"one");
     let wire = [&message[..], &close(close_code::GIVEN_UP), &message].concat();
     let given = feed(&mut PageStream::new(LIMIT), &wire, wire.len());
-    assert_eq!(given, Given { passed: message.clone(), confirmed: vec![], given_up: true });
+    assert_eq!(given, Given { passed: message.clone(), given_up: true, ..Given::default() });
     let ends = [close(1001), page_frame(0x88, &[])].concat();
     assert_eq!(feed(&mut PageStream::new(LIMIT), &ends, 3).passed, ends, "the page's own end");
 }

@@ -28,7 +28,16 @@ struct Claim {
     /// Owners whose handshake or session is not over, stopped ones included.
     open: usize,
     /// How these end, which were stopped for a newer one that waits.
-    ending: Option<Takeover>,
+    ending: Option<Ended>,
+}
+
+/// How the older connections and handshakes of a session ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// For the metrics.
+    pub result: Takeover,
+    /// How many data messages of its page the newest of them has passed to the app, if they are counted.
+    pub received: Option<u64>,
 }
 
 /// A connection to the app, and the session it owns. Must be dropped after the connection is closed.
@@ -60,7 +69,7 @@ impl Claim {
     }
 
     /// Opens the newest owner's handshake if no other is open. Returns how the older ones ended, if it had to wait.
-    fn poll_open(&mut self) -> Poll<Option<Takeover>> {
+    fn poll_open(&mut self) -> Poll<Option<Ended>> {
         if self.open > 0 {
             return Poll::Pending;
         }
@@ -86,14 +95,16 @@ impl Owner {
     ///
     /// # Errors
     /// A newer claim came while this one waited.
-    pub async fn claim(&mut self, id: SessionId) -> Result<Option<Takeover>, Superseded> {
+    pub async fn claim(&mut self, id: SessionId) -> Result<Option<Ended>, Superseded> {
         let Some((owners, identity)) = &self.owners else { return Ok(None) };
         let older = {
             let mut claims = owners.lock();
-            let Some(claim) = Claim::of(&mut claims, id, *identity) else { return Ok(Some(Takeover::OtherUser)) };
+            let Some(claim) = Claim::of(&mut claims, id, *identity) else {
+                return Ok(Some(Ended { result: Takeover::OtherUser, received: None }));
+            };
             self.session = Some(id);
             if claim.open > 0 {
-                claim.ending.get_or_insert(Takeover::Closed);
+                claim.ending.get_or_insert(Ended { result: Takeover::Closed, received: None });
             }
             claim.newest.replace(self.stop.clone())
         };
@@ -114,9 +125,18 @@ impl Owner {
 
     /// The app did not close this connection in time; it is aborted.
     pub fn on_timeout(&self) {
+        self.with_ending(|ending| ending.result = Takeover::Timeout);
+    }
+
+    /// This connection is being closed, and has passed this many data messages of its page to the app.
+    pub fn on_closing(&self, received: u64) {
+        self.with_ending(|ending| ending.received = Some(received));
+    }
+
+    fn with_ending(&self, change: impl FnOnce(&mut Ended)) {
         let (Some((owners, _identity)), Some(id)) = (&self.owners, self.session) else { return };
         if let Some(ending) = owners.lock().get_mut(&id).and_then(|claim| claim.ending.as_mut()) {
-            *ending = Takeover::Timeout;
+            change(ending);
         }
     }
 

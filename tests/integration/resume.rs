@@ -394,7 +394,7 @@ async fn with_resumption_off_a_lost_session_runs_on_until_its_page_reconnects() 
     expect_app_closed(upstream).await;
     let (_head, _upstream) = app.shake_hands("").await;
     assert!(next.head().await.starts_with("HTTP/1.1 101 "));
-    next.expect(control("plain taken")).await;
+    next.expect(control("plain taken 0")).await;
     assert_eq!(parked_ended(&sidecar, "taken_over").await, 1.0);
 }
 
@@ -412,6 +412,6 @@ async fn a_page_that_reconnects_by_itself_learns_that_its_session_was_taken_over
     let (_head, _upstream) = app.shake_hands("").await;
     assert!(next.head().await.starts_with("HTTP/1.1 101 "));
     let greeting = String::from_utf8(next.frame().await.payload).unwrap();
-    assert!(greeting.starts_with("_heartbeat resumable ") && greeting.ends_with(" taken"), "{greeting}");
+    assert!(greeting.starts_with("_heartbeat resumable ") && greeting.ends_with(" taken 0"), "{greeting}");
     expect_refused(leg(&sidecar, resume(&page.secret, 1, 1, "")).await, UNKNOWN).await;
 }

@@ -19,8 +19,8 @@
 // Invariant: no message that the frontend sent goes over two legs, unless the sidecar has reported that it did not
 // receive it over the first.
 
-const GREETING = /^_heartbeat resumable ([0-9a-f]+) (\d{1,15}) (\d{1,15})( taken)?$/;
-const NO_RESUMPTION = /^_heartbeat plain( taken)?$/;
+const GREETING = /^_heartbeat resumable ([0-9a-f]+) (\d{1,15}) (\d{1,15})( taken \d{1,15})?$/;
+const NO_RESUMPTION = /^_heartbeat plain( taken \d{1,15})?$/;
 const RESUMED = /^_heartbeat resumed (\d{1,15})$/;
 const RECEIVED = /^_heartbeat received (\d{1,15})$/;
 const CONTROL = "_heartbeat ";

@@ -17,6 +17,10 @@ use super::*;
 /// After which the app's connection is aborted.
 const TIMEOUT: Duration = Duration::from_millis(20);
 
+fn ended(result: Takeover) -> Ended {
+    Ended { result, received: None }
+}
+
 fn id(number: u8) -> SessionId {
     SessionId::parse(&format!("7a4fd3b1-25b0-4f38-9d05-0a55b18df5{number:02x}")).expect("a UUID")
 }
@@ -48,8 +52,9 @@ async fn a_claim_waits_until_the_older_connection_is_over() {
         let mut claim = pin!(newer.claim(id(0)));
         assert!(claim.as_mut().now_or_never().is_none());
         assert!(older.stop().is_requested());
+        older.on_closing(7);
         drop(older);
-        assert_eq!(claim.await, Ok(Some(Takeover::Closed)));
+        assert_eq!(claim.await, Ok(Some(Ended { received: Some(7), ..ended(Takeover::Closed) })));
     }
     assert!(!newer.stop().is_requested());
     drop(newer);
@@ -65,7 +70,7 @@ async fn an_older_connection_that_is_aborted_is_counted_as_a_timeout() {
         older.on_timeout();
         drop(older);
     };
-    assert_eq!(tokio::join!(newer.claim(id(0)), abort).0, Ok(Some(Takeover::Timeout)));
+    assert_eq!(tokio::join!(newer.claim(id(0)), abort).0, Ok(Some(ended(Takeover::Timeout))));
 }
 
 #[tokio::test]
@@ -80,7 +85,7 @@ async fn only_the_newest_waiting_claim_proceeds() {
     drop(one);
     assert!(second.as_mut().now_or_never().is_none(), "the oldest is not over");
     drop(older);
-    assert_eq!(second.now_or_never(), Some(Ok(Some(Takeover::Closed))));
+    assert_eq!(second.now_or_never(), Some(Ok(Some(ended(Takeover::Closed)))));
 }
 
 #[tokio::test]
@@ -125,14 +130,14 @@ async fn naming_a_session_twice_ends_its_older_connection() {
     drop(newer);
     assert!(claim.as_mut().now_or_never().is_none(), "the claim waits for both");
     drop(older);
-    assert_eq!(claim.now_or_never(), Some(Ok(Some(Takeover::Closed))));
+    assert_eq!(claim.now_or_never(), Some(Ok(Some(ended(Takeover::Closed)))));
 }
 
 #[tokio::test]
 async fn another_user_neither_ends_an_owner_nor_owns_the_session() {
     let owners = Owners::default();
     let (older, mut other, mut named) = (established(&owners), owner_of(1, &owners), owner_of(1, &owners));
-    assert_eq!(other.claim(id(0)).now_or_never(), Some(Ok(Some(Takeover::OtherUser))));
+    assert_eq!(other.claim(id(0)).now_or_never(), Some(Ok(Some(ended(Takeover::OtherUser)))));
     named.name(id(1));
     named.name(id(0));
     assert!(!older.stop().is_requested() && other.session.is_none() && named.session.is_none());
@@ -141,7 +146,7 @@ async fn another_user_neither_ends_an_owner_nor_owns_the_session() {
         let mut claim = pin!(newer.claim(id(0)));
         assert!(claim.as_mut().now_or_never().is_none());
         drop(older);
-        assert_eq!(claim.now_or_never(), Some(Ok(Some(Takeover::Closed))), "others are not waited for");
+        assert_eq!(claim.now_or_never(), Some(Ok(Some(ended(Takeover::Closed)))), "others are not waited for");
     }
     assert!(!other.stop().is_requested() && !named.stop().is_requested());
     drop(newer);
@@ -268,7 +273,7 @@ impl Scenario {
             let start = Instant::now();
             let mut claim = Box::pin(owner.claim(id(requested)));
             let first = claim.as_mut().now_or_never();
-            if first == Some(Ok(Some(Takeover::OtherUser))) {
+            if first == Some(Ok(Some(ended(Takeover::OtherUser)))) {
                 assert_ne!(app.borrow().users[&requested], self.user);
                 session = None;
             } else {
@@ -280,7 +285,9 @@ impl Scenario {
             };
             match claimed {
                 Err(Superseded) => return app.borrow_mut().on_superseded(number, session),
-                Ok(None | Some(Takeover::OtherUser)) => assert_eq!(start.elapsed(), Duration::ZERO),
+                Ok(None | Some(Ended { result: Takeover::OtherUser, .. })) => {
+                    assert_eq!(start.elapsed(), Duration::ZERO)
+                }
                 Ok(Some(_)) => {
                     assert_eq!(app.borrow().over[&requested], Instant::now(), "it waits no longer than it must")
                 }
