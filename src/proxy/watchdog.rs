@@ -18,6 +18,7 @@ use crate::relay::delivery_probe::{DeliveryProbes, ProbeError, Progress, Token};
 const SCRIPT: &str = concat!(
     "(() => {\n\"use strict\";\n",
     include_str!("watchdog/settings.js"),
+    include_str!("watchdog/rerun.js"),
     include_str!("watchdog/end.js"),
     include_str!("watchdog/delivery.js"),
     include_str!("watchdog/events.js"),

@@ -15,6 +15,7 @@ mod resumable;
 mod takeover;
 #[cfg(test)]
 mod tests;
+mod upstream_state;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -29,10 +30,11 @@ use self::endpoints::Endpoints;
 use self::legs::LegHandle;
 use self::monitor::Observation;
 pub use self::monitor::Timeouts;
-pub use self::report::{Report, UpstreamState};
+pub use self::report::Report;
 pub use self::rerun::TAKEOVER_GRACE;
 pub use self::resumable::ParkingOptions;
 use self::resumable::Resumable;
+pub use self::upstream_state::UpstreamState;
 use crate::drain::Guard;
 use crate::heartbeat::HeartbeatSettings;
 use crate::heartbeat::pings::PingSettings;

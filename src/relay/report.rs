@@ -1,17 +1,17 @@
 //! Reports a session: metrics while it is live, one log line when it ends.
 
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::Context;
 use std::time::{Duration, Instant};
 
 use super::monitor::Timeouts;
 use super::rerun::Rerun;
+use super::upstream_state::UpstreamState;
 use crate::heartbeat::learning::Learning;
 use crate::heartbeat::{AckOrigin, Capability};
 use crate::metrics::{
     CloseCode, DirectionLabel, Initiator, LabelValue as _, Level, Loss, NotSent, ParkedEnd, ResumptionRefused,
-    Unparsable, UpstreamMetrics,
+    Unparsable,
 };
 use crate::session::Session;
 use crate::session::takeover::Owner;
@@ -23,15 +23,6 @@ use crate::websocket::scanner::Side;
 /// Minimum interval between heartbeats that are not a flood. A flood's heartbeats add no samples to the histograms, where
 /// they would accumulate until they are folded.
 const MIN_HEARTBEAT_INTERVAL: Duration = Duration::from_millis(10);
-
-/// State of an upstream, shared by its sessions. The gauge follows it while `shown` is set.
-pub struct UpstreamState {
-    learning: Mutex<Learning>,
-    /// Read and written under the lock of `learning`.
-    shown: AtomicBool,
-    metrics: Arc<UpstreamMetrics>,
-    timeouts: Timeouts,
-}
 
 /// Consecutive messages of one type. They are counted together because shared counters cost more than a small
 /// message's bytes.
@@ -64,45 +55,6 @@ pub struct Report {
     closed: Option<(Initiator, CloseCode)>,
     /// The peer that was given up, and why.
     gave_up: Option<Loss>,
-}
-
-impl UpstreamState {
-    /// Nothing is learned yet. `timeouts` are those of its sessions' peers.
-    pub fn new(metrics: Arc<UpstreamMetrics>, timeouts: Timeouts) -> Self {
-        let learning = Learning::default();
-        metrics.acks_natively(learning.capability());
-        Self { learning: Mutex::new(learning), shown: true.into(), metrics, timeouts }
-    }
-
-    /// Whether the app acks heartbeats, as far as learned.
-    pub fn capability(&self) -> Capability {
-        self.lock().capability()
-    }
-
-    /// Applies an observation, and updates the gauge.
-    pub fn learn(&self, observe: impl FnOnce(&mut Learning)) {
-        let mut learning = self.lock();
-        observe(&mut learning);
-        self.publish(&learning);
-    }
-
-    /// Sets whether the gauge shows this. An app that moved has two addresses while old sessions live, but one gauge.
-    pub fn show(&self, shown: bool) {
-        let learning = self.lock();
-        self.shown.store(shown, Relaxed);
-        self.publish(&learning);
-    }
-
-    fn publish(&self, learning: &Learning) {
-        if self.shown.load(Relaxed) {
-            self.metrics.acks_natively(learning.capability());
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Learning> {
-        // No panic can leave it half changed.
-        self.learning.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Report {
@@ -407,41 +359,4 @@ fn initiator(from: Side) -> Initiator {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io::{Read as _, Seek as _};
-
-    use super::*;
-    use crate::metrics::Metrics;
-    use crate::session::{SessionInfo, Sessions};
-
-    /// The line that a session's end logs.
-    fn logged(report: Report) -> serde_json::Value {
-        let mut file = tempfile::tempfile().unwrap();
-        let writer = Arc::new(file.try_clone().unwrap());
-        let log = tracing_subscriber::fmt().json().flatten_event(true).with_writer(writer).finish();
-        tracing::subscriber::with_default(log, || drop(report));
-        let mut line = String::new();
-        file.rewind().unwrap();
-        file.read_to_string(&mut line).unwrap();
-        serde_json::from_str(&line).unwrap()
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_line_of_a_session_counts_its_resumptions_and_parked_time() {
-        let timeout = Duration::from_secs(1);
-        let timeouts = Timeouts { dead_peer: timeout, write_stall: timeout, takeover: timeout };
-        let state = Arc::new(UpstreamState::new(Metrics::new().upstream("app"), timeouts));
-        let owner = Owner::new(None);
-        let session = Sessions::new().open(SessionInfo { upstream: "app".into(), tapped: true, stop: owner.stop() });
-        let report = Report::new(state, session, owner, None);
-        for seconds in [2, 3] {
-            report.session.set_parked(true);
-            tokio::time::advance(Duration::from_secs(seconds)).await;
-            report.session.set_parked(false);
-            report.session.resumed();
-        }
-        let line = logged(report);
-        assert_eq!((&line["message"], &line["resumed"]), (&"session ended".into(), &2.into()));
-        assert_eq!((&line["parked_seconds"], &line["duration_seconds"]), (&5.0.into(), &5.0.into()));
-    }
-}
+mod tests;

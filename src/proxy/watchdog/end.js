@@ -12,15 +12,18 @@
 //   ["lost"]           the connection has no leg now
 //   ["retry"]          make another leg, with the subprotocol that `attempt` returns
 //   ["resumed"]        the current leg carries the connection again
-//   ["unsent", list]   these messages were too old to be sent again
+//   ["unsent", reason, count]  so many inputs were not sent again
+//   ["greeted", count] the first message of the connection has come; the number of messages of the page's last connection
+//                      that have reached the app, if the sidecar has closed that one
+//   ["died", copies]   what may not have reached the app: { data, at, number }
 //   ["ended"]          the lost connection cannot be resumed
 //   ["end", close]     the close event for the frontend
 //
 // Invariant: no message that the frontend sent goes over two legs, unless the sidecar has reported that it did not
 // receive it over the first.
 
-const GREETING = /^_heartbeat resumable ([0-9a-f]+) (\d{1,15}) (\d{1,15})( taken \d{1,15})?$/;
-const NO_RESUMPTION = /^_heartbeat plain( taken \d{1,15})?$/;
+const GREETING = /^_heartbeat resumable ([0-9a-f]+) (\d{1,15}) (\d{1,15})(?: taken (\d{1,15}))?$/;
+const NO_RESUMPTION = /^_heartbeat plain(?: taken (\d{1,15}))?$/;
 const RESUMED = /^_heartbeat resumed (\d{1,15})$/;
 const RECEIVED = /^_heartbeat received (\d{1,15})$/;
 const CONTROL = "_heartbeat ";
@@ -66,17 +69,20 @@ class Outbox {
     return count >= this.#base && count <= this.count;
   }
 
-  // Removes the copies from before this time and returns their messages. The other messages get their numbers.
-  removeOlderThan(time) {
-    const isOld = ({ at }) => at < time;
-    const old = this.#copies.filter(isOld);
-    this.#copies = this.#copies.filter((copy) => !isOld(copy));
-    for (const { bytes } of old) this.bytes -= bytes;
-    return old.map(({ data }) => data);
+  // The copies, with the numbers of their messages.
+  get copies() {
+    return this.#copies.map(({ data, at }, index) => ({ data, at, number: this.#base + 1 + index }));
   }
 
-  get messages() {
-    return this.#copies.map(({ data }) => data);
+  // Replaces all copies: the sidecar has received none of their messages.
+  replace(messages, at) {
+    for (const { bytes } of this.#copies.splice(0)) this.bytes -= bytes;
+    for (const data of messages) this.push(data, at);
+  }
+
+  forgetOlderThan(time) {
+    const count = this.#copies.findIndex(({ at }) => at >= time);
+    this.#drop(count < 0 ? this.#copies.length : count);
   }
 
   clear() {
@@ -98,6 +104,7 @@ class End {
   state = "new";
   #outbox = new Outbox();
   #maxAge;
+  #keepsCopies = true;
   #secret;
   #window;
   #leg = 0;
@@ -121,7 +128,12 @@ class End {
 
   send(data, now) {
     if (this.state === "over") return [];
-    if (this.state === "plain") return [["send", data]];
+    if (this.state === "plain") {
+      // Nothing confirms these. The sidecar reports their number when another connection takes this one over.
+      if (this.#keepsCopies) this.#outbox.forgetOlderThan(now - this.#maxAge);
+      if (this.#keepsCopies) this.#outbox.push(data, now);
+      return [["send", data]];
+    }
     const isKept = this.#outbox.push(data, now);
     if (this.state !== "lost") return [["send", data]];
     return isKept ? [] : this.#end(ABNORMAL);
@@ -184,11 +196,14 @@ class End {
       this.#secret = greeting[1];
       this.#outbox.limit = Number(greeting[2]);
       this.#window = Number(greeting[3]);
-      return [["answered"]];
+      return [["answered"], ["greeted", countOf(greeting[4])]];
     }
     this.state = "plain";
+    const plain = isControl(data) && NO_RESUMPTION.exec(data);
+    if (plain) return [["greeted", countOf(plain[1])]];
+    this.#keepsCopies = false;
     this.#outbox.clear();
-    return isControl(data) && NO_RESUMPTION.test(data) ? [] : [["deliver", data]];
+    return [["greeted", undefined], ["deliver", data]];
   }
 
   #onFirstOfLaterLeg(data, now) {
@@ -197,9 +212,15 @@ class End {
     this.state = "live";
     this.#silentLegs = 0;
     this.#outbox.confirm(Number(resumed[1]));
-    const unsent = this.#outbox.removeOlderThan(now - this.#maxAge);
-    const sends = this.#outbox.messages.map((data) => ["send", data]);
-    return [["resumed"], ...sends, ...(unsent.length > 0 ? [["unsent", unsent]] : [])];
+    const isOld = ({ at }) => at < now - this.#maxAge;
+    const dataOf = ({ data }) => data;
+    const { copies } = this.#outbox;
+    const instead = expired(copies.filter(isOld).map(dataOf));
+    const values = instead.filter(([action]) => action === "send").map(([, data]) => data);
+    const messages = coalesced([...values, ...copies.filter((copy) => !isOld(copy)).map(dataOf)]);
+    this.#outbox.replace(messages, now);
+    const sends = messages.map((data) => ["send", data]);
+    return [["resumed"], ...sends, ...instead.filter(([action]) => action === "unsent")];
   }
 
   #onControl(text) {
@@ -223,10 +244,20 @@ class End {
 
   #end(close) {
     const { isResumable, state } = this;
+    const { copies } = this.#outbox;
     this.state = "over";
     this.#outbox.clear();
-    return [...(isResumable ? [["drop"]] : []), ...(state === "lost" ? [["ended"]] : []), ["end", close]];
+    return [
+      ...(isResumable ? [["drop"]] : []),
+      ...(state === "lost" ? [["ended"]] : []),
+      ...(["new", "over"].includes(state) || !this.#keepsCopies ? [] : [["died", copies]]),
+      ["end", close],
+    ];
   }
+}
+
+function countOf(digits) {
+  return digits === undefined ? undefined : Number(digits);
 }
 
 function isControl(data) {

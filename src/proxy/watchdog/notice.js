@@ -45,6 +45,7 @@ class Notice {
   #pause; // what to undo when input is no longer paused
   #loss = null; // the text about the loss, if it is shown
   #unsent = 0;
+  #isUnknown = false; // of some of them it is not known
   #reading;
   #parts;
 
@@ -85,13 +86,19 @@ class Notice {
     setTimeout(() => this.#render());
   }
 
+  // `count` inputs were sent, but perhaps not received.
+  unknown(count = 1) {
+    this.#isUnknown = true;
+    this.unsent(count);
+  }
+
   #show(...text) {
     this.#loss = text;
     this.#render();
   }
 
   #render() {
-    const text = this.#loss ?? unsentText(this.#unsent);
+    const text = this.#loss ?? unsentText(this.#unsent, this.#isUnknown);
     if (!text && !this.#parts) return;
     this.#parts ??= this.#newParts();
     const { host, card, spinner, text: status, dismiss } = this.#parts;
@@ -115,6 +122,7 @@ class Notice {
 
   #dismiss() {
     this.#unsent = 0;
+    this.#isUnknown = false;
     this.#render();
   }
 
@@ -142,10 +150,10 @@ function newElement(name, properties) {
   return Object.assign(document.createElement(name), properties);
 }
 
-function unsentText(count) {
+function unsentText(count, isUnknown) {
   if (count === 0) return null;
   const inputs = count === 1 ? "Your last input was" : `Your last ${count} inputs were`;
-  return [`${inputs} not sent.`, "Check the page, then enter it again if needed."];
+  return [`${inputs} ${isUnknown ? "perhaps " : ""}not sent.`, "Check the page, then enter it again if needed."];
 }
 
 // The app's theme may differ from the system's.

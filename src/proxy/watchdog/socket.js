@@ -12,11 +12,16 @@ const JITTER = 0.2;
 // A later leg may take this long to open and resume, or as long as the wait before it. Slow networks need more than
 // 3 s, and Chromium delays a page's websockets by up to 5 s after many failed ones.
 const MIN_ATTEMPT_TIME = 3000;
+// The greeting of a new connection comes right behind its handshake.
+const GREETING_TIME = 1000;
+// Pages before Streamlit 1.37 request a rerun within 20 ms of a new connection, later ones none.
+const OWN_RERUN_TIME = 250;
 
 // Whether this connection or the previous one has received an ack. Without it a page must not reconnect: if its
 // heartbeats are never acked, it would reconnect forever.
 let receivesAcks = false;
 let replacesDead = false;
+const repeater = new Repeater(settings.maxAge); // of all connections of the page, one after the other
 
 class StreamSocket extends WebSocketEvents {
   #end = new End(settings.maxAge);
@@ -69,7 +74,7 @@ class StreamSocket extends WebSocketEvents {
   send(data) {
     if (this.#readyState === NativeWebSocket.CONNECTING) this.#leg.send(data); // throws the error
     if (this.#readyState !== NativeWebSocket.OPEN) return;
-    this.#carryOut(this.#end.send(typeof data === "object" ? data : String(data), Date.now()));
+    this.#repeat(repeater.send(typeof data === "object" ? data : String(data), Date.now()));
     if (isHeartbeat(data)) this.#expectAck(hostTimeout);
     // The user waits for an answer: a dead leg must not be noticed only at the next tick.
     else if (this.#end.state === "live" && !this.#answer.isRunning) this.#carryOut(this.#end.check());
@@ -82,10 +87,10 @@ class StreamSocket extends WebSocketEvents {
     this.#readyState = NativeWebSocket.CLOSING;
     this.#stopTimers();
     const actions = this.#end.onFrontendClose();
-    if (!isLost) return; // the leg reports its close
     const end = actions.pop();
-    this.#carryOut(actions);
-    setTimeout(() => this.#carryOut([end]));
+    // An open leg carries the close, and reports it.
+    this.#carryOut(isLost ? actions : actions.filter(([action]) => action === "died"));
+    if (isLost) setTimeout(() => this.#carryOut([end]));
   }
 
   #openLeg(protocols, cause = "") {
@@ -118,6 +123,9 @@ class StreamSocket extends WebSocketEvents {
     this.#readyState = NativeWebSocket.OPEN;
     this.#protocol = this.#leg.protocol;
     this.#ticks = setInterval(() => this.#onTick(), settings.interval);
+    repeater.opened();
+    // Without a sidecar that greets, the app may wait for the rerun that the repeater holds.
+    setTimeout(() => this.#repeat(repeater.greeted(undefined, Date.now())), GREETING_TIME);
     this.dispatchEvent(new Event("open"));
   }
 
@@ -135,10 +143,10 @@ class StreamSocket extends WebSocketEvents {
   }
 
   #carryOut(actions) {
-    for (const [action, value] of actions) this.#perform(action, value);
+    for (const [action, value, count] of actions) this.#perform(action, value, count);
   }
 
-  #perform(action, value) {
+  #perform(action, value, count) {
     switch (action) {
       case "send":
         return this.#leg.send(value);
@@ -160,7 +168,11 @@ class StreamSocket extends WebSocketEvents {
         clearTimeout(this.#attemptTimer);
         return notice.resumed();
       case "unsent":
-        return value.every(isHeartbeat) || notice.unsent();
+        return this.#report(value, count);
+      case "greeted":
+        return this.#repeat(repeater.greeted(value, Date.now()));
+      case "died":
+        return this.#repeat(repeater.died(value, Date.now()));
       case "ended":
         this.#rememberLoss();
         return notice.ended();
@@ -169,7 +181,24 @@ class StreamSocket extends WebSocketEvents {
     }
   }
 
+  // Carries out what the repeater decides: it may hold a message, or add what an earlier connection lost.
+  #repeat(actions) {
+    for (const [action, value, count] of actions) {
+      if (action === "send") this.#carryOut(this.#end.send(value, Date.now()));
+      else if (action === "wait") setTimeout(() => this.#repeat(repeater.waited(Date.now())), OWN_RERUN_TIME);
+      else this.#report(value, count);
+    }
+  }
+
+  // Inputs that the app does not get, or perhaps not.
+  #report(reason, count) {
+    if (reason === "unknown") notice.unknown(count);
+    else notice.unsent(count);
+    if (this.#end.state === "live") this.#leg.send(`_heartbeat unsent ${reason} ${count}`);
+  }
+
   #onData(data) {
+    repeater.received(data);
     if (isAck(data)) {
       this.#acked = receivesAcks = true;
       if (!this.#end.isResumable) this.#answer.stop();
@@ -270,11 +299,6 @@ function isHeartbeat(data) {
 function isAck(data) {
   const bytes = bytesOf(data);
   return bytes.length <= MAX_ACK_BYTES && endsWith(bytes, ACK);
-}
-
-function bytesOf(data) {
-  if (ArrayBuffer.isView(data)) return new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
-  return data instanceof ArrayBuffer ? new Uint8Array(data) : [];
 }
 
 function endsWith(bytes, end) {

@@ -62,7 +62,7 @@ fn evaluate(sources: &[&str], statement: &str, expression: &str) -> String {
 
 #[test]
 fn the_scripts_end_of_a_connection_counts_keeps_and_resumes() {
-    assert_all_pass(&[BROWSER, include_str!("end.js"), include_str!("tests/end.js")]);
+    assert_all_pass(&[BROWSER, include_str!("rerun.js"), include_str!("end.js"), include_str!("tests/end.js")]);
 }
 
 #[test]

@@ -11,7 +11,7 @@ function bytes(...values) {
 // A connection that has been greeted.
 function live(maxAge) {
   const end = new End(maxAge);
-  equal(end.onMessage(GREET, 0), [["answered"]]);
+  equal(end.onMessage(GREET, 0), [["answered"], ["greeted", undefined]]);
   return end;
 }
 
@@ -37,7 +37,7 @@ test("messages before the greeting are sent at once and counted", () => {
 test("without a greeting the first message passes and the connection ends with its leg", () => {
   for (const first of [bytes(1), "text", "_heartbeat resumable x", "_heartbeat resumed 0", "_heartbeat received 0"]) {
     const end = new End();
-    equal(end.onMessage(first, 0), [["deliver", first]]);
+    equal(end.onMessage(first, 0), [["greeted", undefined], ["deliver", first]]);
     equal(end.onMessage(GREET, 0), [["deliver", GREET]]);
     equal(end.send(bytes(1), 0), [["send", bytes(1)]]);
     equal(end.keptBytes, 0);
@@ -46,10 +46,13 @@ test("without a greeting the first message passes and the connection ends with i
 });
 
 test("a greeting that says plain is not delivered, and the connection ends with its leg", () => {
-  for (const greeting of ["_heartbeat plain", "_heartbeat plain taken 3"]) {
-    const end = new End();
-    equal(end.onMessage(greeting, 0), []);
-    equal(end.onLost(0), [["end", LOST_CLOSE]]);
+  for (const [greeting, count] of [["_heartbeat plain", undefined], ["_heartbeat plain taken 3", 3]]) {
+    const end = new End(1000);
+    end.send(bytes(1), 0);
+    equal(end.onMessage(greeting, 0), [["greeted", count]]);
+    for (const at of [500, 1400, 1600]) equal(end.send(bytes(at / 100), at), [["send", bytes(at / 100)]]);
+    const copies = [{ data: bytes(14), at: 1400, number: 3 }, { data: bytes(16), at: 1600, number: 4 }];
+    equal(end.onLost(1700), [["died", copies], ["end", LOST_CLOSE]], "those that are not too old");
   }
 });
 
@@ -137,7 +140,7 @@ test("an outbox above the buffer is dropped, and resumable once all of it was re
     attempted(end);
     const got = end.onMessage(`_heartbeat resumed ${received}`, 0);
     const expected = received === 2 ? ["resumed", "send"] : ["resumed"];
-    equal(actions(got), isResumable ? expected : ["drop", "ended", "end"], `${received} received:`);
+    equal(actions(got), isResumable ? expected : ["drop", "ended", "died", "end"], `${received} received:`);
   }
 });
 
@@ -158,7 +161,7 @@ test("a lost connection whose outbox overflows ends", () => {
   const end = live();
   end.onLost(0);
   equal(end.send(new ArrayBuffer(500), 0), []);
-  equal(end.send(new ArrayBuffer(500), 0), [["drop"], ["ended"], ["end", LOST_CLOSE]]);
+  equal(end.send(new ArrayBuffer(500), 0), [["drop"], ["ended"], ["died", []], ["end", LOST_CLOSE]]);
   equal(end.send(bytes(1), 0), []);
 });
 
@@ -166,14 +169,14 @@ test("a first message that does not resume ends the connection", () => {
   for (const first of [bytes(1), GREET, "_heartbeat plain", "_heartbeat received 0", "_heartbeat resumed", "_heartbeat resumed 1"]) {
     const end = live();
     attempted(end);
-    equal(end.onMessage(first, 0), [["drop"], ["ended"], ["end", LOST_CLOSE]]);
+    equal(end.onMessage(first, 0), [["drop"], ["ended"], ["died", []], ["end", LOST_CLOSE]]);
   }
 });
 
 test("a confirmation of what was not sent ends the connection", () => {
   const end = live();
   end.send(bytes(1), 0);
-  equal(end.onMessage("_heartbeat received 2", 0), [["drop"], ["end", LOST_CLOSE]]);
+  equal(actions(end.onMessage("_heartbeat received 2", 0)), ["drop", "died", "end"]);
 });
 
 test("a late confirmation of less changes nothing", () => {
@@ -182,7 +185,7 @@ test("a late confirmation of less changes nothing", () => {
   end.onMessage("_heartbeat received 2", 0);
   end.onMessage("_heartbeat received 1", 0);
   attempted(end);
-  equal(actions(end.onMessage("_heartbeat resumed 1", 0)), ["drop", "ended", "end"], "its copy is gone");
+  equal(actions(end.onMessage("_heartbeat resumed 1", 0)), ["drop", "ended", "died", "end"], "its copy is gone");
 });
 
 test("a leg without a close frame and a replaced leg are lost, every other close is the end", () => {
@@ -204,7 +207,7 @@ test("after the window the connection ends", () => {
   const end = live();
   end.onLost(1000);
   equal(end.onLost(60_999), [["drop"], ["retry"]]);
-  equal(end.onLost(61_000), [["drop"], ["ended"], ["end", LOST_CLOSE]]);
+  equal(end.onLost(61_000), [["drop"], ["ended"], ["died", []], ["end", LOST_CLOSE]]);
 });
 
 test("the window starts again with each loss", () => {
@@ -222,18 +225,29 @@ test("the third leg in a row that opens and stays silent ends the connection", (
   equal(end.onLost(0), [["drop"], ["retry"]], "one that does not open is not silent");
   equal(end.onSilent(0), [["drop"], ["retry"]]);
   equal(end.onSilent(0), [["drop"], ["retry"]]);
-  equal(end.onSilent(0), [["drop"], ["ended"], ["end", LOST_CLOSE]]);
+  equal(end.onSilent(0), [["drop"], ["ended"], ["died", []], ["end", LOST_CLOSE]]);
 });
 
 test("a message that is too old is not sent again, and the counts agree afterwards", () => {
   const end = live(1000);
   for (const [n, at] of [[1, 0], [2, 500], [3, 1500]]) end.send(bytes(n), at);
   attempted(end, 1600);
-  equal(end.onMessage("_heartbeat resumed 1", 1600), [["resumed"], ["send", bytes(3)], ["unsent", [bytes(2)]]]);
+  equal(end.onMessage("_heartbeat resumed 1", 1600), [["resumed"], ["send", bytes(3)]]);
   equal(end.keptBytes, 9);
   equal(end.onMessage("_heartbeat received 2", 0), [["answered"]], "one resent, one received before");
   equal(end.keptBytes, 0);
-  equal(actions(end.onMessage("_heartbeat received 3", 0)), ["drop", "end"], "nothing more was sent");
+  equal(actions(end.onMessage("_heartbeat received 3", 0)), ["drop", "died", "end"], "nothing more was sent");
+});
+
+test("the values of inputs that are too old are sent without their triggers, and the inputs reported", () => {
+  const end = live(1000);
+  const click = bytes(0x5a, 9, 0x12, 7, 0x0a, 5, 0x0a, 1, 0x61, 0x10, 1);
+  end.send(click, 0);
+  end.send(bytes(3), 1000);
+  attempted(end);
+  const values = new Uint8Array([0x5a, 2, 0x12, 0]);
+  const resumed = [["resumed"], ["send", values], ["send", bytes(3)], ["unsent", "age", 1]];
+  equal(end.onMessage("_heartbeat resumed 0", 1600), resumed);
 });
 
 test("a message of exactly the maximum age is sent again", () => {
@@ -245,10 +259,11 @@ test("a message of exactly the maximum age is sent again", () => {
 
 test("the frontend's close is the end", () => {
   const end = live();
-  equal(end.onFrontendClose(), [["drop"], ["end", LOST_CLOSE]]);
+  equal(end.onFrontendClose(), [["drop"], ["died", []], ["end", LOST_CLOSE]]);
+  equal(end.onClose(LOST_CLOSE, 0), [["end", LOST_CLOSE]]);
   equal(end.send(bytes(1), 0), []);
   equal(end.onMessage(bytes(1), 0), []);
   const lost = live();
   lost.onLost(0);
-  equal(lost.onFrontendClose(), [["drop"], ["ended"], ["end", LOST_CLOSE]]);
+  equal(lost.onFrontendClose(), [["drop"], ["ended"], ["died", []], ["end", LOST_CLOSE]]);
 });
