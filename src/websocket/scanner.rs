@@ -51,22 +51,14 @@ pub enum Mark {
     Error(ProtocolError),
 }
 
-/// Where in the stream the next byte is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Position {
-    /// Before a frame's header.
-    Frame,
-    /// Inside a payload; the number of bytes to come.
-    Payload(u64),
-}
-
 /// The parser of one direction.
 #[derive(Clone, Copy, Debug)]
 pub struct Scanner {
     sender: Side,
     /// Reserved bits that a negotiated extension may set.
     allowed_reserved: u8,
-    position: Position,
+    /// Bytes of the current frame's payload that are still to come; 0 before a header.
+    payload_left: u64,
     /// A message has started; its last frame is still to come.
     in_message: bool,
 }
@@ -77,14 +69,14 @@ impl Scanner {
         Self {
             sender,
             allowed_reserved: if extensions { 0x7 } else { 0 },
-            position: Position::Frame,
+            payload_left: 0,
             in_message: false,
         }
     }
 
     /// The next byte starts a frame: a control frame may be inserted before it.
     pub fn between_frames(&self) -> bool {
-        self.position == Position::Frame
+        self.payload_left == 0
     }
 
     /// The next byte starts a frame outside a message: a message may be inserted before it.
@@ -95,12 +87,12 @@ impl Scanner {
     /// Marks what is at the front of `bytes`, which must not be empty. `must_be_whole` selects frames that are marked
     /// only when complete. It must bound their payload, or a caller would buffer without limit.
     pub fn next(&mut self, bytes: &[u8], must_be_whole: impl Fn(&Header) -> bool) -> Mark {
-        match self.position {
-            Position::Payload(left) => self.on_payload(left, bytes.len()),
-            Position::Frame => match Header::parse(bytes) {
-                None => Mark::Incomplete,
-                Some(header) => self.on_header(header, bytes.len(), must_be_whole),
-            },
+        if self.payload_left > 0 {
+            return self.on_payload(bytes.len());
+        }
+        match Header::parse(bytes) {
+            None => Mark::Incomplete,
+            Some(header) => self.on_header(header, bytes.len(), must_be_whole),
         }
     }
 
@@ -126,11 +118,10 @@ impl Scanner {
         rest.split_at_checked(usize::try_from(length).ok()?)
     }
 
-    fn on_payload(&mut self, left: u64, available: usize) -> Mark {
-        let length = usize::try_from(left).unwrap_or(usize::MAX).min(available);
-        let left = left - length as u64;
-        self.position = if left == 0 { Position::Frame } else { Position::Payload(left) };
-        Mark::Payload { length, ends_frame: left == 0 }
+    fn on_payload(&mut self, available: usize) -> Mark {
+        let length = usize::try_from(self.payload_left).unwrap_or(usize::MAX).min(available);
+        self.payload_left -= length as u64;
+        Mark::Payload { length, ends_frame: self.payload_left == 0 }
     }
 
     fn on_header(&mut self, header: Header, available: usize, must_be_whole: impl Fn(&Header) -> bool) -> Mark {
@@ -148,7 +139,7 @@ impl Scanner {
         if whole {
             return Mark::Whole(header);
         }
-        self.position = Position::Payload(header.payload_length);
+        self.payload_left = header.payload_length;
         Mark::Start(header)
     }
 
