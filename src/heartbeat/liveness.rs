@@ -41,6 +41,11 @@ impl Liveness {
         self.outstanding.is_some()
     }
 
+    /// When the ping that awaits its pong was sent.
+    pub fn outstanding_since(&self) -> Option<Instant> {
+        self.outstanding
+    }
+
     /// Records a ping sent `now` and returns its tag.
     pub fn on_ping(&mut self, now: Instant) -> PingTag {
         self.count += 1;

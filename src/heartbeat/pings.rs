@@ -30,27 +30,35 @@ pub enum PingAction {
 /// The pings of one session.
 #[derive(Debug)]
 pub struct Pings {
-    settings: PingSettings,
-    browser: Liveness,
-    /// When the next ping to the browser is due.
-    next_ping: Option<Instant>,
-    /// When the unanswered ping was sent.
-    unanswered_since: Option<Instant>,
+    /// `None` if the browser is not pinged.
+    browser: Option<Box<BrowserPings>>,
+    shield: bool,
     /// The upstream's newest ping, until its pong is sent; older ones need none (RFC 6455 §5.5.3).
     pending_pong: Option<Box<[u8]>>,
     is_closing: bool,
 }
 
+/// The pings to the browser.
+#[derive(Debug)]
+struct BrowserPings {
+    liveness: Liveness,
+    interval: Duration,
+    /// When the next one is due.
+    next: Instant,
+}
+
 impl Pings {
     /// The pings of a session that starts `now`. `nonce` must be random and differ from that of its heartbeats.
     pub fn new(settings: PingSettings, nonce: u64, now: Instant) -> Self {
-        let (browser, next_ping) = (Liveness::new(nonce), settings.interval.map(|interval| now + interval));
-        Self { settings, browser, next_ping, unanswered_since: None, pending_pong: None, is_closing: false }
+        let browser = settings.interval.map(|interval| {
+            Box::new(BrowserPings { liveness: Liveness::new(nonce), interval, next: now + interval })
+        });
+        Self { browser, shield: settings.shield, pending_pong: None, is_closing: false }
     }
 
     /// Whether the upstream's pings are removed.
     pub fn shields(&self) -> bool {
-        self.settings.shield && !self.is_closing
+        self.shield && !self.is_closing
     }
 
     /// A ping of the upstream was removed.
@@ -61,27 +69,24 @@ impl Pings {
 
     /// The browser sent a pong; only [`Pong::Foreign`] may pass.
     pub fn on_browser_pong(&mut self, payload: &[u8], now: Instant) -> Pong {
-        let pong = self.browser.on_pong(payload, now);
-        if let Pong::Proof(_) = pong {
-            self.unanswered_since = None;
-        }
-        pong
+        self.browser.as_mut().map_or(Pong::Foreign, |browser| browser.liveness.on_pong(payload, now))
     }
 
     /// One side is closing: from now on nothing is sent or awaited.
     pub fn on_closing(&mut self) {
-        self.is_closing = true;
-        (self.pending_pong, self.unanswered_since) = (None, None);
+        (self.is_closing, self.pending_pong) = (true, None);
     }
 
     /// The browser uses a new connection: the pong to an earlier ping is lost.
     pub fn on_new_leg(&mut self) {
-        (self.browser, self.unanswered_since) = (self.browser.next(), None);
+        if let Some(browser) = &mut self.browser {
+            browser.liveness = browser.liveness.next();
+        }
     }
 
     /// When the unanswered ping was sent.
     pub fn unanswered_since(&self) -> Option<Instant> {
-        self.unanswered_since
+        self.browser.as_ref().filter(|_browser| !self.is_closing)?.liveness.outstanding_since()
     }
 
     /// No pong waits for room.
@@ -91,7 +96,7 @@ impl Pings {
 
     /// When [`Pings::next`] must be called at the latest.
     pub fn deadline(&self) -> Option<Instant> {
-        self.next_ping.filter(|_due| !self.is_closing)
+        self.browser.as_ref().filter(|_browser| !self.is_closing).map(|browser| browser.next)
     }
 
     /// The next frame to send; call until it returns `None`.
@@ -101,14 +106,11 @@ impl Pings {
         {
             return Some(PingAction::Pong(payload));
         }
-        let interval = self.settings.interval.filter(|_interval| self.deadline().is_some_and(|due| due <= now))?;
+        let browser = self.browser.as_mut().filter(|browser| !self.is_closing && browser.next <= now)?;
         // Without room, or while the previous ping is unanswered, this ping is skipped.
-        self.next_ping = Some(now + interval);
-        if !room.browser || self.browser.is_outstanding() {
-            return None;
-        }
-        self.unanswered_since = Some(now);
-        Some(PingAction::Ping(self.browser.on_ping(now)))
+        browser.next = now + browser.interval;
+        let may_ping = room.browser && !browser.liveness.is_outstanding();
+        may_ping.then(|| PingAction::Ping(browser.liveness.on_ping(now)))
     }
 }
 
