@@ -25,7 +25,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// The name that a page gave to one of its sockets: 128 random bits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Token(u128);
+pub struct Token([u8; 16]);
 
 /// The sockets that pages may probe; clones share them.
 #[derive(Clone, Default)]
@@ -64,14 +64,16 @@ pub enum ProbeError {
 /// A socket that may be probed.
 struct Target {
     requests: Weak<Requests>,
-    last_probe: Option<Instant>,
+    /// Boxed, because most sockets are never probed.
+    last_probe: Option<Box<Instant>>,
 }
 
 impl Token {
     /// Parses 32 hexadecimal digits; `None` for anything else.
     pub fn parse(text: &str) -> Option<Self> {
         let digits = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-        digits.then(|| u128::from_str_radix(text, 16).ok().map(Self)).flatten()
+        let bits = digits.then(|| u128::from_str_radix(text, 16).ok()).flatten();
+        bits.map(|bits| Self(bits.to_be_bytes()))
     }
 }
 
@@ -111,10 +113,10 @@ impl DeliveryProbes {
     fn admit(&self, token: Token) -> Result<(), ProbeError> {
         let (mut targets, now) = (self.lock(), Instant::now());
         let target = targets.get_mut(&token).ok_or(ProbeError::Unknown)?;
-        if target.last_probe.is_some_and(|last| now - last < MIN_PROBE_INTERVAL) {
+        if target.last_probe.as_ref().is_some_and(|last| now - **last < MIN_PROBE_INTERVAL) {
             return Err(ProbeError::TooSoon);
         }
-        target.last_probe = Some(now);
+        target.last_probe = Some(Box::new(now));
         Ok(())
     }
 
@@ -158,7 +160,7 @@ mod tests {
 
     use super::*;
 
-    const TOKEN: Token = Token(7);
+    const TOKEN: Token = Token([7; 16]);
 
     /// A session that reports these deliveries one by one, and then repeats the last.
     fn session(handle: ProbeHandle, deliveries: &'static [(u64, bool)]) -> tokio::task::JoinHandle<()> {
@@ -227,7 +229,8 @@ mod tests {
     #[test]
     fn a_token_is_32_hexadecimal_digits() {
         assert!(
-            Token::parse("0123456789abcdefABCDEF0123456789") == Some(Token(0x0123_4567_89ab_cdef_abcd_ef01_2345_6789))
+            Token::parse("0123456789abcdefABCDEF0123456789")
+                == Some(Token(0x0123_4567_89ab_cdef_abcd_ef01_2345_6789_u128.to_be_bytes()))
         );
         for text in ["", "0123456789abcdef", "+123456789abcdefABCDEF0123456789", "g123456789abcdefABCDEF0123456789"] {
             assert!(Token::parse(text).is_none(), "{text}");
