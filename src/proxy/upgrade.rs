@@ -21,13 +21,11 @@ use super::watchdog::Tag;
 use super::{
     Chain, Reply, RequestBody, RequestContext, ResponseBody, UpstreamFailure, headers, plain_text, watchdog, wire,
 };
-use crate::config::ResumeSettings;
 use crate::drain::Guard;
 use crate::heartbeat::learning::Learning;
 use crate::limits::Permit;
 use crate::metrics::{Handshake, Reconnect, Takeover, Unparsable};
-use crate::relay::legs::LegHandle;
-use crate::relay::{ParkingOptions, Relay, RelayOptions, Report, TAKEOVER_GRACE};
+use crate::relay::{Relay, RelayOptions, Report, ResumableOptions, TAKEOVER_GRACE};
 use crate::resume::control::Secret;
 use crate::session::identity::Identity;
 use crate::session::takeover::{Ended, Owner, Superseded};
@@ -344,17 +342,16 @@ impl NewSession {
     }
 
     /// Lets the session be parked, and resumed if that is on: its page offers it, and its frames can be counted.
-    fn resumable(&self) -> Option<(LegHandle, ParkingOptions)> {
+    fn resumable(&self) -> Option<ResumableOptions> {
         let Self { upstream, tag, inspection, identity, taken, .. } = self;
         let is_offered = *inspection == Inspection::Messages && tag.is_some_and(|tag| tag.resumes);
         // Without takeover a page that opens another connection would get an empty session beside the parked one.
         if !is_offered || !upstream.session.takeover {
             return None;
         }
-        let ResumeSettings { enabled, window, buffer_bytes, parked, parked_bytes, .. } = upstream.resume;
-        let buffer_bytes = if enabled { buffer_bytes } else { 0 };
-        let options = ParkingOptions { buffer_bytes, window, parked, parked_bytes, taken: *taken };
         let secret = Secret::new(rand::random(), rand::random());
-        Some((upstream.resumable.register(secret, *identity), options))
+        let parking = upstream.parking.clone();
+        let greeting = parking.greeting(&secret, *taken);
+        Some(ResumableOptions { handle: upstream.resumable.register(secret, *identity), parking, greeting })
     }
 }

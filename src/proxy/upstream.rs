@@ -29,7 +29,7 @@ use crate::limits::{Capacity, LimitWarning, Quota, RateLimitedWarning};
 use crate::metrics::UpstreamMetrics;
 use crate::relay::delivery_probe::DeliveryProbes;
 use crate::relay::legs::ResumableSessions;
-use crate::relay::{Timeouts, UpstreamState};
+use crate::relay::{ParkingOptions, Timeouts, UpstreamState};
 use crate::session::takeover::Owners;
 use crate::transport::tls::Tls;
 use crate::transport::{Stream, keepalive};
@@ -48,7 +48,7 @@ pub struct Upstream {
     pub(super) state: Arc<UpstreamState>,
     pub(super) name: Arc<str>,
     pub(super) session: SessionSettings,
-    pub(super) resume: ResumeSettings,
+    pub(super) parking: Arc<ParkingOptions>,
     pub(super) resumable: ResumableSessions,
     pub(super) owners: Owners,
     /// The slots for its sessions.
@@ -146,7 +146,7 @@ impl Upstream {
             metrics,
             name: app.name.as_str().into(),
             session,
-            resume: config.resume,
+            parking: parking(&config.resume),
             resumable: ResumableSessions::default(),
             owners: Owners::default(),
             slots: Quota::new(max_sessions(config)),
@@ -164,13 +164,13 @@ impl Upstream {
         let same = *self.name == *app.name && *self.connector.address == app.upstream;
         same.then(|| {
             self.slots.resize(max_sessions(config));
-            let (handshake_timeout, resume) = (config.handshake_timeout, config.resume);
+            let (handshake_timeout, parking) = (config.handshake_timeout, parking(&config.resume));
             // Pages that are loaded from now on get the new age.
             let renewed = |watchdog: &Arc<Watchdog>| {
-                Watchdog::new(&config.watchdog, resume.max_age, watchdog.probes.clone()).map(Arc::new)
+                Watchdog::new(&config.watchdog, config.resume.max_age, watchdog.probes.clone()).map(Arc::new)
             };
             let watchdog = self.watchdog.as_ref().and_then(renewed);
-            Self { handshake_timeout, heartbeat: app.heartbeat, resume, watchdog, ..self.clone() }
+            Self { handshake_timeout, heartbeat: app.heartbeat, parking, watchdog, ..self.clone() }
         })
     }
 
@@ -227,6 +227,12 @@ fn without_body(request: &Request<RequestBody>) -> Request<RequestBody> {
     *copy.headers_mut() = request.headers().clone();
     *copy.extensions_mut() = request.extensions().clone();
     copy
+}
+
+fn parking(settings: &ResumeSettings) -> Arc<ParkingOptions> {
+    let ResumeSettings { enabled, window, buffer_bytes, parked, parked_bytes, .. } = *settings;
+    let buffer_bytes = if enabled { buffer_bytes } else { 0 };
+    Arc::new(ParkingOptions { buffer_bytes, window, parked, parked_bytes })
 }
 
 fn max_sessions(config: &Config) -> usize {

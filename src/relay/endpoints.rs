@@ -82,12 +82,9 @@ impl Endpoints {
     }
 
     /// Sends the first message to the page of a resumable session.
-    pub(super) fn greet(&mut self) {
-        if let Some(resumable) = &self.resumable {
-            let greeting = resumable.greeting();
-            self.report.wrote(Side::Upstream, greeting.len());
-            self.browser.write(&greeting);
-        }
+    pub(super) fn greet(&mut self, greeting: &[u8]) {
+        self.report.wrote(Side::Upstream, greeting.len());
+        self.browser.write(greeting);
     }
 
     /// The page of a resumable session has this many messages.

@@ -25,27 +25,31 @@ pub struct ResumableSessions(Arc<Mutex<Registry>>);
 
 #[derive(Default)]
 struct Registry {
-    sessions: HashMap<u64, Entry>,
+    sessions: HashMap<u64, Arc<Entry>>,
     /// The parked ones by when they were parked.
     parked: BTreeMap<u64, u64>,
     /// How many have been parked so far.
     parkings: u64,
 }
 
-/// What a new leg is compared with.
+/// What a new leg is compared with, and the way to its session.
 struct Entry {
     secret: Secret,
     identity: Identity,
-    mailbox: Arc<Mailbox<LegEvent>>,
+    mailbox: Mailbox<LegEvent>,
 }
 
 /// A session's place in [`ResumableSessions`], until dropped.
 pub struct LegHandle {
     sessions: ResumableSessions,
-    secret: Secret,
-    mailbox: Arc<Mailbox<LegEvent>>,
-    /// Its key in [`Registry::parked`].
-    parked: Option<u64>,
+    entry: Arc<Entry>,
+}
+
+/// A place among the parked sessions, until dropped.
+pub(super) struct ParkedPlace {
+    sessions: ResumableSessions,
+    /// The key in [`Registry::parked`].
+    key: u64,
 }
 
 /// A connection that asks to continue a session.
@@ -59,7 +63,7 @@ pub struct Leg {
 }
 
 /// The way to a session for a leg whose 101 is not sent yet.
-pub struct LegTarget(Arc<Mailbox<LegEvent>>);
+pub struct LegTarget(Arc<Entry>);
 
 /// What happens to a resumable session from outside.
 pub(super) enum LegEvent {
@@ -72,9 +76,9 @@ pub(super) enum LegEvent {
 impl ResumableSessions {
     /// Registers a new session.
     pub fn register(&self, secret: Secret, identity: Identity) -> LegHandle {
-        let mailbox = Arc::new(Mailbox::default());
-        self.lock().sessions.insert(secret.id(), Entry { secret, identity, mailbox: mailbox.clone() });
-        LegHandle { sessions: self.clone(), secret, mailbox, parked: None }
+        let entry = Arc::new(Entry { secret, identity, mailbox: Mailbox::default() });
+        self.lock().sessions.insert(secret.id(), entry.clone());
+        LegHandle { sessions: self.clone(), entry }
     }
 
     /// The session that a leg asks for.
@@ -88,7 +92,7 @@ impl ResumableSessions {
         if entry.identity != identity {
             return Err(ResumptionRefused::Identity);
         }
-        Ok(LegTarget(entry.mailbox.clone()))
+        Ok(LegTarget(entry.clone()))
     }
 
     fn lock(&self) -> MutexGuard<'_, Registry> {
@@ -124,47 +128,40 @@ pub fn refuse(connection: Upgraded, code: u16) {
 impl LegTarget {
     /// Hands the leg to the session's task. If that has ended meanwhile, the leg is closed.
     pub fn send(self, leg: Leg) {
-        self.0.post(LegEvent::Arrived(Box::new(leg)));
+        self.0.mailbox.post(LegEvent::Arrived(Box::new(leg)));
     }
 }
 
 impl LegHandle {
-    /// The session's secret.
-    pub(super) fn secret(&self) -> &Secret {
-        &self.secret
-    }
-
     /// The pending event, if any; the task is woken by the next.
     pub(super) fn poll_event(&self, cx: &Context<'_>) -> Option<LegEvent> {
-        self.mailbox.poll(cx)
+        self.entry.mailbox.poll(cx)
     }
 
     /// The session is parked. If more than `limit` are, the one parked longest is evicted.
-    pub(super) fn park(&mut self, limit: usize) {
+    pub(super) fn park(&self, limit: usize) -> ParkedPlace {
         let mut registry = self.sessions.lock();
         let key = registry.parkings;
         registry.parkings += 1;
-        registry.parked.insert(key, self.secret.id());
-        self.parked = Some(key);
+        registry.parked.insert(key, self.entry.secret.id());
         if registry.parked.len() > limit
             && let Some((_key, id)) = registry.parked.pop_first()
             && let Some(oldest) = registry.sessions.get(&id)
         {
             oldest.mailbox.post(LegEvent::Evicted);
         }
-    }
-
-    /// The session has a leg again, or ends.
-    pub(super) fn unpark(&mut self) {
-        if let Some(key) = self.parked.take() {
-            self.sessions.lock().parked.remove(&key);
-        }
+        ParkedPlace { sessions: self.sessions.clone(), key }
     }
 }
 
 impl Drop for LegHandle {
     fn drop(&mut self) {
-        self.unpark();
-        self.sessions.lock().sessions.remove(&self.secret.id());
+        self.sessions.lock().sessions.remove(&self.entry.secret.id());
+    }
+}
+
+impl Drop for ParkedPlace {
+    fn drop(&mut self) {
+        self.sessions.lock().parked.remove(&self.key);
     }
 }

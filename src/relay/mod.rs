@@ -27,13 +27,12 @@ use tokio::time::Sleep;
 use self::delivery_probe::ProbeHandle;
 use self::endpoint::{Endpoint, ReadResult, with_scratch};
 use self::endpoints::Endpoints;
-use self::legs::LegHandle;
 use self::monitor::Observation;
 pub use self::monitor::Timeouts;
 pub use self::report::Report;
 pub use self::rerun::TAKEOVER_GRACE;
-pub use self::resumable::ParkingOptions;
 use self::resumable::Resumable;
+pub use self::resumable::{ParkingOptions, ResumableOptions};
 pub use self::upstream_state::UpstreamState;
 use crate::drain::Guard;
 use crate::heartbeat::HeartbeatSettings;
@@ -87,7 +86,7 @@ pub struct RelayOptions {
     /// Lets the page probe the browser's socket.
     pub probe: Option<ProbeHandle>,
     /// Makes the session resumable. Its messages are inspected, and the app's pings are answered here.
-    pub resumable: Option<(LegHandle, ParkingOptions)>,
+    pub resumable: Option<ResumableOptions>,
 }
 
 impl Relay {
@@ -97,16 +96,22 @@ impl Relay {
         if let Some(pings) = options.pings {
             tap = tap.with_pings(pings, rand::random(), Instant::now());
         }
-        let page = options.resumable.as_ref().map(|(_, limits)| Box::new(PageStream::new(limits.buffer_bytes)));
+        let mut endpoints = Endpoints {
+            browser: Endpoint::new(browser.stream, browser.early, false),
+            upstream: Endpoint::new(upstream.stream, upstream.early, options.upstream_is_local),
+            report,
+            monitor: None,
+            resumable: None,
+        };
+        let mut page = None;
+        if let Some(ResumableOptions { handle, parking, greeting }) = options.resumable {
+            endpoints.greet(&greeting);
+            page = Some(Box::new(PageStream::new(parking.buffer_bytes)));
+            endpoints.resumable = Some(Box::new(Resumable::new(handle, parking)));
+        }
         Self {
             tap,
-            endpoints: Endpoints {
-                browser: Endpoint::new(browser.stream, browser.early, false),
-                upstream: Endpoint::new(upstream.stream, upstream.early, options.upstream_is_local),
-                report,
-                monitor: None,
-                resumable: options.resumable.map(|(handle, limits)| Box::new(Resumable::new(handle, limits))),
-            },
+            endpoints,
             timer: None,
             started: false,
             stopped: false,
@@ -122,7 +127,6 @@ impl Relay {
     fn start(&mut self) {
         self.started = true;
         let now = Instant::now();
-        self.endpoints.greet();
         for from in [Side::Upstream, Side::Browser] {
             let early = self.endpoints.endpoint(from).take_kept();
             self.process(from, &early, now);

@@ -83,7 +83,7 @@ impl Relay {
         let parked = resumable.unpark();
         self.endpoints.report.wrote(Side::Upstream, length);
         if let Some(parked) = parked {
-            self.endpoints.report.unparked(ParkedEnd::Resumed, parked.since.elapsed());
+            self.endpoints.report.unparked(ParkedEnd::Resumed, parked);
         }
         self.endpoints.report.resumed(messages as u64);
         self.replace_leg(browser);
@@ -98,7 +98,7 @@ impl Relay {
             return;
         }
         let Some(resumable) = &self.endpoints.resumable else { return };
-        let Some(parked) = resumable.parked else { return };
+        let Some(parked) = &resumable.parked else { return };
         if self.tap.has_closed(Side::Upstream) || !self.endpoints.upstream.is_readable() {
             self.end_parked(ParkedEnd::App);
         } else if parked.bytes > resumable.limits.parked_bytes {
@@ -112,7 +112,7 @@ impl Relay {
     pub(super) fn end_parked(&mut self, end: ParkedEnd) {
         let parked = self.endpoints.resumable.as_mut().and_then(|resumable| resumable.unpark());
         if let Some(parked) = parked {
-            self.endpoints.report.unparked(end, parked.since.elapsed());
+            self.endpoints.report.unparked(end, parked);
         }
         self.stopped = true;
         self.close_upstream();

@@ -26,7 +26,7 @@ pub mod close_code {
 #[derive(Clone, Copy)]
 pub struct Secret {
     id: u64,
-    key: u128,
+    key: [u8; 16],
 }
 
 /// A page's request to continue a session over a new leg.
@@ -42,7 +42,7 @@ pub struct ResumeRequest {
 
 impl Secret {
     /// A secret of random bytes.
-    pub fn new(id: u64, key: u128) -> Self {
+    pub fn new(id: u64, key: [u8; 16]) -> Self {
         Self { id, key }
     }
 
@@ -53,18 +53,18 @@ impl Secret {
 
     /// Whether `other` is the same, in constant time.
     pub fn matches(&self, other: &Self) -> bool {
-        self.id == other.id && self.key.to_le_bytes().ct_eq(&other.key.to_le_bytes()).into()
+        self.id == other.id && self.key.ct_eq(&other.key).into()
     }
 
     fn parse(text: &str) -> Option<Self> {
         let (id, key) = text.split_at_checked(16).filter(|(_, key)| key.len() == 32)?;
         let digits = text.bytes().all(|byte| byte.is_ascii_hexdigit());
         let id = u64::from_str_radix(id, 16).ok().filter(|_id| digits)?;
-        Some(Self { id, key: u128::from_str_radix(key, 16).ok()? })
+        Some(Self { id, key: u128::from_str_radix(key, 16).ok()?.to_be_bytes() })
     }
 
     fn text(&self) -> String {
-        format!("{:016x}{:032x}", self.id, self.key)
+        format!("{:016x}{:032x}", self.id, u128::from_be_bytes(self.key))
     }
 }
 
@@ -151,7 +151,7 @@ fn text_frame(text: &str) -> Vec<u8> {
 mod tests {
     use super::*;
 
-    const SECRET: Secret = Secret { id: 0x17, key: 0xab << 64 };
+    const SECRET: Secret = Secret { id: 0x17, key: (0xab_u128 << 64).to_be_bytes() };
 
     #[test]
     fn a_request_has_the_secret_a_leg_and_a_count() {
@@ -181,7 +181,8 @@ mod tests {
     #[test]
     fn secrets_match_only_if_every_bit_does_and_are_hidden() {
         for bit in 0..128 {
-            assert!(!SECRET.matches(&Secret { key: SECRET.key ^ (1 << bit), ..SECRET }), "bit {bit}");
+            let key = u128::from_be_bytes(SECRET.key) ^ (1 << bit);
+            assert!(!SECRET.matches(&Secret { key: key.to_be_bytes(), ..SECRET }), "bit {bit}");
         }
         assert!(!SECRET.matches(&Secret { id: 0x18, ..SECRET }) && SECRET.matches(&SECRET));
         assert_eq!(format!("{SECRET:?}"), "Secret(hidden)");

@@ -14,19 +14,26 @@ const BYTES_PER_LENGTH: usize = size_of::<u32>();
 #[derive(Debug)]
 pub struct Outbox {
     scanner: Scanner,
-    /// Frames of unconfirmed messages; the last message may be incomplete.
-    bytes: VecDeque<u8>,
-    /// Lengths of the complete ones in `bytes`.
-    lengths: VecDeque<u32>,
-    /// Length of the incomplete one.
-    incomplete: usize,
     /// Complete messages sent.
     sent: u64,
+    /// `None` while nothing is kept: an idle session has no buffer.
+    copies: Option<Box<Copies>>,
     copying: Copying,
     /// Bytes that are kept at most, with the lengths.
     limit: usize,
     /// The number of the current or last leg.
     leg: u32,
+}
+
+/// The messages that the page has not confirmed.
+#[derive(Debug, Default)]
+struct Copies {
+    /// Their frames; the last message may be incomplete.
+    bytes: VecDeque<u8>,
+    /// Lengths of the complete ones.
+    lengths: VecDeque<u32>,
+    /// Length of the incomplete one.
+    incomplete: usize,
 }
 
 /// Whether messages are kept.
@@ -65,10 +72,8 @@ impl Outbox {
     pub fn new(limit: usize) -> Self {
         Self {
             scanner: Scanner::new(Side::Upstream, false),
-            bytes: VecDeque::new(),
-            lengths: VecDeque::new(),
-            incomplete: 0,
             sent: 0,
+            copies: None,
             copying: if limit > 0 { Copying::On } else { Copying::Broken },
             limit,
             leg: 0,
@@ -92,6 +97,11 @@ impl Outbox {
         let (mut copied, mut at) = (0, 0);
         while at < bytes.len() && self.copying != Copying::Broken {
             let start = at;
+            if let Some((_payload, rest)) = self.scanner.plain_message(&bytes[at..]) {
+                at = bytes.len() - rest.len();
+                self.advance(at - start);
+                continue;
+            }
             match self.scanner.next(&bytes[at..], |_header| false) {
                 Mark::Whole(header) if header.opcode.is_control() => {
                     at += header.length + header.payload_length as usize;
@@ -105,13 +115,10 @@ impl Outbox {
                 // No app sends control frames in parts that the tap does not put together.
                 Mark::Start(_) | Mark::Incomplete | Mark::Error(_) => return self.drop_copies(Copying::Broken),
             }
-            self.incomplete += at - start;
-            if self.scanner.between_messages() {
-                self.end_message();
-            }
+            self.advance(at - start);
         }
         self.copy(&bytes[copied..at]);
-        let kept = self.bytes.len() + self.lengths.len() * BYTES_PER_LENGTH;
+        let kept = self.copies.as_ref().map_or(0, |copies| copies.kept_bytes());
         if kept > self.limit { self.drop_copies(Copying::Overflowed) } else { 0 }
     }
 
@@ -121,15 +128,15 @@ impl Outbox {
             return;
         }
         if self.copying == Copying::Overflowed && received == self.sent && self.scanner.between_messages() {
-            (self.copying, self.incomplete) = (Copying::On, 0);
+            self.copying = Copying::On;
         }
-        let first = self.sent - self.lengths.len() as u64;
+        let Some(copies) = &mut self.copies else { return };
+        let first = self.sent - copies.lengths.len() as u64;
         let confirmed = received.saturating_sub(first) as usize;
-        let length: usize = self.lengths.drain(..confirmed).map(|length| length as usize).sum();
-        self.bytes.drain(..length);
-        if self.bytes.is_empty() {
-            // An idle session keeps no buffer.
-            (self.bytes, self.lengths) = (VecDeque::new(), VecDeque::new());
+        let length: usize = copies.lengths.drain(..confirmed).map(|length| length as usize).sum();
+        copies.bytes.drain(..length);
+        if copies.bytes.is_empty() {
+            self.copies = None;
         }
     }
 
@@ -148,32 +155,44 @@ impl Outbox {
         if self.copying != Copying::On {
             return Err(LegRefusal::Overflow);
         }
-        if *received < self.sent - self.lengths.len() as u64 {
+        let messages = self.copies.as_ref().map_or(0, |copies| copies.lengths.len());
+        if *received < self.sent - messages as u64 {
             return Err(LegRefusal::Count);
         }
         self.leg = *leg;
-        let (front, back) = self.bytes.as_slices();
-        Ok(Resent { bytes: [front, back], messages: self.lengths.len() })
+        let (front, back) = self.copies.as_ref().map(|copies| copies.bytes.as_slices()).unwrap_or_default();
+        Ok(Resent { bytes: [front, back], messages })
     }
 
-    fn end_message(&mut self) {
-        self.sent += 1;
-        let length = std::mem::take(&mut self.incomplete);
+    /// Counts bytes of data frames, up to the end of a message or of what has come of it.
+    fn advance(&mut self, length: usize) {
+        let is_complete = self.scanner.between_messages();
+        self.sent += u64::from(is_complete);
         if self.copying == Copying::On {
-            // Longer ones exceed the limit.
-            self.lengths.push_back(u32::try_from(length).unwrap_or(u32::MAX));
+            let copies = self.copies.get_or_insert_default();
+            copies.incomplete += length;
+            if is_complete {
+                // Longer ones exceed the limit.
+                let length = u32::try_from(std::mem::take(&mut copies.incomplete)).unwrap_or(u32::MAX);
+                copies.lengths.push_back(length);
+            }
         }
     }
 
     fn copy(&mut self, bytes: &[u8]) {
-        if self.copying == Copying::On {
-            self.bytes.extend(bytes);
+        if self.copying == Copying::On && !bytes.is_empty() {
+            self.copies.get_or_insert_default().bytes.extend(bytes);
         }
     }
 
     fn drop_copies(&mut self, next: Copying) -> usize {
-        let dropped = self.bytes.len();
-        (self.bytes, self.lengths, self.copying) = (VecDeque::new(), VecDeque::new(), next);
-        dropped
+        self.copying = next;
+        self.copies.take().map_or(0, |copies| copies.bytes.len())
+    }
+}
+
+impl Copies {
+    fn kept_bytes(&self) -> usize {
+        self.bytes.len() + self.lengths.len() * BYTES_PER_LENGTH
     }
 }

@@ -7,7 +7,7 @@ use crate::websocket::frame::{self, Header, MAX_CONTROL_BYTES, Opcode};
 use crate::websocket::scanner::{Mark, Scanner, Side};
 
 /// Bytes of data from the page after which the sidecar confirms unasked. Small beside the buffers of both ends.
-const CONFIRM_AFTER_BYTES: usize = 32 << 10;
+const CONFIRM_AFTER_BYTES: u32 = 32 << 10;
 
 /// The page's stream, without control messages. It serves one leg at a time.
 #[derive(Debug)]
@@ -15,20 +15,26 @@ pub struct PageStream {
     /// Bytes of an incomplete message that are held at most.
     limit: usize,
     scanner: Scanner,
-    /// Bytes of the current leg that have not passed, from the first byte of a message on.
-    held: Vec<u8>,
-    /// How many of these the scanner has passed.
-    scanned: usize,
+    /// The start of an incomplete message.
+    held: Option<Box<Held>>,
     /// The current message has passed in part: it is larger than the buffer.
     is_streaming: bool,
     /// The stream cannot be parsed: everything passes.
     is_broken: bool,
     /// Whole data messages.
     received: u64,
-    /// Payload bytes since the last confirmation.
-    unconfirmed_bytes: usize,
+    /// Payload bytes since the last confirmation, at most [`CONFIRM_AFTER_BYTES`].
+    unconfirmed_bytes: u32,
     /// The page awaits a confirmation.
     owes_confirmation: bool,
+}
+
+/// Bytes of the current leg that have not passed, from the first byte of a message on.
+#[derive(Debug)]
+struct Held {
+    bytes: Vec<u8>,
+    /// How many of them the scanner has passed.
+    scanned: usize,
 }
 
 /// A part of the page's stream.
@@ -59,8 +65,7 @@ impl PageStream {
         Self {
             limit,
             scanner: Scanner::new(Side::Browser, false),
-            held: Vec::new(),
-            scanned: 0,
+            held: None,
             is_streaming: false,
             is_broken: false,
             received: 0,
@@ -81,13 +86,13 @@ impl PageStream {
 
     /// Another leg follows: forgets what the last one did not complete.
     pub fn on_new_leg(&mut self) {
-        (self.scanner, self.held, self.scanned) = (Scanner::new(Side::Browser, false), Vec::new(), 0);
+        (self.scanner, self.held) = (Scanner::new(Side::Browser, false), None);
         (self.unconfirmed_bytes, self.owes_confirmation) = (0, false);
     }
 
     /// Whether [`PageStream::next_confirmation`] is due.
     pub fn owes_confirmation(&self) -> bool {
-        self.owes_confirmation || self.unconfirmed_bytes >= CONFIRM_AFTER_BYTES
+        self.owes_confirmation || self.unconfirmed_bytes == CONFIRM_AFTER_BYTES
     }
 
     /// The control message that the page awaits, if it is due. It must be sent.
@@ -101,24 +106,27 @@ impl PageStream {
 
     /// Parses bytes of the current leg.
     pub fn on_bytes(&mut self, bytes: &[u8], mut sink: impl FnMut(PageInput<'_>)) {
-        if self.held.is_empty() {
-            let passed = self.scan(bytes, &mut sink);
-            self.held.extend_from_slice(&bytes[passed..]);
+        let Some(mut held) = self.held.take() else {
+            let (passed, scanned) = self.scan(bytes, 0, &mut sink);
+            if passed < bytes.len() {
+                self.held = Some(Box::new(Held { bytes: bytes[passed..].to_vec(), scanned }));
+            }
             return;
-        }
-        let mut held = std::mem::take(&mut self.held);
-        held.extend_from_slice(bytes);
-        let passed = self.scan(&held, &mut sink);
-        if passed < held.len() {
-            held.drain(..passed);
-            self.held = held;
+        };
+        held.bytes.extend_from_slice(bytes);
+        let (passed, scanned) = self.scan(&held.bytes, held.scanned, &mut sink);
+        if passed < held.bytes.len() {
+            held.bytes.drain(..passed);
+            held.scanned = scanned;
+            self.held = Some(held);
         }
     }
 
-    /// Returns how many bytes are done; the others are the start of an incomplete message.
-    fn scan(&mut self, bytes: &[u8], sink: &mut impl FnMut(PageInput<'_>)) -> usize {
+    /// Parses `bytes` from `at` on. Returns how many bytes are done, and how many behind them are parsed: those are the
+    /// start of an incomplete message.
+    fn scan(&mut self, bytes: &[u8], mut at: usize, sink: &mut impl FnMut(PageInput<'_>)) -> (usize, usize) {
         // Bytes before `passed` are done, those from there to `whole` may pass, those from there to `at` are parsed.
-        let (mut passed, mut whole, mut at) = (0, 0, self.scanned);
+        let (mut passed, mut whole) = (0, 0);
         while at < bytes.len() && !self.is_broken {
             let start = at;
             let header = match self.scanner.next(&bytes[at..], must_be_whole) {
@@ -129,7 +137,7 @@ impl PageStream {
                 }
                 Mark::Whole(header) => {
                     at += header.length + header.payload_length as usize;
-                    self.unconfirmed_bytes += header.payload_length as usize;
+                    self.on_payload(header.payload_length as usize);
                     Some(header)
                 }
                 Mark::Start(header) => {
@@ -138,7 +146,7 @@ impl PageStream {
                 }
                 Mark::Payload { length, .. } => {
                     at += length;
-                    self.unconfirmed_bytes += length;
+                    self.on_payload(length);
                     None
                 }
             };
@@ -149,7 +157,7 @@ impl PageStream {
                     OwnFrame::Control(payload) => self.on_control(&payload, sink),
                     OwnFrame::GivenUp => {
                         sink(PageInput::GivenUp);
-                        return bytes.len();
+                        return (bytes.len(), 0);
                     }
                 }
                 continue;
@@ -169,8 +177,12 @@ impl PageStream {
             (whole, at) = (bytes.len(), bytes.len());
         }
         pass(&bytes[passed..whole], sink);
-        self.scanned = at - whole;
-        whole
+        (whole, at - whole)
+    }
+
+    fn on_payload(&mut self, length: usize) {
+        let bytes = (self.unconfirmed_bytes as usize).saturating_add(length);
+        self.unconfirmed_bytes = bytes.min(CONFIRM_AFTER_BYTES as usize) as u32;
     }
 
     fn on_control(&mut self, payload: &[u8], sink: &mut impl FnMut(PageInput<'_>)) {

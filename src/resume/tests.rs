@@ -52,7 +52,7 @@ fn feed(stream: &mut PageStream, bytes: &[u8], size: usize) -> Given {
 }
 
 fn request(leg: u32, received: u64) -> ResumeRequest {
-    ResumeRequest { secret: Secret::new(1, 2), leg, received }
+    ResumeRequest { secret: Secret::new(1, [2; 16]), leg, received }
 }
 
 #[test]
