@@ -104,6 +104,8 @@ class Proxy:
         self.watched = process.pid
 
     def load(self, command, *arguments, path):
+        if self.kind.endswith("-resume"):
+            path += ("&" if "?" in path else "?") + "_heartbeat=.resume"
         return load(self.kind, command, "--at", self.address, "--watch", self.watched, "--path", path, *arguments)
 
 
@@ -133,6 +135,8 @@ def command(kind, port, upstream, directory):
                 "--upstream", f"http://127.0.0.1:{upstream}"]
         if form == "connection":
             line += ["--heartbeat-proof", "connection"]
+        if form == "resume":
+            line += ["--watchdog", "self"]
         return line, {"TOKIO_WORKER_THREADS": "1"}
     config = directory / f"{kind}.conf"
     values = {"port": port, "upstream": upstream, "directory": directory, "connections": MAX_CONNECTIONS}

@@ -7,8 +7,9 @@ import statistics
 import rows
 from proxies import CORES, versions
 
-TITLES = {"direct": "direct", "sidecar": "**sidecar**", "haproxy": "HAProxy", "haproxy-tuned": "HAProxy tuned",
-          "haproxy-logged": "HAProxy logged", "nginx": "nginx", "nginx-tuned": "nginx tuned", "envoy": "Envoy"}
+TITLES = {"direct": "direct", "sidecar": "**sidecar**", "sidecar-resume": "sidecar, resumable", "haproxy": "HAProxy",
+          "haproxy-tuned": "HAProxy tuned", "haproxy-logged": "HAProxy logged", "nginx": "nginx",
+          "nginx-tuned": "nginx tuned", "envoy": "Envoy"}
 
 
 def median(values):
@@ -128,11 +129,12 @@ def goals(samples, scale):
     acks(samples, found)
     slow(samples, found)
     taps(samples, found)
+    resumable(samples, found)
     return table(found.lines)
 
 
-def against(samples, row, name, other, above=None):
-    return ratio(*(values(samples, row, kind, name, above) for kind in ["sidecar", other]))
+def against(samples, row, name, other, above=None, ours="sidecar"):
+    return ratio(*(values(samples, row, kind, name, above) for kind in [ours, other]))
 
 
 def idle_back(samples, found):
@@ -175,3 +177,14 @@ def taps(samples, found):
     for name, field in [*[(name, "seconds_per_gb") for name in rows.SIZES], ("round trips", "cpu_us")]:
         tapped, untapped = (samples.get(f"tap, {name}", kind, field) for kind in ["tapped", "untapped"])
         found.add(f"the tap's cost, {name}: tapped / untapped", ratio(tapped, untapped), 1.03)
+
+
+def resumable(samples, found):
+    """Sessions that their pages can resume, and sessions without the watchdog."""
+    found.add("idle memory per resumable session", median(samples.get("idle", "sidecar-resume", "bytes_per_session")),
+              2200, " B")
+    compared = lambda row, name: against(samples, row, name, "sidecar", ours="sidecar-resume")
+    found.add("CPU per round trip: resumable / plain", compared(ROUND_TRIP, "cpu_us"), 1.1)
+    for name in rows.SIZES:
+        value = compared(f"CPU per GB, {name} messages", "seconds_per_gb")
+        found.add(f"CPU per GB, {name}: resumable / plain", value, 1.25)

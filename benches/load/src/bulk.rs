@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use socket2::SockRef;
 
 use crate::Target;
+use crate::page::Page;
 use crate::watch::{Process, micros, per_mille};
 use crate::wire;
 
@@ -84,13 +85,14 @@ impl Bulk {
         let (before, started) = (process.cpu()?, Instant::now());
         stream.write_all(&wire::rerun(20))?;
         let mut left = bytes;
-        match self.rate {
-            None => {
+        match (self.rate, Page::new(&path)) {
+            (None, Some(page)) => confirming(stream, page, messages as u64)?,
+            (None, None) => {
                 while left > 0 {
                     left -= discard(&stream, READ.min(left))?;
                 }
             }
-            Some(rate) => {
+            (Some(rate), _) => {
                 let mut buffer = vec![0; 16 << 10];
                 while left > 0 {
                     let limit = left.min(buffer.len());
@@ -137,6 +139,24 @@ impl First {
         waited.sort_unstable();
         Ok(json!({ "p50_us": micros(per_mille(&waited, 500)), "max_us": micros(per_mille(&waited, 1000)) }))
     }
+}
+
+/// Reads messages as a page that can resume: it finds where each one ends.
+fn confirming(mut stream: TcpStream, mut page: Page, messages: u64) -> anyhow::Result<()> {
+    let (mut buffer, until) = (vec![0; 64 << 10], page.received() + messages);
+    while page.received() < until {
+        // The rest of a large message need not be copied.
+        let confirmations = if page.left() > buffer.len() {
+            page.on_payload(discard(&stream, READ.min(page.left()))?)
+        } else {
+            let count = some(stream.read(&mut buffer)?)?;
+            page.on_bytes(&buffer[..count])
+        };
+        if !confirmations.is_empty() {
+            stream.write_all(&confirmations)?;
+        }
+    }
+    Ok(())
 }
 
 /// Discards bytes without copying them (tcp(7), `MSG_TRUNC`), so that the reader is not the bottleneck.

@@ -8,6 +8,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::Target;
+use crate::page::{self, Page};
 use crate::watch::Process;
 use crate::wire::{self, ACK, HEARTBEAT};
 
@@ -55,10 +56,12 @@ impl Idle {
 
     async fn idle(self) -> anyhow::Result<Value> {
         let process = Process::new(self.target.watch);
-        let warm = open_all(&self.target, self.warm).await?;
+        let mut warm = open_all(&self.target, self.warm).await?;
+        confirm_all(&self.target.path, &mut warm).await?;
         tokio::time::sleep(REST).await;
         let before = process.memory()?.anonymous;
-        let sessions = open_all(&self.target, self.sessions).await?;
+        let mut sessions = open_all(&self.target, self.sessions).await?;
+        confirm_all(&self.target.path, &mut sessions).await?;
         tokio::time::sleep(REST).await;
         let open = process.memory()?.anonymous;
         drop((warm, sessions));
@@ -152,7 +155,11 @@ pub(crate) async fn open_all(target: &Target, count: usize) -> anyhow::Result<Ve
                     let mut stream = wire::open(at, &path).await?;
                     if answer > 0 {
                         stream.write_all(&wire::rerun(100)).await?;
-                        stream.read_exact(&mut vec![0; answer]).await?;
+                        let mut buffer = vec![0; answer];
+                        match Page::new(&path) {
+                            Some(mut page) => page.receive(&mut stream, &mut buffer).await?,
+                            None => _ = stream.read_exact(&mut buffer).await?,
+                        }
                     }
                     anyhow::Ok(stream)
                 })
@@ -163,4 +170,19 @@ pub(crate) async fn open_all(target: &Target, count: usize) -> anyhow::Result<Ve
         }
     }
     Ok(sessions)
+}
+
+/// Pages that can resume confirm after an idle second.
+async fn confirm_all(path: &str, sessions: &mut [TcpStream]) -> anyhow::Result<()> {
+    let Some(page) = Page::new(path) else { return Ok(()) };
+    let used = u64::from(wire::number(path, "answer").is_some());
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    for stream in sessions {
+        stream.write_all(&page::confirmation(page.received() + used)).await?;
+        // The sidecar's own confirmation, a frame without a mask.
+        let mut answer = [0; 2 + "_heartbeat received 1".len()];
+        stream.read_exact(&mut answer).await?;
+        anyhow::ensure!(answer[2..].starts_with(b"_heartbeat received "), "no confirmation");
+    }
+    Ok(())
 }

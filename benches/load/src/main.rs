@@ -8,6 +8,7 @@ mod churn;
 mod flood;
 mod hold;
 mod latency;
+mod page;
 mod serve;
 mod shake;
 mod turns;

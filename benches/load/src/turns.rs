@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Barrier;
 
 use crate::Target;
+use crate::page::Page;
 use crate::watch::{Process, micros, per_mille};
 use crate::wire::{self, HEARTBEAT};
 
@@ -80,6 +81,8 @@ pub(crate) struct Talker {
     stream: TcpStream,
     said: Vec<u8>,
     answer: Vec<u8>,
+    /// Set if it can resume.
+    page: Option<Page>,
 }
 
 impl Talker {
@@ -90,7 +93,7 @@ impl Talker {
             Say::Heartbeat => (HEARTBEAT.to_vec(), wire::ACK.len()),
         };
         ensure!(answer > 0, "the path has no answer=N");
-        Ok(Self { stream: wire::open(at, path).await?, said, answer: vec![0; answer] })
+        Ok(Self { stream: wire::open(at, path).await?, said, answer: vec![0; answer], page: Page::new(path) })
     }
 
     /// Takes the warm-up turns, then the measured ones; returns the nanoseconds of each measured turn.
@@ -115,7 +118,10 @@ impl Talker {
     /// Takes one turn; returns the nanoseconds from its due time to its end.
     pub(crate) async fn once(&mut self, started: Instant) -> anyhow::Result<u64> {
         self.stream.write_all(&self.said).await?;
-        self.stream.read_exact(&mut self.answer).await?;
+        match &mut self.page {
+            Some(page) => page.receive(&mut self.stream, &mut self.answer).await?,
+            None => _ = self.stream.read_exact(&mut self.answer).await?,
+        }
         Ok(started.elapsed().as_nanos() as u64)
     }
 }

@@ -6,6 +6,8 @@ use anyhow::{Context as _, ensure};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
+use crate::page;
+
 /// The key of RFC 6455 §1.3, which every browser here sends.
 pub(crate) const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 /// The accept key for [`KEY`].
@@ -44,13 +46,29 @@ pub(crate) fn header(length: usize) -> Vec<u8> {
 pub(crate) fn rerun(length: usize) -> Vec<u8> {
     let mut payload = vec![0x5a, (length - 2) as u8];
     payload.resize(length, b'w');
+    masked(0x82, &payload)
+}
+
+/// A whole frame of a browser, with a payload of at most 255 bytes.
+pub(crate) fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
+    let length = payload.len();
     let mut frame = match length {
-        0..126 => vec![0x82, 0x80 | length as u8],
-        _ => vec![0x82, 0xfe, 0, length as u8],
+        0..126 => vec![first, 0x80 | length as u8],
+        _ => vec![first, 0xfe, 0, length as u8],
     };
     frame.extend(MASK);
     frame.extend(payload.iter().zip(MASK.iter().cycle()).map(|(byte, key)| byte ^ key));
     frame
+}
+
+/// The payload length in a server's header; `None` if that is incomplete.
+pub(crate) fn payload_length(header: &[u8]) -> Option<usize> {
+    match header {
+        [_, length @ 0..126] => Some(usize::from(*length)),
+        [_, 126, length @ ..] => Some(usize::from(u16::from_be_bytes(length.try_into().ok()?))),
+        [_, 127, length @ ..] => usize::try_from(u64::from_be_bytes(length.try_into().ok()?)).ok(),
+        _ => None,
+    }
 }
 
 /// The start of a `ForwardMsg { hash, metadata, delta }` of `length` bytes, as Streamlit encodes it. The remaining bytes
@@ -112,11 +130,12 @@ pub(crate) fn handshake(path: &str) -> String {
     )
 }
 
-/// Connects as a browser and reads the first message of a server with `version` in its query.
+/// Connects as a browser. Reads the greeting of a page that can resume, and the first message of a server with `version`
+/// in its query.
 pub(crate) async fn open(at: SocketAddr, path: &str) -> anyhow::Result<TcpStream> {
     let mut stream = TcpStream::connect(at).await.context("cannot connect")?;
     stream.set_nodelay(true)?;
-    stream.write_all(handshake(path).as_bytes()).await?;
+    stream.write_all(handshake(&page::offer(path)).as_bytes()).await?;
     let mut came = Vec::with_capacity(1024);
     let head = loop {
         ensure!(stream.read_buf(&mut came).await? > 0, "closed during the handshake");
@@ -125,10 +144,20 @@ pub(crate) async fn open(at: SocketAddr, path: &str) -> anyhow::Result<TcpStream
         }
     };
     ensure!(came.starts_with(b"HTTP/1.1 101 "), "rejected: {}", came.escape_ascii());
+    let mut start = head;
+    if page::offers(path) {
+        while came.len() < head + 2 {
+            ensure!(stream.read_buf(&mut came).await? > 0, "closed before the greeting");
+        }
+        start += 2 + usize::from(came[head + 1]);
+    }
     let first = query(path, "version").map(new_session).unwrap_or_default();
-    let mut rest = vec![0; (head + first.len()).saturating_sub(came.len())];
+    let mut rest = vec![0; (start + first.len()).saturating_sub(came.len())];
     stream.read_exact(&mut rest).await?;
     came.extend(rest);
-    ensure!(came[head..] == first, "not the server's first message: {}", came[head..].escape_ascii());
+    let greeting = &came[head..start];
+    let is_greeted = greeting.is_empty() || greeting[2..].starts_with(b"_heartbeat resumable ");
+    ensure!(is_greeted, "not a greeting: {}", greeting.escape_ascii());
+    ensure!(came[start..] == first, "not the server's first message: {}", came[start..].escape_ascii());
     Ok(stream)
 }
