@@ -1,5 +1,7 @@
 //! Properties of both halves: any cut, and any chunking, gives each message once.
 
+mod simulation;
+
 use proptest::collection::vec;
 use proptest::prelude::*;
 
