@@ -1,34 +1,34 @@
 """The app of tests that act while the network is dead: each action that it executes becomes a line of a file."""
 
-import pathlib
 import time
 import uuid
 
+import pandas
 import streamlit as st
-
-JOURNAL = pathlib.Path("journal")
-"""In the server's working directory. A line is the session, the kind of the action, and its value."""
+from journal import note
 
 state = st.session_state
 state.setdefault("session", uuid.uuid4().hex)
+state.setdefault("clicks", 0)
 
 
-def note(kind, value):
-    """Appends one line in a single write."""
-    with JOURNAL.open("a") as journal:
-        journal.write(f"{state['session']} {kind} {value}\n")
+def note_change(kind, value, initial):
+    """Shows the value, and notes it if it is new to the session."""
+    if value != state.get(kind, initial):
+        state[kind] = value
+        note(kind, value)
+    st.text(f"{kind} {value}")
 
 
 st.text(f"session {state['session']}")
 if st.button("Count"):
-    state["clicks"] = state.get("clicks", 0) + 1
+    state["clicks"] += 1
     note("click", state["clicks"])
-    st.text(f"click {state['clicks']}")
-level = st.slider("Level", 0, 100, 10)
-if level != state.get("level", 10):
-    state["level"] = level
-    note("level", level)
-st.text(f"level {level}")
+st.text(f"click {state['clicks']}")
+note_change("level", st.slider("Level", 0, 10_000, 10), 10)
+note_change("text", st.text_input("Text"), "")
+table = st.data_editor(pandas.DataFrame({"number": [0]}), hide_index=True)
+note_change("cell", int(table["number"][0]), 0)
 with st.form("form", clear_on_submit=True):
     word = st.text_input("Word")
     if st.form_submit_button("Submit"):

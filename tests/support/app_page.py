@@ -51,9 +51,9 @@ class AppPage:
         """Blocks every request to the internet."""
         route.abort()
 
-    def open(self) -> None:
+    def open(self, query: str = "") -> None:
         """Loads the app and waits until its script has finished."""
-        self.page.goto(self._address)
+        self.page.goto(self._address + query)
         self.expect_text("end of page")
 
     @property
