@@ -35,10 +35,14 @@ class Way:
     name: str
     arguments: tuple[str, ...]
 
+    def __str__(self) -> str:
+        return self.name
+
 
 WITHOUT = Way("without", ("--watchdog", "off"))
-WATCHDOG = Way("watchdog", ("--watchdog", "self"))
-ALL_WAYS = (WITHOUT, WATCHDOG)
+WATCHDOG = Way("watchdog", ("--watchdog", "self", "--resume-enabled", "false"))
+RESUMPTION = Way("resumption", ("--watchdog", "self"))
+ALL_WAYS = (WITHOUT, WATCHDOG, RESUMPTION)
 
 
 @dataclass
@@ -54,7 +58,7 @@ class User:
     """Makes each text of this user unique."""
 
     def __str__(self) -> str:
-        return f"{self.name} {self.version.name} {self.way.name}"
+        return f"{self.name} {self.version.name} {self.way}"
 
     def open(self) -> None:
         """Opens or reloads the page."""

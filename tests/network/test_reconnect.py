@@ -24,8 +24,9 @@ WATCHDOG = {
     "--watchdog": "self",
     "--watchdog-interval": f"{INTERVAL_SECONDS:.0f}s",
     "--watchdog-ack-timeout": f"{ACK_TIMEOUT_SECONDS:.0f}s",
+    "--resume-enabled": "false",
 }
-"""For pages that do not enforce acks themselves."""
+"""For pages that do not enforce acks themselves. A page that resumes its connection does not reconnect."""
 
 LOSING_SESSIONS = [version for version in NETWORK if not version.keeps_sessions]
 """These servers give a reconnecting page an empty session while the old connection is open; 1.61 fixed that."""

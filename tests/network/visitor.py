@@ -59,7 +59,9 @@ class Plan:
 
     @property
     def arguments(self) -> tuple[str, ...]:
-        return (*self.options, *(() if self.watchdog == "off" else ("--watchdog", self.watchdog)))
+        # The tests with visitors are about the watchdog alone; the page resumes nothing.
+        watchdog = () if self.watchdog == "off" else ("--watchdog", self.watchdog, "--resume-enabled", "false")
+        return (*self.options, *watchdog)
 
 
 @dataclass
