@@ -6,12 +6,13 @@ import contextlib
 import random
 import time
 from dataclasses import dataclass
-from typing import Iterable, Iterator
+from pathlib import Path
+from typing import Callable, Iterable, Iterator
 
 from actor import KINDS, SCRIPT, WORK, WORK_SECONDS, WORK_STEPS, User, Way
 from playwright.sync_api import Browser, Error
 from support.app import App
-from support.app_page import AppPage
+from support.app_page import AppPage, Front
 from support.host_page import HostServer
 from support.network import Network
 from support.sidecar import Sidecar
@@ -94,17 +95,27 @@ class Outcome:
 
 @contextlib.contextmanager
 def users(
-    chromium: Browser, host: HostServer, versions: Iterable[Version], ways: Iterable[Way], evidence: str
+    chromium: Browser,
+    host: HostServer,
+    versions: Iterable[Version],
+    ways: Iterable[Way],
+    evidence: str,
+    script: Path = SCRIPT,
+    front: Callable[[str], Front] | None = None,
 ) -> Iterator[list[User]]:
-    """Opens a page for each version and way; a way that is named twice gets two. Saves evidence on failure."""
+    """Opens a page for each version and way; a way that is named twice gets two. Saves evidence on failure.
+
+    `front` makes a proxy in front of each sidecar.
+    """
     ways = list(ways)
     with contextlib.ExitStack() as stack:
         people: list[User] = []
         for version in versions:
-            app = App(version, host, SCRIPT)
+            app = App(version, host, script)
             stack.callback(app.stop)
             for way in ways:
-                page = AppPage(chromium, Sidecar(app.server.address, *way.arguments))
+                sidecar = Sidecar(app.server.address, *way.arguments)
+                page = AppPage(chromium, sidecar, front=front(sidecar.address) if front else None)
                 stack.callback(page.close)
                 people.append(User(f"page{len(people)}", version, way, app, page))
         try:

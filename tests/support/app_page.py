@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from pathlib import Path
+from typing import Protocol
 
 from playwright.sync_api import Browser, Frame, Locator, Response, Route, expect
 
@@ -18,6 +19,14 @@ _SECONDS = 30
 _MILLISECONDS = _SECONDS * 1000
 
 
+class Front(Protocol):
+    """A proxy between the browser and the sidecar."""
+
+    address: str
+
+    def stop(self) -> None: ...
+
+
 class AppPage:
     """One tab with the app behind `sidecar`. Closing it stops the sidecar."""
 
@@ -25,12 +34,22 @@ class AppPage:
     """The frame in which the app runs."""
 
     def __init__(
-        self, browser: Browser, sidecar: Sidecar, other_addresses: tuple[str, ...] = (), *, relayed: bool = False
+        self,
+        browser: Browser,
+        sidecar: Sidecar,
+        other_addresses: tuple[str, ...] = (),
+        *,
+        relayed: bool = False,
+        front: Front | None = None,
     ) -> None:
-        """With `relayed` a relay stands in front of the sidecar; it can blackhole the page's websocket."""
+        """With `relayed` a relay stands in front of the sidecar; it can blackhole the page's websocket.
+
+        `front` is anything else in front of the sidecar; closing the page stops it.
+        """
         self.sidecar = sidecar
         self.relay = Relay(sidecar.address) if relayed else None
-        self.public_address = self.relay.address if self.relay else sidecar.address
+        self.front = front or self.relay
+        self.public_address = self.front.address if self.front else sidecar.address
         self.console: list[str] = []
         self._failed: list[Response] = []
         self._context = browser.new_context(accept_downloads=True)
@@ -120,6 +139,6 @@ class AppPage:
 
     def close(self) -> None:
         self._context.close()
-        if self.relay:
-            self.relay.stop()
+        if self.front:
+            self.front.stop()
         self.sidecar.stop()
