@@ -6,8 +6,8 @@ import uuid
 import streamlit as st
 from journal import note
 
+# Each beat is two messages or more: the progress bar and a text.
 BEAT_SECONDS = 0.05
-"""Two messages each, or more: the progress bar and a text."""
 
 state = st.session_state
 state.setdefault("session", uuid.uuid4().hex)

@@ -100,7 +100,9 @@ def test_twenty_cuts_in_a_row_under_a_chatty_app_lose_and_double_no_click(people
         lines |= _click_all(people, set(range(len(people))) - early)
         for user in people:
             if not user.shows(lines[user.name], ANSWER_WITHIN):
-                harm.append(f"{_save(user, f'cut {number}')}: no answer to {lines[user.name]!r} at {how.name}")
+                legs = user.page.stream.opened
+                answer = f"no answer to {lines[user.name]!r} at {how.name}, {len(legs)} sockets"
+                harm.append(f"{_save(user, f'cut {number}')}: {answer}, {user.journal()[-3:]}")
         assert not harm, "\n".join(harm)
     for user in people:
         clicks = [line for line in user.journal()[before[user.name] :] if line.startswith("click ")]
