@@ -52,7 +52,6 @@ struct Nature {
     buffer: usize,
     /// Somebody ends the session, or it expires.
     ends: bool,
-    max_age_ms: f64,
     largest: usize,
 }
 
@@ -169,7 +168,7 @@ impl World<'_> {
 
     /// Whoever waits for bytes of a cut leg learns that none come.
     fn notice_ends(&mut self) {
-        if let Some(leg) = self.leg.filter(|&leg| self.legs[leg].down.has_ended()) {
+        if self.leg.is_some_and(|leg| self.legs[leg].down.has_ended()) {
             let actions = self.page.on_close(1006, self.now);
             self.perform(actions);
         }

@@ -3,7 +3,9 @@
 use rquickjs::function::IntoArgs;
 use rquickjs::{Array, Ctx, FromJs, Function, IntoJs, Object, Value, prelude::This};
 
-const SCRIPT: &str = include_str!("../../../proxy/watchdog/end.js");
+/// Its messages are not Streamlit's, so that none is merged with another.
+const SCRIPT: &str =
+    concat!(include_str!("../../../proxy/watchdog/rerun.js"), include_str!("../../../proxy/watchdog/end.js"));
 
 /// A data message.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,7 +24,8 @@ pub(super) enum Action {
     Lost,
     Retry,
     Resumed,
-    Unsent(Vec<Message>),
+    Greeted,
+    Died,
     Ended,
     End(u16),
 }
@@ -69,7 +72,8 @@ impl<'js> FromJs<'js> for Action {
             "lost" => Self::Lost,
             "retry" => Self::Retry,
             "resumed" => Self::Resumed,
-            "unsent" => Self::Unsent(parts.get(1)?),
+            "greeted" => Self::Greeted,
+            "died" => Self::Died,
             "ended" => Self::Ended,
             "end" => Self::End(parts.get::<Object>(1)?.get("code")?),
             other => panic!("an unknown action: {other}"),
@@ -79,12 +83,12 @@ impl<'js> FromJs<'js> for Action {
 
 impl<'js> Script<'js> {
     pub(super) fn new(ctx: &Ctx<'js>) -> Self {
-        Self(ctx.eval(format!("{SCRIPT}\n(maxAge) => new End(maxAge)")).expect("the script"))
+        Self(ctx.eval(format!("{SCRIPT}\n() => new End()")).expect("the script"))
     }
 
-    /// A page on a new connection. Messages above `max_age_ms` are not sent again.
-    pub(super) fn open(&self, max_age_ms: f64) -> Page<'js> {
-        Page(self.0.call((max_age_ms,)).expect("an end"))
+    /// A page on a new connection.
+    pub(super) fn open(&self) -> Page<'js> {
+        Page(self.0.call(()).expect("an end"))
     }
 }
 

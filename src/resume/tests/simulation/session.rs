@@ -9,7 +9,7 @@ use crate::resume::control::{self, ResumeRequest, Secret, close_code};
 use crate::resume::{LegRefusal, PageInput};
 
 fn secret() -> Secret {
-    Secret::new(0x17, 0xab << 64)
+    Secret::new(0x17, [0xab; 16])
 }
 
 impl<'js> World<'js> {
@@ -18,7 +18,6 @@ impl<'js> World<'js> {
         let nature = Nature {
             buffer: choices.of(&BUFFERS),
             ends: choices.one_in(2),
-            max_age_ms: if choices.one_in(8) { 500.0 } else { f64::INFINITY },
             largest: choices.of(&[400, 65_536, 150_000]),
         };
         let sidecar = Sidecar {
@@ -34,7 +33,7 @@ impl<'js> World<'js> {
             choices,
             nature,
             now: 0,
-            page: script.open(nature.max_age_ms),
+            page: script.open(),
             page_end: None,
             leg: None,
             awaits_leg: false,
@@ -78,11 +77,10 @@ impl<'js> World<'js> {
                 }
                 Action::Retry => self.awaits_leg = true,
                 Action::Resumed => self.resumed += 1,
-                Action::Unsent(messages) => self.on_unsent(messages),
                 Action::End(code) => {
                     (self.page_end, self.leg, self.awaits_leg) = (Some(code), None, false);
                 }
-                Action::Answered | Action::Lost | Action::Ended => {}
+                Action::Answered | Action::Greeted | Action::Lost | Action::Died | Action::Ended => {}
             }
         }
         let kept = self.page.kept_bytes();
@@ -96,12 +94,6 @@ impl<'js> World<'js> {
             leg.up.cut(0);
         }
         leg.up.write(ControlFrame::close(code, Some([1, 2, 3, 4])).as_bytes());
-    }
-
-    /// These are the oldest that the app has not received.
-    fn on_unsent(&mut self, messages: Vec<Message>) {
-        assert!(self.nature.max_age_ms.is_finite());
-        messages.iter().for_each(|message| self.to_app.arrived(message));
     }
 
     pub(super) fn page_reads(&mut self, leg: usize, most: usize) {
@@ -127,7 +119,7 @@ impl<'js> World<'js> {
         self.legs[leg].is_open = true;
         if entry.is_empty() {
             self.sidecar.leg = Some(leg);
-            let greeting = control::greeting(&secret(), self.nature.buffer, WINDOW_MS.into(), false);
+            let greeting = control::greeting(&secret(), self.nature.buffer, WINDOW_MS.into(), None);
             return self.legs[leg].down.write(&greeting);
         }
         let request = ResumeRequest::parse(&entry).expect("a request to resume");
@@ -168,6 +160,7 @@ impl<'js> World<'js> {
         stream.on_bytes(&bytes, |input| match input {
             PageInput::Pass(bytes) => reads.extend(at_app.on_bytes(bytes)),
             PageInput::Confirmed(count) => outbox.on_confirmed(count),
+            PageInput::Unsent(reason, inputs) => panic!("{inputs} inputs not sent: {reason}"),
             PageInput::GivenUp => is_given_up = true,
         });
         for read in reads {
