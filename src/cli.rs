@@ -102,6 +102,9 @@ pub struct ProbeArgs {
     /// Timeout of each ack
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = at_most_a_day)]
     pub timeout: Duration,
+    /// Cut the connection this often and resume the session; needs a sidecar with the watchdog
+    #[arg(long, value_name = "NUMBER", default_value_t = 0)]
+    pub cut: u32,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
@@ -146,14 +149,16 @@ Exits 0 if the configuration is valid. Else prints every error and exits 1."))]
     /// Connect as a browser, send heartbeats and print the latency of their acks
     #[command(after_help = "\
 Exits 0 if every heartbeat was acked in time, else 1.
+With --cut: exits 0 only if also every cut was resumed, and no message was lost or arrived twice.
 The form of an ack shows who sent it. A sidecar with `heartbeat.ack = \"plain\"` looks like the app itself.
 https:// URLs: trusts the system's CA certificates, or those in the file that SSL_CERT_FILE names.")]
     Probe(ProbeArgs),
     /// Demonstrate the sidecar on this machine
     #[command(after_help = "\
 Runs an app that never answers heartbeats, the sidecar, and a page, all in one process.
-The app works, then it is frozen, then it works again.
-Exits 0 if every expected ack arrived and none was sent while the app was frozen, else 1.")]
+The app works, then the network between page and sidecar fails, then the app is frozen, then it works again.
+Exits 0 if every expected ack and all output of the app's script arrived, and no ack was sent while the app was frozen.
+Else 1.")]
     Demo(DemoArgs),
     /// Check that a running sidecar is alive: a container's probe without a shell
     #[command(after_help = "\

@@ -85,7 +85,7 @@ fn invalid_arguments_of_run_keep_the_log_format() {
 fn probe_and_demo_have_defaults() {
     let Ok(Command::Probe(probe)) = parsed("probe http://app", &[]) else { panic!("not a probe") };
     let (interval, timeout) = (Duration::from_secs(1), Duration::from_secs(5));
-    assert_eq!(probe, ProbeArgs { url: "http://app".to_owned(), count: 10, interval, timeout, json: false });
+    assert_eq!(probe, ProbeArgs { url: "http://app".to_owned(), count: 10, interval, timeout, cut: 0, json: false });
     let Ok(Command::Demo(demo)) = parsed("demo", &[]) else { panic!("not a demo") };
     assert_eq!(demo, DemoArgs { seconds: 15 });
 }

@@ -1,9 +1,12 @@
-//! `demo`: an app, a sidecar and a browser in one process, in three acts.
+//! `demo`: an app, a sidecar and a browser in one process, in four acts.
 
 mod legacy;
 mod output;
 mod results;
+mod schedule;
+mod steps;
 
+use std::fmt::Display;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
@@ -17,19 +20,18 @@ use tokio_util::sync::CancellationToken;
 use super::failure::failed;
 use super::probe::browser::{AnsweredBy, Browser, Received};
 use super::probe::heartbeats::{Heartbeats, format_latency};
+use super::probe::leg::Leg;
 use super::probe::target::Target;
 use crate::cli::DemoArgs;
-use crate::config::{Config, DAY, UpstreamAddress};
-use crate::heartbeat::policy::MAX_PENDING;
+use crate::config::{Config, DAY, UpstreamAddress, WatchdogMode};
 use crate::metrics::Metrics;
 use crate::sidecar::Sidecar;
 use crate::telemetry;
 use legacy::LegacyServer;
 use output::{Output, Row, Tone};
 use results::{Ack, Act, Results};
-
-/// Time between heartbeats; longer in a long frozen act.
-const HEARTBEAT_INTERVAL: Duration = Duration::from_millis(500);
+use schedule::{HEARTBEAT_INTERVAL, Schedule, heartbeats_in};
+use steps::Steps;
 
 /// Time after which the sidecar counts a heartbeat as withheld; shorter than [`HEARTBEAT_INTERVAL`], so that all are
 /// counted.
@@ -41,28 +43,22 @@ const START_TIMEOUT: Duration = Duration::from_secs(5);
 /// Extra time for the last acks, and for the end of the sidecar.
 const END_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// The length of each act.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Schedule {
-    alive: Duration,
-    frozen: Duration,
-    thawed: Duration,
-    /// Time between heartbeats of the frozen act.
-    frozen_interval: Duration,
-}
-
 /// The browser, and what it has received.
 struct Demo {
     browser: Browser,
     heartbeats: Heartbeats,
     results: Results,
+    steps: Steps,
+    /// The browser's connection while the network is cut: open, but nothing passes.
+    dead: Option<Leg>,
     output: Output,
     started: Instant,
     /// The last heartbeat whose row is written.
     last_row: u32,
 }
 
-/// Runs the demo. Exit code 0 if every expected ack arrived and none was sent while the app was frozen; else 1.
+/// Runs the demo. Exit code 0 if every expected ack and every step of the script arrived, and no ack was sent while the
+/// app was frozen; else 1.
 pub fn demo(args: &DemoArgs) -> ExitCode {
     match start(args.seconds) {
         Ok(true) => ExitCode::SUCCESS,
@@ -80,7 +76,7 @@ fn start(seconds: u32) -> anyhow::Result<bool> {
 }
 
 async fn run(schedule: Schedule) -> anyhow::Result<bool> {
-    let server = LegacyServer::start().await.context("the app cannot listen")?;
+    let server = LegacyServer::start(schedule.steps()).await.context("the app cannot listen")?;
     let sidecar = Sidecar::bind(configuration(server.address())).await?;
     let (address, admin, metrics) = (sidecar.address()?, sidecar.admin_address()?, sidecar.metrics());
     let stop = CancellationToken::new();
@@ -90,10 +86,12 @@ async fn run(schedule: Schedule) -> anyhow::Result<bool> {
     introduce(&output, server.address(), address, admin)?;
     let mut demo = Demo::open(address, output).await?;
     demo.alive(&schedule).await?;
+    demo.cut(&schedule).await?;
     server.freeze();
     demo.frozen(&schedule).await?;
     server.thaw();
     demo.thawed(&schedule).await?;
+    demo.steps.on_end(schedule.steps(), server.streams());
     let passed = demo.print_summary(&metrics)?;
 
     demo.browser.close().await;
@@ -108,6 +106,8 @@ fn configuration(upstream: SocketAddr) -> Config {
     let mut config = Config { listen: free, admin: free, ..Config::default() };
     config.upstream = UpstreamAddress::Http { host: upstream.ip().to_string(), port: upstream.port() };
     config.heartbeat.stall_after = STALL_AFTER;
+    // Sessions are resumable only with a watchdog.
+    config.watchdog.mode = WatchdogMode::Page;
     (config.drain.window, config.drain.timeout) = (Duration::ZERO, END_TIMEOUT);
     config
 }
@@ -124,51 +124,69 @@ fn introduce(output: &Output, app: SocketAddr, sidecar: SocketAddr, admin: Socke
     output.line(Tone::Plain, format_args!("                metrics at http://{admin}/metrics"))
 }
 
-impl Schedule {
-    /// Half alive, a third frozen, the rest thawed.
-    fn new(whole: Duration) -> Self {
-        let (alive, frozen) = (whole / 2, whole / 3);
-        // The sidecar tracks `MAX_PENDING` heartbeats separately; one more would share an ack.
-        let max = u32::try_from(MAX_PENDING).unwrap_or(u32::MAX);
-        Self { alive, frozen, thawed: whole - alive - frozen, frozen_interval: HEARTBEAT_INTERVAL.max(frozen / max) }
-    }
-}
-
-/// How many heartbeats fit into `length`; the first is sent at once.
-fn heartbeats_in(length: Duration, interval: Duration) -> u128 {
-    (length.as_micros() / interval.as_micros()).max(1)
-}
-
 impl Demo {
     /// Opens the page and waits for its first script run: the version in it decides which side acks.
     async fn open(sidecar: SocketAddr, output: Output) -> anyhow::Result<Self> {
         let target = Target::parse(&format!("http://{sidecar}/"))?;
-        let mut browser = Browser::open(&target, START_TIMEOUT).await?;
+        let mut browser = Browser::open(&target, true, START_TIMEOUT).await?;
         browser.rerun().await?;
         timeout(START_TIMEOUT, browser.version()).await.context("the app did not start")??;
         // No heartbeat ever becomes overdue: late acks are expected here.
         let heartbeats = Heartbeats::new(2 * DAY);
-        Ok(Self { browser, heartbeats, results: Results::default(), output, started: Instant::now(), last_row: 0 })
+        Ok(Self {
+            browser,
+            heartbeats,
+            results: Results::default(),
+            steps: Steps::default(),
+            dead: None,
+            output,
+            started: Instant::now(),
+            last_row: 0,
+        })
     }
 
     async fn alive(&mut self, schedule: &Schedule) -> anyhow::Result<()> {
         self.print_title("Act 1, alive: the app runs. The sidecar acks after the app has answered a ping.")?;
         self.output.header()?;
         let end = self.started + schedule.alive;
-        self.send(
-            Act::Alive,
-            heartbeats_in(schedule.alive, HEARTBEAT_INTERVAL),
-            ticks(self.started, HEARTBEAT_INTERVAL),
-        )
-        .await?;
-        self.receive_until(Act::Alive, end).await?;
+        self.send_until(Act::Alive, end).await?;
+        // A slow machine's acks may use part of the next act's time.
+        self.await_acks(Act::Alive, end + schedule.cut_after / 2).await
+    }
+
+    /// Three parts: before, during and after the outage.
+    async fn cut(&mut self, schedule: &Schedule) -> anyhow::Result<()> {
+        self.print_title(
+            "Act 2, cut: the network fails while a script writes ten steps a second. No step may be lost.",
+        )?;
+        let start = self.started + schedule.alive;
+        let (cut, back) = (start + schedule.cut_after, start + schedule.cut_after + schedule.outage);
+        self.send_until(Act::Cut, cut).await?;
+        self.dead = self.browser.lose_leg();
+        self.note(
+            Act::Cut,
+            format_args!("network cut without a word after step {}", self.steps.last()),
+            Tone::Waiting,
+        )?;
+        self.send_until(Act::Cut, back).await?;
+        self.print_unanswered(Act::Cut)?;
+        self.browser.resume().await?;
+        self.dead = None;
+        let next = self.steps.last() + 1;
+        self.note(
+            Act::Cut,
+            format_args!("network back: resumed over a new connection from step {next} on"),
+            Tone::Good,
+        )?;
+        let end = start + schedule.cut;
+        self.send_until(Act::Cut, end).await?;
         // A slow machine's acks may use part of the next act's time before the freeze.
-        self.await_acks(Act::Alive, end + schedule.frozen / 2).await
+        self.await_acks(Act::Cut, end + schedule.frozen / 2).await
     }
 
     async fn frozen(&mut self, schedule: &Schedule) -> anyhow::Result<()> {
-        self.print_title("Act 2, frozen: the app hangs, its sockets stay open. An ack now would be false.")?;
-        let (start, end) = (Instant::now(), self.started + schedule.alive + schedule.frozen);
+        self.print_title("Act 3, frozen: the app hangs, its sockets stay open. An ack now would be false.")?;
+        let (start, end) = (Instant::now(), self.started + schedule.alive + schedule.cut + schedule.frozen);
         let (left, interval) = (end.saturating_duration_since(start), schedule.frozen_interval);
         // Half an interval is enough to count the last one as withheld.
         self.send(Act::Frozen, heartbeats_in(left + interval / 2, interval), ticks(start, interval)).await?;
@@ -177,12 +195,20 @@ impl Demo {
     }
 
     async fn thawed(&mut self, schedule: &Schedule) -> anyhow::Result<()> {
-        self.print_title("Act 3, thawed: the app runs again. The late acks come first, then prompt ones.")?;
+        self.print_title("Act 4, thawed: the app runs again. The late acks come first, then prompt ones.")?;
         let start = Instant::now();
         // Leaves half an interval for the last ack.
         let count = heartbeats_in(schedule.thawed.saturating_sub(HEARTBEAT_INTERVAL / 2), HEARTBEAT_INTERVAL);
         self.send(Act::Thawed, count, ticks(start + HEARTBEAT_INTERVAL, HEARTBEAT_INTERVAL)).await?;
         self.await_acks(Act::Thawed, start + schedule.thawed + END_TIMEOUT).await
+    }
+
+    /// Sends heartbeats until `end`, the first at once.
+    async fn send_until(&mut self, act: Act, end: Instant) -> anyhow::Result<()> {
+        let start = Instant::now();
+        let count = heartbeats_in(end.saturating_duration_since(start), HEARTBEAT_INTERVAL);
+        self.send(act, count, ticks(start, HEARTBEAT_INTERVAL)).await?;
+        self.receive_until(act, end).await
     }
 
     /// Sends `count` heartbeats at the ticks, and handles messages in between.
@@ -225,6 +251,9 @@ impl Demo {
     }
 
     fn on_received(&mut self, act: Act, received: &Received) -> io::Result<()> {
+        if let Some(step) = legacy::step(received) {
+            self.steps.on_step(step);
+        }
         let Received::Ack(by) = *received else { return Ok(()) };
         let Some(answered) = self.heartbeats.on_ack(Instant::now()) else {
             self.results.on_unexpected_ack();
@@ -249,7 +278,8 @@ impl Demo {
         let unanswered: Vec<_> = self.heartbeats.unanswered().filter(|number| *number > self.last_row).collect();
         let (text, tone) = match act {
             Act::Frozen => ("withheld", Tone::Waiting),
-            Act::Alive | Act::Thawed => ("no ack yet", Tone::Bad),
+            Act::Cut if self.dead.is_some() => ("no network", Tone::Waiting),
+            Act::Alive | Act::Cut | Act::Thawed => ("no ack yet", Tone::Bad),
         };
         for number in unanswered {
             self.last_row = number;
@@ -261,6 +291,10 @@ impl Demo {
     fn row(&self, act: Act, heartbeat: u32, by: Option<AnsweredBy>, latency: String, tone: Tone) -> io::Result<()> {
         let answered_by = by.map_or("none", AnsweredBy::name);
         self.output.row(&Row { time: self.started.elapsed(), act, heartbeat, answered_by, latency, tone })
+    }
+
+    fn note(&self, act: Act, text: impl Display, tone: Tone) -> io::Result<()> {
+        self.output.note(self.started.elapsed(), act, text, tone)
     }
 
     fn print_title(&self, text: &str) -> io::Result<()> {
@@ -279,18 +313,20 @@ impl Demo {
         let [min, median, p99] = [latency.min, latency.median, latency.p99]
             .map(|latency| latency.map_or_else(|| "-".to_owned(), format_latency));
         let (frozen, late) = self.results.frozen();
-        let (faults, output) = (self.results.faults(), &self.output);
+        let (faults, steps, output) = (self.results.faults(), &self.steps, &self.output);
 
         output.line(Tone::Plain, "")?;
         let counts = format!("{heartbeats} heartbeats, {sidecar} acks by the sidecar, {upstream} by the app");
         output.line(Tone::Plain, format_args!("/metrics     {counts}; {withheld} withheld"))?;
         output
             .line(Tone::Plain, format_args!("ack latency  min {min}, median {median}, p99 {p99} while the app runs"))?;
+        output.line(Tone::Plain, format_args!("cut          {steps}"))?;
         output
             .line(Tone::Plain, format_args!("frozen       {frozen} heartbeats, {late} of them acked after the thaw"))?;
-        let passed = faults.is_empty();
+        let passed = faults.is_empty() && steps.are_complete();
         let (word, tone) = if passed { ("passed", Tone::Good) } else { ("FAILED", Tone::Bad) };
-        output.line(tone, format_args!("result       {word}: {faults}"))?;
+        let continuity = if steps.are_complete() { "the cut lost nothing" } else { "the cut did harm" };
+        output.line(tone, format_args!("result       {word}: {faults}; {continuity}"))?;
         Ok(passed)
     }
 }
@@ -310,22 +346,6 @@ fn total(metrics: &str, series: &str, label: &str) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_acts_fill_the_time_and_each_has_a_heartbeat() {
-        for seconds in [6, 8, 15, 60, 86_400] {
-            let whole = Duration::from_secs(seconds);
-            let schedule = Schedule::new(whole);
-            assert_eq!(schedule.alive + schedule.frozen + schedule.thawed, whole);
-            assert!(
-                schedule.alive >= 6 * HEARTBEAT_INTERVAL && schedule.thawed >= 2 * HEARTBEAT_INTERVAL,
-                "{schedule:?}"
-            );
-            let frozen = heartbeats_in(schedule.frozen + schedule.frozen_interval / 2, schedule.frozen_interval);
-            assert!((4..=MAX_PENDING as u128).contains(&frozen), "{seconds}: {frozen}");
-            assert!(schedule.frozen_interval / 2 >= STALL_AFTER);
-        }
-    }
 
     #[test]
     fn counters_are_summed_over_unnamed_labels() {

@@ -50,9 +50,9 @@ struct BrowserPings {
 impl Pings {
     /// The pings of a session that starts `now`. `nonce` must be random and differ from that of its heartbeats.
     pub fn new(settings: PingSettings, nonce: u64, now: Instant) -> Self {
-        let browser = settings.interval.map(|interval| {
-            Box::new(BrowserPings { liveness: Liveness::new(nonce), interval, next: now + interval })
-        });
+        let browser = settings
+            .interval
+            .map(|interval| Box::new(BrowserPings { liveness: Liveness::new(nonce), interval, next: now + interval }));
         Self { browser, shield: settings.shield, pending_pong: None, is_closing: false }
     }
 

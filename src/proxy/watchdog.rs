@@ -1,5 +1,7 @@
 //! Serves the watchdog's script and its probe, which reports whether bytes still reach a page.
 
+mod script;
+
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -7,6 +9,7 @@ use http::header::{self, HeaderValue};
 use http::uri::PathAndQuery;
 use http::{Method, Request, Response, StatusCode, Uri};
 
+use self::script::SCRIPT;
 use super::body::ResponseBody;
 use super::page::Script;
 use super::response::plain_text;
@@ -14,19 +17,6 @@ use crate::config::{WatchdogMode, WatchdogSettings};
 use crate::metrics::{Reconnect, WatchdogPage};
 use crate::relay::delivery_probe::{DeliveryProbes, ProbeError, Progress, Token};
 
-/// The script, as served.
-const SCRIPT: &str = concat!(
-    "(() => {\n\"use strict\";\n",
-    include_str!("watchdog/settings.js"),
-    include_str!("watchdog/rerun.js"),
-    include_str!("watchdog/end.js"),
-    include_str!("watchdog/delivery.js"),
-    include_str!("watchdog/events.js"),
-    include_str!("watchdog/notice.js"),
-    include_str!("watchdog/socket.js"),
-    include_str!("watchdog/main.js"),
-    "})();\n",
-);
 /// Its path, under the app's base path.
 const SCRIPT_PATH: &str = "/_heartbeat/watchdog.js";
 /// The path of its probe.

@@ -66,12 +66,7 @@ pub struct Scanner {
 impl Scanner {
     /// A scanner at the first byte after the handshake. `extensions`: reserved bits may be set.
     pub fn new(sender: Side, extensions: bool) -> Self {
-        Self {
-            sender,
-            allowed_reserved: if extensions { 0x7 } else { 0 },
-            payload_left: 0,
-            in_message: false,
-        }
+        Self { sender, allowed_reserved: if extensions { 0x7 } else { 0 }, payload_left: 0, in_message: false }
     }
 
     /// The next byte starts a frame: a control frame may be inserted before it.

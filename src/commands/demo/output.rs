@@ -68,6 +68,15 @@ impl Output {
         self.line(Tone::Plain, columns(&time, act.name(), &heartbeat.to_string(), answered_by, &latency))
     }
 
+    /// Writes an event of an act.
+    ///
+    /// # Errors
+    /// Stdout is closed.
+    pub(super) fn note(&self, time: Duration, act: Act, text: impl Display, tone: Tone) -> io::Result<()> {
+        let text = self.styled(tone, text);
+        self.line(Tone::Plain, format_args!("{:>6.1} s  {:<6}  {text}", time.as_secs_f64(), act.name()))
+    }
+
     fn styled(&self, tone: Tone, text: impl Display) -> String {
         let style = if self.colour { tone.style() } else { Style::new() };
         format!("{style}{text}{style:#}")

@@ -10,6 +10,8 @@ use crate::commands::probe::heartbeats::{Latencies, LatencySummary};
 pub(super) enum Act {
     /// The app runs.
     Alive,
+    /// It runs, and the network between browser and sidecar fails for a time.
+    Cut,
     /// It is stopped.
     Frozen,
     /// It runs again.
@@ -57,6 +59,7 @@ impl Act {
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Alive => "alive",
+            Self::Cut => "cut",
             Self::Frozen => "frozen",
             Self::Thawed => "thawed",
         }
@@ -97,13 +100,13 @@ impl Results {
         self.unexpected += 1;
     }
 
-    /// Ack latencies of heartbeats to the running server.
+    /// Ack latencies of heartbeats to the running server over a working network.
     pub(super) fn prompt_latency(&self) -> LatencySummary {
         let mut latencies = Latencies::default();
         let prompt = self
             .heartbeats
             .iter()
-            .filter(|heartbeat| heartbeat.act != Act::Frozen)
+            .filter(|heartbeat| matches!(heartbeat.act, Act::Alive | Act::Thawed))
             .filter_map(|heartbeat| heartbeat.ack);
         prompt.for_each(|ack| latencies.push(ack.waited));
         latencies.summary()
@@ -192,10 +195,11 @@ mod tests {
 
     #[test]
     fn an_ack_that_does_not_come_within_its_act_lacks_ack() {
-        let results = results(&[(Act::Alive, None), (Act::Alive, Some(Act::Thawed)), (Act::Thawed, None)]);
+        let results =
+            results(&[(Act::Alive, None), (Act::Alive, Some(Act::Thawed)), (Act::Cut, None), (Act::Thawed, None)]);
         let faults = results.faults();
         assert!(!faults.is_empty());
-        assert_eq!(faults.to_string(), "missing ack: heartbeat 1, 2, 3");
+        assert_eq!(faults.to_string(), "missing ack: heartbeat 1, 2, 3, 4");
     }
 
     #[test]

@@ -1,29 +1,45 @@
-//! A browser's side of the message stream, over tokio-tungstenite, and so independent of the relay's code.
+//! A browser's side of the message stream. A page that can resume its session continues it over several websockets.
 
-use std::io;
+use std::future::pending;
 use std::time::Duration;
 
-use futures_util::{SinkExt as _, StreamExt as _};
-use http::{HeaderValue, StatusCode, header};
 use prost::Message as _;
 use serde::Serialize;
-use tokio::net::{TcpStream, lookup_host};
-use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
-use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
-use tokio_tungstenite::tungstenite::{self, Message};
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, client_async_tls_with_config};
+use tokio::time::timeout;
+use tokio_tungstenite::tungstenite::Message;
 
+use super::leg::{Leg, OpenError, StreamError};
+use super::resumption::{ProtocolError, Resumption};
 use super::target::Target;
 use crate::streamlit::ack;
 use crate::streamlit::messages::{self, FORWARD_PREFIX_BYTES, ForwardContent, ForwardType};
-use crate::streamlit::proto::{BackMsg, back_msg};
-
-/// Above Streamlit's own default limit of 200 MB (`server.maxMessageSize`).
-const MAX_MESSAGE_BYTES: usize = 256 << 20;
+use crate::streamlit::proto::{BackMsg, ForwardMsg, back_msg, forward_msg};
 
 /// An open message stream.
 pub(crate) struct Browser {
-    socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    target: Target,
+    /// Timeout of a handshake.
+    limit: Duration,
+    /// `None` while the connection is lost.
+    leg: Option<Leg>,
+    /// `None` if the page cannot resume its session.
+    resumption: Option<Resumption>,
+}
+
+/// Why a session was not resumed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ResumeError {
+    #[error("not resumed")]
+    Open(#[source] OpenError),
+    #[error("not resumed")]
+    Stream(#[source] StreamError),
+    #[error("not resumed: no answer on the new connection within {}", humantime::format_duration(*.0))]
+    TimedOut(Duration),
+    #[error(
+        "not resumed: the sidecar has no such session (closed with 4004). It was restarted, another one answered, or \
+         more than `resume.buffer` was unconfirmed; `resumptions_refused_total` counts by reason"
+    )]
+    Unknown,
 }
 
 /// A message of the server.
@@ -33,6 +49,8 @@ pub(crate) enum Received {
     Ack(AnsweredBy),
     /// A script run starts; the server's version, if it sends it.
     NewSession(Option<String>),
+    /// A script shows something; the bytes of Streamlit's `Delta`.
+    Delta(Vec<u8>),
     /// Anything else.
     Other,
 }
@@ -46,69 +64,16 @@ pub(crate) enum AnsweredBy {
     Upstream,
 }
 
-/// Why a stream could not be opened.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum OpenError {
-    #[error("cannot look up {host}")]
-    Lookup { host: String, source: io::Error },
-    #[error("cannot connect")]
-    Connect(#[source] io::Error),
-    #[error("the TLS handshake failed")]
-    Tls(#[source] io::Error),
-    #[error("the server rejected the websocket handshake with status {0}")]
-    Refused(StatusCode),
-    #[error("the connection was lost during the handshake")]
-    Broken(#[source] io::Error),
-    // Tungstenite's errors include their sources.
-    #[error("the websocket handshake failed: {0}")]
-    Handshake(Box<tungstenite::Error>),
-    #[error("no websocket connection within {}", humantime::format_duration(*.0))]
-    TimedOut(Duration),
-}
-
-/// Why an open stream ended.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum StreamError {
-    #[error("closed by the server ({code}{})", quoted(.reason))]
-    Closed { code: u16, reason: String },
-    #[error("closed by the server without a code")]
-    ClosedWithoutCode,
-    #[error("the connection ended without a close frame")]
-    Cut,
-    #[error("the connection was lost")]
-    Broken(#[source] io::Error),
-    #[error("the server violated the websocket protocol: {0}")]
-    Protocol(Box<tungstenite::Error>),
-}
-
 impl Browser {
-    /// Connects and performs the handshake as a page would, without compression.
+    /// Connects and performs the handshake as a page would. A page that `can_resume` offers to resume its session.
     ///
     /// # Errors
     /// No websocket was opened within `limit`.
-    pub(crate) async fn open(target: &Target, limit: Duration) -> Result<Self, OpenError> {
-        let opened = tokio::time::timeout(limit, Self::handshake(target)).await;
-        opened.map_err(|_elapsed| OpenError::TimedOut(limit))?
-    }
-
-    async fn handshake(target: &Target) -> Result<Self, OpenError> {
-        let lookup = |source| OpenError::Lookup { host: target.host.clone(), source };
-        let addresses: Vec<_> = lookup_host((target.host.as_str(), target.port)).await.map_err(lookup)?.collect();
-        let stream = TcpStream::connect(&addresses[..]).await.map_err(OpenError::Connect)?;
-        stream.set_nodelay(true).map_err(OpenError::Connect)?;
-        if target.tls {
-            // Fails if the process already has a provider, which is fine.
-            let _installed = rustls::crypto::ring::default_provider().install_default();
-        }
-        let mut request = target.request().into_client_request().map_err(handshake_error)?;
-        let origin = HeaderValue::from_str(&target.origin()).map_err(|error| handshake_error(error.into()))?;
-        request.headers_mut().insert(header::ORIGIN, origin);
-        request.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static("streamlit"));
-        let config = WebSocketConfig::default()
-            .max_message_size(Some(MAX_MESSAGE_BYTES))
-            .max_frame_size(Some(MAX_MESSAGE_BYTES));
-        let opened = client_async_tls_with_config(request, stream, Some(config), None).await;
-        opened.map(|(socket, _response)| Self { socket }).map_err(handshake_error)
+    pub(crate) async fn open(target: &Target, can_resume: bool, limit: Duration) -> Result<Self, OpenError> {
+        let tag = can_resume.then(Resumption::tag);
+        let leg = Leg::open(target, tag.as_deref(), None, limit).await?;
+        let resumption = can_resume.then(Resumption::default);
+        Ok(Self { target: target.clone(), limit, leg: Some(leg), resumption })
     }
 
     /// Requests a script run, as every page does once; the server answers with a `new_session`.
@@ -119,33 +84,54 @@ impl Browser {
         self.send(back_msg::Type::RerunScript(Vec::new())).await
     }
 
-    /// Sends a heartbeat.
+    /// Sends a heartbeat, and confirms what was received.
     ///
     /// # Errors
     /// The stream is lost.
     pub(crate) async fn heartbeat(&mut self) -> Result<(), StreamError> {
+        self.confirm().await?;
         self.send(back_msg::Type::AppHeartbeat(true)).await
+    }
+
+    /// Confirms what was received; the server answers with its own count.
+    ///
+    /// # Errors
+    /// The stream is lost.
+    pub(crate) async fn confirm(&mut self) -> Result<(), StreamError> {
+        if let (Some(leg), Some(resumption)) = (&mut self.leg, &mut self.resumption) {
+            leg.send(Message::text(resumption.confirmation())).await?;
+            resumption.on_confirmation_sent();
+        }
+        Ok(())
     }
 
     async fn send(&mut self, message: back_msg::Type) -> Result<(), StreamError> {
         let bytes = BackMsg { r#type: Some(message) }.encode_to_vec();
-        self.socket.send(Message::binary(bytes)).await.map_err(StreamError::from)
+        if let Some(resumption) = &mut self.resumption {
+            resumption.on_sent(&bytes);
+        }
+        match &mut self.leg {
+            Some(leg) => leg.send(Message::binary(bytes)).await,
+            None => Ok(()),
+        }
     }
 
-    /// The next message. It also answers pings, so await it whenever there is nothing else to do. Dropping it loses
-    /// nothing.
+    /// The next message; none comes while the connection is lost. It also answers pings, so await it whenever there is
+    /// nothing else to do. Dropping it loses nothing.
     ///
     /// # Errors
     /// The stream is lost.
     pub(crate) async fn next(&mut self) -> Result<Received, StreamError> {
-        match self.socket.next().await.ok_or(StreamError::Cut)?? {
-            Message::Binary(bytes) => Ok(Received::of(&bytes)),
-            Message::Close(Some(frame)) => {
-                Err(StreamError::Closed { code: frame.code.into(), reason: frame.reason.as_str().to_owned() })
-            }
-            Message::Close(None) => Err(StreamError::ClosedWithoutCode),
-            Message::Text(_) | Message::Ping(_) | Message::Pong(_) | Message::Frame(_) => Ok(Received::Other),
+        if self.resumption.as_ref().is_some_and(Resumption::owes_confirmation) {
+            self.confirm().await?;
         }
+        let Some(leg) = &mut self.leg else { return pending().await };
+        let message = leg.next().await?;
+        if let (Some(resumption), Message::Binary(_) | Message::Text(_)) = (&mut self.resumption, &message) {
+            let text = message.is_text().then(|| message.to_text().unwrap_or_default());
+            resumption.on_message(text, message.len())?;
+        }
+        Ok(if let Message::Binary(bytes) = message { Received::of(&bytes) } else { Received::Other })
     }
 
     /// The server's version in the next `new_session`; `None` if it has none.
@@ -160,9 +146,60 @@ impl Browser {
         }
     }
 
+    /// Whether the server has offered to resume the session.
+    pub(crate) fn is_greeted(&self) -> bool {
+        self.resumption.as_ref().is_some_and(Resumption::is_greeted)
+    }
+
+    /// Whether the server has answered the last confirmation and has every message; so it is without resumption.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.resumption.as_ref().is_none_or(Resumption::is_settled)
+    }
+
+    /// Loses the connection: messages are kept until [`Self::resume`]. The caller decides how the websocket ends.
+    pub(crate) fn lose_leg(&mut self) -> Option<Leg> {
+        self.leg.take()
+    }
+
+    /// Continues the session over a new connection; returns how many messages were sent again.
+    ///
+    /// # Errors
+    /// The session cannot be resumed.
+    pub(crate) async fn resume(&mut self) -> Result<usize, ResumeError> {
+        let limit = self.limit;
+        timeout(limit, self.open_next_leg()).await.map_err(|_elapsed| ResumeError::TimedOut(limit))?
+    }
+
+    async fn open_next_leg(&mut self) -> Result<usize, ResumeError> {
+        let stream = |error| match error {
+            StreamError::Closed { code: 4004, .. } => ResumeError::Unknown,
+            error => ResumeError::Stream(error),
+        };
+        let resumption = self.resumption.as_mut().ok_or_else(|| stream(ProtocolError::NotOffered.into()))?;
+        let entry = resumption.next_leg().map_err(|error| stream(error.into()))?;
+        let tag = Resumption::tag();
+        let opened = Leg::open(&self.target, Some(&tag), Some(&entry), self.limit).await;
+        let mut leg = opened.map_err(ResumeError::Open)?;
+        let first = loop {
+            let message = leg.next().await.map_err(stream)?;
+            if message.is_text() || message.is_binary() {
+                break message;
+            }
+        };
+        let first = first.to_text().unwrap_or_default();
+        let missing: Vec<_> = resumption.on_resumed(first).map_err(|error| stream(error.into()))?.cloned().collect();
+        for message in &missing {
+            leg.send(Message::binary(message.clone())).await.map_err(stream)?;
+        }
+        self.leg = Some(leg);
+        Ok(missing.len())
+    }
+
     /// Sends a Close frame without waiting for the reply: a frozen server sends none.
-    pub(crate) async fn close(mut self) {
-        let _already_closed = self.socket.close(None).await;
+    pub(crate) async fn close(self) {
+        if let Some(leg) = self.leg {
+            leg.close().await;
+        }
     }
 }
 
@@ -177,7 +214,15 @@ impl Received {
                 Self::Ack(AnsweredBy::Sidecar)
             }
             ForwardContent::Other(ForwardType::HeartbeatAck) => Self::Ack(AnsweredBy::Upstream),
+            ForwardContent::Other(ForwardType::Delta) => Self::of_delta(message),
             ForwardContent::Other(_) | ForwardContent::ScriptFinished(_) => Self::Other,
+        }
+    }
+
+    fn of_delta(message: &[u8]) -> Self {
+        match ForwardMsg::decode(message) {
+            Ok(ForwardMsg { r#type: Some(forward_msg::Type::Delta(delta)), .. }) => Self::Delta(delta),
+            Ok(_) | Err(_) => Self::Other,
         }
     }
 }
@@ -192,35 +237,6 @@ impl AnsweredBy {
     }
 }
 
-impl From<tungstenite::Error> for StreamError {
-    fn from(error: tungstenite::Error) -> Self {
-        use tungstenite::error::ProtocolError::ResetWithoutClosingHandshake;
-        match error {
-            tungstenite::Error::ConnectionClosed | tungstenite::Error::AlreadyClosed => Self::Cut,
-            tungstenite::Error::Protocol(ResetWithoutClosingHandshake) => Self::Cut,
-            tungstenite::Error::Io(error) => Self::Broken(error),
-            error => Self::Protocol(Box::new(error)),
-        }
-    }
-}
-
-/// The reason, escaped, since a server may send any text; empty for none.
-fn quoted(reason: &str) -> String {
-    if reason.is_empty() { String::new() } else { format!(": {reason:?}") }
-}
-
-/// rustls's errors come wrapped in socket errors.
-fn handshake_error(error: tungstenite::Error) -> OpenError {
-    match error {
-        tungstenite::Error::Http(response) => OpenError::Refused(response.status()),
-        tungstenite::Error::Io(error) if error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()) => {
-            OpenError::Tls(error)
-        }
-        tungstenite::Error::Io(error) => OpenError::Broken(error),
-        error => OpenError::Handshake(Box::new(error)),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -230,13 +246,6 @@ mod tests {
         assert_eq!(Received::of(&[0x52, 0x00, 0xd0, 0x01, 0x01]), Received::Ack(AnsweredBy::Sidecar));
         assert_eq!(Received::of(&[0xd0, 0x01, 0x01]), Received::Ack(AnsweredBy::Upstream));
         assert_eq!(Received::of(&[0x52, 0x00]), Received::Other, "a session event");
-    }
-
-    #[test]
-    fn a_close_is_shown_with_its_code_and_reason() {
-        let closed = |reason: &str| StreamError::Closed { code: 1001, reason: reason.to_owned() }.to_string();
-        assert_eq!(closed(""), "closed by the server (1001)");
-        assert_eq!(closed("bye\n"), "closed by the server (1001: \"bye\\n\")");
     }
 
     #[test]

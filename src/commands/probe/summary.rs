@@ -34,6 +34,14 @@ pub(crate) struct Summary {
     pub(crate) interrupted: bool,
     /// Why the connection could not be made, or was lost.
     pub(crate) error: Option<String>,
+    /// How often the probe cut its own connection.
+    pub(crate) cuts: u32,
+    /// How many of these connections were resumed.
+    pub(crate) resumed: u32,
+    /// How many heartbeats never got an ack: one of the two was lost.
+    pub(crate) lost: u32,
+    /// How many acks came for no heartbeat: one of the two arrived twice.
+    pub(crate) doubled: u32,
 }
 
 /// Which side answered heartbeats.
@@ -46,9 +54,11 @@ pub(crate) enum Answerers {
 }
 
 impl Summary {
-    /// Whether every requested heartbeat got its ack in time; one that was not sent got none.
+    /// Whether every requested heartbeat got its ack in time, and no cut had an effect; a heartbeat that was not sent got
+    /// none.
     pub(crate) fn is_success(&self) -> bool {
-        self.acked == self.requested && !self.interrupted && self.error.is_none()
+        let is_unharmed = self.cuts == 0 || (self.resumed == self.cuts && self.lost == 0 && self.doubled == 0);
+        self.acked == self.requested && !self.interrupted && self.error.is_none() && is_unharmed
     }
 
     /// As one line of JSON.
@@ -95,6 +105,10 @@ impl fmt::Display for Summary {
             (None, true) => writeln!(f, ": interrupted")?,
             (None, false) => writeln!(f)?,
         }
+        if self.cuts > 0 {
+            let Self { cuts, resumed, lost, doubled, .. } = self;
+            writeln!(f, "cuts            {cuts} made, {resumed} resumed; messages: {lost} lost, {doubled} doubled")?;
+        }
         let [min, median, p99, max] = [min, median, p99, max].map(format);
         write!(f, "ack latency     min {min}, median {median}, p99 {p99}, max {max}")
     }
@@ -126,6 +140,17 @@ mod tests {
         assert!(!Summary { requested: 4, not_sent: 1, ..good() }.is_success());
         assert!(!Summary { interrupted: true, ..good() }.is_success());
         assert!(!Summary { error: Some("gone".to_owned()), ..good() }.is_success());
+    }
+
+    #[test]
+    fn cuts_are_a_success_if_all_were_resumed_and_nothing_was_lost_or_doubled() {
+        let cut = || Summary { cuts: 2, resumed: 2, ..good() };
+        assert!(cut().is_success());
+        assert!(!Summary { resumed: 1, ..cut() }.is_success());
+        assert!(!Summary { lost: 1, ..cut() }.is_success());
+        assert!(!Summary { doubled: 1, ..cut() }.is_success());
+        let text = Summary { lost: 3, doubled: 4, ..cut() }.to_string();
+        assert!(text.contains("\ncuts            2 made, 2 resumed; messages: 3 lost, 4 doubled\n"), "{text}");
     }
 
     #[test]
@@ -172,7 +197,7 @@ ack latency     min 0.25 ms, median -, p99 -, max -"
             json,
             "{\"url\":\"ws://app/stream\",\"server_version\":\"1.53.1\",\"answered_by\":null,\"requested\":3,\"sent\":3,\
              \"acked\":3,\"missed\":0,\"not_sent\":0,\"late\":0,\"latency_seconds\":{\"min\":0.00025,\"median\":null,\"p99\":null,\
-             \"max\":null},\"interrupted\":false,\"error\":null}"
+             \"max\":null},\"interrupted\":false,\"error\":null,\"cuts\":0,\"resumed\":0,\"lost\":0,\"doubled\":0}"
         );
     }
 

@@ -67,11 +67,13 @@ impl Target {
         Ok(Self { tls, host, port, path: stream_path(uri.path()), query })
     }
 
-    /// The URL for the handshake, with its query.
-    pub(crate) fn request(&self) -> String {
-        match &self.query {
-            Some(query) => format!("{self}?{query}"),
-            None => self.to_string(),
+    /// The URL for the handshake, with its query and perhaps one more parameter.
+    pub(crate) fn request(&self, parameter: Option<&str>) -> String {
+        match (&self.query, parameter) {
+            (Some(query), Some(parameter)) => format!("{self}?{query}&{parameter}"),
+            (Some(query), None) => format!("{self}?{query}"),
+            (None, Some(parameter)) => format!("{self}?{parameter}"),
+            (None, None) => self.to_string(),
         }
     }
 
@@ -120,7 +122,8 @@ mod tests {
         ] {
             let target = Target::parse(page).expect(page);
             assert_eq!((target.to_string().as_str(), target.origin().as_str()), (stream, origin), "{page}");
-            assert_eq!(target.request(), stream);
+            assert_eq!(target.request(None), stream);
+            assert_eq!(target.request(Some("a=1")), format!("{stream}?a=1"));
         }
     }
 
@@ -133,7 +136,8 @@ mod tests {
     #[test]
     fn a_query_is_sent_and_never_shown() {
         let target = Target::parse("https://app/?token=secret#part").expect("a URL");
-        assert_eq!(target.request(), "wss://app/_stcore/stream?token=secret");
+        assert_eq!(target.request(None), "wss://app/_stcore/stream?token=secret");
+        assert_eq!(target.request(Some("a=1")), "wss://app/_stcore/stream?token=secret&a=1");
         assert_eq!(target.to_string(), "wss://app/_stcore/stream");
     }
 
