@@ -190,7 +190,7 @@ def test_a_paused_or_hidden_page_sends_no_requests(open_page, open_status, idle)
     status.page.clock.run_for(60_000)
     assert len(status.requested_urls) == requests
 
-    status.page.get_by_role("button", name="Resume").click() if idle == "paused" else hide(False)
+    status.page.get_by_role("button", name="Resume", exact=True).click() if idle == "paused" else hide(False)
     status.wait_for_answers(3)
     assert len(status.requested_urls) > requests
     status.expect_no_errors()

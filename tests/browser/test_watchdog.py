@@ -16,6 +16,8 @@ MARGIN = 5.0
 """Seconds until a page acts on its expired timer, at most, on a busy machine."""
 LONG_TIMEOUT = ["--watchdog", "self", "--watchdog-interval", f"{INTERVAL}s", "--watchdog-ack-timeout", "20s"]
 SHORT_TIMEOUT = [*LONG_TIMEOUT[:-1], f"{ACK_TIMEOUT}s"]
+RECONNECTS = ["--resume-enabled", "false"]
+"""The page opens another connection to the app, as it would without resumption."""
 
 legacy_only = pytest.mark.parametrize(
     "hosted", [version for version in HOSTED if not version.acks_natively], ids=lambda v: v.name, indirect=True
@@ -52,7 +54,7 @@ def test_the_watchdogs_heartbeats_are_acked_and_have_no_visible_effect(open_host
 @pytest.mark.parametrize("mode", ["self", "host"])
 def test_a_page_with_a_dead_websocket_reconnects_in_time_and_keeps_its_session(open_hosted, mode) -> None:
     options = SHORT_TIMEOUT if mode == "self" else ["--watchdog", "host"]
-    app = open_hosted(*options, relayed=True, embedded=mode == "host")
+    app = open_hosted(*options, *RECONNECTS, relayed=True, embedded=mode == "host")
     for count in (1, 2):
         app.frame.get_by_role("button", name="Count").click()
         app.expect_text(f"count {count}")
@@ -76,8 +78,24 @@ def test_a_page_with_a_dead_websocket_reconnects_in_time_and_keeps_its_session(o
     assert (_reconnects(app, "watchdog"), _reconnects(app, "other")) == (1, 0)
 
 
+def test_a_page_with_a_dead_websocket_resumes_its_session_and_the_app_notices_nothing(open_hosted) -> None:
+    app = open_hosted(*SHORT_TIMEOUT, relayed=True, embedded=False)
+    for count in (1, 2):
+        app.frame.get_by_role("button", name="Count").click()
+        app.expect_text(f"count {count}")
+    stream_watch.wait_for_acks(app.frame, 2)
+    app.relay.blackhole_websockets()
+    app.frame.get_by_role("button", name="Count").click()
+    app.expect_text("count 3")
+    expect(app.dialogs).to_have_count(0)
+    metrics = app.sidecar.metrics()
+    assert metrics.value("resumptions_total", level="one") == 1
+    assert metrics.value("reconnects_total") == 0
+    assert metrics.value("sessions") == 1
+
+
 def test_host_heartbeats_without_a_timeout_start_no_timer(open_hosted) -> None:
-    app = open_hosted("--watchdog", "host", relayed=True)
+    app = open_hosted("--watchdog", "host", *RECONNECTS, relayed=True)
     app.start_heartbeats(1, interval=INTERVAL, ack_timeout=ACK_TIMEOUT)
     stream_watch.wait_for_acks(app.frame, 1)
     app.relay.blackhole_websockets()
@@ -88,7 +106,7 @@ def test_host_heartbeats_without_a_timeout_start_no_timer(open_hosted) -> None:
 
 @legacy_only
 def test_after_the_sidecar_is_removed_the_page_reconnects_twice_at_most(open_hosted, hosted) -> None:
-    app = open_hosted(*SHORT_TIMEOUT, relayed=True, embedded=False)
+    app = open_hosted(*SHORT_TIMEOUT, *RECONNECTS, relayed=True, embedded=False)
     stream_watch.wait_for_acks(app.frame, 1)
     app.relay.set_upstream(hosted.address)
     app.relay.blackhole_websockets()
