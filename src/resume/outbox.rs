@@ -80,11 +80,6 @@ impl Outbox {
         }
     }
 
-    /// Complete messages sent.
-    pub fn sent(&self) -> u64 {
-        self.sent
-    }
-
     /// A message of the sidecar may be sent now.
     pub fn between_messages(&self) -> bool {
         self.copying != Copying::Broken && self.scanner.between_messages()

@@ -14,7 +14,8 @@
 //!    reset. No `on_bytes` follows an `on_end` of the same side.
 //! 3. [`Tap::drive`] unless [`Tap::is_idle`], and whenever [`Tap::deadline`] has passed. Not after `close_for_takeover`.
 //! 4. [`Tap::ping_unanswered_since`] when the peers are checked; `on_end` for a peer that is given up.
-//! 5. [`Tap::has_closed`] and [`Tap::is_closed`], to decide whether the session is over.
+//! 5. [`Tap::on_new_leg`] when the browser's connection is replaced, between two frames of the browser.
+//! 6. [`Tap::has_closed`] and [`Tap::is_closed`], to decide whether the session is over.
 
 mod close;
 mod direction;

@@ -20,7 +20,7 @@ _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 class Cut(enum.Enum):
     RESET = "RST to both ends"
     END = "FIN to both ends"
-    SILENCE = "nothing passes any more, and no end is told"
+    SILENCE = "nothing passes any more, and no end of stream is sent"
 
 
 class _Connection:

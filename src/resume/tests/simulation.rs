@@ -166,7 +166,7 @@ impl World<'_> {
         self.perform(actions);
     }
 
-    /// Whoever waits for bytes of a cut leg learns that none come.
+    /// An end that waits for bytes of a cut leg notices that none come.
     fn notice_ends(&mut self) {
         if self.leg.is_some_and(|leg| self.legs[leg].down.has_ended()) {
             let actions = self.page.on_close(1006, self.now);
