@@ -58,6 +58,7 @@ pub struct Upstream {
     pub(super) failure_warning: Arc<RateLimitedWarning>,
     /// `None` if it is off.
     pub(super) watchdog: Option<Arc<Watchdog>>,
+    /// For requests that can be repeated.
     pool: Client<Connector, RequestBody>,
     /// Opens a new connection for each request.
     single: Client<Connector, RequestBody>,
@@ -198,10 +199,11 @@ impl Upstream {
         self.connector.is_connection_refused().await
     }
 
-    /// Sends a request over a pooled connection. `request` has its target in origin form.
+    /// Sends a request. `request` has its target in origin form.
     ///
-    /// A kept connection may close just as the request is sent. A safe request without a body is then retried once,
-    /// over a new connection (RFC 9110 §9.2.2). hyper-util itself retries only what it has not started to write.
+    /// A kept connection may close just as a request is sent over it (RFC 9112 §9.3.1). So only a safe request without a
+    /// body goes over a pooled connection, and it is then retried once, over a new one (RFC 9110 §9.2.2). hyper-util
+    /// itself retries only what it has not started to write.
     ///
     /// # Errors
     /// Those of the connection, and a response that is not valid HTTP.
@@ -211,11 +213,13 @@ impl Upstream {
         target.scheme = Some(http::uri::Scheme::HTTP);
         target.authority = Some(http::uri::Authority::from_static("upstream"));
         *request.uri_mut() = Uri::from_parts(target).unwrap_or_default();
-        let repeatable = request.method().is_safe() && request.body().is_end_stream();
-        let retry = repeatable.then(|| without_body(&request));
-        match (self.pool.request(request).await, retry) {
-            (Err(error), Some(retry)) if failed_on_reused_connection(&error) => self.single.request(retry).await,
-            (result, _) => result,
+        if !request.method().is_safe() || !request.body().is_end_stream() {
+            return self.single.request(request).await;
+        }
+        let retry = without_body(&request);
+        match self.pool.request(request).await {
+            Err(error) if failed_on_reused_connection(&error) => self.single.request(retry).await,
+            result => result,
         }
     }
 }

@@ -113,6 +113,28 @@ async fn only_a_safe_request_on_a_reused_connection_that_closed_unanswered_is_re
     }
 }
 
+#[tokio::test]
+async fn a_request_that_cannot_be_retried_uses_a_new_connection() {
+    for (method, body) in [("PUT", "body"), ("POST", ""), ("DELETE", ""), ("GET", "body")] {
+        let (app, sidecar) = Sidecar::with_app().await;
+        let mut browser = sidecar.connect().await;
+        browser.send("GET /first HTTP/1.1\r\nHost: app.test\r\n\r\n").await;
+        let mut kept = app.accept().await;
+        kept.head().await;
+        kept.send(OK).await;
+        browser.head().await;
+        browser.expect("ok").await;
+        let length = body.len();
+        browser.send(format!("{method} / HTTP/1.1\r\nHost: app.test\r\nContent-Length: {length}\r\n\r\n{body}")).await;
+        let mut upstream = app.accept().await;
+        assert!(upstream.head().await.starts_with(method), "{method} with {body:?}");
+        drop(kept);
+        upstream.expect(body).await;
+        upstream.send(OK).await;
+        assert!(browser.head().await.starts_with("HTTP/1.1 200 "), "{method} with {body:?}");
+    }
+}
+
 /// Another idle connection might close as well.
 #[tokio::test]
 async fn a_retry_uses_a_new_connection_even_if_others_are_idle() {

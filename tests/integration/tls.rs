@@ -241,13 +241,12 @@ async fn http_requests_pass_and_x_forwarded_proto_names_the_scheme() {
         head.extend(&body);
         let answer = [format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len()).as_bytes(), &body].concat();
         let serve = async {
-            let mut upstream: Wire<crate::support::tls::Any> = match sides {
-                Sides::Browser => Wire::new(Box::new(app.accept().await.stream)),
-                _ => Wire::new(Box::new(pki.accept(&app).await.stream)),
-            };
             let mut head = String::new();
-            // The second request uses the connection of the first.
             for _request in 0..2 {
+                let mut upstream: Wire<crate::support::tls::Any> = match sides {
+                    Sides::Browser => Wire::new(Box::new(app.accept().await.stream)),
+                    _ => Wire::new(Box::new(pki.accept(&app).await.stream)),
+                };
                 head = upstream.head().await;
                 assert!(upstream.exactly(body.len()).await == body);
                 upstream.send(&answer).await;
