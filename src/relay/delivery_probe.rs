@@ -20,6 +20,10 @@ pub const MIN_PROBE_INTERVAL: Duration = Duration::from_millis(500);
 /// Maximum duration of a probe.
 pub const MAX_PROBE_TIME: Duration = Duration::from_secs(5);
 
+/// Bytes must wait for this long before acknowledgements count. A proxy in between acknowledges small messages at once, also
+/// for a browser that it no longer reaches.
+const MIN_PENDING: Duration = Duration::from_millis(500);
+
 /// How often the kernel is polled during a probe: it does not report acknowledged bytes by itself.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -44,11 +48,11 @@ type Requests = Mailbox<oneshot::Sender<Delivery>>;
 /// Result of a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// The browser's kernel acknowledges bytes: the network works.
+    /// Bytes wait for the browser, and its kernel acknowledges some: the network works.
     Moving,
     /// Bytes wait for the browser, which acknowledges none.
     Stalled,
-    /// The browser has received everything; the app has not sent what the page waits for.
+    /// Everything sent so far has been received, by the browser or by a proxy in between; the page waits for something else.
     Idle,
 }
 
@@ -94,17 +98,21 @@ impl DeliveryProbes {
     /// The token is unknown, the socket was closed meanwhile, or the probe came too soon.
     pub async fn probe(&self, token: Token, limit: Duration) -> Result<Progress, ProbeError> {
         self.admit(token)?;
-        let deadline = Instant::now() + limit.min(MAX_PROBE_TIME);
+        let start = Instant::now();
+        let limit = limit.min(MAX_PROBE_TIME);
         let first = self.delivery(token).await?;
         let mut polls = tokio::time::interval(POLL_INTERVAL);
         loop {
             polls.tick().await;
             let now = self.delivery(token).await?;
-            if now.acknowledged > first.acknowledged {
+            if !now.pending {
+                return Ok(Progress::Idle);
+            }
+            if now.acknowledged > first.acknowledged && start.elapsed() >= limit.min(MIN_PENDING) {
                 return Ok(Progress::Moving);
             }
-            if Instant::now() >= deadline {
-                return Ok(if now.pending { Progress::Stalled } else { Progress::Idle });
+            if start.elapsed() >= limit {
+                return Ok(Progress::Stalled);
             }
         }
     }
@@ -185,10 +193,11 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn progress_means_bytes_acknowledged_during_the_probe() {
+    async fn progress_means_bytes_acknowledged_while_others_wait() {
         assert_eq!(result(&[(10, true), (10, true), (11, true)]).await, Ok(Progress::Moving));
         assert_eq!(result(&[(10, true)]).await, Ok(Progress::Stalled));
         assert_eq!(result(&[(10, false)]).await, Ok(Progress::Idle));
+        assert_eq!(result(&[(10, true), (10, true), (11, true), (12, false), (13, true)]).await, Ok(Progress::Idle));
     }
 
     #[tokio::test(start_paused = true)]

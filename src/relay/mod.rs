@@ -384,7 +384,12 @@ impl Future for Relay {
             cx.waker().wake_by_ref();
         }
         if let Some(probe) = &this.probe {
-            probe.poll_request(cx, || this.endpoints.browser.delivery().unwrap_or_default());
+            probe.poll_request(cx, || {
+                let mut delivery = this.endpoints.browser.delivery().unwrap_or_default();
+                // The rest of a message is under way too.
+                delivery.pending |= this.tap.is_within_message();
+                delivery
+            });
         }
         Poll::Pending
     }

@@ -187,6 +187,11 @@ impl Tap {
         self.policy.deadline().into_iter().chain(pings).min()
     }
 
+    /// Whether the app has sent the start of a message, and not its end.
+    pub fn is_within_message(&self) -> bool {
+        !self.upstream.scanner.between_messages()
+    }
+
     /// When the browser's unanswered ping was sent.
     pub fn ping_unanswered_since(&self) -> Option<Instant> {
         self.pings.as_ref()?.unanswered_since()

@@ -244,6 +244,47 @@ async fn a_page_that_received_everything_is_answered_idle() {
     assert_eq!(alive(&sidecar, "0").await.0, "429", "asked again too soon");
 }
 
+/// Such as a proxy that no longer reaches the browser.
+#[tokio::test]
+async fn a_peer_that_takes_every_small_message_at_once_is_answered_idle() {
+    let (app, sidecar) = watching().await;
+    let (_head, mut session) = tagged(&app, &sidecar, "", "").await;
+    let chatter = tokio::spawn(async move {
+        let mut moments = tokio::time::interval(Duration::from_millis(10));
+        loop {
+            moments.tick().await;
+            session.app.send(plain(BINARY, "beat")).await;
+        }
+    });
+    session.browser.expect(plain(BINARY, "beat")).await;
+    assert_eq!(alive(&sidecar, "2000").await, ("200".to_owned(), "idle".to_owned()));
+    chatter.abort();
+}
+
+/// The page cannot see that it arrives.
+#[tokio::test]
+async fn a_page_that_receives_a_message_slowly_from_the_app_is_answered_progress() {
+    let (app, sidecar) = watching().await;
+    let (_head, mut session) = tagged(&app, &sidecar, "", "").await;
+    let message = plain(BINARY, vec![b'x'; 4096]);
+    let start = message.len() - 1000;
+    session.app.send(&message[..start]).await;
+    session.browser.expect(&message[..start]).await;
+    let slowly = async {
+        let mut moments = tokio::time::interval(Duration::from_millis(10));
+        for byte in &message[start..] {
+            moments.tick().await;
+            session.app.send([*byte]).await;
+            session.browser.expect([*byte]).await;
+        }
+    };
+    let word = tokio::select! {
+        (_status, word) = alive(&sidecar, "2000") => word,
+        () = slowly => unreachable!("the message takes 10 s"),
+    };
+    assert_eq!(word, "progress");
+}
+
 #[tokio::test]
 async fn a_browser_that_reads_is_answered_progress_and_one_that_does_not_stalled() {
     let (app, sidecar) = watching().await;
