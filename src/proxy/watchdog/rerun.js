@@ -19,10 +19,13 @@ const NO_INPUTS = [12, 14, 15, 17]; // load_git_info, debug_disconnect_websocket
 // ClientState:
 const WIDGET_STATES = 2;
 const PAGE_SCRIPT_HASH = 3;
+const FRAGMENT_ID = 5;
 const IS_AUTO_RERUN = 6;
-// Not repeated: fragment_id and is_auto_rerun, since all of the page runs; cached_message_hashes, since the page may have
-// dropped messages from its cache; is_history_navigation, since that was reported before.
-const NOT_REPEATED = [5, 6, 7, 9];
+// Of the part of the page that runs, and why. Over a new connection all of the page runs.
+const EXTENT = [FRAGMENT_ID, IS_AUTO_RERUN];
+// Never repeated: cached_message_hashes, since the page may have dropped messages from its cache; is_history_navigation,
+// since that was reported before.
+const NOT_REPEATED = [7, 9];
 // WidgetStates and WidgetState:
 const WIDGET = 1;
 const WIDGET_ID = 1;
@@ -124,9 +127,8 @@ class Repeater {
 
 // The actions for messages that the sidecar resumes without, because they are too old: the values are sent, no trigger.
 function expired(messages) {
-  const reruns = messages.filter(mayRepeat);
-  const sends = reruns.length > 0 ? [["send", withoutTriggers(reruns[reruns.length - 1])]] : [];
-  return [...sends, ...unsent("age", messages.filter(isAction).length)];
+  const reruns = messages.filter(mayRepeat).map((rerun) => withoutTriggers(rerun, rerunOf(rerun).extent));
+  return [...coalesced(reruns).map((rerun) => ["send", rerun]), ...unsent("age", messages.filter(isAction).length)];
 }
 
 // Inputs of which it is not known whether they reached the app.
@@ -153,16 +155,30 @@ function sorted(copies, rerun, oldest) {
 }
 
 // The messages that are sent at once when a connection is resumed. Streamlit could stop the run that the first one starts
-// for the second one, and lose its click, so one message has the triggers of both.
+// for the second one, and lose its click, so one message has the triggers of both. A run of a fragment stops no other, and
+// must not become one of the whole page, which stops the running script.
 function coalesced(messages) {
   const result = [];
   for (const data of messages) {
-    const at = result.findLastIndex(isInput);
-    const isOne = at >= 0 && mayRepeat(data) && mayRepeat(result[at]) && rerunOf(data).page === rerunOf(result[at]).page;
-    if (isOne && !isReplacedBy(result[at], [data])) result.push(merged([...result.splice(at, 1), data]));
-    else result.push(data);
+    let whole = data;
+    for (;;) {
+      const at = result.findLastIndex(isInput);
+      const extent = at >= 0 ? commonExtent(result[at], whole) : null;
+      if (!extent || isReplacedBy(result[at], [whole])) break;
+      whole = merged([...result.splice(at, 1), whole], extent);
+    }
+    result.push(whole);
   }
   return result;
+}
+
+// What runs if one message requests both reruns; null if it cannot.
+function commonExtent(first, second) {
+  const [one, two] = [rerunOf(first), rerunOf(second)];
+  if (!one || !two || one.page !== two.page) return null;
+  if (two.fragment === "") return [];
+  if (one.fragment !== two.fragment) return null;
+  return one.isAuto ? two.extent : one.extent;
 }
 
 // A chat text behind another one in the same message replaces it. The same click twice is one click.
@@ -183,17 +199,17 @@ function samePage(message, other) {
   return page === otherPage || page === "" || otherPage === "";
 }
 
-// The last one, with the triggers of all. It requests a run of the whole page.
-function merged(reruns) {
+// The last one, with the triggers of all. It requests a run of the whole page unless `extent` says otherwise.
+function merged(reruns, extent = []) {
   const last = rerunOf(reruns[reruns.length - 1]);
   const earlier = reruns.slice(0, -1).flatMap(triggersOf);
-  return newRerun(last.others, [...earlier, ...last.widgets]);
+  return newRerun([...last.others, ...extent], [...earlier, ...last.widgets]);
 }
 
-// It requests a run of the whole page.
-function withoutTriggers(rerun) {
+// It requests a run of the whole page unless `extent` says otherwise.
+function withoutTriggers(rerun, extent = []) {
   const { others, widgets } = rerunOf(rerun);
-  return newRerun(others, widgets.filter(({ isTrigger }) => !isTrigger));
+  return newRerun([...others, ...extent], widgets.filter(({ isTrigger }) => !isTrigger));
 }
 
 function triggersOf(message) {
@@ -223,9 +239,11 @@ function rerunOf(message) {
   const last = (wanted) => state.filter(({ number }) => number === wanted).pop()?.value ?? [];
   return {
     page: last(PAGE_SCRIPT_HASH).join(),
+    fragment: last(FRAGMENT_ID).join(),
     isAuto: last(IS_AUTO_RERUN)[0] === 1,
+    extent: state.filter(({ number }) => EXTENT.includes(number)),
     widgets,
-    others: state.filter(({ number }) => number !== WIDGET_STATES && !NOT_REPEATED.includes(number)),
+    others: state.filter(({ number }) => ![WIDGET_STATES, ...EXTENT, ...NOT_REPEATED].includes(number)),
   };
 }
 

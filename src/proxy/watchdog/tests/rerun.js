@@ -172,6 +172,20 @@ test("reruns that are sent at once are one message; others keep their place", ()
   equal(coalesced([]), []);
 });
 
+test("reruns of a fragment stay reruns of it, unless all of the page is to run after them", () => {
+  const auto = [0x30, 1];
+  const run = (widgets, id, ...more) => rerun(widgets, [...page("home"), ...field(5, ascii(id)), ...more.flat()]);
+  const tick = run([widget("t", text("x"))], "one", auto);
+  const [click, clickInOne] = [rerun([widget("a", CLICK)]), run([widget("b", CLICK)], "one")];
+  equal(coalesced([tick, tick, tick]), [tick]);
+  equal(coalesced([tick, clickInOne, tick]), [run([widget("b", CLICK), widget("t", text("x"))], "one")]);
+  equal(coalesced([tick, run([], "two", auto), tick]), [tick, run([], "two", auto), tick]);
+  equal(coalesced([click, tick]), [click, tick], "the fragment waits for the run of the page");
+  equal(coalesced([click, tick, clickInOne, rerun([])]), [rerun([widget("a", CLICK), widget("b", CLICK)])]);
+  equal(expired([tick, tick]), [["send", tick]]);
+  equal(expired([click, tick]), [["send", rerun([])], ["send", tick], ["unsent", "age", 1]]);
+});
+
 test("a repeated rerun is of the whole page, and names no cached messages", () => {
   const others = [...page("home"), ...field(8, [1, 2])];
   const notRepeated = [...field(5, ascii("fragment")), 0x30, 1, ...field(7, ascii("hash")), 0x48, 1];
