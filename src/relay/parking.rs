@@ -19,14 +19,15 @@ impl Relay {
         self.endpoints.resumable.as_ref().is_some_and(|resumable| resumable.is_parked())
     }
 
-    /// Whether the session can go on without its leg: both ends of it are open, and no message is torn.
+    /// Whether the session can go on without its leg: both ends of it are open, no message is torn, and the page has used it.
+    /// A page of Streamlit 1.29 that is left in Firefox opens another connection, which ends at once without a close frame.
     fn can_lose_leg(&self) -> bool {
         let is_open = !self.stopped && !self.tap.has_closed(Side::Browser) && !self.tap.has_closed(Side::Upstream);
         let upstream = &self.endpoints.upstream;
         is_open
             && upstream.is_readable()
             && upstream.is_writable()
-            && self.page.as_ref().is_some_and(|page| page.may_change_leg())
+            && self.page.as_ref().is_some_and(|page| page.is_used() && page.may_change_leg())
     }
 
     /// The leg is lost: parks the session. Returns whether that is possible.

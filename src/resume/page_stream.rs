@@ -27,6 +27,8 @@ pub struct PageStream {
     unconfirmed_bytes: u32,
     /// The page awaits a confirmation.
     owes_confirmation: bool,
+    /// The page has sent a message of any kind.
+    is_used: bool,
 }
 
 /// Bytes of the current leg that have not passed, from the first byte of a message on.
@@ -71,7 +73,13 @@ impl PageStream {
             received: 0,
             unconfirmed_bytes: 0,
             owes_confirmation: false,
+            is_used: false,
         }
+    }
+
+    /// Whether the page has sent a message, data or control, over any leg.
+    pub fn is_used(&self) -> bool {
+        self.is_used
     }
 
     /// How many data messages have come.
@@ -164,7 +172,9 @@ impl PageStream {
             }
             let is_control = header.is_some_and(|header| header.opcode.is_control());
             let ends_message = self.scanner.between_messages();
-            self.received += u64::from(ends_message && !is_control);
+            let ends_data = ends_message && !is_control;
+            self.received += u64::from(ends_data);
+            self.is_used |= ends_data;
             self.is_streaming &= !ends_message;
             // Nothing completes a message after a close frame.
             let closes = header.is_some_and(|header| header.opcode == Opcode::Close);
@@ -187,7 +197,7 @@ impl PageStream {
 
     fn on_control(&mut self, payload: &[u8], sink: &mut impl FnMut(PageInput<'_>)) {
         if let Some(received) = control::confirmed(payload) {
-            self.owes_confirmation = true;
+            (self.owes_confirmation, self.is_used) = (true, true);
             sink(PageInput::Confirmed(received));
         } else if let Some((reason, inputs)) = control::unsent(payload) {
             sink(PageInput::Unsent(reason, inputs));

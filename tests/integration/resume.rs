@@ -48,8 +48,16 @@ async fn start(change: impl FnOnce(&mut Config)) -> (App, Sidecar) {
     (app, sidecar)
 }
 
-/// A page that was greeted.
+/// A page that was greeted and has answered.
 async fn open(app: &App, sidecar: &Sidecar, lines: &str) -> Page {
+    let mut page = greeted(app, sidecar, lines).await;
+    page.leg.send(confirm(0)).await;
+    page.leg.expect(control("received 0")).await;
+    page
+}
+
+/// A page that was greeted.
+async fn greeted(app: &App, sidecar: &Sidecar, lines: &str) -> Page {
     let mut leg = sidecar.connect().await;
     leg.send(offer(lines)).await;
     let (head, app) = app.shake_hands("").await;
@@ -114,6 +122,15 @@ async fn after_a_reset_each_message_arrives_once_in_both_directions() {
     assert_eq!(parked_ended(&sidecar, "resumed").await, 1.0);
     assert_eq!(sidecar.metric("resumptions_total", &[("level", "one")]).await, 1.0);
     assert_eq!(sidecar.metric("sessions", &[]).await, 1.0);
+}
+
+/// A page that is being left may open a connection that it never uses.
+#[tokio::test]
+async fn a_session_that_its_page_has_not_used_is_not_parked() {
+    let (app, sidecar) = start(|_config| {}).await;
+    let page = greeted(&app, &sidecar, "").await;
+    page.leg.reset();
+    sidecar.until("sessions", &[], 0.0).await;
 }
 
 #[tokio::test]
@@ -386,6 +403,8 @@ async fn with_resumption_off_a_lost_session_runs_on_until_its_page_reconnects() 
     old.expect(control("plain")).await;
     upstream.send(new_session("1.53.1")).await;
     old.expect(new_session("1.53.1")).await;
+    old.send(masked(BINARY, "run")).await;
+    upstream.expect(masked(BINARY, "run")).await;
     old.send(masked(CLOSE, GIVEN_UP)).await;
     sidecar.until("parked_sessions", &[], 1.0).await;
     assert!(upstream.is_silent_for(Duration::from_millis(100)).await, "the script goes on");
@@ -394,7 +413,7 @@ async fn with_resumption_off_a_lost_session_runs_on_until_its_page_reconnects() 
     expect_app_closed(upstream).await;
     let (_head, _upstream) = app.shake_hands("").await;
     assert!(next.head().await.starts_with("HTTP/1.1 101 "));
-    next.expect(control("plain taken 0")).await;
+    next.expect(control("plain taken 1")).await;
     assert_eq!(parked_ended(&sidecar, "taken_over").await, 1.0);
 }
 
