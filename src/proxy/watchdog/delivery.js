@@ -86,3 +86,11 @@ async function dropDeadConnections() {
   await new Promise((resume) => setTimeout(resume, RESPONSE_TIME));
   requests.abort();
 }
+
+// Whether the server responds in time, over a connection of its own: those of the page, which have credentials, may be
+// dead.
+async function isReachable(request, limit) {
+  const timer = setTimeout(() => request.abort(), limit);
+  const options = { method: "HEAD", cache: "no-store", credentials: "omit", signal: request.signal };
+  return nativeFetch(settings.src, options).then(() => true, () => false).finally(() => clearTimeout(timer));
+}

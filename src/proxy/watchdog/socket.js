@@ -7,11 +7,14 @@ const ACK = [0xd0, 0x01, 0x01]; // ForwardMsg { heartbeat_ack: true }
 const MAX_ACK_BYTES = 16; // an ack may have more fields, and ends with the bytes above
 
 // Milliseconds before each further leg, and how much they vary, so that pages do not come back all at once.
-const WAITS = [0, 250, 500, 1000, 2000, 4000, 8000, 10000];
+const WAITS = [0, 250, 500, 1000, 2000, 4000, 5000];
 const JITTER = 0.2;
-// A later leg may take this long to open and resume, or as long as the wait before it. Slow networks need more than
-// 3 s, and Chromium delays a page's websockets by up to 5 s after many failed ones.
+// A later leg may take this long to open and resume, or twice the wait before it. Slow networks need more than 3 s, and
+// Chromium delays a page's websockets by up to 5 s after many failed ones.
 const MIN_ATTEMPT_TIME = 3000;
+// After failed websockets to a host, Firefox delays the next ones, longer after each: 28 s after an outage of 60 s. It does
+// not delay requests. No feature tells, only the name.
+const DELAYS_WEBSOCKETS = /\bFirefox\//.test(navigator.userAgent);
 // The greeting of a new connection comes right behind its handshake.
 const GREETING_TIME = 1000;
 // Pages before Streamlit 1.37 request a rerun within 20 ms of a new connection, later ones none.
@@ -37,6 +40,7 @@ class StreamSocket extends WebSocketEvents {
   #ticks;
   #failures = 0;
   #attemptTimer; // runs before a later leg, and until it has resumed
+  #request; // runs before a later leg in some browsers
   #wakeUps = new AbortController();
 
   constructor(url, protocols) {
@@ -165,7 +169,7 @@ class StreamSocket extends WebSocketEvents {
       case "retry":
         return this.#retry();
       case "resumed":
-        clearTimeout(this.#attemptTimer);
+        this.#stopAttempt();
         return notice.resumed();
       case "unsent":
         return this.#report(value, count);
@@ -243,13 +247,24 @@ class StreamSocket extends WebSocketEvents {
     else this.#attemptTimer = setTimeout(() => this.#attempt(wait), wait);
   }
 
-  #attempt(wait) {
-    clearTimeout(this.#attemptTimer);
+  async #attempt(wait) {
+    this.#stopAttempt();
+    const limit = Math.max(MIN_ATTEMPT_TIME, 2 * wait);
+    const request = (this.#request = new AbortController());
+    const isReached = !DELAYS_WEBSOCKETS || wait === 0 || (await isReachable(request, limit));
+    if (request !== this.#request) return; // another attempt has begun, or the connection has ended
+    if (!isReached) return this.#carryOut(this.#end.onLost(Date.now()));
     this.#openLeg([...this.#protocols, this.#end.attempt()]);
     this.#attemptTimer = setTimeout(() => {
       const isSilent = this.#leg.readyState === NativeWebSocket.OPEN;
       this.#carryOut(isSilent ? this.#end.onSilent(Date.now()) : this.#end.onLost(Date.now()));
-    }, Math.max(MIN_ATTEMPT_TIME, wait));
+    }, limit);
+  }
+
+  #stopAttempt() {
+    clearTimeout(this.#attemptTimer);
+    this.#request?.abort();
+    this.#request = undefined;
   }
 
   #rememberLoss() {
@@ -278,7 +293,7 @@ class StreamSocket extends WebSocketEvents {
   #stopTimers() {
     this.#answer.stop();
     clearInterval(this.#ticks);
-    clearTimeout(this.#attemptTimer);
+    this.#stopAttempt();
   }
 }
 

@@ -157,12 +157,13 @@ class WebSocket extends EventTarget {
 const requests = [];
 let answerRequest = () => Promise.reject(new Error("the network is dead"));
 
-function fetch(url, options) {
-  requests.push({ url, method: options.method ?? "GET", signal: options.signal });
-  return answerRequest(url);
+function fetch(url, { method = "GET", signal }) {
+  requests.push({ url, method, signal });
+  return answerRequest(url, signal);
 }
 
 const crypto = { getRandomValues: (bytes) => bytes.map(() => Math.floor(256 * Math.random())) };
+const navigator = { userAgent: "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 Chrome/156.0.0.0 Safari/537.36" };
 const document = new EventTarget();
 Object.assign(document, { hidden: false, baseURI: "http://app.test", currentScript: { src: "/watchdog.js", dataset: {} } });
 // Whatever the script shows exists, and has no effect.

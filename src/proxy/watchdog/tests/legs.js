@@ -107,7 +107,7 @@ test("a missing answer to a confirmation counts too", async () => {
   equal(sockets.length, 2);
 });
 
-test("further attempts wait longer, up to 10 s, and hanging ones are given up", async () => {
+test("further attempts wait longer, up to 5 s, and hanging ones are given up", async () => {
   const { leg } = live({ interval: "1000000000" });
   const begun = clock.now;
   leg.end();
@@ -115,11 +115,71 @@ test("further attempts wait longer, up to 10 s, and hanging ones are given up", 
   for (let seen = 1; clock.now < begun + 60_000; await advance(10)) {
     for (; seen < sockets.length; seen++) times.push(clock.now - begun);
   }
-  const expected = [0, 3250, 6750, 10750, 15750, 22750, 34750, 52750];
+  const expected = [0, 3250, 6750, 10750, 15750, 23750, 36750, 51750];
   equal(times.length, expected.length);
   times.forEach((time, n) => equal(Math.abs(time - expected[n]) <= 100, true, `${times}: `));
   equal(sockets.slice(1, -1).map(({ closed }) => closed), Array(7).fill([4000]));
 });
+
+// A browser that delays websockets after failed ones, and whose network is dead until `revive`.
+function firefox() {
+  navigator.userAgent = "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0";
+  let isDead = true;
+  const waiting = [];
+  answerRequest = (_url, signal) =>
+    new Promise((resolve, reject) => {
+      signal.onAbort(() => reject(new Error("aborted")));
+      if (isDead) waiting.push(resolve);
+      else resolve({});
+    });
+  const { leg, socket, events } = live({ interval: "1000000000" });
+  const revive = () => {
+    isDead = false;
+    waiting.forEach((resolve) => resolve({}));
+  };
+  return { leg, socket, events, revive };
+}
+
+test("in Firefox a further leg is made only when the server responds, and the first one at once", async () => {
+  const { leg, revive } = firefox();
+  leg.end();
+  equal([sockets.length, requests.length], [2, 0]);
+  await advance(60_000);
+  equal(sockets.length, 2, "no other one while the network is dead");
+  const times = requests.map(({ method, signal }) => `${method} ${signal.aborted}`);
+  equal(times, [...Array(6).fill("HEAD true"), "HEAD false"], "as many requests as other browsers make legs");
+  revive();
+  await advance(0);
+  equal(sockets.length, 3);
+  sockets[2].open();
+  sockets[2].receive("_heartbeat resumed 0");
+  await advance(60_000);
+  equal([sockets.length, requests.length], [3, 7], "nothing is left of the attempts");
+});
+
+test("in Firefox a request that fails is an attempt that fails", async () => {
+  const { leg } = firefox();
+  answerRequest = () => Promise.reject(new Error("refused"));
+  leg.end();
+  sockets[1].end();
+  await advance(1000);
+  equal([sockets.length, requests.length], [2, 2], "after 250 and 500 ms");
+});
+
+for (const isClosed of [false, true]) {
+  test(`in Firefox a request ends with its attempt, when ${isClosed ? "the frontend closes" : "another begins"}`, async () => {
+    const { leg, socket, revive } = firefox();
+    leg.end();
+    sockets[1].end();
+    await advance(250);
+    equal([sockets.length, requests.length], [2, 1]);
+    if (isClosed) socket.close();
+    else window.dispatchEvent(new Event("online"));
+    revive();
+    await advance(0);
+    equal([sockets.length, requests[0].signal.aborted], [isClosed ? 2 : 3, true]);
+  });
+}
 
 test("refused attempts wait too", async () => {
   const { leg } = live();
