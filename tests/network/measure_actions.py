@@ -1,8 +1,8 @@
 """Measures what becomes of actions in outages of 2 to 20 s, with and without the watchdog. It checks nothing.
 
 Runs only if this file is named to pytest. All pages share each outage. HEARTBEAT_SIDECAR_TEST_ROUNDS is the number of
-outages of each length, HEARTBEAT_SIDECAR_TEST_PAGES that of pages of each version and way, HEARTBEAT_SIDECAR_TEST_WAYS
-the names of the ways.
+outages of each length, HEARTBEAT_SIDECAR_TEST_WAYS the names of the ways; one that is named twice gets two pages of each
+version.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from support.sidecar import REPOSITORY
 
 OUTAGES = [2.0, 4.0, 6.0, 8.0, 9.0, 12.0, 20.0]
 ROUNDS = int(os.environ.get("HEARTBEAT_SIDECAR_TEST_ROUNDS", "1"))
-PAGES = int(os.environ.get("HEARTBEAT_SIDECAR_TEST_PAGES", "2"))
-NAMES = os.environ.get("HEARTBEAT_SIDECAR_TEST_WAYS", " ".join(way.name for way in ALL_WAYS)).split()
-WAYS = [way for way in ALL_WAYS if way.name in NAMES]
+NAMES = os.environ.get("HEARTBEAT_SIDECAR_TEST_WAYS", " ".join(2 * [way.name for way in ALL_WAYS])).split()
+PAGES = [way for name in NAMES for way in ALL_WAYS if way.name == name]
+WAYS = [way for way in ALL_WAYS if way in PAGES]
 SCRIPT_EVERY = 3
 """Outages of one length: only every third one also has running scripts, because they take half a minute."""
 RECORD = REPOSITORY / "target" / "test-artifacts" / "actions.txt"
@@ -50,7 +50,7 @@ def totals(way: Way, seconds: float, kinds: tuple[str, ...]) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def people(chromium, host, cable) -> Iterator[list[User]]:
-    with users(chromium, host, NETWORK, WAYS * PAGES, "measure actions") as opened:
+    with users(chromium, host, NETWORK, PAGES, "measure actions") as opened:
         yield opened
 
 
