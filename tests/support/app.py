@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Mapping
+from typing import TYPE_CHECKING, Mapping
 
-from support.host_page import HostServer
 from support.relay import Relay
 from support.streamlit_server import APP, StreamlitServer
 from support.version import Version
+
+if TYPE_CHECKING:
+    from support.host_page import HostServer
 
 
 def environment(version: str) -> Path:

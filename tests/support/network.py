@@ -5,9 +5,12 @@ Invariant: nothing of it outlives the test run: its namespaces have no names and
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
+import socket
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from support.cable import Cable, Line
@@ -18,6 +21,7 @@ _SERVERS, _BROWSER = "10.77.0.1", "10.77.0.2"
 
 _NEAR, _FAR = "near", "far"
 _PERFECT, _DEAD = Line(), Line(loss=1.0)
+_LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def _call(*command: str) -> str:
@@ -62,6 +66,18 @@ class Network:
         Path(f"/proc/sys/net/ipv4/conf/{_NEAR}/route_localnet").write_text("1")
         arriving, to_loopback = ("--in-interface", _NEAR, "-p", "tcp"), ("DNAT", "--to-destination", "127.0.0.1")
         _call("iptables", "--wait", "-t", "nat", "--append", "PREROUTING", *arriving, "--jump", *to_loopback)
+
+    def connect(self, port: int) -> socket.socket:
+        """Connects to 127.0.0.1 of the far end, such as to a browser's driver. No packet of it uses the cable."""
+
+        # Each thread has its own namespace, and a socket keeps that of the thread that made it.
+        def connect_inside() -> socket.socket:
+            with open(f"/proc/{self._namespace.pid}/ns/net") as namespace:
+                assert _LIBC.setns(namespace.fileno(), 0) == 0, os.strerror(ctypes.get_errno())
+            return socket.create_connection(("127.0.0.1", port), timeout=10)
+
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(connect_inside).result()
 
     def shape(self, outward: Line, inward: Line | None = None) -> None:
         """Sets the line to the browser (`outward`) and from it (`inward`, by default the same)."""

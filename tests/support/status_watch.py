@@ -6,8 +6,10 @@ Times are seconds since the epoch, so they can be compared between pages and wit
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from playwright.sync_api import Frame
+if TYPE_CHECKING:
+    from playwright.sync_api import Frame
 
 # Records each change of the status in the corner ("Running…", "Connecting") and of dialogs, and each new text.
 SCRIPT = """
