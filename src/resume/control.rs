@@ -123,10 +123,13 @@ pub fn is_control(payload: &[u8]) -> bool {
     payload.starts_with(PREFIX.as_bytes())
 }
 
-/// How many messages a page's control message confirms; `None` for any other control message.
-pub fn confirmed(payload: &[u8]) -> Option<u64> {
+/// How many messages a page's control message confirms, and whether the page awaits the same; `None` for any other
+/// control message.
+pub fn confirmed(payload: &[u8]) -> Option<(u64, bool)> {
     let text = std::str::from_utf8(payload).ok()?.strip_prefix(PREFIX)?;
-    number(text.strip_prefix("received ")?)
+    let (word, count) = text.split_once(' ')?;
+    let awaits = word == "received";
+    (awaits || word == "confirm").then(|| number(count)).flatten().map(|count| (count, awaits))
 }
 
 /// Which inputs a page's control message reports as not sent: its reason, and how many.
@@ -196,7 +199,8 @@ mod tests {
             assert!(longest.len() <= 2 + 125 && is_control(&longest[2..]));
         }
         assert_eq!(resumed(7), b"\x81\x14_heartbeat resumed 7"[..].to_vec());
-        assert_eq!(confirmed(&received(9)[2..]), Some(9));
+        assert_eq!(confirmed(&received(9)[2..]), Some((9, true)));
+        assert_eq!(confirmed(b"_heartbeat confirm 9"), Some((9, false)));
         assert_eq!(unsent(b"_heartbeat unsent age 2"), Some(("age", 2)));
         for other in ["_heartbeat unsent age", "_heartbeat unsent age x", "_heartbeat unsent 2", "unsent age 2"] {
             assert_eq!(unsent(other.as_bytes()), None, "{other}");

@@ -196,8 +196,8 @@ impl PageStream {
     }
 
     fn on_control(&mut self, payload: &[u8], sink: &mut impl FnMut(PageInput<'_>)) {
-        if let Some(received) = control::confirmed(payload) {
-            (self.owes_confirmation, self.is_used) = (true, true);
+        if let Some((received, awaits)) = control::confirmed(payload) {
+            (self.owes_confirmation, self.is_used) = (self.owes_confirmation | awaits, true);
             sink(PageInput::Confirmed(received));
         } else if let Some((reason, inputs)) = control::unsent(payload) {
             sink(PageInput::Unsent(reason, inputs));

@@ -187,12 +187,18 @@ async fn confirmations_are_answered_and_bring_what_follows_only() {
     page.leg.expect(control("received 1")).await;
     page.leg.send(masked(BINARY, [7; 40_000])).await;
     page.leg.expect(control("received 2")).await;
-    // A confirmed message cannot be had again.
-    expect_refused(leg(&sidecar, resume(&page.secret, 1, 1, "")).await, UNKNOWN).await;
-    let mut next = leg(&sidecar, resume(&page.secret, 2, 2, "")).await;
-    next.expect(control("resumed 2")).await;
     page.app.send(plain(BINARY, "delta 3")).await;
-    next.expect(plain(BINARY, "delta 3")).await;
+    page.leg.expect(plain(BINARY, "delta 3")).await;
+    page.leg.send(masked(TEXT, "_heartbeat confirm 3")).await;
+    page.app.send(plain(BINARY, "delta 4")).await;
+    page.leg.expect(plain(BINARY, "delta 4")).await;
+    page.leg.send(confirm(3)).await;
+    page.leg.expect(control("received 2")).await;
+    // A confirmed message cannot be had again.
+    expect_refused(leg(&sidecar, resume(&page.secret, 1, 2, "")).await, UNKNOWN).await;
+    let mut next = leg(&sidecar, resume(&page.secret, 2, 3, "")).await;
+    next.expect(control("resumed 2")).await;
+    next.expect(plain(BINARY, "delta 4")).await;
 }
 
 #[tokio::test]

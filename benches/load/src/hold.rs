@@ -178,7 +178,7 @@ async fn confirm_all(path: &str, sessions: &mut [TcpStream]) -> anyhow::Result<(
     let used = u64::from(wire::number(path, "answer").is_some());
     tokio::time::sleep(Duration::from_secs(1)).await;
     for stream in sessions {
-        stream.write_all(&page::confirmation(page.received() + used)).await?;
+        stream.write_all(&page::check(page.received() + used)).await?;
         // The sidecar's own confirmation, a frame without a mask.
         let mut answer = [0; 2 + "_heartbeat received 1".len()];
         stream.read_exact(&mut answer).await?;

@@ -38,9 +38,14 @@ pub(crate) fn offer(path: &str) -> String {
     path.replace(OFFER, &format!("_heartbeat={high:016x}{low:016x}.resume"))
 }
 
-/// Confirms so many messages.
-pub(crate) fn confirmation(received: u64) -> Vec<u8> {
+/// Confirms so many messages, and asks for the same.
+pub(crate) fn check(received: u64) -> Vec<u8> {
     wire::masked(0x81, format!("_heartbeat received {received}").as_bytes())
+}
+
+/// Confirms so many messages.
+fn confirmation(received: u64) -> Vec<u8> {
+    wire::masked(0x81, format!("_heartbeat confirm {received}").as_bytes())
 }
 
 impl Page {

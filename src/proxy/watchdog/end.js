@@ -139,7 +139,7 @@ class End {
     return isKept ? [] : this.#end(ABNORMAL);
   }
 
-  // Confirms what was received. The caller sends it at intervals, while the connection is live.
+  // Confirms what was received, and asks for the same. The caller sends it at intervals, while the connection is live.
   check() {
     this.#unconfirmedBytes = 0;
     return [["check", `_heartbeat received ${this.#received}`]];
@@ -155,7 +155,8 @@ class End {
 
   // The current leg is dead, or did not open in time.
   onLost(now) {
-    if (!this.isResumable) return this.#end(ABNORMAL);
+    if (this.state === "over") return [];
+    if (!this.isResumable) return [["drop"], ...this.#end(ABNORMAL)];
     if (this.state === "live") {
       this.state = "lost";
       this.#lostAt = now;
@@ -235,7 +236,13 @@ class End {
   #onData(data) {
     this.#received += 1;
     this.#unconfirmedBytes += sizeOf(data);
-    return [["deliver", data], ...(this.#unconfirmedBytes >= CONFIRM_AFTER ? this.check() : [])];
+    return [["deliver", data], ...(this.#unconfirmedBytes >= CONFIRM_AFTER ? this.#confirm() : [])];
+  }
+
+  // The sidecar needs no copies of these any more. It does not answer.
+  #confirm() {
+    this.#unconfirmedBytes = 0;
+    return [["send", `_heartbeat confirm ${this.#received}`]];
   }
 
   #retry(now) {

@@ -52,7 +52,7 @@ test("a greeting that says plain is not delivered, and the connection ends with 
     equal(end.onMessage(greeting, 0), [["greeted", count]]);
     for (const at of [500, 1400, 1600]) equal(end.send(bytes(at / 100), at), [["send", bytes(at / 100)]]);
     const copies = [{ data: bytes(14), at: 1400, number: 3 }, { data: bytes(16), at: 1600, number: 4 }];
-    equal(end.onLost(1700), [["died", copies], ["end", LOST_CLOSE]], "those that are not too old");
+    equal(end.onLost(1700), [["drop"], ["died", copies], ["end", LOST_CLOSE]], "those that are not too old");
   }
 });
 
@@ -63,7 +63,7 @@ test("a greeting that took over a connection is resumable too", () => {
 });
 
 test("a leg that is lost before its first message ends the connection", () => {
-  equal(new End().onLost(0), [["end", LOST_CLOSE]]);
+  equal(new End().onLost(0), [["drop"], ["end", LOST_CLOSE]]);
   const close = { code: 1006, reason: "", wasClean: false };
   equal(new End().onClose(close, 0), [["end", close]]);
 });
@@ -82,7 +82,7 @@ test("each 32 KiB of received data are confirmed", () => {
   const end = live();
   const half = new ArrayBuffer(16 * 1024);
   equal(actions(end.onMessage(half, 0)), ["deliver"]);
-  equal(end.onMessage(half, 0), [["deliver", half], ["check", "_heartbeat received 2"]]);
+  equal(end.onMessage(half, 0), [["deliver", half], ["send", "_heartbeat confirm 2"]]);
   equal(actions(end.onMessage(half, 0)), ["deliver"]);
   equal(end.check(), [["check", "_heartbeat received 3"]]);
   equal(actions(end.onMessage(half, 0)), ["deliver"], "counted from the last confirmation");

@@ -99,12 +99,12 @@ test("in mode host a live leg carries checks and no heartbeats", async () => {
   equal(leg.sent, [CHECK(1)]);
 });
 
-test("a missing answer to a confirmation counts too", async () => {
+test("much that was received is confirmed, and no answer is awaited", async () => {
   const { leg } = live();
   leg.receive(new ArrayBuffer(40_000));
-  equal(leg.sent, [HEARTBEAT, CHECK(1)]);
+  equal(leg.sent, [HEARTBEAT, "_heartbeat confirm 1"]);
   await advance(5000);
-  equal(sockets.length, 2);
+  equal(sockets.length, 1);
 });
 
 test("further attempts wait longer, up to 5 s, and hanging ones are given up", async () => {

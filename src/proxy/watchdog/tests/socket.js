@@ -74,7 +74,7 @@ test("a plain leg: heartbeats follow the first message and each interval", async
   equal(events, []);
 });
 
-test("a plain leg whose ack stays out is reported closed in time", async () => {
+test("a plain leg whose ack stays out is given up and reported closed in time", async () => {
   const { socket, leg, events } = connected(ACK);
   await advance(2999);
   equal(requests.length, 0);
@@ -83,7 +83,7 @@ test("a plain leg whose ack stays out is reported closed in time", async () => {
   await advance(2000);
   equal([events, requests.slice(1).map(({ method }) => method)], [[], Array(6).fill("HEAD")]);
   await advance(200);
-  equal([events, leg.closed, socket.readyState], [[["close", 1006, false]], [], 3]);
+  equal([events, leg.closed, socket.readyState], [[["close", 1006, false]], [4000], 3]);
   leg.receive(bytes(1));
   leg.end();
   equal(events.length, 1);
