@@ -13,7 +13,7 @@ from actor import KINDS, SCRIPT, WORK, WORK_SECONDS, WORK_STEPS, User, Way
 from playwright.sync_api import Browser, Error
 from support.app import App
 from support.app_page import AppPage, Front
-from support.host_page import HostServer
+from support.host_page import HostedPage, HostServer
 from support.network import Network
 from support.sidecar import Sidecar
 from support.version import Version
@@ -115,7 +115,10 @@ def users(
             stack.callback(app.stop)
             for way in ways:
                 sidecar = Sidecar(app.server.address, *way.arguments)
-                page = AppPage(chromium, sidecar, front=front(sidecar.address) if front else None)
+                if way.hosted:
+                    page = HostedPage(chromium, sidecar, host)
+                else:
+                    page = AppPage(chromium, sidecar, front=front(sidecar.address) if front else None)
                 stack.callback(page.close)
                 people.append(User(f"page{len(people)}", version, way, app, page))
         try:

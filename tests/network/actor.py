@@ -7,10 +7,11 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from playwright.sync_api import Error, Locator, TimeoutError
+from playwright.sync_api import Error, Locator, TimeoutError, expect
 from support import stream_watch
 from support.app import App
 from support.app_page import AppPage
+from support.host_page import HostedPage
 from support.version import Version
 
 SCRIPT = Path(__file__).with_name("journal_app.py")
@@ -34,6 +35,8 @@ class Way:
 
     name: str
     arguments: tuple[str, ...]
+    hosted: bool = False
+    """The page is embedded in another one, which requests heartbeats."""
 
     def __str__(self) -> str:
         return self.name
@@ -42,7 +45,9 @@ class Way:
 WITHOUT = Way("without", ("--watchdog", "off"))
 WATCHDOG = Way("watchdog", ("--watchdog", "self", "--resume-enabled", "false"))
 RESUMPTION = Way("resumption", ("--watchdog", "self"))
-ALL_WAYS = (WITHOUT, WATCHDOG, RESUMPTION)
+HOSTED = Way("hosted", ("--watchdog", "host"), hosted=True)
+ALL_WAYS = (WITHOUT, WATCHDOG, RESUMPTION, HOSTED)
+_HOST_INTERVAL_SECONDS, _HOST_ACK_TIMEOUT_SECONDS, _ENDLESS = 10.0, 5.0, 1_000_000
 
 
 @dataclass
@@ -63,6 +68,9 @@ class User:
     def open(self) -> None:
         """Opens or reloads the page."""
         self.page.open(f"?page={self.name}")
+        if isinstance(self.page, HostedPage):
+            times = {"interval": _HOST_INTERVAL_SECONDS, "ack_timeout": _HOST_ACK_TIMEOUT_SECONDS}
+            self.page.start_heartbeats(_ENDLESS, **times)
 
     def wait_for_ack(self) -> None:
         """Waits until the page has received an ack since it was opened: before that it notices no outage."""
@@ -111,7 +119,14 @@ class User:
             allowed = field.is_enabled(timeout=_ALLOWED_MILLISECONDS)
             if allowed:
                 field.press("Enter", timeout=_BUSY_MILLISECONDS)
-            return allowed
+            return allowed and (kind != "chat" or self._has_taken_chat())
+        return False
+
+    def _has_taken_chat(self) -> bool:
+        """The field is emptied by what it takes. A page that pauses input at this moment takes nothing."""
+        with contextlib.suppress(AssertionError):
+            expect(self._field("chat")).to_have_value("", timeout=_BUSY_MILLISECONDS)
+            return True
         return False
 
     def _shown_number(self, kind: str) -> int:

@@ -33,6 +33,7 @@ events {{}}
 http {{
   access_log off;
   client_body_temp_path {directory}/body;
+  proxy_max_temp_file_size 0;
   proxy_temp_path {directory}/proxy;
   fastcgi_temp_path {directory}/fastcgi;
   uwsgi_temp_path {directory}/uwsgi;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import threading
+import urllib.parse
 
 from playwright.sync_api import Browser
 
@@ -83,10 +84,10 @@ class HostedPage(AppPage):
         super().__init__(browser, sidecar, (host.address,), relayed=relayed)
         self._host = host
 
-    def open(self) -> None:
+    def open(self, query: str = "") -> None:
         """Loads both; waits until the app accepts its host's messages and its script has finished."""
-        app = f"http://{self.public_address}/"
-        self.page.goto(f"{self._host.origin}/?app={app}")
+        app = f"http://{self.public_address}/{query}"
+        self.page.goto(f"{self._host.origin}/?app={urllib.parse.quote(app, safe='')}")
         frame = self.page.locator("iframe").element_handle().content_frame()
         assert frame is not None, "the host page has no frame"
         self.frame = frame

@@ -36,6 +36,7 @@ class StreamSocket extends WebSocketEvents {
   #leg;
   #answer; // the timer of the current leg
   #acked = false;
+  #awaitsAck = false; // the frontend has sent a heartbeat
   #receivedFirst = false;
   #ticks;
   #failures = 0;
@@ -79,22 +80,28 @@ class StreamSocket extends WebSocketEvents {
     if (this.#readyState === NativeWebSocket.CONNECTING) this.#leg.send(data); // throws the error
     if (this.#readyState !== NativeWebSocket.OPEN) return;
     this.#repeat(repeater.send(typeof data === "object" ? data : String(data), Date.now()));
-    if (isHeartbeat(data)) this.#expectAck(hostTimeout);
+    if (isHeartbeat(data)) {
+      this.#awaitsAck = true;
+      this.#expectAck(hostTimeout);
+      return;
+    }
     // The user waits for an answer: a dead leg must not be noticed only at the next tick.
-    else if (this.#end.state === "live" && !this.#answer.isRunning) this.#carryOut(this.#end.check());
+    if (this.#end.state === "live" && !this.#answer.isRunning) this.#carryOut(this.#end.check());
   }
 
   close(...reason) {
     if (this.#readyState >= NativeWebSocket.CLOSING) return;
-    const isLost = this.#end.state === "lost";
-    if (!isLost) this.#leg.close(...reason); // throws if the reason is invalid
+    // Without an ack in time, Streamlit's page (1.55 and later) closes a connection in this way, and makes another.
+    const isGivenUp = this.#end.state === "lost" || (this.#awaitsAck && reason.length === 0);
+    if (isGivenUp) this.#dropLeg(GIVEN_UP);
+    else this.#leg.close(...reason); // throws if the reason is invalid
     this.#readyState = NativeWebSocket.CLOSING;
     this.#stopTimers();
     const actions = this.#end.onFrontendClose();
     const end = actions.pop();
     // An open leg carries the close, and reports it.
-    this.#carryOut(isLost ? actions : actions.filter(([action]) => action === "died"));
-    if (isLost) setTimeout(() => this.#carryOut([end]));
+    this.#carryOut(isGivenUp ? actions : actions.filter(([action]) => action === "died"));
+    if (isGivenUp) setTimeout(() => this.#carryOut([end]));
   }
 
   #openLeg(protocols, cause = "") {
@@ -205,6 +212,7 @@ class StreamSocket extends WebSocketEvents {
     repeater.received(data);
     if (isAck(data)) {
       this.#acked = receivesAcks = true;
+      this.#awaitsAck = false;
       if (!this.#end.isResumable) this.#answer.stop();
     }
     // The first heartbeat is sent early, but after the message from which the sidecar learns Streamlit's version.

@@ -320,6 +320,32 @@ test("a close of a live connection goes over the leg as it is", () => {
   equal([events, socket.readyState, sockets.length], [[["close", 3001, true]], 3, 1]);
 });
 
+test("a close of a page that has missed an ack parks the session", async () => {
+  const { socket, events, leg } = live({ mode: "host" });
+  socket.send(HEARTBEAT);
+  leg.receive(ACK);
+  socket.send(HEARTBEAT);
+  socket.close();
+  equal([leg.closed, socket.readyState, events.length], [[4000], 2, 1]);
+  await advance(0);
+  equal([events.at(-1), socket.readyState, sockets.length], [["close", 1006, false], 3, 1]);
+});
+
+test("a close with an acked heartbeat, or with a code, ends the session", () => {
+  const { socket, leg } = live({ mode: "host" });
+  socket.send(HEARTBEAT);
+  leg.receive(ACK);
+  socket.close();
+  equal(leg.closed, []);
+  leg.end(1005);
+  const second = connect();
+  sockets[1].open();
+  sockets[1].receive(GREETING);
+  second.socket.send(HEARTBEAT);
+  second.socket.close(1000);
+  equal(sockets[1].closed, [1000]);
+});
+
 test("a closed connection whose leg then dies is not resumed", async () => {
   const { socket, events, leg } = live();
   window.dispatchEvent(new Event("online"));
