@@ -114,7 +114,7 @@ def users(
             app = App(version, host, script)
             stack.callback(app.stop)
             for way in ways:
-                sidecar = Sidecar(app.server.address, *way.arguments)
+                sidecar = Sidecar(app.address if way.hosted else app.server.address, *way.arguments)
                 if way.hosted:
                     page = HostedPage(chromium, sidecar, host)
                 else:

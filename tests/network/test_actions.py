@@ -11,7 +11,7 @@ from typing import Iterator
 
 import pytest
 from acting import HarmError, Outcome, act_in_outage, deal, users
-from actor import RESUMPTION, WATCHDOG, WORK, User
+from actor import HOSTED, RESUMPTION, WATCHDOG, WORK, User
 from conftest import NETWORK
 from support.network import Network
 
@@ -24,6 +24,7 @@ SCRIPT_OUTAGE = 8.0
 harm = pytest.mark.xfail(strict=True, raises=HarmError, reason="a takeover stops a long script")
 CASES = [pytest.param(RESUMPTION, seconds) for seconds in OUTAGES]
 CASES += [pytest.param(WATCHDOG, seconds) for seconds in OUTAGES]
+CASES += [pytest.param(HOSTED, OUTAGES[-1])]
 WAYS = [RESUMPTION, pytest.param(WATCHDOG, marks=harm)]
 
 
