@@ -34,6 +34,12 @@ const TRIGGERS = [2, 14, 15, 16]; // trigger_value, string_trigger_value, chat_i
 const NEW_SESSION = 4;
 const SCRIPT_FINISHED = 6;
 
+// Milliseconds. Pages before Streamlit 1.37 request a rerun within 20 ms of a new connection, later ones only if a run was
+// under way. The disconnect has stopped that run, but only at its next Streamlit command: until then it would execute its
+// click in the next run too (1.25).
+const OWN_RERUN_TIME = 250;
+const STOP_TIME = 1000;
+
 class Repeater {
   #maxAge;
   #last = null; // the newest rerun that the frontend requested
@@ -45,14 +51,15 @@ class Repeater {
   // "greeted": the app's old connection is closed, and the frontend has requested no rerun since
   #state = "settled";
   #left = [];
-  #held = null; // the frontend's rerun in the state "open"
+  #stops = false; // the run that the disconnect has stopped may not be over
+  #held = null; // the frontend's rerun in the state "open", and while a run stops
 
   // `maxAge` in milliseconds: an older trigger is not sent.
   constructor(maxAge) {
     this.#maxAge = maxAge;
   }
 
-  // Methods return actions: ["send", data], ["unsent", reason, count], or ["wait"]: call `waited` a moment later.
+  // Methods return actions: ["send", data], ["unsent", reason, count], or ["wait", time]: call `waited` after that time.
 
   // The connection is dead, and cannot be resumed. `copies` are its unconfirmed messages: { data, at, number }.
   died(copies, now) {
@@ -77,42 +84,51 @@ class Repeater {
     const unknown = isKnown ? [] : unknownInputs(this.#left);
     this.#left = isKnown ? this.#left.filter(({ data, number }) => number > received && isInput(data)) : [];
     this.#state = "greeted";
+    this.#stops = isKnown && (this.#isRunning || (this.#isRequested && !this.#left.some(({ data }) => mayRepeat(data))));
+    if (this.#stops) return [["wait", STOP_TIME]];
     if (this.#held) return [...this.#settle(this.#held, now), ...unknown];
-    if (isKnown && (this.#left.length > 0 || this.#isRequested || this.#isRunning)) return [["wait"]];
+    if (this.#left.length > 0) return [["wait", OWN_RERUN_TIME]];
     this.#state = "settled";
     return unknown;
   }
 
-  // The frontend has not requested a rerun of its own.
+  // The frontend has not requested a rerun of its own, or the stopped run may still go on.
   waited(now) {
     if (this.#state !== "greeted") return [];
-    return this.#last ? this.#settle(withoutTriggers(this.#last), now) : this.#settle(null, now);
+    return this.#settle(this.#held ?? (this.#last && withoutTriggers(this.#last)), now);
   }
 
   // The frontend sends a message.
   send(data, now) {
     if (!mayRepeat(data)) return [["send", data]];
     this.#last = data;
-    if (this.#state === "open") {
+    if (this.#state === "open" || (this.#state === "greeted" && this.#stops)) {
       this.#held = this.#held ? merged([this.#held, data]) : data;
       return [];
     }
     return this.#state === "greeted" ? this.#settle(data, now) : this.#send(data);
   }
 
-  received(data) {
+  // A message of the app.
+  received(data, now) {
     const fields = fieldsOf(bytesOf(data)) ?? [];
     if (fields.some(({ number }) => number === NEW_SESSION)) {
       this.#isRequested = false;
       this.#isRunning = true;
     } else if (fields.some(({ number }) => number === SCRIPT_FINISHED)) {
       this.#isRunning = false;
+      if (this.#state === "greeted" && this.#stops) {
+        this.#stops = false;
+        return this.#held ? this.#settle(this.#held, now) : [["wait", OWN_RERUN_TIME]];
+      }
     }
+    return [];
   }
 
   #settle(rerun, now) {
     const { repeated, notSent } = sorted(this.#left, rerun, now - this.#maxAge);
     this.#state = "settled";
+    this.#stops = false;
     this.#left = [];
     this.#held = null;
     const sends = rerun ? this.#send(repeated.length > 0 ? merged([...repeated, rerun]) : rerun) : [];

@@ -17,8 +17,6 @@ const MIN_ATTEMPT_TIME = 3000;
 const DELAYS_WEBSOCKETS = /\bFirefox\//.test(navigator.userAgent);
 // The greeting of a new connection comes right behind its handshake.
 const GREETING_TIME = 1000;
-// Pages before Streamlit 1.37 request a rerun within 20 ms of a new connection, later ones none.
-const OWN_RERUN_TIME = 250;
 
 // Whether this connection or the previous one has received an ack. Without it a page must not reconnect: if its
 // heartbeats are never acked, it would reconnect forever.
@@ -196,7 +194,7 @@ class StreamSocket extends WebSocketEvents {
   #repeat(actions) {
     for (const [action, value, count] of actions) {
       if (action === "send") this.#carryOut(this.#end.send(value, Date.now()));
-      else if (action === "wait") setTimeout(() => this.#repeat(repeater.waited(Date.now())), OWN_RERUN_TIME);
+      else if (action === "wait") setTimeout(() => this.#repeat(repeater.waited(Date.now())), value);
       else this.#report(value, count);
     }
   }
@@ -209,7 +207,6 @@ class StreamSocket extends WebSocketEvents {
   }
 
   #onData(data) {
-    repeater.received(data);
     if (isAck(data)) {
       this.#acked = receivesAcks = true;
       this.#awaitsAck = false;
@@ -221,6 +218,7 @@ class StreamSocket extends WebSocketEvents {
     const isBlob = data instanceof ArrayBuffer && this.binaryType === "blob";
     const init = { data: isBlob ? new Blob([data]) : data, origin: this.#origin };
     this.dispatchEvent(new MessageEvent("message", init));
+    this.#repeat(repeater.received(data, Date.now()));
   }
 
   #sendHeartbeat() {

@@ -59,7 +59,7 @@ test("a click that did not arrive comes with the page's own rerun, in one messag
 test("if the page requests no rerun, its last one is sent with all clicks that did not arrive", () => {
   const first = rerun([widget("t", text("x")), widget("a", CLICK)]);
   const repeater = reopened(first, rerun([widget("t", text("y")), widget("b", CLICK)]));
-  equal(repeater.greeted(0, 1), [["wait"]]);
+  equal(repeater.greeted(0, 1), [["wait", OWN_RERUN_TIME]]);
   const clicks = [widget("a", CLICK), widget("b", CLICK)];
   equal(repeater.waited(2), [["send", rerun([...clicks, widget("t", text("y"))])]]);
 });
@@ -69,7 +69,7 @@ test("a click that has reached the app is not sent again, but an unfinished run 
   for (const started of [false, true]) {
     const repeater = reopened(clicked);
     if (started) repeater.received(STARTED);
-    equal(repeater.greeted(1, 1), [["wait"]]);
+    equal(repeater.greeted(1, 1), [["wait", STOP_TIME]]);
     equal(repeater.waited(2), [["send", rerun([widget("t", text("x"))])]]);
   }
 });
@@ -90,7 +90,39 @@ test("a rerun that was requested during a run is unfinished when that run ends",
   repeater.received(FINISHED);
   repeater.died([], 0);
   repeater.opened();
-  equal(repeater.greeted(2, 1), [["wait"]]);
+  equal(repeater.greeted(2, 1), [["wait", STOP_TIME]]);
+});
+
+test("the page's own rerun waits until the run that the disconnect has stopped is over", () => {
+  const own = rerun([widget("t", text("y"))]);
+  for (const isEarly of [false, true]) {
+    const repeater = reopened(rerun([widget("t", text("x")), widget("a", CLICK)]));
+    repeater.received(STARTED, 0);
+    if (isEarly) equal(repeater.send(own, 1), []);
+    equal(repeater.greeted(1, 1), [["wait", STOP_TIME]]);
+    if (!isEarly) equal(repeater.send(own, 2), []);
+    equal(repeater.received(STARTED, 3), [], "the rest of that run");
+    equal(repeater.received(FINISHED, 4), [["send", own]]);
+    equal(repeater.waited(1001), []);
+    equal(repeater.received(STARTED, 1002), []);
+    equal(repeater.received(FINISHED, 1003), []);
+  }
+});
+
+test("a run that does not stop is not waited for", () => {
+  const own = rerun([widget("t", text("y"))]);
+  const repeater = reopened(rerun([widget("a", CLICK)]));
+  repeater.greeted(1, 1);
+  equal(repeater.send(own, 2), []);
+  equal(repeater.waited(1001), [["send", own]]);
+  equal(repeater.send(own, 1002), [["send", own]]);
+});
+
+test("after the end of a stopped run the page has time for its own rerun", () => {
+  const repeater = reopened(rerun([widget("t", text("x")), widget("a", CLICK)]));
+  repeater.greeted(1, 1);
+  equal(repeater.received(FINISHED, 2), [["wait", OWN_RERUN_TIME]]);
+  equal(repeater.waited(252), [["send", rerun([widget("t", text("x"))])]]);
 });
 
 test("a click is reported, not sent, if nothing is known of the old connection", () => {
@@ -136,7 +168,7 @@ test("a rerun that is held until the greeting is not lost with its connection", 
   equal(repeater.send(clicked, 1), []);
   equal(repeater.died([], 1), []);
   repeater.opened();
-  equal(repeater.greeted(9, 2), [["wait"]]);
+  equal(repeater.greeted(9, 2), [["wait", OWN_RERUN_TIME]]);
   equal(repeater.waited(3), [["send", clicked]]);
 });
 
