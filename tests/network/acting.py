@@ -201,7 +201,7 @@ def act_in_outage(
     _wait_for_answers(acted, ANSWER_WITHIN + max(seconds, WORK_SECONDS if WORK in kinds else 0.0))
     for outcome in acted:
         outcome.inspect()
-        if outcome.blank or outcome.dialogs:
+        if outcome.harm:
             outcome.user.page.save_evidence(f"harm {seconds:.0f} {outcome.kind} {outcome.user}")
     return acted
 

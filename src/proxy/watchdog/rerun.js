@@ -32,6 +32,7 @@ const WIDGET_ID = 1;
 const TRIGGERS = [2, 14, 15, 16]; // trigger_value, string_trigger_value, chat_input_value, json_trigger_value
 // ForwardMsg:
 const NEW_SESSION = 4;
+const DELTA = 5;
 const SCRIPT_FINISHED = 6;
 
 // Milliseconds. Pages before Streamlit 1.37 request a rerun within 20 ms of a new connection, later ones only if a run was
@@ -107,6 +108,13 @@ class Repeater {
       return [];
     }
     return this.#state === "greeted" ? this.#settle(data, now) : this.#send(data);
+  }
+
+  // Whether a message of the app is left over from the run that the disconnect has stopped. The frontend would remove all
+  // elements that this run did not send, or report a message out of place.
+  isStale(data) {
+    const ofRun = ({ number }) => [NEW_SESSION, DELTA, SCRIPT_FINISHED].includes(number);
+    return this.#state === "greeted" && this.#stops && Boolean(fieldsOf(bytesOf(data))?.some(ofRun));
   }
 
   // A message of the app.

@@ -15,8 +15,8 @@ const MIN_ATTEMPT_TIME = 3000;
 // After failed websockets to a host, Firefox delays the next ones, longer after each: 28 s after an outage of 60 s. It does
 // not delay requests. No feature tells, only the name.
 const DELAYS_WEBSOCKETS = /\bFirefox\//.test(navigator.userAgent);
-// The greeting of a new connection comes right behind its handshake.
-const GREETING_TIME = 1000;
+// The greeting of a new connection comes right behind its handshake, but the page may be busy.
+const GREETING_TIME = 3000;
 
 // Whether this connection or the previous one has received an ack. Without it a page must not reconnect: if its
 // heartbeats are never acked, it would reconnect forever.
@@ -217,7 +217,7 @@ class StreamSocket extends WebSocketEvents {
     this.#receivedFirst = true;
     const isBlob = data instanceof ArrayBuffer && this.binaryType === "blob";
     const init = { data: isBlob ? new Blob([data]) : data, origin: this.#origin };
-    this.dispatchEvent(new MessageEvent("message", init));
+    if (!repeater.isStale(data)) this.dispatchEvent(new MessageEvent("message", init));
     this.#repeat(repeater.received(data, Date.now()));
   }
 

@@ -109,6 +109,17 @@ test("the page's own rerun waits until the run that the disconnect has stopped i
   }
 });
 
+test("what is left over from a stopped run does not reach the frontend", () => {
+  const repeater = reopened(rerun([widget("a", CLICK)]));
+  equal(repeater.isStale(STARTED), false, "before the greeting");
+  repeater.greeted(1, 1);
+  const delta = new Uint8Array([0x2a, 0]);
+  equal([STARTED, delta, FINISHED].map((data) => repeater.isStale(data)), [true, true, true]);
+  equal([new Uint8Array([0xd0, 1, 1]), "text", new Uint8Array([0xff])].map((data) => repeater.isStale(data)), [false, false, false]);
+  repeater.received(FINISHED, 2);
+  equal([STARTED, delta, FINISHED].map((data) => repeater.isStale(data)), [false, false, false]);
+});
+
 test("a run that does not stop is not waited for", () => {
   const own = rerun([widget("t", text("y"))]);
   const repeater = reopened(rerun([widget("a", CLICK)]));
