@@ -73,20 +73,16 @@ fn a_300_mb_upload_and_download_stream_through_in_constant_memory() {
     alone(async {
         let (app, sidecar) = Sidecar::with_app().await;
         let mut browser = sidecar.connect().await;
-        let mut upstream = None;
         for size in [MIB, SIZE] {
             let grown = growth(async {
                 let line = format!("PUT /upload HTTP/1.1\r\nHost: app.test\r\nContent-Length: {size}\r\n\r\n");
                 browser.send(line).await;
-                let upstream = match &mut upstream {
-                    Some(kept) => kept,
-                    none => none.insert(app.accept().await),
-                };
+                let mut upstream = app.accept().await;
                 upstream.head().await;
-                flow(&mut browser, upstream, size).await;
+                flow(&mut browser, &mut upstream, size).await;
                 upstream.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {size}\r\n\r\n")).await;
                 browser.head().await;
-                flow(upstream, &mut browser, size).await;
+                flow(&mut upstream, &mut browser, size).await;
             })
             .await;
             println!("{size} bytes up and down: memory grew by {} KiB", grown / 1024);
