@@ -1,4 +1,4 @@
-"""One simulated network per run, a new browser per test at its far end, and a real Streamlit per version."""
+"""One simulated network, one browser of each engine at its far end and a real Streamlit per version."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 from app_page import AppPage
 from support.app import environment, versions
 from support.bidi import Firefox
+from support.cabled import cable, network  # noqa: F401: fixtures
 from support.classic import ClassicBrowser, WebKit
 from support.network import Network
 from support.sidecar import REPOSITORY, Sidecar
@@ -25,19 +26,6 @@ _ARTIFACTS = REPOSITORY / "target" / "test-artifacts"
 
 Browser = Firefox | ClassicBrowser
 OpenApp = Callable[..., AppPage]
-
-
-@pytest.fixture(scope="session")
-def cable() -> Iterator[Network]:
-    network = Network()
-    yield network
-    network.stop()
-
-
-@pytest.fixture
-def network(cable: Network) -> Iterator[Network]:
-    yield cable
-    cable.reset()
 
 
 @pytest.fixture(scope="session", params=[Firefox, WebKit], ids=lambda engine: engine.name)

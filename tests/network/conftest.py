@@ -11,6 +11,7 @@ from playwright.sync_api import Browser
 from support import chromium as chromiums
 from support.app import App, versions
 from support.app_page import AppPage
+from support.cabled import cable, network  # noqa: F401: fixtures
 from support.host_page import HostedPage, HostServer
 from support.network import Network
 from support.sidecar import Sidecar
@@ -19,19 +20,6 @@ NETWORK = versions("HEARTBEAT_SIDECAR_TEST_NETWORK", "1.53.1 1.67.0")
 """The Streamlit versions under test; `tests/run` sets them."""
 
 OpenPage = Callable[..., ContextManager[AppPage]]
-
-
-@pytest.fixture(scope="session")
-def cable() -> Iterator[Network]:
-    network = Network()
-    yield network
-    network.stop()
-
-
-@pytest.fixture
-def network(cable: Network) -> Iterator[Network]:
-    yield cable
-    cable.reset()
 
 
 @pytest.fixture(scope="session")
