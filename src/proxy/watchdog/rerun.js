@@ -36,8 +36,7 @@ const DELTA = 5;
 const SCRIPT_FINISHED = 6;
 
 // Milliseconds. Pages before Streamlit 1.37 request a rerun within 20 ms of a new connection, later ones only if a run was
-// under way. The disconnect has stopped that run, but only at its next Streamlit command: until then it would execute its
-// click in the next run too (1.25).
+// under way. The disconnect has stopped that run, but only at its next Streamlit command: its messages may still come.
 const OWN_RERUN_TIME = 250;
 const STOP_TIME = 1000;
 
